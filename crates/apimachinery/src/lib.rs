@@ -1,0 +1,20 @@
+//! The words every other crate speaks: names, group/version/kind, object metadata, selectors, quantities, field errors
+//! and `Status` errors. Pure data and pure functions; nothing here does I/O, reads a clock or draws a random number.
+//!
+//! An object that no typed struct is needed for is a [`Value`]: a JSON tree with sorted keys, so that encoding is
+//! deterministic.
+
+pub mod field;
+pub mod gvk;
+pub mod object;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+pub mod time;
+pub mod typed;
+pub mod validation;
+
+pub use gvk::{GroupKind, GroupResource, GroupVersion, Gvk, Gvr};
+pub use serde_json::{Map, Value, json};
+pub use status::{ApiError, Reason};
+pub use typed::Object;

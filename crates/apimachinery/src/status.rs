@@ -1,0 +1,297 @@
+//! `Status` errors: what the API answers when it does not answer with an object
+//! (`k8s.io/apimachinery/pkg/api/errors`).
+
+use std::fmt;
+
+use crate::field::FieldError;
+use crate::{GroupKind, GroupResource, Value, json};
+
+/// Upstream's `metav1.StatusReason`, with its HTTP code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Unknown,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    AlreadyExists,
+    Conflict,
+    Gone,
+    Invalid,
+    ServerTimeout,
+    Timeout,
+    TooManyRequests,
+    BadRequest,
+    MethodNotAllowed,
+    NotAcceptable,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+    InternalError,
+    Expired,
+    ServiceUnavailable,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "",
+            Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound => "NotFound",
+            Self::AlreadyExists => "AlreadyExists",
+            Self::Conflict => "Conflict",
+            Self::Gone => "Gone",
+            Self::Invalid => "Invalid",
+            Self::ServerTimeout => "ServerTimeout",
+            Self::Timeout => "Timeout",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::BadRequest => "BadRequest",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::NotAcceptable => "NotAcceptable",
+            Self::RequestEntityTooLarge => "RequestEntityTooLarge",
+            Self::UnsupportedMediaType => "UnsupportedMediaType",
+            Self::InternalError => "InternalError",
+            Self::Expired => "Expired",
+            Self::ServiceUnavailable => "ServiceUnavailable",
+        }
+    }
+
+    /// The reason a `Status` body names; [`Reason::Unknown`] for one this list does not know.
+    pub fn parse(reason: &str) -> Self {
+        use Reason::*;
+        [
+            Unauthorized, Forbidden, NotFound, AlreadyExists, Conflict, Gone, Invalid, ServerTimeout, Timeout,
+            TooManyRequests, BadRequest, MethodNotAllowed, NotAcceptable, RequestEntityTooLarge, UnsupportedMediaType,
+            InternalError, Expired, ServiceUnavailable,
+        ]
+        .into_iter()
+        .find(|r| r.as_str() == reason)
+        .unwrap_or(Unknown)
+    }
+
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::NotAcceptable => 406,
+            Self::AlreadyExists | Self::Conflict => 409,
+            Self::Gone | Self::Expired => 410,
+            Self::RequestEntityTooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::Invalid => 422,
+            Self::TooManyRequests => 429,
+            Self::BadRequest => 400,
+            Self::Unknown | Self::InternalError | Self::ServerTimeout => 500,
+            Self::ServiceUnavailable => 503,
+            Self::Timeout => 504,
+        }
+    }
+}
+
+/// An API error: everything a `Status` body carries. Boxed by callers only if clippy finds a `Result` too large.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError(Box<StatusParts>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct StatusParts {
+    code: u16,
+    reason: Reason,
+    message: String,
+    details: Option<Value>,
+}
+
+impl std::error::Error for ApiError {}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl ApiError {
+    /// An error with a reason's own code and any message.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self(Box::new(StatusParts { code: reason.code(), reason, message: message.into(), details: None }))
+    }
+
+    pub fn code(&self) -> u16 {
+        self.0.code
+    }
+
+    pub fn reason(&self) -> Reason {
+        self.0.reason
+    }
+
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    pub fn details(&self) -> Option<&Value> {
+        self.0.details.as_ref()
+    }
+
+    pub fn with_details(mut self, details: Value) -> Self {
+        self.0.details = Some(details);
+        self
+    }
+
+    pub fn with_code(mut self, code: u16) -> Self {
+        self.0.code = code;
+        self
+    }
+
+    fn about(reason: Reason, resource: &GroupResource, name: &str, message: String) -> Self {
+        Self::new(reason, message).with_details(named(name, &resource.group, &resource.resource))
+    }
+
+    /// `pods "a" not found`.
+    pub fn not_found(resource: &GroupResource, name: &str) -> Self {
+        Self::about(Reason::NotFound, resource, name, format!("{resource} {name:?} not found"))
+    }
+
+    /// The answer to a path that no resource serves.
+    pub fn no_such_path() -> Self {
+        Self::new(Reason::NotFound, "the server could not find the requested resource").with_details(json!({}))
+    }
+
+    /// `pods "a" already exists`.
+    pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
+        Self::about(Reason::AlreadyExists, resource, name, format!("{resource} {name:?} already exists"))
+    }
+
+    /// `Operation cannot be fulfilled on pods "a": CAUSE`.
+    pub fn conflict(resource: &GroupResource, name: &str, cause: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {resource} {name:?}: {cause}");
+        Self::about(Reason::Conflict, resource, name, message)
+    }
+
+    /// The conflict of a stale `resourceVersion`.
+    pub fn stale(resource: &GroupResource, name: &str) -> Self {
+        let cause = "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(resource, name, cause)
+    }
+
+    /// `pods "a" is forbidden: CAUSE`. With an empty name upstream omits it.
+    pub fn forbidden(resource: &GroupResource, name: &str, cause: &str) -> Self {
+        let message = match (resource.resource.is_empty(), name.is_empty()) {
+            (true, _) => format!("forbidden: {cause}"),
+            (false, true) => format!("{resource} is forbidden: {cause}"),
+            (false, false) => format!("{resource} {name:?} is forbidden: {cause}"),
+        };
+        Self::about(Reason::Forbidden, resource, name, message)
+    }
+
+    pub fn unauthorized() -> Self {
+        Self::new(Reason::Unauthorized, "Unauthorized")
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(Reason::BadRequest, message)
+    }
+
+    /// `Internal error occurred: CAUSE`.
+    pub fn internal(cause: impl fmt::Display) -> Self {
+        Self::new(Reason::InternalError, format!("Internal error occurred: {cause}"))
+            .with_details(json!({"causes": [{"message": cause.to_string()}]}))
+    }
+
+    pub fn method_not_supported(resource: &GroupResource, verb: &str) -> Self {
+        let message = format!("{verb} is not supported on resources of kind \"{resource}\"");
+        Self::about(Reason::MethodNotAllowed, resource, "", message)
+    }
+
+    /// A revision older than the history window: the client must list again.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(Reason::Expired, message)
+    }
+
+    /// A request that may be repeated after `seconds`.
+    pub fn too_many_requests(message: impl Into<String>, seconds: u32) -> Self {
+        Self::new(Reason::TooManyRequests, message).with_details(json!({"retryAfterSeconds": seconds}))
+    }
+
+    /// `Pod "a" is invalid: …`: the errors, one inline, several in brackets; each also a cause in the details.
+    pub fn invalid(kind: &GroupKind, name: &str, errors: &[FieldError]) -> Self {
+        let causes: Vec<Value> = errors
+            .iter()
+            .map(|e| json!({"reason": e.kind.reason(), "message": e.body(), "field": e.path.to_string()}))
+            .collect();
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let text = match texts.as_slice() {
+            [] => "<nil>".to_owned(),
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let mut details = named(name, &kind.group, &kind.kind);
+        details["causes"] = Value::Array(causes);
+        Self::new(Reason::Invalid, format!("{kind} {name:?} is invalid: {text}")).with_details(details)
+    }
+
+    /// The `Status` object.
+    pub fn to_status(&self) -> Value {
+        let mut status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.0.message, "code": self.0.code,
+        });
+        if self.0.reason != Reason::Unknown {
+            status["reason"] = self.0.reason.as_str().into();
+        }
+        if let Some(details) = &self.0.details {
+            status["details"] = details.clone();
+        }
+        status
+    }
+
+    /// Reads a `Status` body; for a body that is none, keeps the code and the text.
+    pub fn from_response(code: u16, body: &[u8]) -> Self {
+        let Some(status) = serde_json::from_slice::<Value>(body).ok().filter(|v| v["kind"] == "Status") else {
+            let text = String::from_utf8_lossy(&body[..body.len().min(1024)]).trim().to_owned();
+            return Self::new(Reason::Unknown, text).with_code(code);
+        };
+        let reason = Reason::parse(status["reason"].as_str().unwrap_or(""));
+        let mut error = Self::new(reason, status["message"].as_str().unwrap_or("")).with_code(code);
+        error.0.details = status.get("details").cloned();
+        error
+    }
+}
+
+/// `StatusDetails` of one object; empty parts are left out, as upstream's `omitempty` does.
+fn named(name: &str, group: &str, kind: &str) -> Value {
+    let mut details = serde_json::Map::new();
+    for (key, value) in [("name", name), ("group", group), ("kind", kind)] {
+        if !value.is_empty() {
+            details.insert(key.to_owned(), value.into());
+        }
+    }
+    Value::Object(details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::FieldPath;
+
+    #[test]
+    fn messages_are_upstreams() {
+        let pods = GroupResource::new("", "pods");
+        let deployments = GroupResource::new("apps", "deployments");
+        assert_eq!(ApiError::not_found(&pods, "a").message(), "pods \"a\" not found");
+        assert_eq!(ApiError::already_exists(&deployments, "d").message(), "deployments.apps \"d\" already exists");
+        let kind = GroupKind::new("apps", "Deployment");
+        let errors = [FieldError::required(&FieldPath::new("spec.selector"), ""), FieldError::forbidden(&FieldPath::new("a"), "no")];
+        let error = ApiError::invalid(&kind, "d", &errors);
+        assert_eq!(
+            error.message(),
+            "Deployment.apps \"d\" is invalid: [spec.selector: Required value, a: Forbidden: no]"
+        );
+        assert_eq!(error.code(), 422);
+    }
+
+    #[test]
+    fn a_status_survives_the_wire() {
+        let error = ApiError::not_found(&GroupResource::new("", "pods"), "a");
+        let read = ApiError::from_response(404, error.to_status().to_string().as_bytes());
+        assert_eq!(read, error);
+    }
+}

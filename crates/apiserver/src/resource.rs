@@ -1,0 +1,99 @@
+//! A kind as data: the row that makes the generic server serve it. Built-in kinds and custom resources are both this.
+
+use std::sync::Arc;
+
+use kybern_apimachinery::{Gvk, Gvr, Value};
+use kybern_schema::types::KindType;
+
+use crate::connect::Connector;
+use crate::strategy::Strategy;
+
+/// One served resource in one version.
+#[derive(Clone)]
+pub struct Resource {
+    pub gvr: Gvr,
+    pub kind: String,
+    pub singular: String,
+    pub namespaced: bool,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    /// As discovery lists them.
+    pub verbs: Vec<String>,
+    pub subresources: Vec<Subresource>,
+    pub ty: KindType,
+    /// Where and as what its objects are stored; shared by all served versions of the kind.
+    pub stored: Arc<StoredKind>,
+    /// To and from the stored version; `None` when it is the stored version, or differs from it in `apiVersion` only.
+    pub conversion: Option<Conversion>,
+    pub strategy: Arc<dyn Strategy>,
+    pub columns: Columns,
+}
+
+/// What all versions of a kind share in the store.
+#[derive(Debug)]
+pub struct StoredKind {
+    /// Upstream's path below `/registry/`: `pods`, `services/specs`, `minions`, `leases`, `apiextensions.k8s.io/…`.
+    pub prefix: String,
+    pub gvk: Gvk,
+    pub resource: String,
+    pub namespaced: bool,
+    /// Fields that field selectors may name besides `metadata.name` and `metadata.namespace`, and how to read them.
+    pub selectable: Vec<SelectableField>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SelectableField {
+    /// As the selector names it: `status.phase`, `involvedObject.name`.
+    pub path: String,
+    /// The JSON path in the stored object.
+    pub json_path: Vec<String>,
+    /// What an unset field reads as, such as `default-scheduler`; usually empty.
+    pub unset: String,
+}
+
+/// Converts an object between a served version and the stored one. Pure.
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    pub to_stored: fn(Value) -> Value,
+    pub from_stored: fn(Value) -> Value,
+}
+
+#[derive(Clone)]
+pub struct Subresource {
+    /// `status`, `scale`, `log`, `exec`, …
+    pub name: String,
+    pub verbs: Vec<String>,
+    /// The kind of its request and response, as discovery lists it.
+    pub kind: Gvk,
+    pub handler: SubresourceHandler,
+}
+
+#[derive(Clone)]
+pub enum SubresourceHandler {
+    /// Reads and writes the parent object through another strategy: `status`, `ephemeralcontainers`, `resize`.
+    Part(Arc<dyn Strategy>),
+    /// `autoscaling/v1 Scale`; with the JSON paths of replicas in spec and status, and of the status' selector.
+    Scale { spec_replicas: &'static [&'static str], status_replicas: &'static [&'static str], selector: &'static [&'static str] },
+    /// A request that is neither a read nor a write of the stored object: `binding`, `eviction`, `token`, `log`, `exec`.
+    Connect(Arc<dyn Connector>),
+}
+
+/// The columns of `kubectl get`: upstream's printers, as data and one pure function per kind.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    pub definitions: &'static [Column],
+    /// The cells of one object, one per definition. `now` serves ages.
+    pub cells: fn(&Value, now: jiff::Timestamp) -> Vec<Value>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    pub name: &'static str,
+    /// `string`, `integer`, `date`.
+    pub ty: &'static str,
+    /// `name` for the first column, else mostly empty.
+    pub format: &'static str,
+    pub description: &'static str,
+    /// 0 is always shown; more only with `-o wide`.
+    pub priority: u32,
+}

@@ -1,0 +1,94 @@
+//! The special rules of a kind. A kind without special rules uses [`Plain`].
+
+use kybern_apimachinery::field::FieldError;
+use kybern_apimachinery::{ApiError, Value};
+
+use crate::BoxFuture;
+use crate::access::UserInfo;
+
+/// What a strategy may know about the request.
+pub struct StrategyContext<'a> {
+    pub user: &'a UserInfo,
+    pub now: jiff::Timestamp,
+    pub dry_run: bool,
+}
+
+/// The rules of one kind, on its stored version. Everything but [`Strategy::reserve`] is pure. The server itself does what
+/// all kinds need: metadata (name, generateName, uid, creationTimestamp, generation, deletion fields), schema defaults,
+/// pruning, managed fields, optimistic locking, finalizers.
+pub trait Strategy: Send + Sync + 'static {
+    /// Defaults that the schema table cannot say, because they depend on other fields.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Drops what a creator may not set: by default, `status` where `keeps_status_on_create` is false.
+    fn prepare_for_create(&self, _ctx: &StrategyContext, _object: &mut Value) {}
+
+    /// Takes over from `old` what an update may not change. By default `status` where the kind has a status subresource
+    /// (the server does that before it calls this).
+    fn prepare_for_update(&self, _ctx: &StrategyContext, _object: &mut Value, _old: &Value) {}
+
+    fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Called besides [`Strategy::validate`], which sees the new object first.
+    fn validate_update(&self, _object: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// `Warning` headers.
+    fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What a name must look like; upstream's default is an RFC 1123 subdomain.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        kybern_apimachinery::validation::dns1123_subdomain(name)
+    }
+
+    /// Whether a PUT to a missing name creates.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update without `resourceVersion` is taken as it is.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Whether `metadata.generation` counts changes of everything outside metadata and status.
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    /// For graceful deletion: the seconds to grant, given what was asked for; `None` deletes at once. Zero from a caller
+    /// deletes at once, too.
+    fn graceful_deletion(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Whether upstream orphans dependents by default when this kind is deleted with no propagation policy given.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Claims what must be unique across objects (cluster IPs, node ports) before a create or update is committed, and
+    /// writes the claims into the object. The answer is told how the commit ended.
+    fn reserve<'a>(&'a self, _object: &'a mut Value, _old: Option<&'a Value>, _dry_run: bool) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, ApiError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Told after an object is gone for good, so that claims are freed.
+    fn after_delete(&self, _object: &Value) {}
+}
+
+/// Claims of one write; dropping it without `commit` frees them.
+pub trait Reservation: Send {
+    fn commit(self: Box<Self>);
+}
+
+/// The strategy of a kind without special rules.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl Strategy for Plain {}

@@ -1,0 +1,2 @@
+//! The kybern binary.
+fn main() {}

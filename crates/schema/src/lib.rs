@@ -1,0 +1,3 @@
+//! The compact shape table of every kind, and all that is driven by it.
+
+pub mod types;
