@@ -1,2 +1,30 @@
-//! Project automation.
-fn main() {}
+//! Project automation: `cargo xtask <task>`.
+
+mod ci;
+mod process;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  test    everything this machine can run: ci, then e2e; says what it could not run and why
+  ci      format, clippy, tidy, unit and property tests, codec fixtures, simulator (needs no root)
+  tidy    layering, file sizes, banned words
+";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest = arguments.get(1..).unwrap_or_default();
+    match arguments.first().map(String::as_str) {
+        Some("tidy") => tidy::run(),
+        Some("ci") => ci::run(rest),
+        Some("help" | "--help" | "-h") => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        Some(other) => bail!("no task {other:?}\n{USAGE}"),
+        None => bail!("which task?\n{USAGE}"),
+    }
+}

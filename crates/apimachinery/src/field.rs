@@ -174,7 +174,10 @@ mod tests {
         let path = FieldPath::new("spec").child("ports").index(0).child("protocol");
         let check = |error: FieldError, expect: &str| assert_eq!(error.to_string(), expect);
         check(FieldError::required(&path, ""), "spec.ports[0].protocol: Required value");
-        check(FieldError::invalid(&path, 7, "must be a string"), "spec.ports[0].protocol: Invalid value: 7: must be a string");
+        check(
+            FieldError::invalid(&path, 7, "must be a string"),
+            "spec.ports[0].protocol: Invalid value: 7: must be a string",
+        );
         check(
             FieldError::not_supported(&path, "X", &["SCTP", "TCP"]),
             "spec.ports[0].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\"",

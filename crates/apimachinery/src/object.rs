@@ -1,6 +1,6 @@
 //! Reading and writing the parts of an object that every kind has, on the JSON tree.
 
-use crate::{Gvk, GroupVersion, Map, Value};
+use crate::{GroupVersion, Gvk, Map, Value};
 
 /// A string at a path of object keys; empty when absent or not a string, as Go's zero value would be.
 pub fn str_at<'a>(object: &'a Value, path: &[&str]) -> &'a str {
@@ -133,7 +133,10 @@ mod tests {
 
     #[test]
     fn gvk_needs_both_halves() {
-        assert_eq!(gvk(&json!({"apiVersion": "apps/v1", "kind": "Deployment"})), Some(Gvk::new("apps", "v1", "Deployment")));
+        assert_eq!(
+            gvk(&json!({"apiVersion": "apps/v1", "kind": "Deployment"})),
+            Some(Gvk::new("apps", "v1", "Deployment"))
+        );
         assert_eq!(gvk(&json!({"apiVersion": "a/b/c", "kind": "X"})), None);
         assert_eq!(gvk(&json!({"apiVersion": "v1"})), None);
     }

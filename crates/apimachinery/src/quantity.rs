@@ -20,7 +20,8 @@ pub struct Quantity {
 const NANO: i128 = 1_000_000_000;
 
 /// The text that upstream answers for a malformed quantity.
-pub const MALFORMED: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+pub const MALFORMED: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
 impl Quantity {
     pub fn from_units(units: i64, format: Format) -> Self {
@@ -189,9 +190,24 @@ mod tests {
     #[test]
     fn canonical_forms() {
         for (input, expect) in [
-            ("0", "0"), ("1", "1"), ("1000m", "1"), ("0.5", "500m"), ("1.5Gi", "1536Mi"), ("1024Mi", "1Gi"), ("1e3", "1e3"),
-            ("1000", "1k"), ("100M", "100M"), ("0.1", "100m"), ("-1", "-1"), ("1Ki", "1Ki"), ("1536", "1536"),
-            ("12e6", "12e6"), ("0.0000000001", "1n"), ("512", "512"), (".5", "500m"), ("5.", "5"),
+            ("0", "0"),
+            ("1", "1"),
+            ("1000m", "1"),
+            ("0.5", "500m"),
+            ("1.5Gi", "1536Mi"),
+            ("1024Mi", "1Gi"),
+            ("1e3", "1e3"),
+            ("1000", "1k"),
+            ("100M", "100M"),
+            ("0.1", "100m"),
+            ("-1", "-1"),
+            ("1Ki", "1Ki"),
+            ("1536", "1536"),
+            ("12e6", "12e6"),
+            ("0.0000000001", "1n"),
+            ("512", "512"),
+            (".5", "500m"),
+            ("5.", "5"),
         ] {
             assert_eq!(Quantity::parse(input).unwrap().to_string(), expect, "{input}");
         }

@@ -83,7 +83,8 @@ impl LabelSelector {
 
     /// Parses the query form: `a=b,c!=d,e in (f,g),h notin (i),j,!k`. Errors are upstream's texts.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut requirements = Parser { rest: text.trim() }.requirements().map_err(|e| format!("unable to parse requirement: {e}"))?;
+        let mut requirements =
+            Parser { rest: text.trim() }.requirements().map_err(|e| format!("unable to parse requirement: {e}"))?;
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self { requirements, nothing: false })
     }
@@ -116,7 +117,11 @@ impl LabelSelector {
 
     /// A selector of equalities, such as a Service's `spec.selector`.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let equals = |(k, v): (&str, &str)| Requirement { key: k.to_owned(), operator: Operator::Equals, values: vec![v.to_owned()] };
+        let equals = |(k, v): (&str, &str)| Requirement {
+            key: k.to_owned(),
+            operator: Operator::Equals,
+            values: vec![v.to_owned()],
+        };
         Self { requirements: pairs.into_iter().map(equals).collect(), nothing: false }
     }
 }
@@ -313,7 +318,11 @@ mod tests {
         let parsed = LabelSelector::parse(selector).unwrap_or_else(|e| panic!("{selector}: {e}"));
         let got = parsed.matches(|key| labels.iter().find(|(k, _)| *k == key).map(|(_, v)| *v));
         assert_eq!(got, expect, "{selector} on {labels:?}");
-        assert_eq!(LabelSelector::parse(&parsed.to_string()).as_ref(), Ok(&parsed), "{selector} does not survive printing");
+        assert_eq!(
+            LabelSelector::parse(&parsed.to_string()).as_ref(),
+            Ok(&parsed),
+            "{selector} does not survive printing"
+        );
     }
 
     #[test]

@@ -59,9 +59,24 @@ impl Reason {
     pub fn parse(reason: &str) -> Self {
         use Reason::*;
         [
-            Unauthorized, Forbidden, NotFound, AlreadyExists, Conflict, Gone, Invalid, ServerTimeout, Timeout,
-            TooManyRequests, BadRequest, MethodNotAllowed, NotAcceptable, RequestEntityTooLarge, UnsupportedMediaType,
-            InternalError, Expired, ServiceUnavailable,
+            Unauthorized,
+            Forbidden,
+            NotFound,
+            AlreadyExists,
+            Conflict,
+            Gone,
+            Invalid,
+            ServerTimeout,
+            Timeout,
+            TooManyRequests,
+            BadRequest,
+            MethodNotAllowed,
+            NotAcceptable,
+            RequestEntityTooLarge,
+            UnsupportedMediaType,
+            InternalError,
+            Expired,
+            ServiceUnavailable,
         ]
         .into_iter()
         .find(|r| r.as_str() == reason)
@@ -279,7 +294,10 @@ mod tests {
         assert_eq!(ApiError::not_found(&pods, "a").message(), "pods \"a\" not found");
         assert_eq!(ApiError::already_exists(&deployments, "d").message(), "deployments.apps \"d\" already exists");
         let kind = GroupKind::new("apps", "Deployment");
-        let errors = [FieldError::required(&FieldPath::new("spec.selector"), ""), FieldError::forbidden(&FieldPath::new("a"), "no")];
+        let errors = [
+            FieldError::required(&FieldPath::new("spec.selector"), ""),
+            FieldError::forbidden(&FieldPath::new("a"), "no"),
+        ];
         let error = ApiError::invalid(&kind, "d", &errors);
         assert_eq!(
             error.message(),

@@ -73,7 +73,11 @@ pub enum SubresourceHandler {
     /// Reads and writes the parent object through another strategy: `status`, `ephemeralcontainers`, `resize`.
     Part(Arc<dyn Strategy>),
     /// `autoscaling/v1 Scale`; with the JSON paths of replicas in spec and status, and of the status' selector.
-    Scale { spec_replicas: &'static [&'static str], status_replicas: &'static [&'static str], selector: &'static [&'static str] },
+    Scale {
+        spec_replicas: &'static [&'static str],
+        status_replicas: &'static [&'static str],
+        selector: &'static [&'static str],
+    },
     /// A request that is neither a read nor a write of the stored object: `binding`, `eviction`, `token`, `log`, `exec`.
     Connect(Arc<dyn Connector>),
 }

@@ -74,7 +74,12 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Claims what must be unique across objects (cluster IPs, node ports) before a create or update is committed, and
     /// writes the claims into the object. The answer is told how the commit ended.
-    fn reserve<'a>(&'a self, _object: &'a mut Value, _old: Option<&'a Value>, _dry_run: bool) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, ApiError>> {
+    fn reserve<'a>(
+        &'a self,
+        _object: &'a mut Value,
+        _old: Option<&'a Value>,
+        _dry_run: bool,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, ApiError>> {
         Box::pin(async { Ok(None) })
     }
 

@@ -1,0 +1,51 @@
+//! Running other programs, with what was run in every error.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+/// The workspace's root folder.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+/// A command in the workspace's root; `words` is the program and its arguments.
+pub(crate) fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end with its output shown; a failure names the command.
+pub(crate) fn run(words: &[&str]) -> Result<()> {
+    run_command(&mut command(words))
+}
+
+/// Like [`run`], for a command that was built up.
+pub(crate) fn run_command(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+/// Runs to the end and answers what it printed to standard output.
+pub(crate) fn output(words: &[&str]) -> Result<String> {
+    let output = command(words).stderr(Stdio::inherit()).output().with_context(|| format!("cannot start {words:?}"))?;
+    if !output.status.success() {
+        bail!("{words:?} failed: {}", output.status);
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs a named step and prints how long it took.
+pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("==> {name}");
+    let start = Instant::now();
+    work().with_context(|| format!("step {name:?} failed"))?;
+    println!("    {name}: {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
