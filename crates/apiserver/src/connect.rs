@@ -1,4 +1,7 @@
-//! Subresources that are neither a read nor a write of the stored object.
+//! Subresources that are neither a read nor a write of the stored object, and how they and other parts of the server
+//! reach the stored objects.
+
+use std::sync::{Arc, OnceLock};
 
 use kybern_apimachinery::{ApiError, Value};
 
@@ -42,7 +45,9 @@ pub trait Objects: Send + Sync {
         resource: &'a str,
         namespace: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Value>, ApiError>>;
-    /// Reads, changes and writes with optimistic locking, repeating on conflict. `change` is pure and may refuse.
+    /// Reads, changes and writes with optimistic locking, repeating on conflict. `change` is pure and may refuse; what it
+    /// writes is its own responsibility: neither admission nor the kind's strategy looks at it (a binding sets
+    /// `spec.nodeName`, which no client may).
     fn update<'a>(
         &'a self,
         group: &'a str,
@@ -62,4 +67,37 @@ pub trait Objects: Send + Sync {
         name: &'a str,
         options: Value,
     ) -> BoxFuture<'a, Result<Value, ApiError>>;
+}
+
+/// A place for the [`Objects`] of a server that is not built yet: authenticators, admission plugins and allocators are
+/// handed to the server when it is built, and need it once it runs.
+#[derive(Clone, Default)]
+pub struct ObjectsSlot(Arc<OnceLock<Arc<dyn Objects>>>);
+
+impl ObjectsSlot {
+    /// Fills the slot; a second call changes nothing.
+    pub fn fill(&self, objects: Arc<dyn Objects>) {
+        let _ = self.0.set(objects);
+    }
+
+    /// The objects, or the refusal of a server that is still starting.
+    pub fn get(&self) -> Result<&dyn Objects, ApiError> {
+        self.0.get().map(AsRef::as_ref).ok_or_else(|| {
+            ApiError::new(
+                kybern_apimachinery::Reason::ServiceUnavailable,
+                "the server is starting: its objects are not loaded yet; try again",
+            )
+        })
+    }
+}
+
+/// Keeps a view of some resources' objects, such as the RBAC snapshot. The server shows it every object when it has loaded
+/// the store, and after that every committed change, in order and before the write is answered: whoever was told that
+/// a role binding exists is authorized by it.
+pub trait Observer: Send + Sync + 'static {
+    /// Group and resource of what it wants to see.
+    fn observes(&self) -> &'static [(&'static str, &'static str)];
+
+    /// An object in its stored version, as committed; `None` when it is gone. Must be quick: it runs in the commit path.
+    fn changed(&self, group: &str, resource: &str, namespace: &str, name: &str, object: Option<&[u8]>);
 }

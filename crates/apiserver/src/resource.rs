@@ -27,6 +27,9 @@ pub struct Resource {
     pub conversion: Option<Conversion>,
     pub strategy: Arc<dyn Strategy>,
     pub columns: Columns,
+    /// Serves every request of a resource that is never stored, such as `tokenreviews` and `bindings`: no object is read
+    /// or written on its behalf, and `stored` and `strategy` are not used.
+    pub unstored: Option<Arc<dyn Connector>>,
 }
 
 /// What all versions of a kind share in the store.
