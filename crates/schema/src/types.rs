@@ -46,9 +46,20 @@ pub struct StructType {
     pub atomic: bool,
     /// Fields not listed are kept (`x-kubernetes-preserve-unknown-fields`).
     pub preserve_unknown: bool,
+    /// Indexes into `fields` of those that have a protobuf form, in the order of their tags.
+    pub proto_order: Vec<u16>,
 }
 
 impl StructType {
+    /// Sorts the fields and derives the orders that look-ups need.
+    pub fn new(name: Arc<str>, mut fields: Vec<Field>, atomic: bool, preserve_unknown: bool) -> Self {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut proto_order: Vec<u16> =
+            (0..).zip(&fields).filter(|(_, f)| f.proto != ProtoTag::NONE).map(|(i, _)| i).collect();
+        proto_order.sort_by_key(|&i| fields[usize::from(i)].proto);
+        Self { name, fields, atomic, preserve_unknown, proto_order }
+    }
+
     pub fn field(&self, json_name: &str) -> Option<&Field> {
         self.fields.binary_search_by(|f| f.name.as_ref().cmp(json_name)).ok().map(|i| &self.fields[i])
     }
@@ -62,10 +73,67 @@ pub struct Field {
     pub required: bool,
     /// The default that the schema itself declares.
     pub default: Option<Value>,
-    /// The protobuf field number; 0 where the kind has no protobuf form.
-    pub proto_number: u32,
+    /// What Go's encoders write for an absent or empty value.
+    pub presence: Presence,
+    /// Where the field is in the protobuf message.
+    pub proto: ProtoTag,
+    /// The Go name of the (innermost) element type where it is a named one: `v1.PullPolicy`. Error texts name it.
+    pub go_type: Option<Arc<str>>,
     /// How strategic merge patch treats the field.
     pub patch: PatchStrategy,
+}
+
+impl Field {
+    /// An optional field that is kept as it is given, as custom resources have them.
+    pub fn new(name: impl Into<Arc<str>>, ty: Type) -> Self {
+        Self {
+            name: name.into(),
+            ty,
+            required: false,
+            default: None,
+            presence: Presence::Verbatim,
+            proto: ProtoTag::NONE,
+            go_type: None,
+            patch: PatchStrategy::default(),
+        }
+    }
+}
+
+/// What a round trip through upstream's Go struct makes of an absent or empty value, by the field's declaration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// Custom resources: kept as it is.
+    #[default]
+    Verbatim,
+    /// A pointer with `omitempty`: absent stays absent, an empty value is kept.
+    Pointer,
+    /// A value with `omitempty` or `omitzero`: zero and empty values are dropped.
+    OmitEmpty,
+    /// A value without `omitempty`: an absent one is written as the type's zero.
+    Always,
+    /// A pointer without `omitempty`: an absent one is written as `null`.
+    NullPointer,
+}
+
+/// The field's number, after the numbers of the messages it is nested in: Go structs that JSON inlines are messages of
+/// their own in protobuf. At most three levels of ten bits, outermost first, so that tags sort as they are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProtoTag(u32);
+
+impl ProtoTag {
+    /// No protobuf form.
+    pub const NONE: Self = Self(0);
+
+    /// `None` for an empty or too deep path, and for numbers beyond 1023.
+    pub fn new(path: &[u32]) -> Option<Self> {
+        let fits = (1..=3).contains(&path.len()) && path.iter().all(|n| (1..1024).contains(n));
+        fits.then(|| Self((0..3).fold(0, |tag, level| tag << 10 | path.get(level).copied().unwrap_or(0))))
+    }
+
+    /// The number at a nesting level, 0 for the outermost; `None` below the field itself.
+    pub fn level(self, level: u32) -> Option<u32> {
+        (level < 3).then(|| self.0 >> (10 * (2 - level)) & 1023).filter(|&n| n != 0)
+    }
 }
 
 /// `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`.
@@ -105,6 +173,17 @@ pub enum Type {
     Struct(StructId),
     List(Box<ListType>),
     Map(Box<MapType>),
+    /// An object or something else, told apart by the JSON (`JSONSchemaPropsOrBool` and the like).
+    Either(Box<EitherType>),
+}
+
+/// A JSON object is `object`, anything else is `other`; each with its field number in the protobuf message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EitherType {
+    pub object: Type,
+    pub object_number: u32,
+    pub other: Type,
+    pub other_number: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
