@@ -11,10 +11,8 @@ pub mod quantity;
 pub mod selector;
 pub mod status;
 pub mod time;
-pub mod typed;
 pub mod validation;
 
 pub use gvk::{GroupKind, GroupResource, GroupVersion, Gvk, Gvr};
 pub use serde_json::{Map, Value, json};
 pub use status::{ApiError, Reason};
-pub use typed::Object;

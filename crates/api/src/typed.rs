@@ -1,9 +1,8 @@
-//! What generic client code needs of a typed object. The crate `api` implements it for the upstream structs, and is the
-//! only place where their codecs are instantiated.
+//! What generic client code needs of a typed object.
 
 use std::collections::BTreeMap;
 
-use crate::Gvr;
+use kybern_apimachinery::{Gvr, object};
 
 /// A typed API object that knows its resource and can be read and written as JSON.
 pub trait Object: Clone + Send + Sync + std::fmt::Debug + 'static {
@@ -32,7 +31,7 @@ pub trait Object: Clone + Send + Sync + std::fmt::Debug + 'static {
 
     /// `namespace/name`, or `name` when cluster-scoped.
     fn key(&self) -> String {
-        crate::object::key_of(self.namespace(), self.name())
+        object::key_of(self.namespace(), self.name())
     }
 }
 
