@@ -140,6 +140,8 @@ impl ProtoTag {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PatchStrategy {
     pub merge: bool,
+    /// A map that is replaced whole.
+    pub replace: bool,
     pub retain_keys: bool,
     /// The key of a merged list of maps; empty for a merged list of scalars.
     pub merge_key: Option<Arc<str>>,
