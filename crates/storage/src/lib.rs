@@ -1,1 +1,173 @@
-//! kybern-storage
+//! The revisioned key space under the API server: what etcd is to upstream.
+//!
+//! Every committed transaction has a [`Revision`], one higher than the last. Keys are upstream's
+//! (`/registry/pods/default/web-0`), values are bytes that this crate never looks into. Two implementations:
+//! [`memory::Memory`] for tests and [`sqlite::Sqlite`] on disk. The trait promises only what etcd v3 can keep as well.
+
+mod hub;
+pub mod lock;
+pub mod memory;
+pub mod sqlite;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use hub::{Lagged, Watch};
+
+/// A boxed future, so that the trait is object safe.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The number of a committed transaction. The empty store is at revision 1, as etcd's is.
+pub type Revision = u64;
+
+/// A key's state after some transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    pub key: Arc<str>,
+    pub value: Bytes,
+    /// The revision that made the key.
+    pub create_revision: Revision,
+    /// The revision that last wrote it.
+    pub mod_revision: Revision,
+}
+
+/// What must hold for a transaction to be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// The key does not exist.
+    Absent(Arc<str>),
+    /// The key was last written by this revision.
+    At(Arc<str>, Revision),
+}
+
+impl Guard {
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Absent(key) | Self::At(key, _) => key,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    Put(Arc<str>, Bytes),
+    /// Deleting an absent key changes nothing.
+    Delete(Arc<str>),
+}
+
+/// At most this many writes fit into one transaction (etcd's limit).
+pub const MAX_WRITES: usize = 128;
+
+/// All guards hold and all writes happen, in one revision, or nothing does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    pub guards: Vec<Guard>,
+    pub writes: Vec<Write>,
+}
+
+impl Txn {
+    /// Makes a key that must not exist.
+    pub fn create(key: Arc<str>, value: Bytes) -> Self {
+        Self { guards: vec![Guard::Absent(key.clone())], writes: vec![Write::Put(key, value)] }
+    }
+
+    /// Replaces a key that must still be at `revision`.
+    pub fn update(key: Arc<str>, revision: Revision, value: Bytes) -> Self {
+        Self { guards: vec![Guard::At(key.clone(), revision)], writes: vec![Write::Put(key, value)] }
+    }
+
+    /// Deletes a key that must still be at `revision`.
+    pub fn delete(key: Arc<str>, revision: Revision) -> Self {
+        Self { guards: vec![Guard::At(key.clone(), revision)], writes: vec![Write::Delete(key)] }
+    }
+}
+
+/// One key's change, as watchers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub revision: Revision,
+    pub key: Arc<str>,
+    /// `None`: deleted.
+    pub value: Option<Bytes>,
+    pub create_revision: Revision,
+}
+
+/// A piece of a range, in key order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The revision that the whole range is read at; pass it as `at` for the next piece.
+    pub revision: Revision,
+    pub items: Vec<KeyValue>,
+    /// Whether there is more after the last item.
+    pub more: bool,
+}
+
+/// Which keys to read: those that start with `prefix` and sort after `after` (empty: all), at most `limit`.
+#[derive(Clone, Debug)]
+pub struct RangeRequest<'a> {
+    pub prefix: &'a str,
+    pub after: &'a str,
+    pub limit: usize,
+    /// A revision in the history window; `None`: the latest.
+    pub at: Option<Revision>,
+}
+
+/// How large the store is, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes on disk (in memory: of keys and values).
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StorageError {
+    /// A guard failed. Nothing was written.
+    #[error("the guard on key {key} failed: it is now at revision {current:?}")]
+    Conflict {
+        key: Arc<str>,
+        /// `None`: the key does not exist.
+        current: Option<Revision>,
+    },
+    /// The revision lies before the history window.
+    #[error("mvcc: required revision has been compacted: revision {requested} is gone, the oldest kept is {oldest}")]
+    Compacted { requested: Revision, oldest: Revision },
+    #[error("mvcc: required revision is a future revision: {requested} is not reached, the store is at {current}")]
+    Future { requested: Revision, current: Revision },
+    /// Nothing was written, and nothing that had been is lost; writing works again once there is room.
+    #[error("no space left for the store {path}: free some disk space; nothing was written")]
+    Full { path: PathBuf },
+    /// Nothing that was acknowledged is lost; whether this write is on disk is not known.
+    #[error("the store {path} cannot be read or written: {cause}")]
+    Io { path: PathBuf, cause: String },
+    #[error("a transaction has {0} writes, more than the limit of {MAX_WRITES}")]
+    TooManyWrites(usize),
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// A revisioned key space. A call that answers `Ok` to a write has made it durable.
+pub trait Storage: Send + Sync + 'static {
+    /// The latest committed revision.
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StorageError>>;
+
+    fn range<'a>(&'a self, request: RangeRequest<'a>) -> BoxFuture<'a, Result<Page, StorageError>>;
+
+    /// Commits, and answers the new revision (the current one where there was nothing to write). Dropping the future does
+    /// not undo the transaction.
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, StorageError>>;
+
+    /// Every change after revision `from`, in order.
+    fn watch(&self, from: Revision) -> BoxFuture<'_, Result<Watch, StorageError>>;
+
+    /// The oldest revision that can be read and watched from.
+    fn oldest(&self) -> BoxFuture<'_, Result<Revision, StorageError>>;
+
+    /// Forgets what only revisions before `revision` need.
+    fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StorageError>>;
+
+    fn size(&self) -> BoxFuture<'_, Result<Size, StorageError>>;
+}

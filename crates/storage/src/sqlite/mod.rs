@@ -1,0 +1,183 @@
+//! The key space on disk: SQLite in WAL mode behind one writer thread, which gathers the transactions that wait into one
+//! durable commit ([`writer`]). Reads take a connection of their own ([`reader`]) and never wait for writes.
+//!
+//! Tables: `log` has one row per write, whose id is `revision * 128 + ordinal`; `current` maps each live key to its row;
+//! `meta` holds the format and the compaction point. A row of `log` that a later one replaced or that marks a deletion
+//! is history, and goes when the revision that replaced it is compacted.
+
+mod reader;
+mod schema;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::hub::Hub;
+use crate::lock::{DirectoryLock, LockError};
+use crate::{BoxFuture, Page, RangeRequest, Revision, Size, Storage, StorageError, Txn, Watch};
+use reader::Reader;
+use writer::{Command, Writer};
+
+/// Transactions that may wait for the writer before callers have to wait for a place in the queue.
+const QUEUE: usize = 1024;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Revisions of history to keep, so that watchers can resume and lists go on at an old revision.
+    pub history: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { history: 10_000 }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("cannot open the store {path}: {cause}")]
+    Open { path: PathBuf, cause: String },
+    #[error("the store {path} has format {found}, this version reads format {known}: run the version that wrote it")]
+    Format { path: PathBuf, found: i64, known: i64 },
+}
+
+/// Revisions that writer and readers agree on without asking SQLite.
+pub(crate) struct Shared {
+    path: PathBuf,
+    revision: AtomicU64,
+    oldest: AtomicU64,
+    hub: Hub,
+}
+
+impl Shared {
+    fn revision(&self) -> Revision {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    fn oldest(&self) -> Revision {
+        self.oldest.load(Ordering::Acquire)
+    }
+
+    fn check(&self, revision: Revision) -> Result<(), StorageError> {
+        let (oldest, current) = (self.oldest(), self.revision());
+        if revision < oldest {
+            return Err(StorageError::Compacted { requested: revision, oldest });
+        }
+        if revision > current {
+            return Err(StorageError::Future { requested: revision, current });
+        }
+        Ok(())
+    }
+
+    /// What an SQLite error means to a caller.
+    fn error(&self, error: &rusqlite::Error) -> StorageError {
+        let path = self.path.clone();
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => StorageError::Full { path },
+            _ => StorageError::Io { path, cause: error.to_string() },
+        }
+    }
+}
+
+/// See the module.
+pub struct Sqlite {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    reader: Arc<Mutex<Reader>>,
+}
+
+impl Sqlite {
+    /// Opens or makes the store `state.db` in `directory`, which is made where absent (mode 0700), and locks the
+    /// directory for as long as the store is in use.
+    pub fn open(directory: &Path, options: Options) -> Result<Self, OpenError> {
+        let path = directory.join("state.db");
+        let open = |cause: &dyn std::fmt::Display| OpenError::Open { path: path.clone(), cause: cause.to_string() };
+        schema::make_private_directory(directory).map_err(|e| open(&e))?;
+        let lock = DirectoryLock::take(directory)?;
+        schema::make_private_file(&path).map_err(|e| open(&e))?;
+        let connection = schema::open_for_writing(&path).map_err(|e| open(&e))?;
+        let format = schema::prepare(&connection).map_err(|e| open(&e))?;
+        if format != schema::FORMAT {
+            return Err(OpenError::Format { path, found: format, known: schema::FORMAT });
+        }
+        let oldest = schema::compacted(&connection).map_err(|e| open(&e))?;
+        let revision = schema::last_revision(&connection).map_err(|e| open(&e))?.max(oldest);
+        let shared = Arc::new(Shared {
+            path: path.clone(),
+            revision: revision.into(),
+            oldest: oldest.into(),
+            hub: Hub::default(),
+        });
+        let reader = Reader::open(shared.clone()).map_err(|e| open(&e))?;
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let writer = Writer::new(shared.clone(), connection, options, lock);
+        std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(queue))
+            .map_err(|e| open(&e))?;
+        Ok(Self { shared, commands, reader: Arc::new(Mutex::new(reader)) })
+    }
+
+    async fn command<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, StorageError>>) -> Command,
+    ) -> Result<T, StorageError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(make(answer)).await.map_err(|_| StorageError::Closed)?;
+        answered.await.map_err(|_| StorageError::Closed)?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Reader) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || read(&mut reader.lock())).await.map_err(|_| StorageError::Closed)?
+    }
+}
+
+impl Storage for Sqlite {
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StorageError>> {
+        let revision = self.shared.revision();
+        Box::pin(std::future::ready(Ok(revision)))
+    }
+
+    fn range<'a>(&'a self, request: RangeRequest<'a>) -> BoxFuture<'a, Result<Page, StorageError>> {
+        let (prefix, after) = (request.prefix.to_owned(), request.after.to_owned());
+        Box::pin(self.read(move |reader| {
+            reader.range(&RangeRequest { prefix: &prefix, after: &after, limit: request.limit, at: request.at })
+        }))
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, StorageError>> {
+        Box::pin(self.command(|answer| Command::Txn(txn, answer)))
+    }
+
+    fn watch(&self, from: Revision) -> BoxFuture<'_, Result<Watch, StorageError>> {
+        Box::pin(async move {
+            // Registered before the backlog is read: what is committed in between comes twice, and is dropped once.
+            let live = self.shared.hub.register();
+            let backlog = self.read(move |reader| reader.events_after(from)).await?;
+            Ok(Watch::new(from, backlog, live))
+        })
+    }
+
+    fn oldest(&self) -> BoxFuture<'_, Result<Revision, StorageError>> {
+        let oldest = self.shared.oldest();
+        Box::pin(std::future::ready(Ok(oldest)))
+    }
+
+    fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(self.command(move |answer| Command::Compact(revision, answer)))
+    }
+
+    fn size(&self) -> BoxFuture<'_, Result<Size, StorageError>> {
+        Box::pin(self.read(|reader| reader.size()))
+    }
+}

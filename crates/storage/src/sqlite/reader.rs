@@ -1,0 +1,107 @@
+//! Reading on a connection of its own: a snapshot, never blocked by the writer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, Row, params};
+
+use super::{Shared, schema};
+use crate::{Event, KeyValue, Page, RangeRequest, Revision, Size, StorageError};
+
+const CURRENT: &str = "
+SELECT c.key, c.id, c.create_revision, l.value FROM current c JOIN log l ON l.id = c.id
+WHERE c.key >= ?1 AND c.key > ?2 AND c.key < ?3 ORDER BY c.key LIMIT ?4";
+
+/// What is live now and was written by then, and what has been replaced or deleted since.
+const AT: &str = "
+SELECT key, id, create_revision, value FROM (
+    SELECT c.key, c.id, c.create_revision, l.value FROM current c JOIN log l ON l.id = c.id
+    WHERE c.key >= ?1 AND c.key > ?2 AND c.key < ?3 AND c.id <= ?5
+    UNION ALL
+    SELECT old.key, old.id, old.create_revision, old.value FROM log new JOIN log old ON old.id = new.prev_id
+    WHERE new.id > ?5 AND new.prev_id > 0 AND new.prev_id <= ?5 AND old.key >= ?1 AND old.key > ?2 AND old.key < ?3
+) ORDER BY key LIMIT ?4";
+
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    connection: Connection,
+}
+
+impl Reader {
+    pub(super) fn open(shared: Arc<Shared>) -> rusqlite::Result<Self> {
+        let connection = schema::open_for_reading(&shared.path)?;
+        Ok(Self { shared, connection })
+    }
+
+    pub(super) fn range(&mut self, request: &RangeRequest) -> Result<Page, StorageError> {
+        // A revision's rows are visible before it is announced, never after: read at what was announced.
+        let revision = request.at.unwrap_or_else(|| self.shared.revision());
+        self.shared.check(revision)?;
+        let page = self.page(request, revision).map_err(|e| self.shared.error(&e))?;
+        // The rows may have been compacted while they were read.
+        self.shared.check(revision)?;
+        Ok(page)
+    }
+
+    fn page(&mut self, request: &RangeRequest, revision: Revision) -> rusqlite::Result<Page> {
+        let transaction = self.connection.transaction()?;
+        let end = end_of(request.prefix);
+        let limit = i64::try_from(request.limit).unwrap_or(i64::MAX - 1).saturating_add(1);
+        let row = |row: &Row| {
+            Ok(KeyValue {
+                key: row.get::<_, String>(0)?.into(),
+                mod_revision: schema::revision_of(row.get(1)?),
+                create_revision: row.get(2)?,
+                value: Bytes::from(row.get::<_, Vec<u8>>(3)?),
+            })
+        };
+        let mut items: Vec<KeyValue> = if schema::last_revision(&transaction)? <= revision {
+            let mut statement = transaction.prepare_cached(CURRENT)?;
+            let rows = statement.query_map(params![request.prefix, request.after, end, limit], row)?;
+            rows.collect::<rusqlite::Result<_>>()?
+        } else {
+            let mut statement = transaction.prepare_cached(AT)?;
+            let at = schema::last_id(revision);
+            let rows = statement.query_map(params![request.prefix, request.after, end, limit, at], row)?;
+            rows.collect::<rusqlite::Result<_>>()?
+        };
+        let more = items.len() > request.limit;
+        items.truncate(request.limit);
+        Ok(Page { revision, items, more })
+    }
+
+    pub(super) fn events_after(&mut self, from: Revision) -> Result<VecDeque<Event>, StorageError> {
+        self.shared.check(from)?;
+        let events = events_after(&self.connection, from).map_err(|e| self.shared.error(&e))?;
+        self.shared.check(from)?;
+        Ok(events)
+    }
+
+    pub(super) fn size(&mut self) -> Result<Size, StorageError> {
+        let pages = |name: &str| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let bytes = pages("page_count").and_then(|count| Ok(count * pages("page_size")?));
+        Ok(Size { bytes: bytes.map_err(|e| self.shared.error(&e))? as u64 })
+    }
+}
+
+/// Every write after a revision, in order.
+pub(super) fn events_after(connection: &Connection, from: Revision) -> rusqlite::Result<VecDeque<Event>> {
+    let mut statement =
+        connection.prepare_cached("SELECT id, key, create_revision, value FROM log WHERE id > ?1 ORDER BY id")?;
+    let rows = statement.query_map([schema::last_id(from)], |row| {
+        Ok(Event {
+            revision: schema::revision_of(row.get(0)?),
+            key: row.get::<_, String>(1)?.into(),
+            create_revision: row.get(2)?,
+            value: row.get::<_, Option<Vec<u8>>>(3)?.map(Bytes::from),
+        })
+    })?;
+    rows.collect()
+}
+
+/// The least string that sorts after every string with the prefix.
+fn end_of(prefix: &str) -> String {
+    // Keys are ASCII paths; this character sorts after all that can follow a prefix.
+    format!("{prefix}\u{10ffff}")
+}

@@ -1,0 +1,90 @@
+//! Tables, settings and files of the store.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use crate::Revision;
+
+/// The version of the tables below.
+pub(super) const FORMAT: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS log (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    create_revision INTEGER NOT NULL,
+    prev_id INTEGER NOT NULL,
+    value BLOB
+);
+CREATE TABLE IF NOT EXISTS current (
+    key TEXT PRIMARY KEY,
+    id INTEGER NOT NULL,
+    create_revision INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// The id of a revision's first row.
+pub(super) fn first_id(revision: Revision) -> i64 {
+    (revision << 7) as i64
+}
+
+/// The highest id that a revision's rows can have.
+pub(super) fn last_id(revision: Revision) -> i64 {
+    ((revision << 7) | 127) as i64
+}
+
+pub(super) fn revision_of(id: i64) -> Revision {
+    (id as u64) >> 7
+}
+
+pub(super) fn make_private_directory(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// SQLite gives its WAL the mode of the database, so the database is made before SQLite would make it.
+pub(super) fn make_private_file(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
+}
+
+pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // page_size counts only for a new file, and only before WAL mode is on.
+    connection.pragma_update(None, "page_size", 8192)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -2048)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 2000)?;
+    connection.pragma_update(None, "journal_size_limit", 32 << 20)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.pragma_update(None, "cache_size", -1024)?;
+    Ok(connection)
+}
+
+/// Makes the tables where absent, and answers the format of those that are there.
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.execute_batch(TABLES)?;
+    connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?1), ('compacted', 1)", [FORMAT])?;
+    connection.query_row("SELECT value FROM meta WHERE name = 'format'", [], |row| row.get(0))
+}
+
+/// The oldest revision that can be read.
+pub(super) fn compacted(connection: &Connection) -> rusqlite::Result<Revision> {
+    connection.query_row("SELECT value FROM meta WHERE name = 'compacted'", [], |row| row.get(0))
+}
+
+/// The revision of the last row; 0 where there is none.
+pub(super) fn last_revision(connection: &Connection) -> rusqlite::Result<Revision> {
+    let id: Option<i64> = connection.query_row("SELECT max(id) FROM log", [], |row| row.get(0)).optional()?.flatten();
+    Ok(id.map_or(0, revision_of))
+}

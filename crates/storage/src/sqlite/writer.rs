@@ -1,0 +1,232 @@
+//! The one thread that writes. It takes what waits in the queue, commits it with one fsync, and only then answers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Options, Shared, reader, schema};
+use crate::lock::DirectoryLock;
+use crate::{Event, Guard, MAX_WRITES, Revision, StorageError, Txn, Write};
+
+/// Transactions that share one commit at most.
+const BATCH: usize = 256;
+/// Revisions that one compaction step covers at most, so that writers never wait long.
+const COMPACTION_STEP: u64 = 1000;
+
+type Answer<T> = oneshot::Sender<Result<T, StorageError>>;
+
+pub(super) enum Command {
+    Txn(Txn, Answer<Revision>),
+    Compact(Revision, Answer<()>),
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// `None` after an I/O error, until opening again succeeds.
+    connection: Option<Connection>,
+    options: Options,
+    _lock: DirectoryLock,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, connection: Connection, options: Options, lock: DirectoryLock) -> Self {
+        Self { shared, connection: Some(connection), options, _lock: lock }
+    }
+
+    /// Serves until every sender is gone.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut batch = Vec::new();
+        while let Some(first) = queue.blocking_recv() {
+            let mut next = Some(first);
+            while let Some(command) = next.take() {
+                match command {
+                    Command::Txn(txn, answer) => batch.push((txn, answer)),
+                    Command::Compact(revision, answer) => {
+                        self.commit(&mut batch);
+                        let _ = answer.send(self.compact_all(revision));
+                    }
+                }
+                if batch.len() < BATCH {
+                    next = queue.try_recv().ok();
+                }
+            }
+            self.commit(&mut batch);
+            self.keep_history_short();
+        }
+    }
+
+    /// Commits a batch and answers it.
+    fn commit(&mut self, batch: &mut Vec<(Txn, Answer<Revision>)>) {
+        if batch.is_empty() {
+            return;
+        }
+        let before = self.shared.revision();
+        let mut results = Vec::with_capacity(batch.len());
+        let committed = self.connection().and_then(|(connection, shared)| {
+            let mut events = Vec::new();
+            let done = write_batch(connection, before, batch, &mut results, &mut events);
+            done.map(|revision| (revision, events)).map_err(|e| shared.error(&e))
+        });
+        match committed {
+            Ok((revision, events)) => {
+                self.shared.revision.store(revision, Ordering::Release);
+                self.shared.hub.publish(events);
+                for ((_, answer), result) in batch.drain(..).zip(results) {
+                    let _ = answer.send(result);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot commit");
+                if !matches!(error, StorageError::Full { .. }) {
+                    // What SQLite and the disk hold now is not known: open again and look.
+                    self.connection = None;
+                }
+                for (_, answer) in batch.drain(..) {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// The connection; opened again after an error, when whatever of the failed commit did reach the disk is announced.
+    fn connection(&mut self) -> Result<(&mut Connection, &Shared), StorageError> {
+        if self.connection.is_none() {
+            let reopened = schema::open_for_writing(&self.shared.path).and_then(|connection| {
+                let events = reader::events_after(&connection, self.shared.revision())?;
+                Ok((connection, events))
+            });
+            let (connection, events) = reopened.map_err(|e| self.shared.error(&e))?;
+            if let Some(last) = events.back() {
+                self.shared.revision.store(last.revision, Ordering::Release);
+            }
+            self.shared.hub.publish(events.into());
+            self.connection = Some(connection);
+        }
+        let connection = self.connection.as_mut().ok_or(StorageError::Closed)?;
+        Ok((connection, &self.shared))
+    }
+
+    fn compact_all(&mut self, revision: Revision) -> Result<(), StorageError> {
+        self.shared.check(revision)?;
+        while self.shared.oldest() < revision {
+            self.compact_step(revision)?;
+        }
+        Ok(())
+    }
+
+    /// One step towards `revision`.
+    fn compact_step(&mut self, revision: Revision) -> Result<(), StorageError> {
+        let from = self.shared.oldest();
+        let to = revision.min(from + COMPACTION_STEP);
+        let (connection, shared) = self.connection()?;
+        // Announced first: a reader that is promised a revision finds all of it.
+        shared.oldest.store(to, Ordering::Release);
+        compact(connection, from, to).map_err(|e| shared.error(&e))
+    }
+
+    fn keep_history_short(&mut self) {
+        let excess = self.shared.revision().saturating_sub(self.shared.oldest()).saturating_sub(self.options.history);
+        if excess >= COMPACTION_STEP
+            && let Err(error) = self.compact_step(self.shared.oldest() + excess)
+        {
+            tracing::warn!(%error, "cannot compact the history; it is tried again after later writes");
+        }
+    }
+}
+
+/// Writes every transaction whose guards hold, commits, and answers the new revision. On an error nothing is written.
+fn write_batch(
+    connection: &mut Connection,
+    before: Revision,
+    batch: &[(Txn, Answer<Revision>)],
+    results: &mut Vec<Result<Revision, StorageError>>,
+    events: &mut Vec<Event>,
+) -> rusqlite::Result<Revision> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let mut revision = before;
+    for (txn, _) in batch {
+        let refused = refusal(&transaction, txn)?;
+        if let Some(error) = refused {
+            results.push(Err(error));
+            continue;
+        }
+        if write(&transaction, revision + 1, txn, events)? {
+            revision += 1;
+        }
+        results.push(Ok(revision));
+    }
+    transaction.commit()?;
+    Ok(revision)
+}
+
+/// Why a transaction must not be written.
+fn refusal(connection: &Connection, txn: &Txn) -> rusqlite::Result<Option<StorageError>> {
+    if txn.writes.len() > MAX_WRITES {
+        return Ok(Some(StorageError::TooManyWrites(txn.writes.len())));
+    }
+    for guard in &txn.guards {
+        let current = live(connection, guard.key())?.map(|(id, _)| schema::revision_of(id));
+        let wanted = match guard {
+            Guard::Absent(_) => None,
+            Guard::At(_, revision) => Some(*revision),
+        };
+        if current != wanted {
+            return Ok(Some(StorageError::Conflict { key: guard.key().clone(), current }));
+        }
+    }
+    Ok(None)
+}
+
+/// A live key's row id and the revision that made it.
+fn live(connection: &Connection, key: &str) -> rusqlite::Result<Option<(i64, Revision)>> {
+    let mut statement = connection.prepare_cached("SELECT id, create_revision FROM current WHERE key = ?1")?;
+    statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+}
+
+/// Whether anything was written.
+fn write(connection: &Connection, revision: Revision, txn: &Txn, events: &mut Vec<Event>) -> rusqlite::Result<bool> {
+    let first = schema::first_id(revision);
+    let mut id = first;
+    for write in &txn.writes {
+        let (key, value) = match write {
+            Write::Put(key, value) => (key, Some(value)),
+            Write::Delete(key) => (key, None),
+        };
+        let previous = live(connection, key)?;
+        if previous.is_none() && value.is_none() {
+            continue;
+        }
+        let (previous_id, create_revision) = previous.unwrap_or((0, revision));
+        connection
+            .prepare_cached("INSERT INTO log (id, key, create_revision, prev_id, value) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![id, &**key, create_revision, previous_id, value.map(|v| &**v)])?;
+        if value.is_some() {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO current (key, id, create_revision) VALUES (?1, ?2, ?3)")?
+                .execute(params![&**key, id, create_revision])?;
+        } else {
+            connection.prepare_cached("DELETE FROM current WHERE key = ?1")?.execute([&**key])?;
+        }
+        events.push(Event { revision, key: key.clone(), value: value.cloned(), create_revision });
+        id += 1;
+    }
+    Ok(id > first)
+}
+
+/// Removes the rows that revisions in `from < revision <= to` replaced, and their marks of deletion.
+fn compact(connection: &mut Connection, from: Revision, to: Revision) -> rusqlite::Result<()> {
+    let (after, last) = (schema::last_id(from), schema::last_id(to));
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    transaction
+        .prepare_cached(
+            "DELETE FROM log WHERE id IN (SELECT prev_id FROM log WHERE id > ?1 AND id <= ?2 AND prev_id > 0)",
+        )?
+        .execute([after, last])?;
+    transaction
+        .prepare_cached("DELETE FROM log WHERE id > ?1 AND id <= ?2 AND value IS NULL")?
+        .execute([after, last])?;
+    transaction.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'compacted'")?.execute([to])?;
+    transaction.commit()
+}
