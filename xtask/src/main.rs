@@ -2,6 +2,7 @@
 
 mod ci;
 mod process;
+mod schema;
 mod tidy;
 
 use anyhow::{Result, bail};
@@ -11,6 +12,7 @@ usage: cargo xtask <task>
 
   test    everything this machine can run: ci, then e2e; says what it could not run and why
   ci      format, clippy, tidy, unit and property tests, codec fixtures, simulator (needs no root)
+  schema  writes crates/schema's table from published API facts: --facts DIR --go DIR
   tidy    layering, file sizes, banned words
 ";
 
@@ -20,6 +22,7 @@ fn main() -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(rest),
+        Some("schema") => schema::run(rest),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
             Ok(())
