@@ -1,0 +1,208 @@
+//! The cluster under test, and kubectl on it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use crate::run::Finished;
+
+/// Where the cluster is, as `cargo xtask e2e` says.
+#[derive(Debug)]
+pub struct Cluster {
+    pub kubeconfig: PathBuf,
+    /// The node's network namespace.
+    pub node_netns: PathBuf,
+    /// A host beside the node, from where traffic comes from outside the cluster.
+    pub lan_netns: PathBuf,
+    pub node_ip: String,
+    pub kybern: PathBuf,
+    pub data_dir: PathBuf,
+    /// Official kubectl programs, oldest first.
+    pub kubectls: Vec<PathBuf>,
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: these tests run through `cargo xtask e2e`"))
+}
+
+impl Cluster {
+    /// The cluster that all tests share.
+    pub fn get() -> &'static Self {
+        static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+        CLUSTER.get_or_init(|| Self {
+            kubeconfig: variable("KYBERN_E2E_KUBECONFIG").into(),
+            node_netns: variable("KYBERN_E2E_NODE_NETNS").into(),
+            lan_netns: variable("KYBERN_E2E_LAN_NETNS").into(),
+            node_ip: variable("KYBERN_E2E_NODE_IP"),
+            kybern: variable("KYBERN_E2E_KYBERN").into(),
+            data_dir: variable("KYBERN_E2E_DATA_DIR").into(),
+            kubectls: variable("KYBERN_E2E_KUBECTLS").split(':').map(PathBuf::from).collect(),
+        })
+    }
+
+    /// The newest kubectl.
+    pub fn kubectl(&'static self) -> Kubectl {
+        Kubectl { cluster: self, program: self.kubectls.last().expect("at least one kubectl").clone(), namespace: None }
+    }
+
+    /// The newest and the oldest kubectl: they speak different protocols for exec, attach and port-forward.
+    pub fn newest_and_oldest(&'static self) -> Vec<Kubectl> {
+        let mut programs = vec![self.kubectls.last().expect("at least one kubectl").clone()];
+        programs.extend(self.kubectls.first().filter(|first| **first != programs[0]).cloned());
+        programs.into_iter().map(|program| Kubectl { cluster: self, program, namespace: None }).collect()
+    }
+
+    /// A program on the node's network.
+    pub fn on_node(&self, program: &str) -> Command {
+        Self::inside(&self.node_netns, program)
+    }
+
+    /// A program on a host beside the node.
+    pub fn on_lan(&self, program: &str) -> Command {
+        Self::inside(&self.lan_netns, program)
+    }
+
+    // `nsenter`, not `ip netns exec`: the latter hides the cgroup file systems.
+    fn inside(netns: &std::path::Path, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", netns.display())).arg("--").arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// Fetches a URL from the node with a new connection; the body, or why not.
+    pub fn fetch(&self, url: &str) -> Result<String, String> {
+        fetch(self.on_node("curl"), url)
+    }
+
+    /// Fetches a URL from a host beside the node.
+    pub fn fetch_from_lan(&self, url: &str) -> Result<String, String> {
+        fetch(self.on_lan("curl"), url)
+    }
+
+    /// A namespace for one test, removed when the test ends.
+    pub fn namespace(&'static self, purpose: &str) -> Namespace {
+        self.kubectl().namespace(purpose)
+    }
+}
+
+fn fetch(mut curl: Command, url: &str) -> Result<String, String> {
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", "--noproxy", "*", url]);
+    let output = curl.output().expect("curl starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("{url}: {}", text(&output.stderr))) }
+}
+
+/// One official kubectl, perhaps bound to a namespace.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    pub cluster: &'static Cluster,
+    pub program: PathBuf,
+    namespace: Option<String>,
+}
+
+impl Kubectl {
+    /// The same kubectl in a namespace.
+    pub fn within(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
+    }
+
+    /// A new namespace for one test, removed when the test ends.
+    pub fn namespace(&self, purpose: &str) -> Namespace {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("e2e-{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        self.run(&["create", "namespace", &name]).ok();
+        Namespace { kubectl: self.within(&name), name }
+    }
+
+    /// The command, ready to run.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.cluster.on_node(&self.program.display().to_string());
+        command.arg("--kubeconfig").arg(&self.cluster.kubeconfig);
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
+        // A home of its own: kubectl caches discovery there.
+        command.env("HOME", self.cluster.data_dir.join("home")).args(arguments);
+        command
+    }
+
+    /// Runs to the end.
+    pub fn run(&self, arguments: &[&str]) -> Finished {
+        let shown = format!("{} {}", self.program.display(), arguments.join(" "));
+        Finished::new(shown, self.command(arguments).output().expect("kubectl starts"))
+    }
+
+    /// Runs to the end with this on its standard input.
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Finished {
+        let shown = format!("{} {} <<EOF\n{input}\nEOF", self.program.display(), arguments.join(" "));
+        let mut child = self.spawn_with_input(arguments);
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        let input = input.to_owned();
+        let writing = std::thread::spawn(move || {
+            // kubectl may end without reading it all.
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        let output = child.wait_with_output().expect("kubectl can be waited for");
+        writing.join().expect("the writer does not panic");
+        Finished::new(shown, output)
+    }
+
+    /// Starts with pipes on all three streams.
+    pub fn spawn_with_input(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("kubectl starts")
+    }
+
+    /// `kubectl apply -f -`.
+    #[track_caller]
+    pub fn apply(&self, manifest: &str) -> String {
+        self.run_with_input(&["apply", "-f", "-"], manifest).ok()
+    }
+
+    /// `kubectl get … -o json`.
+    #[track_caller]
+    pub fn get(&self, what: &[&str]) -> Value {
+        let arguments = [&["get"], what, &["-o", "json"]].concat();
+        serde_json::from_str(&self.run(&arguments).ok()).expect("kubectl prints JSON")
+    }
+
+    /// `kubectl get … -o jsonpath=…`.
+    #[track_caller]
+    pub fn jsonpath(&self, what: &[&str], path: &str) -> String {
+        let output = format!("jsonpath={path}");
+        self.run(&[&["get"], what, &["-o", &output]].concat()).ok()
+    }
+
+    /// `kubectl wait` for a condition or a JSON path, for at most a minute.
+    #[track_caller]
+    pub fn wait(&self, what: &str, condition: &str) {
+        self.run(&["wait", what, &format!("--for={condition}"), "--timeout=60s"]).ok();
+    }
+}
+
+/// A test's own namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    pub kubectl: Kubectl,
+    pub name: String,
+}
+
+impl std::ops::Deref for Namespace {
+    type Target = Kubectl;
+
+    fn deref(&self) -> &Kubectl {
+        &self.kubectl
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The next test need not wait for this one's remains.
+        let _ = self.kubectl.run(&["delete", "namespace", &self.name, "--wait=false"]);
+    }
+}

@@ -1,0 +1,14 @@
+//! The tutorial, as a person would type it: the official kubectl against a real cluster with real containers and packets.
+//! Run through `cargo xtask e2e`, which makes the cluster.
+
+mod deployments;
+mod images;
+mod interaction;
+mod manifests;
+mod objects;
+mod pods;
+mod pods_lifecycle;
+mod pods_security;
+mod pods_volumes;
+mod reading;
+mod services;
