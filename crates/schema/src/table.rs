@@ -123,6 +123,7 @@ impl Parser<'_> {
                     let (strategies, key) = patch.split_once(':').ok_or("patch=<strategies>:<key>")?;
                     field.patch = PatchStrategy {
                         merge: strategies.split(',').any(|s| s == "merge"),
+                        replace: strategies.split(',').any(|s| s == "replace"),
                         retain_keys: strategies.split(',').any(|s| s == "retainKeys"),
                         merge_key: (!key.is_empty()).then(|| self.intern(key)),
                     };
