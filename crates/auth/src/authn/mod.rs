@@ -1,1 +1,17 @@
+//! The authenticators, in the order in which they are asked: client certificate, front proxy, static tokens,
+//! service-account tokens, bootstrap tokens, anonymous.
 
+mod anonymous;
+mod bearer;
+mod bootstrap_token;
+mod certificate;
+mod request_header;
+mod service_account;
+mod token_file;
+
+pub use anonymous::{Anonymous, HEALTH_PATHS};
+pub use bootstrap_token::BootstrapTokens;
+pub use certificate::ClientCertificate;
+pub use request_header::RequestHeader;
+pub use service_account::ServiceAccountTokens;
+pub use token_file::{TokenFile, TokenFileError};

@@ -1,1 +1,110 @@
+//! The authorizers, in the order of `--authorization-mode`. Members of `system:masters` are allowed before any is asked.
 
+mod modes;
+pub mod node;
+pub mod rbac;
+
+use kybern_apiserver::access::{Attributes, Authorizer, Decision};
+
+pub use modes::{Mode, UnknownMode, parse_modes};
+
+use crate::MASTERS;
+
+/// `system:masters` may do everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Masters;
+
+impl Authorizer for Masters {
+    fn authorize(&self, attributes: &Attributes) -> Decision {
+        if attributes.user.in_group(MASTERS) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AlwaysAllow;
+
+impl Authorizer for AlwaysAllow {
+    fn authorize(&self, _: &Attributes) -> Decision {
+        Decision::Allow
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AlwaysDeny;
+
+impl Authorizer for AlwaysDeny {
+    fn authorize(&self, _: &Attributes) -> Decision {
+        Decision::NoOpinion("Everything is forbidden.".to_owned())
+    }
+}
+
+/// Asks a list: the first `Allow` or `Deny` counts; reasons of the others are gathered.
+pub fn decide(authorizers: &[std::sync::Arc<dyn Authorizer>], attributes: &Attributes) -> Decision {
+    let mut reasons = Vec::new();
+    for authorizer in authorizers {
+        match authorizer.authorize(attributes) {
+            Decision::NoOpinion(reason) if reason.is_empty() => {}
+            Decision::NoOpinion(reason) => reasons.push(reason),
+            answer => return answer,
+        }
+    }
+    Decision::NoOpinion(reasons.join("\n"))
+}
+
+/// The text after `is forbidden: ` of a refusal (`pkg/endpoints/handlers/responsewriters`).
+pub fn refusal(attributes: &Attributes, reason: &str) -> String {
+    let Attributes { user, verb, group, resource, subresource, namespace, .. } = attributes;
+    let mut text = if attributes.resource_request {
+        let slash = if subresource.is_empty() { "" } else { "/" };
+        let scope = if namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {namespace:?}")
+        };
+        format!(
+            "User {:?} cannot {verb} resource \"{resource}{slash}{subresource}\" in API group {group:?} {scope}",
+            user.name
+        )
+    } else {
+        format!("User {:?} cannot {verb} path {:?}", user.name, attributes.path)
+    };
+    if !reason.is_empty() {
+        text.push_str(": ");
+        text.push_str(reason);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kybern_apiserver::access::UserInfo;
+
+    #[test]
+    fn refusals_read_as_upstreams() {
+        let user = UserInfo { name: "x".into(), ..UserInfo::default() };
+        let mut attributes = Attributes {
+            user,
+            verb: "list".into(),
+            resource_request: true,
+            resource: "pods".into(),
+            ..Attributes::default()
+        };
+        attributes.namespace = "default".into();
+        let check = |a: &Attributes, expect: &str| assert_eq!(refusal(a, ""), expect);
+        check(&attributes, r#"User "x" cannot list resource "pods" in API group "" in the namespace "default""#);
+        attributes.namespace.clear();
+        attributes.subresource = "log".into();
+        check(&attributes, r#"User "x" cannot list resource "pods/log" in API group "" at the cluster scope"#);
+        attributes.resource_request = false;
+        attributes.path = "/metrics".into();
+        check(&attributes, r#"User "x" cannot list path "/metrics""#);
+    }
+
+    #[test]
+    fn the_first_opinion_counts() {
+        let ask = |list: &[std::sync::Arc<dyn Authorizer>]| decide(list, &Attributes::default());
+        assert_eq!(ask(&[std::sync::Arc::new(Masters), std::sync::Arc::new(AlwaysAllow)]), Decision::Allow);
+        assert_eq!(ask(&[std::sync::Arc::new(AlwaysDeny)]), Decision::NoOpinion("Everything is forbidden.".into()));
+    }
+}

@@ -1,0 +1,54 @@
+//! Client certificates: the common name is the user, each organization a group.
+
+use kybern_apiserver::BoxFuture;
+use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::AUTHENTICATED;
+
+/// TLS has verified the chain against the client CA; this reads who it names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientCertificate;
+
+impl Authenticator for ClientCertificate {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
+        Box::pin(async { credentials.client_certificates.first().map(|c| user(c.as_ref())).transpose() })
+    }
+}
+
+fn user(der: &[u8]) -> Result<UserInfo, String> {
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|e| format!("the client certificate cannot be read: {e}"))?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().find_map(|a| a.as_str().ok()).unwrap_or("");
+    if name.is_empty() {
+        return Err("the client certificate has no common name to take the user's name from".to_owned());
+    }
+    let mut groups: Vec<String> =
+        subject.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
+    groups.push(AUTHENTICATED.to_owned());
+    let hash = ring::digest::digest(&ring::digest::SHA256, der);
+    let mut id = String::from("X509SHA256=");
+    for byte in hash.as_ref() {
+        id.push_str(&format!("{byte:02x}"));
+    }
+    let extra = [("authentication.kubernetes.io/credential-id".to_owned(), vec![id])].into();
+    Ok(UserInfo { name: name.to_owned(), uid: String::new(), groups, extra })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{CertificateAuthority, Profile};
+
+    #[test]
+    fn the_subject_is_the_user() {
+        let now = "2026-11-20T00:00:00Z".parse().unwrap();
+        let ca = CertificateAuthority::create("ca", now).unwrap();
+        let pair = ca.issue(&Profile::client("system:node:a", Some("system:nodes")), now).unwrap();
+        let user = user(pair.certificate_der()).unwrap();
+        assert_eq!(user.name, "system:node:a");
+        assert_eq!(user.groups, ["system:nodes", "system:authenticated"]);
+        assert!(super::user(b"rubbish").is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! Service-account tokens, checked against the live service account and the object that the token is bound to.
+
+use std::sync::Arc;
+
+use kybern_apimachinery::object;
+use kybern_apimachinery::time::Clock;
+use kybern_apiserver::BoxFuture;
+use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
+use kybern_apiserver::connect::ObjectsSlot;
+
+use super::bearer;
+use crate::token::{Claims, Issuer};
+
+/// What a token's bound object may be, and where it lives.
+const BOUND: [(&str, &str, bool); 3] = [("Pod", "pods", true), ("Secret", "secrets", true), ("Node", "nodes", false)];
+
+pub struct ServiceAccountTokens {
+    issuer: Arc<Issuer>,
+    objects: ObjectsSlot,
+    clock: Arc<dyn Clock>,
+}
+
+impl ServiceAccountTokens {
+    pub fn new(issuer: Arc<Issuer>, objects: ObjectsSlot, clock: Arc<dyn Clock>) -> Self {
+        Self { issuer, objects, clock }
+    }
+
+    /// The user and the audiences of a token that is one of the cluster's; `None` when it is not. `audiences` empty: the
+    /// server's own.
+    pub async fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<(UserInfo, Vec<String>)>, String> {
+        if !self.issuer.issued(token) {
+            return Ok(None);
+        }
+        let claims = self.issuer.verify(token, audiences, self.clock.now()).map_err(|e| e.to_string())?;
+        self.check_alive(&claims).await?;
+        Ok(Some((claims.user(), claims.audiences)))
+    }
+
+    async fn check_alive(&self, claims: &Claims) -> Result<(), String> {
+        let objects = self.objects.get().map_err(|e| e.to_string())?;
+        let uid = |resource: &'static str, namespace: String, name: String| async move {
+            objects.get("", resource, &namespace, &name).await.ok().map(|o| object::uid(&o).to_owned())
+        };
+        let (namespace, name) = (claims.namespace.clone(), claims.service_account.clone());
+        if uid("serviceaccounts", namespace.clone(), name.clone()).await.as_deref()
+            != Some(claims.service_account_uid.as_str())
+        {
+            return Err(format!("service account {namespace}/{name} has been deleted"));
+        }
+        let Some(bound) = &claims.bound else { return Ok(()) };
+        let Some((_, resource, namespaced)) = BOUND.iter().find(|(kind, ..)| *kind == bound.kind) else {
+            return Err(format!("the token is bound to a {}, which is not supported", bound.kind));
+        };
+        let scope = if *namespaced { namespace } else { String::new() };
+        if uid(resource, scope, bound.name.clone()).await.as_deref() != Some(bound.uid.as_str()) {
+            return Err(format!(
+                "the {} {:?} that the token is bound to has been deleted",
+                bound.kind.to_lowercase(),
+                bound.name
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Authenticator for ServiceAccountTokens {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
+        Box::pin(async {
+            let Some(token) = bearer::token(credentials) else { return Ok(None) };
+            Ok(self.authenticate_token(&token, &[]).await?.map(|(user, _)| user))
+        })
+    }
+}
