@@ -54,6 +54,10 @@ macro_rules! objects {
             fn is_deleting(&self) -> bool {
                 self.metadata.deletion_timestamp.is_some()
             }
+
+            fn drop_managed_fields(&mut self) {
+                self.metadata.managed_fields = None;
+            }
         }
     )*)*};
 }

@@ -24,6 +24,8 @@ pub trait Object: Clone + Send + Sync + std::fmt::Debug + 'static {
     fn resource_version(&self) -> &str;
     fn labels(&self) -> Option<&BTreeMap<String, String>>;
     fn is_deleting(&self) -> bool;
+    /// Removes `metadata.managedFields`, which caches need not hold.
+    fn drop_managed_fields(&mut self);
 
     fn gvr() -> Gvr {
         Gvr::new(Self::GROUP, Self::VERSION, Self::RESOURCE)

@@ -1,1 +1,36 @@
-//! kybern-client
+//! Everything a component needs to talk to an API server: transports, the typed and the untyped client, discovery, the
+//! reflector with its shared store, the work queue, the event recorder and leader election.
+//!
+//! Components get a [`Client`] and never learn whether its [`Transport`] is TLS, in-process or simulated.
+
+pub mod backoff;
+pub mod body;
+pub mod client;
+pub mod discovery;
+pub mod error;
+pub mod informer;
+pub mod kubeconfig;
+pub mod metadata;
+pub mod options;
+pub mod raw;
+pub mod store;
+pub mod tls;
+pub mod transport;
+pub mod watch;
+
+mod split;
+
+pub use body::{Body, BoxError};
+pub use client::Client;
+pub use discovery::ApiResource;
+pub use error::ClientError;
+pub use informer::Informer;
+pub use kubeconfig::RestConfig;
+pub use metadata::PartialMetadata;
+pub use options::{DeleteOptions, ListOptions, Patch, Propagation};
+pub use raw::Raw;
+pub use store::{Change, Changes, Store, StoreWriter, Subscription};
+pub use transport::{Transport, TransportError};
+
+/// A future on the heap, as trait objects return it.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

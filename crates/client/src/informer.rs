@@ -1,0 +1,222 @@
+//! The reflector: keeps a [`Store`] equal to a resource of the server, by one streaming list that goes on as a watch
+//! (`sendInitialEvents`), or by paged lists and a watch where the server does not offer that.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kybern_api::Object;
+use kybern_apimachinery::{Gvr, Reason};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::backoff::Backoff;
+use crate::raw::parse_list;
+use crate::store::{Cached, IndexFn};
+use crate::watch::WatchEvent;
+use crate::{Client, ClientError, ListOptions, PartialMetadata, Raw, Store, StoreWriter};
+
+/// Objects per page where the server cannot stream a list.
+const PAGE: u32 = 500;
+/// A watch that lived this long was healthy: its end is no failure.
+const HEALTHY: Duration = Duration::from_secs(5);
+const BACKOFF_BASE: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Builds a store that follows a resource.
+pub struct Informer<K> {
+    resource: Raw,
+    namespace: String,
+    options: ListOptions,
+    indices: Vec<(&'static str, IndexFn<K>)>,
+}
+
+impl<K: Object> Informer<K> {
+    /// Follows the objects of a kind that `options` selects, in all namespaces.
+    pub fn new(client: Client, options: ListOptions) -> Self {
+        Self { resource: client.raw(&K::gvr()), namespace: String::new(), options, indices: Vec::new() }
+    }
+}
+
+impl Informer<PartialMetadata> {
+    /// Follows the metadata of any resource.
+    pub fn metadata(client: Client, gvr: &Gvr, options: ListOptions) -> Self {
+        Self { resource: client.raw(gvr).metadata_only(), namespace: String::new(), options, indices: Vec::new() }
+    }
+}
+
+impl<K: Cached> Informer<K> {
+    /// Follows one namespace only.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// Adds an index; see [`Store::by_index`].
+    #[must_use]
+    pub fn index(mut self, name: &'static str, values_of: IndexFn<K>) -> Self {
+        self.indices.push((name, values_of));
+        self
+    }
+
+    /// Starts the reflector on the current runtime. It ends when the last handle of the store is dropped.
+    pub fn spawn(self) -> Store<K> {
+        let (store, reflector) = self.build();
+        let task = tokio::spawn(reflector.run());
+        store.with_task(task.abort_handle())
+    }
+
+    fn build(self) -> (Store<K>, Reflector<K>) {
+        let (store, writer) = Store::new(self.indices);
+        let Self { resource, namespace, options, .. } = Self { indices: Vec::new(), ..self };
+        (store, Reflector { resource, namespace, options, writer, resource_version: None, streaming: true })
+    }
+}
+
+struct Reflector<K> {
+    resource: Raw,
+    namespace: String,
+    options: ListOptions,
+    writer: StoreWriter<K>,
+    /// Where to resume; `None`: list first.
+    resource_version: Option<String>,
+    /// Whether the server is believed to stream lists.
+    streaming: bool,
+}
+
+impl<K: Cached> Reflector<K> {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_MAX);
+        loop {
+            let started = Instant::now();
+            let before = self.resource_version.clone();
+            let result = self.step().await;
+            let healthy = started.elapsed() >= HEALTHY || before != self.resource_version;
+            if healthy {
+                backoff.reset();
+            }
+            match result {
+                Ok(()) if healthy => continue,
+                Ok(()) => {}
+                Err(error) if error.is_expired() => {
+                    debug!(resource = %self.resource.gvr(), "the watch's history is gone, listing again");
+                    let fresh = self.resource_version.take().is_some();
+                    if fresh && healthy {
+                        continue;
+                    }
+                }
+                Err(error) if self.streaming && self.resource_version.is_none() && refuses_streaming(&error) => {
+                    debug!(resource = %self.resource.gvr(), "the server does not stream lists: {error}");
+                    self.streaming = false;
+                    continue;
+                }
+                Err(ClientError::Transport(error)) => {
+                    debug!(resource = %self.resource.gvr(), "watch interrupted: {error}")
+                }
+                Err(error) => warn!(resource = %self.resource.gvr(), "cannot list or watch: {error}"),
+            }
+            let delay = backoff.next(self.resource.client().random().fraction());
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// One request: a list, a streaming list that goes on as a watch, or a watch.
+    async fn step(&mut self) -> Result<(), ClientError> {
+        match (&self.resource_version, self.streaming) {
+            (Some(_), _) => self.watch(None).await,
+            (None, true) => self.watch(Some(Vec::new())).await,
+            (None, false) => self.list().await,
+        }
+    }
+
+    async fn list(&mut self) -> Result<(), ClientError> {
+        let mut options = ListOptions { limit: Some(PAGE), ..self.options.clone() };
+        let mut objects: Vec<K> = Vec::new();
+        loop {
+            let bytes = self.resource.list_bytes(&self.namespace, &options).await?;
+            let page = parse_list(&bytes)?;
+            for item in &page.items {
+                objects.push(K::decode(item)?);
+            }
+            if page.continue_token.is_empty() {
+                self.writer.replace(objects, &page.resource_version);
+                self.resource_version = Some(page.resource_version);
+                return Ok(());
+            }
+            options.continue_token = page.continue_token;
+        }
+    }
+
+    /// Watches until the server ends it. With `initial`, everything up to the bookmark that ends the initial events is
+    /// collected there and then replaces the store.
+    async fn watch(&mut self, mut initial: Option<Vec<K>>) -> Result<(), ClientError> {
+        let random = self.resource.client().random().fraction();
+        let streaming = initial.is_some();
+        let options = ListOptions {
+            resource_version: self.resource_version.clone().unwrap_or_default(),
+            resource_version_match: if streaming { "NotOlderThan".to_owned() } else { String::new() },
+            send_initial_events: streaming,
+            allow_watch_bookmarks: true,
+            // Spread, so that not all watches of a cluster end together.
+            timeout_seconds: Some(300 + (random * 300.0) as u32),
+            ..self.options.clone()
+        };
+        let mut watcher = self.resource.watch(&self.namespace, &options).await?;
+        while let Some(event) = watcher.next().await {
+            match event? {
+                WatchEvent::Added(bytes) | WatchEvent::Modified(bytes) => {
+                    let Some(object) = self.decode(&bytes) else { continue };
+                    match &mut initial {
+                        Some(objects) => objects.push(object),
+                        None => {
+                            self.resource_version = Some(object.resource_version().to_owned());
+                            self.writer.upsert(object);
+                        }
+                    }
+                }
+                WatchEvent::Deleted(bytes) => {
+                    let Ok(object) = PartialMetadata::from_json(&bytes) else { continue };
+                    match &mut initial {
+                        Some(objects) => objects.retain(|o| o.key() != object.key()),
+                        None => {
+                            self.resource_version = Some(object.resource_version.to_string());
+                            self.writer.remove(&object.key(), &object.resource_version);
+                        }
+                    }
+                }
+                WatchEvent::Bookmark { resource_version, initial_events_end } => {
+                    match initial.take() {
+                        Some(objects) if initial_events_end => self.writer.replace(objects, &resource_version),
+                        Some(objects) => {
+                            initial = Some(objects);
+                            continue;
+                        }
+                        None => self.writer.advance(&resource_version, false),
+                    }
+                    self.resource_version = Some(resource_version);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An object that this version cannot read is left out: one odd object must not stop a component.
+    fn decode(&self, bytes: &Bytes) -> Option<K> {
+        match K::decode(bytes) {
+            Ok(object) => Some(object),
+            Err(error) => {
+                warn!(resource = %self.resource.gvr(), "skipping an object: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// A server that does not know `sendInitialEvents`, or forbids it, refuses the parameters.
+fn refuses_streaming(error: &ClientError) -> bool {
+    matches!(error.reason(), Some(Reason::Invalid | Reason::BadRequest | Reason::Forbidden | Reason::MethodNotAllowed))
+}
+
+#[cfg(test)]
+#[path = "informer_tests.rs"]
+mod tests;
