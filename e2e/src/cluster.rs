@@ -21,6 +21,7 @@ pub struct Cluster {
     pub node_ip: String,
     pub kybern: PathBuf,
     pub data_dir: PathBuf,
+    pub run_dir: PathBuf,
     /// Official kubectl programs, oldest first.
     pub kubectls: Vec<PathBuf>,
 }
@@ -40,6 +41,7 @@ impl Cluster {
             node_ip: variable("KYBERN_E2E_NODE_IP"),
             kybern: variable("KYBERN_E2E_KYBERN").into(),
             data_dir: variable("KYBERN_E2E_DATA_DIR").into(),
+            run_dir: variable("KYBERN_E2E_RUN_DIR").into(),
             kubectls: variable("KYBERN_E2E_KUBECTLS").split(':').map(PathBuf::from).collect(),
         })
     }
@@ -54,6 +56,36 @@ impl Cluster {
         let mut programs = vec![self.kubectls.last().expect("at least one kubectl").clone()];
         programs.extend(self.kubectls.first().filter(|first| **first != programs[0]).cloned());
         programs.into_iter().map(|program| Kubectl { cluster: self, program, namespace: None }).collect()
+    }
+
+    /// `kybern COMMAND` for this cluster, on the node's network.
+    pub fn kybern(&self, command: &str) -> Command {
+        let mut kybern = self.on_node(&self.kybern.display().to_string());
+        kybern.arg(command).arg("--data-dir").arg(&self.data_dir).arg("--run-dir").arg(&self.run_dir);
+        kybern
+    }
+
+    /// `kybern up` over what is there.
+    #[track_caller]
+    pub fn up(&self) {
+        let mut up = self.kybern("up");
+        up.args(["--node-name", "kybern-e2e", "--node-ip", &self.node_ip]);
+        Finished::new("kybern up".to_owned(), up.output().expect("kybern starts")).ok();
+    }
+
+    /// The running server's process id, as its lock file has it.
+    pub fn server_pid(&self) -> u32 {
+        let text = std::fs::read_to_string(self.data_dir.join("server.lock")).expect("a server has run");
+        text.trim().parse().expect("the lock file holds a process id")
+    }
+
+    /// Kills the server as a crash would, and waits until the kernel has taken it away.
+    pub fn crash_server(&self) {
+        let pid = self.server_pid().to_string();
+        assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill starts").success());
+        while std::path::Path::new("/proc").join(&pid).join("exe").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     /// A program on the node's network.

@@ -1,6 +1,7 @@
 //! Project automation: `cargo xtask <task>`.
 
 mod ci;
+mod e2e;
 mod process;
 mod schema;
 mod tidy;
@@ -13,6 +14,7 @@ usage: cargo xtask <task>
   test    everything this machine can run: ci, then e2e; says what it could not run and why
   ci      format, clippy, tidy, unit and property tests, codec fixtures, simulator (needs no root)
   schema  writes crates/schema's table from published API facts: --facts DIR --go DIR
+  e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
   tidy    layering, file sizes, banned words
 ";
 
@@ -22,6 +24,8 @@ fn main() -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(rest),
+        Some("e2e") => e2e::run_all(rest),
+        Some("test") => ci::run(&[]).and_then(|()| e2e::run_all(&[])),
         Some("schema") => schema::run(rest),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

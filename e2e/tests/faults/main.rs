@@ -1,0 +1,5 @@
+//! What breaks, and what must not: crashes at any moment, and starts that cannot work. Run through `cargo xtask e2e`, after
+//! the tutorial and on the same cluster.
+
+mod crashes;
+mod refusals;

@@ -1,0 +1,35 @@
+//! After `kybern down` the machine is as before.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::process::output;
+
+/// Fails and lists what is left of a cluster below `folder`.
+pub(super) fn check(folder: &Path) -> Result<()> {
+    let mut left = Vec::new();
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let below = folder.display().to_string();
+    left.extend(mounts.lines().filter(|line| line.contains(&below)).map(|line| format!("mount: {line}")));
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Ok(link) = fs::read_link(entry.path().join("exe")) else { continue };
+        // `kybern` itself, and what containers ran.
+        if link.file_name().is_some_and(|name| name == "kybern") || link.starts_with(folder) {
+            left.push(format!("process {}: {}", entry.file_name().display(), link.display()));
+        }
+    }
+    for hierarchy in ["", "memory", "cpu", "pids", "systemd", "unified", "freezer", "cpuset"] {
+        let path = Path::new("/sys/fs/cgroup").join(hierarchy).join("kubepods");
+        if path.exists() {
+            left.push(format!("cgroup: {}", path.display()));
+        }
+    }
+    let node = ["nsenter", "--net=/run/netns/kybern-e2e-node", "--"];
+    let links = output(&[&node[..], &["ip", "-o", "link"]].concat())?;
+    left.extend(links.lines().filter(|l| !l.contains(" lo:") && !l.contains(" eth0")).map(|l| format!("link: {l}")));
+    let tables = output(&[&node[..], &["nft", "list", "tables"]].concat())?;
+    left.extend(tables.lines().map(|l| format!("nftables: {l}")));
+    if left.is_empty() { Ok(()) } else { bail!("left behind:\n  {}", left.join("\n  ")) }
+}

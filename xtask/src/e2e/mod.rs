@@ -1,0 +1,149 @@
+//! `cargo xtask e2e`: a real cluster in network namespaces with no route out of the machine, the official kubectl on it,
+//! and at the end the proof that nothing stays behind.
+
+mod images;
+mod leftovers;
+mod network;
+mod packages;
+mod registry;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{command, root, run, run_command, step};
+use network::Network;
+
+/// Where the end-to-end cluster keeps its things.
+struct Site {
+    folder: PathBuf,
+    kybern: PathBuf,
+    network: Network,
+}
+
+impl Site {
+    fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// `kybern …` on the node's network.
+    fn kybern(&self, command: &str) -> Command {
+        let mut kybern = self.network.on_node(&self.kybern);
+        kybern.arg(command).arg("--data-dir").arg(self.data_dir()).arg("--run-dir").arg(self.run_dir());
+        kybern
+    }
+
+    fn up(&self, more: &[&str]) -> Result<()> {
+        let mut up = self.kybern("up");
+        up.args(["--node-name", "kybern-e2e", "--node-ip", network::NODE_IP]).args(more);
+        run_command(&mut up)
+    }
+
+    fn down(&self) -> Result<()> {
+        run_command(&mut self.kybern("down"))
+    }
+}
+
+/// `filters` choose tests by name; without any all run.
+pub(crate) fn run_all(filters: &[String]) -> Result<()> {
+    if !is_root()? {
+        bail!("the end-to-end tests make namespaces, cgroups and mounts: run them as root");
+    }
+    step("packages", packages::ensure)?;
+    let kubectls = kubectls()?;
+    step("build", || run(&["cargo", "build", "--release", "--package", "kybern"]))?;
+    let folder = PathBuf::from("/tmp/kybern-e2e");
+    let site = Site { kybern: built_binary()?, network: Network::new(), folder };
+    // What a broken run may have left.
+    site.down().context("cannot remove the cluster of an earlier run")?;
+    let _ = fs::remove_dir_all(&site.folder);
+    fs::create_dir_all(site.data_dir())?;
+    site.network.create()?;
+    let outcome = run_in(&site, &kubectls, filters);
+    let removed =
+        step("down", || site.down()).and_then(|()| step("nothing is left", || leftovers::check(&site.folder)));
+    site.network.remove();
+    outcome.and(removed)
+}
+
+fn run_in(site: &Site, kubectls: &[PathBuf], filters: &[String]) -> Result<()> {
+    let registries = step_value("registry", || registry::start(&site.network, &site.folder))?;
+    fs::write(site.data_dir().join("registries.yaml"), registry::MIRRORS)?;
+    let outcome = step("up --demo", || site.up(&["--demo"])).and_then(|()| {
+        let test = |binary: &str| {
+            step(&format!("tests: {binary}"), || run_command(&mut test_command(site, kubectls, binary, filters)))
+        };
+        test("e2e")?;
+        test("faults")
+    });
+    drop(registries);
+    outcome
+}
+
+fn step_value<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut value = None;
+    step(name, || {
+        value = Some(work()?);
+        Ok(())
+    })?;
+    value.context("the step made nothing")
+}
+
+/// One test at a time: they share a machine of few cores, and some measure time.
+fn test_command(site: &Site, kubectls: &[PathBuf], binary: &str, filters: &[String]) -> Command {
+    let mut test = command(&["cargo", "test", "--quiet", "--package", "kybern-e2e", "--test", binary, "--"]);
+    test.arg("--test-threads=1").args(filters);
+    let joined: Vec<String> = kubectls.iter().map(|k| k.display().to_string()).collect();
+    test.env("KYBERN_E2E_KUBECTLS", joined.join(":"))
+        .env("KYBERN_E2E_KUBECONFIG", site.data_dir().join("admin.kubeconfig"))
+        .env("KYBERN_E2E_NODE_NETNS", site.network.node_path())
+        .env("KYBERN_E2E_LAN_NETNS", site.network.lan_path())
+        .env("KYBERN_E2E_NODE_IP", network::NODE_IP)
+        .env("KYBERN_E2E_KYBERN", &site.kybern)
+        .env("KYBERN_E2E_DATA_DIR", site.data_dir())
+        .env("KYBERN_E2E_RUN_DIR", site.run_dir());
+    test
+}
+
+fn is_root() -> Result<bool> {
+    Ok(crate::process::output(&["id", "-u"])?.trim() == "0")
+}
+
+/// The release binary that the build step made.
+fn built_binary() -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let host = crate::process::output(&["rustc", "-vV"])?;
+    let host = host.lines().find_map(|l| l.strip_prefix("host: ")).context("rustc names no host")?.to_owned();
+    let path = target.join(host).join("release/kybern");
+    if !path.exists() {
+        bail!("the build left no {}", path.display());
+    }
+    Ok(path)
+}
+
+/// The official kubectl programs of this machine, oldest first: the one on the PATH, and versioned ones beside it.
+fn kubectls() -> Result<Vec<PathBuf>> {
+    let on_path = crate::process::output(&["sh", "-c", "command -v kubectl || true"])?;
+    if on_path.trim().is_empty() {
+        bail!("no kubectl on the PATH: the end-to-end tests drive the cluster with the official one; install it");
+    }
+    let real = fs::canonicalize(on_path.trim())?;
+    let mut versioned: Vec<(u32, PathBuf)> = fs::read_dir(real.parent().unwrap_or(Path::new("/")))?
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let minor = path.file_name()?.to_str()?.strip_prefix("kubectl.1.")?.parse().ok()?;
+            Some((minor, path))
+        })
+        .collect();
+    versioned.sort();
+    let found: Vec<PathBuf> =
+        if versioned.is_empty() { vec![real] } else { versioned.into_iter().map(|(_, p)| p).collect() };
+    println!("    kubectl: {} (oldest) … {} (newest)", found[0].display(), found[found.len() - 1].display());
+    Ok(found)
+}
