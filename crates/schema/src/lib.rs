@@ -1,6 +1,8 @@
 //! The compact shape table of every kind, and all that is driven by it.
 
 pub mod builtin;
+pub mod decode;
+pub mod duration;
 #[cfg(test)]
 mod fixture;
 pub mod patch;
@@ -8,3 +10,4 @@ pub mod table;
 pub mod types;
 
 pub use builtin::builtin;
+pub use decode::{DecodeError, Strictness, decode, decode_value, decode_yaml};

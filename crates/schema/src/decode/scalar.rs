@@ -1,0 +1,142 @@
+//! Scalars: Go's rules for what fits which type, and canonical notations.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kybern_apimachinery::Value;
+use kybern_apimachinery::quantity::Quantity;
+use kybern_apimachinery::time::{parse_rfc3339, to_rfc3339, to_rfc3339_micro};
+
+use crate::duration;
+use crate::types::{Schema, Type};
+
+pub(super) enum Problem {
+    /// What was found where another type belongs: `string`, `number 1.5`.
+    Type(String),
+    /// The whole error text for a string in a wrong notation.
+    Notation(String),
+}
+
+/// A bool, number or string as a value of a type.
+pub(super) fn read(ty: &Type, found: Value) -> Result<Value, Problem> {
+    match (ty, &found) {
+        (Type::Any | Type::RawExtension, _)
+        | (Type::Bool, Value::Bool(_))
+        | (Type::String, Value::String(_))
+        | (Type::IntOrString, Value::String(_)) => Ok(found),
+        (Type::Int32, Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(found),
+        (Type::Int64, Value::Number(n)) if n.is_i64() => Ok(found),
+        (Type::Int32 | Type::Int64, Value::Number(n)) => Err(Problem::Type(format!("number {n}"))),
+        (Type::IntOrString, Value::Number(n)) => match n.as_i64().map(i32::try_from) {
+            Some(Ok(_)) => Ok(found),
+            _ => Err(Problem::Notation(format!("json: cannot unmarshal number {n} into Go value of type int32"))),
+        },
+        (Type::IntOrString, _) => {
+            Err(Problem::Notation(format!("json: cannot unmarshal {} into Go value of type int32", name_of(&found))))
+        }
+        (Type::Double, Value::Number(_)) => Ok(canonical(ty, found)),
+        (Type::Quantity, Value::Number(n)) => quantity(&n.to_string()),
+        (Type::Quantity, Value::String(s)) => quantity(s.trim()),
+        (Type::Quantity, _) => quantity(&found.to_string()),
+        (Type::Bytes, Value::String(s)) => bytes(s),
+        (Type::Time, Value::String(s)) => match parse_rfc3339(s) {
+            Some(time) => Ok(to_rfc3339(time).into()),
+            None => Err(bad_time(s)),
+        },
+        (Type::MicroTime, Value::String(s)) => match parse_rfc3339(s) {
+            Some(time) => Ok(to_rfc3339_micro(time).into()),
+            None => Err(bad_time(s)),
+        },
+        (Type::Duration, Value::String(s)) => match duration::parse(s) {
+            Some(nanos) => Ok(duration::format(nanos).into()),
+            None => Err(Problem::Notation(format!("time: invalid duration {s:?}"))),
+        },
+        (Type::Time | Type::MicroTime | Type::Duration, _) => {
+            Err(Problem::Notation(format!("json: cannot unmarshal {} into Go value of type string", name_of(&found))))
+        }
+        _ => Err(Problem::Type(name_of(&found).to_owned())),
+    }
+}
+
+/// The canonical form of what needs no check: numbers of a float field without a needless fraction.
+pub(super) fn canonical(ty: &Type, found: Value) -> Value {
+    match (ty, found.as_f64()) {
+        #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
+        (Type::Double, Some(number)) if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
+            (number as i64).into()
+        }
+        _ => found,
+    }
+}
+
+fn name_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn quantity(text: &str) -> Result<Value, Problem> {
+    match Quantity::parse(text) {
+        Ok(quantity) => Ok(quantity.to_string().into()),
+        Err(problem) => Err(Problem::Notation(problem.to_owned())),
+    }
+}
+
+/// Go's base64 decoder skips line ends.
+fn bytes(text: &str) -> Result<Value, Problem> {
+    let wrapped = text.contains(['\n', '\r']);
+    let unwrapped: String;
+    let plain = if wrapped {
+        unwrapped = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
+        &unwrapped
+    } else {
+        text
+    };
+    match STANDARD.decode(plain) {
+        Ok(_) => Ok(plain.into()),
+        Err(error) => {
+            let at = match error {
+                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => plain.len() / 4 * 4,
+            };
+            Err(Problem::Notation(format!("illegal base64 data at input byte {at}")))
+        }
+    }
+}
+
+fn bad_time(text: &str) -> Problem {
+    let layout = "2006-01-02T15:04:05Z07:00";
+    Problem::Notation(format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))
+}
+
+/// Go's name of a type, as error texts have it: `int32`, `[]v1.Container`, `map[string]string`.
+pub(super) fn go_name(schema: &Schema, ty: &Type) -> String {
+    match ty {
+        Type::Bool => "bool".into(),
+        Type::Int32 => "int32".into(),
+        Type::Int64 => "int64".into(),
+        Type::Double => "float64".into(),
+        Type::String => "string".into(),
+        Type::Bytes => "[]uint8".into(),
+        Type::IntOrString => "intstr.IntOrString".into(),
+        Type::Quantity => "resource.Quantity".into(),
+        Type::Time => "v1.Time".into(),
+        Type::MicroTime => "v1.MicroTime".into(),
+        Type::Duration => "v1.Duration".into(),
+        Type::FieldsV1 => "v1.FieldsV1".into(),
+        Type::RawExtension => "runtime.RawExtension".into(),
+        Type::Any => "interface {}".into(),
+        Type::Struct(id) => {
+            let name = &schema.get(*id).name;
+            let package = name.rmatch_indices('.').nth(1).map_or(0, |(at, _)| at + 1);
+            name[package..].to_owned()
+        }
+        Type::List(list) => format!("[]{}", go_name(schema, &list.item)),
+        Type::Map(map) => format!("map[string]{}", go_name(schema, &map.value)),
+        Type::Either(either) => go_name(schema, &either.object),
+    }
+}
