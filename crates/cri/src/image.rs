@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::CriFuture;
 
 /// The image asked for, as the pod names it, and the runtime's own reference once known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ImageSpec {
     pub image: String,
     pub user_specified_image: String,
@@ -31,7 +31,7 @@ impl std::fmt::Debug for AuthConfig {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Image {
     /// The config digest, `sha256:…`.
     pub id: String,
@@ -45,7 +45,7 @@ pub struct Image {
     pub pinned: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FilesystemUsage {
     pub mountpoint: String,
     pub used_bytes: u64,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 pub type Labels = BTreeMap<String, String>;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Version {
     /// The kubelet's view of the API, `0.1.0`.
     pub version: String,
@@ -13,7 +13,7 @@ pub struct Version {
     pub runtime_api_version: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RuntimeCondition {
     /// `RuntimeReady` or `NetworkReady`.
     pub kind: String,
@@ -22,12 +22,12 @@ pub struct RuntimeCondition {
     pub message: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RuntimeStatus {
     pub conditions: Vec<RuntimeCondition>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct PodSandboxMetadata {
     pub name: String,
     pub uid: String,
@@ -36,14 +36,14 @@ pub struct PodSandboxMetadata {
     pub attempt: u32,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DnsConfig {
     pub servers: Vec<String>,
     pub searches: Vec<String>,
     pub options: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Protocol {
     #[default]
     Tcp,
@@ -51,7 +51,7 @@ pub enum Protocol {
     Sctp,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PortMapping {
     pub protocol: Protocol,
     pub container_port: u16,
@@ -60,7 +60,7 @@ pub struct PortMapping {
 }
 
 /// Whose namespace a container or sandbox uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum NamespaceMode {
     /// The sandbox's, shared by its containers.
     #[default]
@@ -71,14 +71,14 @@ pub enum NamespaceMode {
     Node,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct NamespaceOptions {
     pub network: NamespaceMode,
     pub pid: NamespaceMode,
     pub ipc: NamespaceMode,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SecurityProfile {
     #[default]
     RuntimeDefault,
@@ -87,7 +87,7 @@ pub enum SecurityProfile {
     Localhost(String),
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PodSandboxConfig {
     pub metadata: PodSandboxMetadata,
     pub hostname: String,
@@ -107,14 +107,14 @@ pub struct PodSandboxConfig {
     pub resources: LinuxContainerResources,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum PodSandboxState {
     Ready,
     #[default]
     NotReady,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PodSandbox {
     pub id: String,
     pub metadata: PodSandboxMetadata,
@@ -124,7 +124,7 @@ pub struct PodSandbox {
     pub annotations: Labels,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PodSandboxStatus {
     pub sandbox: PodSandbox,
     /// The pod's addresses, the primary one first; none for a host-network sandbox.
@@ -134,14 +134,14 @@ pub struct PodSandboxStatus {
     pub netns: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ContainerMetadata {
     pub name: String,
     /// Raised at each restart.
     pub attempt: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum MountPropagation {
     #[default]
     Private,
@@ -149,7 +149,7 @@ pub enum MountPropagation {
     Bidirectional,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Mount {
     pub container_path: String,
     pub host_path: String,
@@ -158,7 +158,7 @@ pub struct Mount {
     pub propagation: MountPropagation,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Device {
     pub container_path: String,
     pub host_path: String,
@@ -167,7 +167,7 @@ pub struct Device {
 }
 
 /// Zero means unset.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinuxContainerResources {
     /// Microseconds.
     pub cpu_period: i64,
@@ -181,14 +181,14 @@ pub struct LinuxContainerResources {
     pub cpuset_mems: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Capabilities {
     /// Names without `CAP_`; `ALL` is every one.
     pub add: Vec<String>,
     pub drop: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinuxContainerSecurityContext {
     pub capabilities: Capabilities,
     pub privileged: bool,
@@ -206,7 +206,7 @@ pub struct LinuxContainerSecurityContext {
     pub readonly_paths: Option<Vec<String>>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ContainerConfig {
     pub metadata: ContainerMetadata,
     pub image: crate::ImageSpec,
@@ -231,7 +231,7 @@ pub struct ContainerConfig {
     pub stop_signal: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ContainerState {
     Created,
     Running,
@@ -240,7 +240,7 @@ pub enum ContainerState {
     Unknown,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Container {
     pub id: String,
     pub pod_sandbox_id: String,
@@ -253,7 +253,7 @@ pub struct Container {
     pub annotations: Labels,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ContainerStatus {
     pub container: Container,
     pub started_at: i64,
@@ -268,14 +268,14 @@ pub struct ContainerStatus {
     pub gid: i64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ExecSyncResult {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
     pub exit_code: i32,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ContainerStats {
     pub container_id: String,
     pub pod_sandbox_id: String,
@@ -288,7 +288,7 @@ pub struct ContainerStats {
     pub timestamp: i64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ContainerEventType {
     Created,
     Started,
@@ -297,7 +297,7 @@ pub enum ContainerEventType {
 }
 
 /// Something happened to a container or (with an empty container id) to a sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ContainerEvent {
     pub kind: ContainerEventType,
     pub container_id: String,

@@ -1,8 +1,14 @@
 //! The Linux kernel's interfaces, and the only crate with `unsafe`.
+#![allow(unsafe_code)]
 
+pub mod capability;
+pub mod cgroup;
 pub mod conntrack;
+pub mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod process;
 pub mod rtnl;
+pub mod seccomp;
 pub mod sysctl;
