@@ -75,7 +75,7 @@ impl Cluster {
 
     /// The running server's process id, as its lock file has it.
     pub fn server_pid(&self) -> u32 {
-        let text = std::fs::read_to_string(self.data_dir.join("server.lock")).expect("a server has run");
+        let text = std::fs::read_to_string(self.data_dir.join("lock")).expect("a server has run");
         text.trim().parse().expect("the lock file holds a process id")
     }
 

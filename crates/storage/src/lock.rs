@@ -49,3 +49,29 @@ impl DirectoryLock {
         Ok(Self { _file: file })
     }
 }
+
+/// The process that holds `directory` now; `None` where nobody does.
+pub fn holder(directory: &Path) -> Option<u32> {
+    let mut file = File::open(directory.join("lock")).ok()?;
+    let Err(TryLockError::WouldBlock) = file.try_lock_shared() else { return None };
+    let mut pid = String::new();
+    file.read_to_string(&mut pid).ok()?;
+    pid.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_refused_and_told_who_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = DirectoryLock::take(directory.path()).unwrap();
+        assert_eq!(holder(directory.path()), Some(std::process::id()));
+        let refusal = DirectoryLock::take(directory.path()).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("process {}", std::process::id())), "{refusal}");
+        drop(held);
+        assert_eq!(holder(directory.path()), None);
+        DirectoryLock::take(directory.path()).unwrap();
+    }
+}
