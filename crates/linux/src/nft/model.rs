@@ -313,7 +313,7 @@ impl Datatype {
     }
 
     /// Length in bytes.
-    pub fn len(self) -> usize {
+    pub fn byte_len(self) -> usize {
         match self {
             Self::Integer | Self::Ipv4Addr | Self::Mark => 4,
             Self::Ipv6Addr => 16,
@@ -368,8 +368,8 @@ pub enum Element {
 /// The length of a key or value of these types: each padded to four bytes when there are several.
 pub fn key_len(types: &[Datatype]) -> usize {
     match types {
-        [one] => one.len(),
-        many => many.iter().map(|t| t.len().next_multiple_of(4)).sum(),
+        [one] => one.byte_len(),
+        many => many.iter().map(|t| t.byte_len().next_multiple_of(4)).sum(),
     }
 }
 

@@ -141,6 +141,13 @@ impl Rule {
         self.expr(Expr::FibDestinationType { dst: 0 }).eq(&FIB_TYPE_LOCAL.to_ne_bytes())
     }
 
+    /// `iifname != NAME`.
+    pub fn not_from_interface(self, name: &str) -> Self {
+        let mut data = name.as_bytes().to_vec();
+        data.resize(16, 0);
+        self.expr(Expr::Meta { key: MetaKey::InterfaceName, dst: 0 }).expr(Expr::Cmp { op: CmpOp::Neq, src: 0, data })
+    }
+
     /// `@SET` for the key loaded from register 0 on.
     pub fn in_set(self, set: impl Into<String>) -> Self {
         self.expr(Expr::Lookup { set: set.into(), src: 0, invert: false })

@@ -1,0 +1,69 @@
+//! Remembered attachments: `<cache dir>/results/<network>-<container>-<interface>`, as libcni keeps them, so that a deletion
+//! uses the configuration and result of the addition even when the configuration has changed or the process has restarted.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::CniError;
+use crate::config::NetworkConfig;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Attachment {
+    pub(crate) kind: String,
+    pub(crate) container_id: String,
+    pub(crate) if_name: String,
+    pub(crate) network_name: String,
+    pub(crate) cni_version: String,
+    pub(crate) plugins: Vec<Map<String, Value>>,
+    pub(crate) netns: PathBuf,
+    pub(crate) cni_args: Vec<(String, String)>,
+    pub(crate) capability_args: Map<String, Value>,
+    /// Absent until the whole chain has been added: what a crash in between leaves can still be deleted.
+    pub(crate) result: Option<Value>,
+}
+
+impl Attachment {
+    pub(crate) fn network(&self) -> NetworkConfig {
+        NetworkConfig {
+            name: self.network_name.clone(),
+            cni_version: self.cni_version.clone(),
+            disable_check: false,
+            plugins: self.plugins.clone(),
+        }
+    }
+
+    fn file(&self, dir: &Path) -> PathBuf {
+        dir.join("results").join(format!("{}-{}-{}", self.network_name, self.container_id, self.if_name))
+    }
+
+    pub(crate) fn save(&self, dir: &Path) -> Result<(), CniError> {
+        let file = self.file(dir);
+        let write = || -> io::Result<()> {
+            std::fs::create_dir_all(dir.join("results"))?;
+            let temporary = file.with_extension("tmp");
+            std::fs::write(&temporary, serde_json::to_vec(self)?)?;
+            std::fs::rename(&temporary, &file)
+        };
+        write().map_err(|cause| CniError::Io { what: "cannot save the CNI result", path: file.clone(), cause })
+    }
+
+    pub(crate) fn forget(&self, dir: &Path) -> Result<(), CniError> {
+        let path = self.file(dir);
+        match std::fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(CniError::Io { what: "cannot remove the CNI result", path, cause })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All remembered attachments that can be read.
+pub(crate) fn all(dir: &Path) -> Vec<Attachment> {
+    let Ok(entries) = std::fs::read_dir(dir.join("results")) else { return Vec::new() };
+    entries.filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.ok()?.path()).ok()?).ok()).collect()
+}
