@@ -9,6 +9,7 @@ use crate::table;
 use crate::types::{KindType, Schema, StructId};
 
 const TYPES: &str = include_str!("../table/v1.35.txt");
+const DEFAULTS: &str = include_str!("../table/defaults.txt");
 const RESOURCES: &str = include_str!("../table/resources-v1.35.txt");
 
 /// Every built-in kind and resource.
@@ -62,7 +63,8 @@ pub fn builtin() -> &'static Builtin {
 
 impl Builtin {
     fn parse(tables: &[&str]) -> Result<Self, table::TableError> {
-        let (schema, kinds) = table::parse(tables)?;
+        let (mut schema, kinds) = table::parse(tables)?;
+        table::parse_defaults(&mut schema, DEFAULTS)?;
         let by_gvk = kinds.iter().cloned().collect();
         Ok(Self { schema: Arc::new(schema), kinds, by_gvk, resources: parse_resources(RESOURCES)? })
     }

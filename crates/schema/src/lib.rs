@@ -2,6 +2,7 @@
 
 pub mod builtin;
 pub mod decode;
+pub mod defaults;
 pub mod duration;
 #[cfg(test)]
 mod fixture;
@@ -11,3 +12,4 @@ pub mod types;
 
 pub use builtin::builtin;
 pub use decode::{DecodeError, Strictness, decode, decode_value, decode_yaml};
+pub use defaults::apply_defaults;

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use kybern_apimachinery::Gvk;
 
 use crate::types::{
-    EitherType, Field, ListKind, ListType, MapType, PatchStrategy, Presence, ProtoTag, Schema, StructId, StructType,
-    Type,
+    DefaultCondition, DefaultRule, EitherType, Field, ListKind, ListType, MapType, PatchStrategy, Presence, ProtoTag,
+    Schema, StructId, StructType, Type,
 };
 
 /// A line that breaks the format. The table is compiled in, so this is a programming error.
@@ -68,6 +68,53 @@ pub fn parse(tables: &[&str]) -> Result<(Schema, Vec<(Gvk, StructId)>), TableErr
         schema.structs.push(StructType::new(name, fields, atomic, false));
     }
     Ok((schema, kinds))
+}
+
+/// Adds the rules of `table/defaults.txt`, whose format is described there.
+pub fn parse_defaults(schema: &mut Schema, text: &str) -> Result<(), TableError> {
+    let ids: HashMap<Arc<str>, usize> = schema.structs.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
+    for (line, text) in text.lines().enumerate().filter(|(_, l)| !l.is_empty() && !l.starts_with('#')) {
+        let failed = |problem: String| TableError { line: line + 1, problem };
+        let json = |text: &str| serde_json::from_str(text).map_err(|e| failed(format!("{text}: {e}")));
+        let words: Vec<&str> = text.split(' ').collect();
+        let [name, path, value, ref conditions @ ..] = words[..] else {
+            return Err(failed("a rule has a struct, a field and a value".into()));
+        };
+        let id = *ids.get(name).ok_or_else(|| failed(format!("no struct {name}")))?;
+        let path: Vec<Arc<str>> = path.split('.').map(Arc::from).collect();
+        let leaf = leaf(schema, &schema.structs[id], &path).ok_or_else(|| failed(format!("no field {path:?}")))?;
+        let mut rule = DefaultRule {
+            replaces_zero: matches!(leaf.presence, Presence::OmitEmpty | Presence::Always),
+            path,
+            value: json(value)?,
+            conditions: Vec::new(),
+        };
+        for pair in conditions.chunks(2) {
+            let [word, operand] = *pair else { return Err(failed("a condition has an operand".into())) };
+            let equation = || operand.split_once('=').ok_or_else(|| failed(format!("{operand} is no equation")));
+            rule.conditions.push(match word {
+                "when" => DefaultCondition::Equals(equation()?.0.into(), json(equation()?.1)?),
+                "unless" => DefaultCondition::Differs(equation()?.0.into(), json(equation()?.1)?),
+                "has" => DefaultCondition::Set(operand.into()),
+                "lacks" => DefaultCondition::Unset(operand.into()),
+                "only" => DefaultCondition::Only(operand.into()),
+                _ => return Err(failed(format!("unknown condition {word}"))),
+            });
+        }
+        schema.structs[id].defaults.push(rule);
+    }
+    Ok(())
+}
+
+/// The field at the end of a path of struct fields.
+fn leaf<'a>(schema: &'a Schema, shape: &'a StructType, path: &[Arc<str>]) -> Option<&'a Field> {
+    let (first, rest) = path.split_first()?;
+    let field = shape.field(first)?;
+    match (&field.ty, rest) {
+        (_, []) => Some(field),
+        (Type::Struct(id), rest) => leaf(schema, schema.get(*id), rest),
+        _ => None,
+    }
 }
 
 struct Parser<'a> {

@@ -48,6 +48,31 @@ pub struct StructType {
     pub preserve_unknown: bool,
     /// Indexes into `fields` of those that have a protobuf form, in the order of their tags.
     pub proto_order: Vec<u16>,
+    /// In the order in which they are applied; those that the fields declare come first.
+    pub defaults: Vec<DefaultRule>,
+}
+
+/// A default that depends on nothing outside its struct.
+#[derive(Debug)]
+pub struct DefaultRule {
+    /// A field, or a path through fields that must be set.
+    pub path: Vec<Arc<str>>,
+    pub value: Value,
+    /// Empty strings and lists and zeros count as unset: the field is no pointer.
+    pub replaces_zero: bool,
+    /// All must hold.
+    pub conditions: Vec<DefaultCondition>,
+}
+
+/// A condition on another field of the struct that a [`DefaultRule`] is for.
+#[derive(Debug)]
+pub enum DefaultCondition {
+    Equals(Arc<str>, Value),
+    Differs(Arc<str>, Value),
+    Set(Arc<str>),
+    Unset(Arc<str>),
+    /// No other field is set.
+    Only(Arc<str>),
 }
 
 impl StructType {
@@ -57,7 +82,13 @@ impl StructType {
         let mut proto_order: Vec<u16> =
             (0..).zip(&fields).filter(|(_, f)| f.proto != ProtoTag::NONE).map(|(i, _)| i).collect();
         proto_order.sort_by_key(|&i| fields[usize::from(i)].proto);
-        Self { name, fields, atomic, preserve_unknown, proto_order }
+        let declared = |f: &Field| {
+            let value = f.default.clone()?;
+            let replaces_zero = matches!(f.presence, Presence::OmitEmpty | Presence::Always);
+            Some(DefaultRule { path: vec![f.name.clone()], value, replaces_zero, conditions: Vec::new() })
+        };
+        let defaults = fields.iter().filter_map(declared).collect();
+        Self { name, fields, atomic, preserve_unknown, proto_order, defaults }
     }
 
     pub fn field(&self, json_name: &str) -> Option<&Field> {
