@@ -20,7 +20,12 @@ pub trait Strategy: Send + Sync + 'static {
     /// Defaults that the schema table cannot say, because they depend on other fields.
     fn default(&self, _object: &mut Value) {}
 
-    /// Drops what a creator may not set: by default, `status` where `keeps_status_on_create` is false.
+    /// Whether a creator may set `status`, as for nodes; else the server drops it where the kind has that subresource.
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
+    /// Drops what a creator may not set, and sets what the server owns, such as a first `status.phase`.
     fn prepare_for_create(&self, _ctx: &StrategyContext, _object: &mut Value) {}
 
     /// Takes over from `old` what an update may not change. By default `status` where the kind has a status subresource
@@ -65,6 +70,19 @@ pub trait Strategy: Send + Sync + 'static {
     /// deletes at once, too.
     fn graceful_deletion(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
         None
+    }
+
+    /// Called when an object's deletion begins but cannot end yet, such as to set a namespace's `status.phase`.
+    fn prepare_for_delete(&self, _object: &mut Value) {}
+
+    /// Whether something besides `metadata.finalizers` holds a deleted object, such as a namespace's `spec.finalizers`.
+    fn deletion_pending(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// Whether DELETE answers with the object instead of a `Status`, as upstream does for pods, services and some more.
+    fn returns_deleted_object(&self) -> bool {
+        false
     }
 
     /// Whether upstream orphans dependents by default when this kind is deleted with no propagation policy given.
