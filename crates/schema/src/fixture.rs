@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{Gvk, json};
 
-use crate::types::{Field, KindType, ListKind, ListType, MapType, Schema, StructId, StructType, Type};
+use crate::types::{Field, KindType, ListKind, ListType, MapType, Presence, Schema, StructId, StructType, Type};
 
 /// `Pod`, `Service`, `Deployment`, `ConfigMap` or `Widget` (a custom resource with every kind of list and map).
 pub(crate) fn kind(name: &str) -> KindType {
@@ -54,6 +54,12 @@ fn merged(mut field: Field, key: &str) -> Field {
     field
 }
 
+/// Marks a field as one that Go's encoders cannot leave out.
+fn always(mut field: Field) -> Field {
+    field.presence = Presence::Always;
+    field
+}
+
 impl Build {
     fn add(&mut self, name: &'static str, atomic: bool, fields: Vec<Field>) -> StructId {
         if let Some(id) = self.known.get(name) {
@@ -78,7 +84,7 @@ impl Build {
         meta.push(merged(field("finalizers", list(Type::String, ListKind::Set)), ""));
         let meta = self.add("ObjectMeta", false, meta);
         fields.extend(["apiVersion", "kind"].map(string));
-        fields.push(field("metadata", Type::Struct(meta)));
+        fields.push(always(field("metadata", Type::Struct(meta))));
         self.add(name, false, fields)
     }
 
@@ -102,7 +108,7 @@ impl Build {
             field("args", list(Type::String, ListKind::Atomic)),
             merged(field("ports", keyed(port, &["containerPort", "protocol"])), "containerPort"),
             merged(field("env", keyed(env, &["name"])), "name"),
-            field("resources", Type::Struct(resources)),
+            always(field("resources", Type::Struct(resources))),
         ];
         let container = self.add("Container", false, container);
         let empty_dir = self.add("EmptyDirVolumeSource", false, vec![string("medium")]);
@@ -117,7 +123,7 @@ impl Build {
         let mut volumes = merged(field("volumes", keyed(volume, &["name"])), "name");
         volumes.patch.retain_keys = true;
         let spec = vec![
-            merged(field("containers", keyed(container, &["name"])), "name"),
+            always(merged(field("containers", keyed(container, &["name"])), "name")),
             volumes,
             field("nodeSelector", map(Type::String, true)),
             field("tolerations", list(Type::Struct(toleration), ListKind::Atomic)),
@@ -132,32 +138,41 @@ impl Build {
         let condition = self.add("PodCondition", false, ["type", "status", "lastProbeTime"].map(string).into());
         let status = vec![string("phase"), merged(field("conditions", keyed(condition, &["type"])), "type")];
         let status = self.add("PodStatus", false, status);
-        self.object("Pod", vec![field("spec", Type::Struct(spec)), field("status", Type::Struct(status))])
+        self.object(
+            "Pod",
+            vec![always(field("spec", Type::Struct(spec))), always(field("status", Type::Struct(status)))],
+        )
     }
 
     fn deployment(&mut self) -> StructId {
         let pod_spec = self.pod_spec();
         let pod = self.pod();
         let meta = self.structs[pod.0 as usize].field("metadata").unwrap().ty.clone();
-        let template =
-            self.add("PodTemplateSpec", false, vec![field("metadata", meta), field("spec", Type::Struct(pod_spec))]);
+        let template = self.add(
+            "PodTemplateSpec",
+            false,
+            vec![always(field("metadata", meta)), always(field("spec", Type::Struct(pod_spec)))],
+        );
         let selector = self.add("LabelSelector", true, vec![field("matchLabels", map(Type::String, false))]);
         let rolling = vec![field("maxSurge", Type::IntOrString), field("maxUnavailable", Type::IntOrString)];
         let rolling = self.add("RollingUpdateDeployment", false, rolling);
         let strategy = vec![string("type"), field("rollingUpdate", Type::Struct(rolling))];
         let strategy = self.add("DeploymentStrategy", false, strategy);
-        let mut strategy = field("strategy", Type::Struct(strategy));
+        let mut strategy = always(field("strategy", Type::Struct(strategy)));
         strategy.patch.retain_keys = true;
         let spec = vec![
             field("replicas", Type::Int32),
             field("selector", Type::Struct(selector)),
-            field("template", Type::Struct(template)),
+            always(field("template", Type::Struct(template))),
             field("paused", Type::Bool),
             strategy,
         ];
         let spec = self.add("DeploymentSpec", false, spec);
         let status = self.add("DeploymentStatus", false, vec![field("replicas", Type::Int32), string("phase")]);
-        self.object("Deployment", vec![field("spec", Type::Struct(spec)), field("status", Type::Struct(status))])
+        self.object(
+            "Deployment",
+            vec![always(field("spec", Type::Struct(spec))), always(field("status", Type::Struct(status)))],
+        )
     }
 
     fn service(&mut self) -> StructId {
@@ -178,15 +193,14 @@ impl Build {
             field("externalIPs", list(Type::String, ListKind::Atomic)),
         ];
         let spec = self.add("ServiceSpec", false, spec);
-        self.object("Service", vec![field("spec", Type::Struct(spec))])
+        self.object("Service", vec![always(field("spec", Type::Struct(spec)))])
     }
 
     fn widget(&mut self) -> StructId {
         let part = vec![string("name"), field("size", Type::Int64), field("tags", list(Type::String, ListKind::Set))];
         let part = self.add("Part", false, part);
         let sealed = self.add("Sealed", true, vec![string("a"), string("b")]);
-        let mut free = StructType::new(Arc::from("Free"), vec![string("known")], false, true);
-        free.preserve_unknown = true;
+        let free = StructType::new(Arc::from("Free"), vec![string("known")], false, true);
         let free_id = StructId(u32::try_from(self.structs.len()).unwrap());
         self.structs.push(free);
         let spec = vec![

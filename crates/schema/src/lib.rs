@@ -1,5 +1,6 @@
 //! The compact shape table of every kind, and all that is driven by it.
 
+pub mod apply;
 pub mod builtin;
 pub mod decode;
 pub mod defaults;
