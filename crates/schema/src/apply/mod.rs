@@ -17,7 +17,6 @@ mod shape;
 #[cfg(test)]
 mod tests;
 mod validate;
-mod zero;
 
 use kybern_apimachinery::{ApiError, Reason, Value, json, object};
 
@@ -26,7 +25,8 @@ pub use owners::Conflict;
 pub use path::PathElement;
 pub use set::FieldSet;
 
-use crate::types::KindType;
+use crate::decode::presence;
+use crate::types::{KindType, Type};
 
 /// The manager that owns everything in an object that had no managed fields when it was first applied to.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -131,9 +131,15 @@ pub fn track_update(ctx: &Context<'_>, old: Option<&Value>, new: &mut Value) {
         // An object that nobody tracks stays so until it is applied.
         Some(_) if managed.0.is_empty() => {}
         Some(old) => owners::update(ctx, old, new, &mut managed, ctx.manager),
-        None => owners::update(ctx, &zero::zero(ctx.kind), new, &mut managed, ctx.manager),
+        None => owners::update(ctx, &zero(ctx.kind), new, &mut managed, ctx.manager),
     }
     managed.store(new);
+}
+
+/// What Go writes for an object with nothing set. A create is compared with it, so that the creator owns no struct that is
+/// always there.
+fn zero(kind: &KindType) -> Value {
+    presence::zero(&kind.schema, &Type::Struct(kind.root))
 }
 
 fn is_blank(entry: &Value) -> bool {
@@ -163,7 +169,7 @@ pub fn apply_patch(ctx: &Context<'_>, live: Option<&Value>, config: &Value, forc
     let base = live.unwrap_or(&empty);
     let mut managed = ManagedFields::of(base).map_err(ApplyError::ManagedFields)?;
     if let (Some(live), true) = (live, managed.0.is_empty()) {
-        owners::update(ctx, &zero::zero(kind), live, &mut managed, BEFORE_FIRST_APPLY);
+        owners::update(ctx, &zero(kind), live, &mut managed, BEFORE_FIRST_APPLY);
     }
     let mut new = match owners::apply(ctx, base, config, &mut managed, force) {
         Ok(new) => new,
