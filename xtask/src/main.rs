@@ -1,7 +1,9 @@
 //! Project automation: `cargo xtask <task>`.
 
+mod bench;
 mod ci;
 mod e2e;
+mod network;
 mod process;
 mod schema;
 mod tidy;
@@ -15,6 +17,7 @@ usage: cargo xtask <task>
   ci      format, clippy, tidy, unit and property tests, codec fixtures, simulator (needs no root)
   schema  writes crates/schema's table from published API facts: --facts DIR --go DIR
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
+  bench   [apiserver|scheduler|cluster]: figures against the budgets (needs root)
   tidy    layering, file sizes, banned words
 ";
 
@@ -24,6 +27,7 @@ fn main() -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(rest),
+        Some("bench") => bench::run_parts(rest),
         Some("e2e") => e2e::run_all(rest),
         Some("test") => ci::run(&[]).and_then(|()| e2e::run_all(&[])),
         Some("schema") => schema::run(rest),

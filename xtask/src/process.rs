@@ -41,6 +41,18 @@ pub(crate) fn output(words: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// A release binary that a build has made.
+pub(crate) fn release_binary(name: &str) -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let host = output(&["rustc", "-vV"])?;
+    let host = host.lines().find_map(|l| l.strip_prefix("host: ")).context("rustc names no host")?.to_owned();
+    let path = target.join(host).join("release").join(name);
+    if !path.exists() {
+        bail!("the build left no {}", path.display());
+    }
+    Ok(path)
+}
+
 /// Runs a named step and prints how long it took.
 pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     println!("==> {name}");

@@ -30,6 +30,7 @@ const LAYERS: &[&str] = &[
     "kybern-kubelet",
     "kybern",
     "kybern-testkit",
+    "kybern-bench",
     "kybern-e2e",
     "xtask",
 ];

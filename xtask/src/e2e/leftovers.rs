@@ -26,7 +26,7 @@ pub(super) fn check(folder: &Path) -> Result<()> {
             left.push(format!("cgroup: {}", path.display()));
         }
     }
-    let node = ["nsenter", "--net=/run/netns/kybern-e2e-node", "--"];
+    let node = ["nsenter", "--net=/run/netns/kybern-test-node", "--"];
     let links = output(&[&node[..], &["ip", "-o", "link"]].concat())?;
     left.extend(links.lines().filter(|l| !l.contains(" lo:") && !l.contains(" eth0")).map(|l| format!("link: {l}")));
     let tables = output(&[&node[..], &["nft", "list", "tables"]].concat())?;

@@ -3,7 +3,6 @@
 
 mod images;
 mod leftovers;
-mod network;
 mod packages;
 mod registry;
 
@@ -13,8 +12,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{command, root, run, run_command, step};
-use network::Network;
+use crate::network::{self, Network};
+use crate::process::{command, release_binary, run, run_command, step};
 
 /// Where the end-to-end cluster keeps its things.
 struct Site {
@@ -59,7 +58,7 @@ pub(crate) fn run_all(filters: &[String]) -> Result<()> {
     let kubectls = kubectls()?;
     step("build", || run(&["cargo", "build", "--release", "--package", "kybern"]))?;
     let folder = PathBuf::from("/tmp/kybern-e2e");
-    let site = Site { kybern: built_binary()?, network: Network::new(), folder };
+    let site = Site { kybern: release_binary("kybern")?, network: Network::new(), folder };
     // What a broken run may have left.
     site.down().context("cannot remove the cluster of an earlier run")?;
     let _ = fs::remove_dir_all(&site.folder);
@@ -113,18 +112,6 @@ fn test_command(site: &Site, kubectls: &[PathBuf], binary: &str, filters: &[Stri
 
 fn is_root() -> Result<bool> {
     Ok(crate::process::output(&["id", "-u"])?.trim() == "0")
-}
-
-/// The release binary that the build step made.
-fn built_binary() -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let host = crate::process::output(&["rustc", "-vV"])?;
-    let host = host.lines().find_map(|l| l.strip_prefix("host: ")).context("rustc names no host")?.to_owned();
-    let path = target.join(host).join("release/kybern");
-    if !path.exists() {
-        bail!("the build left no {}", path.display());
-    }
-    Ok(path)
 }
 
 /// The official kubectl programs of this machine, oldest first: the one on the PATH, and versioned ones beside it.

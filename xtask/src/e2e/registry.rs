@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::images::{self, Built};
-use super::network::Network;
+
+use crate::network::Network;
 use crate::process::output;
 
 /// The node's `registries.yaml`: Docker Hub's names come from the open registry.

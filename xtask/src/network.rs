@@ -9,19 +9,19 @@ use anyhow::Result;
 use crate::process::run;
 
 /// Addresses for documentation (RFC 5737).
-pub(super) const NODE_IP: &str = "192.0.2.10";
+pub(crate) const NODE_IP: &str = "192.0.2.10";
 const LAN_IP: &str = "192.0.2.1";
-const NODE: &str = "kybern-e2e-node";
-const LAN: &str = "kybern-e2e-lan";
+const NODE: &str = "kybern-test-node";
+const LAN: &str = "kybern-test-lan";
 
-pub(super) struct Network;
+pub(crate) struct Network;
 
 impl Network {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self
     }
 
-    pub(super) fn create(&self) -> Result<()> {
+    pub(crate) fn create(&self) -> Result<()> {
         self.remove();
         run(&["ip", "netns", "add", NODE])?;
         run(&["ip", "netns", "add", LAN])?;
@@ -35,22 +35,22 @@ impl Network {
     }
 
     /// Removes what is there of it.
-    pub(super) fn remove(&self) {
+    pub(crate) fn remove(&self) {
         for namespace in [NODE, LAN] {
             let _ = Command::new("ip").args(["netns", "delete", namespace]).stderr(Stdio::null()).status();
         }
     }
 
-    pub(super) fn node_path(&self) -> PathBuf {
+    pub(crate) fn node_path(&self) -> PathBuf {
         Path::new("/run/netns").join(NODE)
     }
 
-    pub(super) fn lan_path(&self) -> PathBuf {
+    pub(crate) fn lan_path(&self) -> PathBuf {
         Path::new("/run/netns").join(LAN)
     }
 
     /// A program on the node's network. Before the namespace exists, one without network at all.
-    pub(super) fn on_node(&self, program: &Path) -> Command {
+    pub(crate) fn on_node(&self, program: &Path) -> Command {
         // `nsenter`, not `ip netns exec`: the latter hides the cgroup file systems.
         let mut command = if self.node_path().exists() {
             let mut nsenter = Command::new("nsenter");

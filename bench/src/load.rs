@@ -1,0 +1,66 @@
+//! Load from `wrk` (Debian), a client that costs little beside the server it measures.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::server::{PORT, TOKEN};
+
+/// One run's outcome.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) requests_per_second: f64,
+    pub(crate) megabytes_per_second: f64,
+    /// Milliseconds.
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+/// Loads one path for some seconds. `script` is a wrk script that changes the request.
+pub(crate) fn run(path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
+    let mut wrk = Command::new("wrk");
+    wrk.args(["--threads=1", &format!("--connections={connections}"), &format!("--duration={seconds}s"), "--latency"]);
+    wrk.args(["--timeout=30s", "--header", &format!("Authorization: Bearer {TOKEN}")]);
+    if let Some(script) = script {
+        wrk.arg("--script").arg(script);
+    }
+    wrk.arg(format!("https://127.0.0.1:{PORT}{path}")).stdin(Stdio::null());
+    let output = wrk.output().context("cannot start wrk; it is in Debian's package wrk")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("wrk failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    if let Some(errors) = text.lines().find(|l| l.contains("Non-2xx") || l.contains("Socket errors")) {
+        bail!("{path} under load: {}", errors.trim());
+    }
+    let field = |label: &str| {
+        let line = text.lines().find_map(|l| l.trim().strip_prefix(label));
+        line.map(|l| l.trim().to_owned()).with_context(|| format!("wrk printed no {label:?}:\n{text}"))
+    };
+    Ok(Outcome {
+        requests_per_second: field("Requests/sec:")?.parse()?,
+        megabytes_per_second: size(&field("Transfer/sec:")?)? / 1e6,
+        p50: milliseconds(&field("50%")?)?,
+        p99: milliseconds(&field("99%")?)?,
+    })
+}
+
+/// wrk's `1.50MB`, in bytes.
+fn size(text: &str) -> Result<f64> {
+    scaled(text, &[("KB", 1024.0), ("MB", 1024.0 * 1024.0), ("GB", 1024.0 * 1024.0 * 1024.0), ("B", 1.0)])
+}
+
+/// wrk's `1.50ms`, `20.00us`, `1.20s`.
+fn milliseconds(text: &str) -> Result<f64> {
+    scaled(text, &[("us", 0.001), ("ms", 1.0), ("s", 1000.0), ("m", 60_000.0)])
+}
+
+fn scaled(text: &str, units: &[(&str, f64)]) -> Result<f64> {
+    for (unit, factor) in units {
+        if let Some(number) = text.strip_suffix(unit).and_then(|n| n.parse::<f64>().ok()) {
+            return Ok(number * factor);
+        }
+    }
+    bail!("{text:?} is no figure of wrk")
+}

@@ -1,0 +1,44 @@
+//! Measures Kybern against its budgets and prints a table. Run through `cargo xtask bench`, which builds what is measured and
+//! makes the network namespace for it.
+//!
+//! `kybern-bench apiserver KYBERN FOLDER` measures `kybern kube-apiserver` alone; `kybern-bench scheduler KYBERN FOLDER` the
+//! scheduler on fake nodes; `kybern-bench cluster KYBERN FOLDER` a whole one-node cluster.
+
+mod apiserver;
+mod cluster;
+mod load;
+mod memory;
+mod report;
+mod scheduler;
+mod server;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+/// What every measurement is given.
+pub(crate) struct Site {
+    /// The release binary.
+    pub(crate) kybern: PathBuf,
+    /// For data; made anew for each measurement.
+    pub(crate) folder: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let mut next =
+        |what: &str| arguments.next().with_context(|| format!("usage: kybern-bench PART KYBERN FOLDER: no {what}"));
+    let part = next("PART")?;
+    let site = Site { kybern: next("KYBERN")?.into(), folder: next("FOLDER")?.into() };
+    let _ = std::fs::remove_dir_all(&site.folder);
+    std::fs::create_dir_all(&site.folder)?;
+    let report = match part.as_str() {
+        "apiserver" => apiserver::measure(&site).await?,
+        "scheduler" => scheduler::measure(&site).await?,
+        "cluster" => cluster::measure(&site).await?,
+        other => bail!("no part {other:?}: apiserver, scheduler or cluster"),
+    };
+    print!("{report}");
+    Ok(())
+}
