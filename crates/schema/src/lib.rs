@@ -8,6 +8,7 @@ pub mod duration;
 #[cfg(test)]
 mod fixture;
 pub mod patch;
+pub mod proto;
 pub mod table;
 pub mod types;
 

@@ -23,6 +23,8 @@ use crate::types::{KindType, Type};
 use walk::{Node, Place};
 
 pub use presence::zero;
+pub(crate) use presence::{fill, omits};
+pub(crate) use scalar::canonical;
 pub use yaml::{documents as yaml_documents, to_value as yaml_to_value};
 
 /// What to do about unknown and duplicate fields: the request's `fieldValidation`.

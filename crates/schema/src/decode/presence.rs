@@ -30,7 +30,7 @@ pub fn zero(schema: &Schema, ty: &Type) -> Value {
 }
 
 /// Adds the fields that are written even when they are not set.
-pub(super) fn fill(schema: &Schema, shape: &StructType, object: &mut Map<String, Value>) {
+pub(crate) fn fill(schema: &Schema, shape: &StructType, object: &mut Map<String, Value>) {
     for field in &shape.fields {
         if !matches!(field.presence, Presence::Always | Presence::NullPointer)
             || object.contains_key(field.name.as_ref())
@@ -43,7 +43,7 @@ pub(super) fn fill(schema: &Schema, shape: &StructType, object: &mut Map<String,
 }
 
 /// Whether a set value is left out all the same.
-pub(super) fn omits(schema: &Schema, field: &Field, value: &Value) -> bool {
+pub(crate) fn omits(schema: &Schema, field: &Field, value: &Value) -> bool {
     field.presence == Presence::OmitEmpty
         && match value {
             Value::Null => true,

@@ -58,7 +58,7 @@ pub(super) fn read(ty: &Type, found: Value) -> Result<Value, Problem> {
 }
 
 /// The canonical form of what needs no check: numbers of a float field without a needless fraction.
-pub(super) fn canonical(ty: &Type, found: Value) -> Value {
+pub(crate) fn canonical(ty: &Type, found: Value) -> Value {
     match (ty, found.as_f64()) {
         #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
         (Type::Double, Some(number)) if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {

@@ -1,0 +1,128 @@
+//! The protobuf form of the API: a transcoder between trees and messages, driven by the shape table.
+//!
+//! A body is the four bytes `k8s\0` and a `runtime.Unknown` message, whose `raw` field holds the object's message.
+//! Field order and presence are those of upstream's generated code, byte for byte: what is no pointer is written even
+//! when it is zero.
+
+mod decode;
+mod encode;
+mod wire;
+
+use kybern_apimachinery::{GroupVersion, Gvk, Value};
+
+use crate::types::{KindType, StructType};
+
+pub use wire::ProtoError;
+
+/// The media type of bodies in this form.
+pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+
+const MAGIC: &[u8] = b"k8s\0";
+
+/// The envelope of a body, and the message in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Envelope<'a> {
+    pub api_version: &'a str,
+    pub kind: &'a str,
+    /// The object's message, or what `content_type` says it is.
+    pub raw: &'a [u8],
+    /// Empty for protobuf.
+    pub content_type: &'a str,
+}
+
+impl<'a> Envelope<'a> {
+    /// Opens a body.
+    pub fn open(body: &'a [u8]) -> Result<Self, ProtoError> {
+        let message = body.strip_prefix(MAGIC).ok_or(ProtoError::NoMagic)?;
+        let mut envelope = Self { api_version: "", kind: "", raw: &[], content_type: "" };
+        for field in wire::fields(message) {
+            match field? {
+                (1, wire::Item::Bytes(type_meta)) => {
+                    for field in wire::fields(type_meta) {
+                        match field? {
+                            (1, wire::Item::Bytes(text)) => envelope.api_version = wire::text(text)?,
+                            (2, wire::Item::Bytes(text)) => envelope.kind = wire::text(text)?,
+                            _ => {}
+                        }
+                    }
+                }
+                (2, wire::Item::Bytes(raw)) => envelope.raw = raw,
+                (4, wire::Item::Bytes(text)) => envelope.content_type = wire::text(text)?,
+                _ => {}
+            }
+        }
+        Ok(envelope)
+    }
+
+    /// The kind that the envelope names; `None` where it names none.
+    pub fn gvk(&self) -> Option<Gvk> {
+        let GroupVersion { group, version } = GroupVersion::parse(self.api_version)?;
+        (!self.kind.is_empty()).then(|| Gvk::new(group, version, self.kind))
+    }
+}
+
+/// Puts an encoded message of a kind into an envelope.
+pub fn enclose(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut out = wire::Reversed::default();
+    // Upstream writes the empty content encoding and type.
+    out.bytes_field(4, b"");
+    out.bytes_field(3, b"");
+    out.bytes_field(2, message);
+    let end = out.len();
+    out.bytes_field(2, kind.as_bytes());
+    out.bytes_field(1, api_version.as_bytes());
+    out.close_field(1, end);
+    out.raw(MAGIC);
+    out.finish()
+}
+
+/// Whether the kind has a protobuf form: `Table` and custom resources have none.
+pub fn has_form(kind: &KindType) -> bool {
+    let root: &StructType = kind.root();
+    !root.proto_order.is_empty()
+}
+
+/// The body of an object: envelope and message. `apiVersion` and `kind` are the object's own, else the kind's.
+pub fn encode(kind: &KindType, object: &Value) -> Result<Vec<u8>, ProtoError> {
+    let message = encode_message(kind, object)?;
+    // A watch event has no type of its own.
+    if kind.root().field("kind").is_none() {
+        return Ok(enclose("", "", &message));
+    }
+    let text = |key: &str| object.get(key).and_then(Value::as_str).filter(|s| !s.is_empty());
+    let own = kind.gvk.api_version();
+    Ok(enclose(text("apiVersion").unwrap_or(&own), text("kind").unwrap_or(&kind.gvk.kind), &message))
+}
+
+/// The object's message alone.
+pub fn encode_message(kind: &KindType, object: &Value) -> Result<Vec<u8>, ProtoError> {
+    if !has_form(kind) {
+        return Err(ProtoError::NoForm(kind.gvk.to_string()));
+    }
+    encode::message(&kind.schema, kind.root(), object)
+}
+
+/// Decodes a body of a kind.
+pub fn decode(kind: &KindType, body: &[u8]) -> Result<Value, ProtoError> {
+    let envelope = Envelope::open(body)?;
+    let mut object = decode_message(kind, envelope.raw)?;
+    if let Some(map) = object.as_object_mut() {
+        let own = kind.gvk.api_version();
+        for (key, named, own) in
+            [("apiVersion", envelope.api_version, own.as_str()), ("kind", envelope.kind, kind.gvk.kind.as_str())]
+        {
+            if kind.root().field(key).is_some() {
+                map.insert(key.to_owned(), if named.is_empty() { own } else { named }.into());
+            }
+        }
+    }
+    Ok(object)
+}
+
+/// Decodes a message without an envelope; the answer has no `apiVersion` and `kind`.
+pub fn decode_message(kind: &KindType, message: &[u8]) -> Result<Value, ProtoError> {
+    if !has_form(kind) {
+        return Err(ProtoError::NoForm(kind.gvk.to_string()));
+    }
+    decode::message(&kind.schema, kind.root(), message)
+}

@@ -1,0 +1,181 @@
+//! Protobuf's wire format: reading fields, and writing them back to front so that no length is computed twice.
+
+/// Why a body is not a protobuf message of its kind.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum ProtoError {
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
+    NoMagic,
+    #[error("unexpected EOF")]
+    Truncated,
+    #[error("proto: varint overflow")]
+    Overflow,
+    #[error("proto: illegal wireType {0}")]
+    WireType(u64),
+    #[error("proto: string field holds invalid UTF-8")]
+    Utf8,
+    #[error("proto: wrong wire type for field {0}")]
+    Mismatch(String),
+    #[error("proto: messages are nested too deeply")]
+    Depth,
+    #[error("{0} does not support the protobuf encoding")]
+    NoForm(String),
+    #[error("field {field}: {problem}")]
+    Value { field: String, problem: String },
+}
+
+/// A field's payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Item<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Fixed32(u32),
+    Bytes(&'a [u8]),
+}
+
+/// The numbers and payloads of a message's fields.
+pub(super) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u32, Item<'_>), ProtoError>> {
+    std::iter::from_fn(move || {
+        (!rest.is_empty()).then(|| {
+            let field = field(&mut rest);
+            if field.is_err() {
+                rest = &[];
+            }
+            field
+        })
+    })
+}
+
+fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, Item<'a>), ProtoError> {
+    let tag = varint(rest)?;
+    let number = u32::try_from(tag >> 3).map_err(|_| ProtoError::Overflow)?;
+    let item = match tag & 7 {
+        0 => Item::Varint(varint(rest)?),
+        1 => Item::Fixed64(u64::from_le_bytes(array(rest)?)),
+        2 => {
+            let length = usize::try_from(varint(rest)?).map_err(|_| ProtoError::Truncated)?;
+            let (bytes, after) = rest.split_at_checked(length).ok_or(ProtoError::Truncated)?;
+            *rest = after;
+            Item::Bytes(bytes)
+        }
+        5 => Item::Fixed32(u32::from_le_bytes(array(rest)?)),
+        other => return Err(ProtoError::WireType(other)),
+    };
+    Ok((number, item))
+}
+
+fn array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], ProtoError> {
+    let (bytes, after) = rest.split_first_chunk().ok_or(ProtoError::Truncated)?;
+    *rest = after;
+    Ok(*bytes)
+}
+
+pub(super) fn varint(rest: &mut &[u8]) -> Result<u64, ProtoError> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, after) = rest.split_first().ok_or(ProtoError::Truncated)?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok(value);
+        }
+    }
+    Err(ProtoError::Overflow)
+}
+
+pub(super) fn text(bytes: &[u8]) -> Result<&str, ProtoError> {
+    std::str::from_utf8(bytes).map_err(|_| ProtoError::Utf8)
+}
+
+/// A message written from its end to its start: when a field is closed, its length is known.
+#[derive(Default)]
+pub(super) struct Reversed(Vec<u8>);
+
+impl Reversed {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes.iter().rev());
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        let mut bytes = [0; 10];
+        let mut length = 0;
+        loop {
+            bytes[length] = (value & 0x7f) as u8;
+            value >>= 7;
+            if value == 0 {
+                break;
+            }
+            bytes[length] |= 0x80;
+            length += 1;
+        }
+        self.raw(&bytes[..=length]);
+    }
+
+    fn tag(&mut self, number: u32, wire_type: u64) {
+        self.varint(u64::from(number) << 3 | wire_type);
+    }
+
+    pub(super) fn varint_field(&mut self, number: u32, value: u64) {
+        self.varint(value);
+        self.tag(number, 0);
+    }
+
+    pub(super) fn double_field(&mut self, number: u32, value: f64) {
+        self.raw(&value.to_le_bytes());
+        self.tag(number, 1);
+    }
+
+    pub(super) fn bytes_field(&mut self, number: u32, bytes: &[u8]) {
+        let end = self.len();
+        self.raw(bytes);
+        self.close_field(number, end);
+    }
+
+    /// Writes length and tag before what was written since `end` was the length.
+    pub(super) fn close_field(&mut self, number: u32, end: usize) {
+        self.varint((self.len() - end) as u64);
+        self.tag(number, 2);
+    }
+
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.0.reverse();
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut out = Reversed::default();
+        out.double_field(1000, 1.5);
+        out.bytes_field(3, b"abc");
+        let end = out.len();
+        out.varint_field(1, u64::MAX);
+        out.varint_field(1, 300);
+        out.close_field(2, end);
+        let bytes = out.finish();
+        let read: Vec<_> = fields(&bytes).map(Result::unwrap).collect();
+        assert!(matches!(read[..], [(2, Item::Bytes(_)), (3, Item::Bytes(b"abc")), (1000, Item::Fixed64(_))]));
+        let Item::Bytes(inner) = read[0].1 else { unreachable!() };
+        let inner: Vec<_> = fields(inner).map(Result::unwrap).collect();
+        assert!(matches!(inner[..], [(1, Item::Varint(300)), (1, Item::Varint(u64::MAX))]));
+    }
+
+    #[test]
+    fn broken_messages_are_refused() {
+        for (bytes, expect) in [
+            (&b"\x0a\x05ab"[..], ProtoError::Truncated),
+            (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", ProtoError::Overflow),
+            (b"\x0b", ProtoError::WireType(3)),
+            (b"\x09\x00", ProtoError::Truncated),
+        ] {
+            assert_eq!(fields(bytes).find_map(Result::err), Some(expect), "{bytes:?}");
+        }
+    }
+}
