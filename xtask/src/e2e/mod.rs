@@ -56,9 +56,9 @@ pub(crate) fn run_all(filters: &[String]) -> Result<()> {
     }
     step("packages", packages::ensure)?;
     let kubectls = kubectls()?;
-    step("build", || run(&["cargo", "build", "--release", "--package", "kybern"]))?;
+    let kybern = step_value("build", build)?;
     let folder = PathBuf::from("/tmp/kybern-e2e");
-    let site = Site { kybern: release_binary("kybern")?, network: Network::new(), folder };
+    let site = Site { kybern, network: Network::new(), folder };
     // What a broken run may have left.
     site.down().context("cannot remove the cluster of an earlier run")?;
     let _ = fs::remove_dir_all(&site.folder);
@@ -85,6 +85,15 @@ fn run_in(site: &Site, kubectls: &[PathBuf], filters: &[String]) -> Result<()> {
     outcome
 }
 
+/// Builds what is tested, unless `KYBERN_BINARY` names it.
+fn build() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("KYBERN_BINARY") {
+        return Ok(path.into());
+    }
+    run(&["cargo", "build", "--release", "--package", "kybern"])?;
+    release_binary("kybern")
+}
+
 fn step_value<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let mut value = None;
     step(name, || {
@@ -97,7 +106,7 @@ fn step_value<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// One test at a time: they share a machine of few cores, and some measure time.
 fn test_command(site: &Site, kubectls: &[PathBuf], binary: &str, filters: &[String]) -> Command {
     let mut test = command(&["cargo", "test", "--quiet", "--package", "kybern-e2e", "--test", binary, "--"]);
-    test.arg("--test-threads=1").args(filters);
+    test.arg("--test-threads=1").args(filters).env("RUST_BACKTRACE", "0");
     let joined: Vec<String> = kubectls.iter().map(|k| k.display().to_string()).collect();
     test.env("KYBERN_E2E_KUBECTLS", joined.join(":"))
         .env("KYBERN_E2E_KUBECONFIG", site.data_dir().join("admin.kubeconfig"))
