@@ -11,6 +11,7 @@ use crate::process::{output, root};
 /// The crates, lowest layer first. A crate may depend only on crates before it.
 const LAYERS: &[&str] = &[
     "kybern-apimachinery",
+    "kybern-component-base",
     "kybern-schema",
     "kybern-storage",
     "kybern-apiserver",

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::encode::{
-    DATA_VERDICT, FIB_F_DADDR, FIB_RESULT_ADDRTYPE, MASQUERADE_FULLY_RANDOM, UDATA_COMMENT, meta_number, set_flags,
+    DATA_VERDICT, FIB_F_DADDR, FIB_F_SADDR, FIB_RESULT_ADDRTYPE, MASQUERADE_FULLY_RANDOM, UDATA_COMMENT, meta_number,
+    set_flags,
 };
 use super::model::*;
 use crate::netlink::Attributes;
@@ -157,9 +158,14 @@ fn parse_expr(name: &str, d: Attributes<'_>, anonymous: &BTreeMap<String, Set>) 
             },
             dst: reg(1)?,
         },
-        "fib" if d.find_be32(2)? == FIB_RESULT_ADDRTYPE && d.find_be32(3)? == FIB_F_DADDR => {
-            Expr::FibDestinationType { dst: reg(1)? }
-        }
+        "fib" if d.find_be32(2)? == FIB_RESULT_ADDRTYPE => Expr::FibType {
+            of: match d.find_be32(3)? {
+                FIB_F_SADDR => FibAddress::Source,
+                FIB_F_DADDR => FibAddress::Destination,
+                _ => return None,
+            },
+            dst: reg(1)?,
+        },
         "bitwise" => Expr::Bitwise { src: reg(1)?, dst: reg(2)?, mask: data(4)?, xor: data(5)? },
         "cmp" => Expr::Cmp {
             op: match d.find_be32(2)? {

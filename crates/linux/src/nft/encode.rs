@@ -37,6 +37,7 @@ pub(super) mod set_flags {
 pub(super) const DATA_VERDICT: u32 = 0xffff_ff00;
 pub(super) const MASQUERADE_FULLY_RANDOM: u32 = 1 << 4;
 pub(super) const FIB_RESULT_ADDRTYPE: u32 = 3;
+pub(super) const FIB_F_SADDR: u32 = 1;
 pub(super) const FIB_F_DADDR: u32 = 2;
 const NG_RANDOM: u32 = 1;
 const BATCH_BEGIN: u16 = 0x10;
@@ -335,7 +336,7 @@ fn expr_name(expr: &Expr) -> &str {
         Expr::Payload { .. } => "payload",
         Expr::Meta { .. } | Expr::SetMeta { .. } => "meta",
         Expr::Ct { .. } => "ct",
-        Expr::FibDestinationType { .. } => "fib",
+        Expr::FibType { .. } => "fib",
         Expr::Bitwise { .. } => "bitwise",
         Expr::Cmp { .. } => "cmp",
         Expr::Lookup { .. } | Expr::Vmap { .. } | Expr::Map { .. } => "lookup",
@@ -378,8 +379,8 @@ fn write_expr_data(b: &mut Buffer, family: Family, expr: &Expr, set_id: Option<u
             b.attr_be32(2, if *key == CtKey::State { 0 } else { 2 });
             reg(b, 1, *dst);
         }
-        Expr::FibDestinationType { dst } => {
-            b.attr_be32(3, FIB_F_DADDR);
+        Expr::FibType { of, dst } => {
+            b.attr_be32(3, if *of == FibAddress::Source { FIB_F_SADDR } else { FIB_F_DADDR });
             b.attr_be32(2, FIB_RESULT_ADDRTYPE);
             reg(b, 1, *dst);
         }

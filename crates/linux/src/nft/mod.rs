@@ -10,6 +10,7 @@ pub mod encode;
 pub mod kernel;
 pub mod model;
 pub mod rule;
+pub mod trace;
 
 pub use diff::{Op, diff};
 pub use kernel::Nftables;

@@ -176,6 +176,13 @@ pub enum DynsetOp {
     Update,
 }
 
+/// Which address of a packet is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FibAddress {
+    Source,
+    Destination,
+}
+
 /// `fib … type`: the kind of an address as routing sees it, on this machine.
 pub const FIB_TYPE_LOCAL: u32 = 2;
 
@@ -201,8 +208,9 @@ pub enum Expr {
         key: CtKey,
         dst: Reg,
     },
-    /// Loads the address type (`RTN_*`) of the packet's destination.
-    FibDestinationType {
+    /// Loads the address type (`RTN_*`) of the packet's source or destination.
+    FibType {
+        of: FibAddress,
         dst: Reg,
     },
     /// `dst = (src & mask) ^ xor`; mask and xor are equally long.

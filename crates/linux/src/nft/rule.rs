@@ -138,7 +138,12 @@ impl Rule {
 
     /// `fib daddr type local`.
     pub fn daddr_is_local(self) -> Self {
-        self.expr(Expr::FibDestinationType { dst: 0 }).eq(&FIB_TYPE_LOCAL.to_ne_bytes())
+        self.expr(Expr::FibType { of: FibAddress::Destination, dst: 0 }).eq(&FIB_TYPE_LOCAL.to_ne_bytes())
+    }
+
+    /// `fib saddr type local`.
+    pub fn saddr_is_local(self) -> Self {
+        self.expr(Expr::FibType { of: FibAddress::Source, dst: 0 }).eq(&FIB_TYPE_LOCAL.to_ne_bytes())
     }
 
     /// `iifname != NAME`.
