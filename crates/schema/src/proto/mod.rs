@@ -6,7 +6,7 @@
 
 mod decode;
 mod encode;
-pub(crate) mod wire;
+mod wire;
 
 use kybern_apimachinery::{GroupVersion, Gvk, Value};
 

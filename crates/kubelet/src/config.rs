@@ -1,0 +1,82 @@
+//! What a kubelet is told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kybern_api::core::v1::Taint;
+
+use crate::server::auth::Authorizer;
+
+/// The kubelet's configuration. Flags and files are read by the program that runs it.
+#[derive(Clone)]
+pub struct Config {
+    pub node_name: String,
+    /// The node's addresses, the primary one first.
+    pub node_ips: Vec<IpAddr>,
+    /// Holds `pods/<uid>/…`; `<data-dir>/kubelet`.
+    pub root_dir: PathBuf,
+    /// `/var/log/pods`.
+    pub pod_logs_dir: PathBuf,
+    /// `/var/log/containers`.
+    pub container_logs_dir: PathBuf,
+    /// The pods' name servers.
+    pub cluster_dns: Vec<String>,
+    pub cluster_domain: String,
+    /// The pod network on one node; `None` where a controller assigns it.
+    pub pod_cidr: Option<String>,
+    pub max_pods: u32,
+    /// The node's resolver configuration, `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// Below which `kubepods` lies; `/`.
+    pub cgroup_root: String,
+    /// The port in the node's status, and the server; `None` serves nothing.
+    pub server: Option<ServerConfig>,
+    /// Labels the node as a control-plane node.
+    pub control_plane: bool,
+    pub labels: Vec<(String, String)>,
+    pub taints: Vec<Taint>,
+    /// A directory of manifests that are run without an API server's word.
+    pub static_pods: Option<PathBuf>,
+    /// What the node reports as kubelet version, `v1.35.0+kybern0`.
+    pub version: String,
+}
+
+/// How the kubelet's API is served.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// `0.0.0.0:10250`.
+    pub address: SocketAddr,
+    /// PEM files of the serving certificate (with its chain) and its key.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// PEM file of the authority whose client certificates are believed.
+    pub client_ca: PathBuf,
+    /// Who may do what; [`crate::server::auth::masters_only`] where nobody else is asked.
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+impl Config {
+    /// Upstream's defaults for a node of this name and address that keeps its state below `data_dir`.
+    pub fn new(node_name: impl Into<String>, node_ip: IpAddr, data_dir: &std::path::Path) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node_ips: vec![node_ip],
+            root_dir: data_dir.join("kubelet"),
+            pod_logs_dir: "/var/log/pods".into(),
+            container_logs_dir: "/var/log/containers".into(),
+            cluster_dns: vec!["10.96.0.10".into()],
+            cluster_domain: "cluster.local".into(),
+            pod_cidr: None,
+            max_pods: 110,
+            resolv_conf: "/etc/resolv.conf".into(),
+            cgroup_root: "/".into(),
+            server: None,
+            control_plane: false,
+            labels: Vec::new(),
+            taints: Vec::new(),
+            static_pods: None,
+            version: "v1.35.0+kybern0".into(),
+        }
+    }
+}

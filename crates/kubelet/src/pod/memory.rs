@@ -1,0 +1,88 @@
+//! What the kubelet remembers of a pod besides what API and runtime say: back-offs, probe results, reasons for waiting.
+//! All of it can be lost at any time; then it is found anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::backoff::Backoff;
+
+pub const ERR_IMAGE_PULL: &str = "ErrImagePull";
+pub const IMAGE_PULL_BACK_OFF: &str = "ImagePullBackOff";
+pub const CRASH_LOOP_BACK_OFF: &str = "CrashLoopBackOff";
+
+/// Why a container that should run does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub reason: String,
+    pub message: String,
+    pub since: Timestamp,
+    /// When to try again.
+    pub retry_at: Timestamp,
+}
+
+/// What the probes say of one start of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probed {
+    /// The startup probe succeeded.
+    pub started: bool,
+    /// The readiness probe's last verdict.
+    pub ready: bool,
+    /// The kind of the probe (`liveness`, `startup`) whose failure ends this start.
+    pub failed: Option<&'static str>,
+}
+
+/// Why the pod as a whole has failed by the kubelet's decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    pub message: String,
+    /// Never ran: rejected by the node's admission.
+    pub rejected: bool,
+}
+
+/// A step under way; the plan starts nothing on a busy thing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StepKey {
+    Volumes,
+    Sandbox,
+    Start(String),
+    /// By container id.
+    Kill(String),
+    Remove(String),
+    Teardown,
+    Status,
+    Delete,
+}
+
+/// The memory of one pod.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    pub waiting: BTreeMap<String, Waiting>,
+    pub crash: BTreeMap<String, Backoff>,
+    pub pull: BTreeMap<String, Backoff>,
+    pub probed: BTreeMap<String, Probed>,
+    pub failure: Option<Failure>,
+    pub volumes_ready: bool,
+    /// When to try again what the whole pod waits for (volumes, sandbox).
+    pub retry_at: Option<Timestamp>,
+    /// The pod's volumes and sandbox are gone; nothing is left to stop.
+    pub torn_down: bool,
+    /// The pod is gone from the API.
+    pub gone: bool,
+    pub busy: BTreeSet<StepKey>,
+}
+
+impl Memory {
+    pub fn is_starting(&self, container: &str) -> bool {
+        self.busy.contains(&StepKey::Start(container.to_owned()))
+    }
+
+    pub fn is_any_starting(&self) -> bool {
+        self.busy.iter().any(|step| matches!(step, StepKey::Start(_)))
+    }
+
+    pub fn is_killing(&self, id: &str) -> bool {
+        self.busy.contains(&StepKey::Kill(id.to_owned()))
+    }
+}

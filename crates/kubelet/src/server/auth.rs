@@ -1,0 +1,155 @@
+//! Who may use the kubelet's API: client certificates of the cluster's authority, or bearer tokens that the API server
+//! knows; and what they may do, by the API server's word (`nodes/proxy`, `nodes/log`, `nodes/stats`, `nodes/metrics`).
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use kybern_apimachinery::{Gvr, json};
+use kybern_client::Client;
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub user: String,
+    pub groups: Vec<String>,
+}
+
+/// Decides about callers of the kubelet's API.
+pub trait Authorizer: Send + Sync + 'static {
+    /// Whose token it is; `None` when nobody's.
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Option<Identity>>;
+    /// Whether `who` may do `verb` on the node's `subresource`.
+    fn authorize<'a>(&'a self, who: &'a Identity, verb: &'a str, subresource: &'a str) -> BoxFuture<'a, bool>;
+}
+
+/// The groups whose members may do everything: the API server's client certificate is in one of them.
+const MASTERS: [&str; 2] = ["system:masters", "kubeadm:cluster-admins"];
+
+fn is_master(who: &Identity) -> bool {
+    who.groups.iter().any(|group| MASTERS.contains(&group.as_str()))
+}
+
+/// Lets nobody in but masters with a certificate.
+pub fn masters_only() -> Arc<dyn Authorizer> {
+    Arc::new(MastersOnly)
+}
+
+struct MastersOnly;
+
+impl Authorizer for MastersOnly {
+    fn authenticate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Identity>> {
+        Box::pin(async { None })
+    }
+
+    fn authorize<'a>(&'a self, who: &'a Identity, _: &'a str, _: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async move { is_master(who) })
+    }
+}
+
+/// Asks the API server with TokenReview and SubjectAccessReview.
+pub struct Delegated {
+    client: Client,
+    node: String,
+}
+
+impl Delegated {
+    pub fn new(client: Client, node: impl Into<String>) -> Self {
+        Self { client, node: node.into() }
+    }
+}
+
+impl Authorizer for Delegated {
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Option<Identity>> {
+        Box::pin(async move {
+            let reviews = self.client.raw(&Gvr::new("authentication.k8s.io", "v1", "tokenreviews"));
+            let review = json!({
+                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {"token": token},
+            });
+            let answer = reviews.create(&review).await.ok()?;
+            let status = &answer["status"];
+            (status["authenticated"] == true).then(|| Identity {
+                user: status["user"]["username"].as_str().unwrap_or("").to_owned(),
+                groups: status["user"]["groups"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|g| g.as_str().map(str::to_owned))
+                    .collect(),
+            })
+        })
+    }
+
+    fn authorize<'a>(&'a self, who: &'a Identity, verb: &'a str, subresource: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            if is_master(who) {
+                return true;
+            }
+            let reviews = self.client.raw(&Gvr::new("authorization.k8s.io", "v1", "subjectaccessreviews"));
+            let review = json!({
+                "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {},
+                "spec": {
+                    "user": who.user, "groups": who.groups,
+                    "resourceAttributes": {
+                        "verb": verb, "group": "", "version": "v1", "resource": "nodes", "name": self.node,
+                        "subresource": subresource,
+                    },
+                },
+            });
+            reviews.create(&review).await.is_ok_and(|answer| answer["status"]["allowed"] == true)
+        })
+    }
+}
+
+/// The subject of a verified client certificate: its common name and organizations.
+pub fn certificate_identity(der: &[u8]) -> Option<Identity> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let subject = certificate.subject();
+    let text = |value: Result<&str, _>| value.ok().map(str::to_owned);
+    let user = subject.iter_common_name().find_map(|attribute| text(attribute.as_str()))?;
+    let groups = subject.iter_organization().filter_map(|attribute| text(attribute.as_str())).collect();
+    Some(Identity { user, groups })
+}
+
+/// The verb and the node's subresource of a request (`pkg/kubelet/server/auth.go`).
+pub fn attributes(method: &http::Method, path: &str) -> (&'static str, &'static str) {
+    let verb = match *method {
+        http::Method::POST => "create",
+        http::Method::PUT => "update",
+        http::Method::PATCH => "patch",
+        http::Method::DELETE => "delete",
+        _ => "get",
+    };
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or("");
+    let subresource = match first {
+        "stats" => "stats",
+        "metrics" => "metrics",
+        "logs" => "log",
+        "pods" | "runningpods" => "pods",
+        "healthz" => "healthz",
+        "configz" => "configz",
+        _ => "proxy",
+    };
+    (verb, subresource)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn masters_alone() {
+        let identity = |group: &str| Identity { user: "u".into(), groups: vec![group.into()] };
+        assert!(masters_only().authorize(&identity("system:masters"), "get", "proxy").await);
+        assert!(!masters_only().authorize(&identity("system:nodes"), "get", "proxy").await);
+        assert_eq!(masters_only().authenticate("t").await, None);
+    }
+
+    #[test]
+    fn requests_name_a_subresource() {
+        let check = |method: http::Method, path: &str, expect| assert_eq!(attributes(&method, path), expect, "{path}");
+        check(http::Method::GET, "/stats/summary", ("get", "stats"));
+        check(http::Method::GET, "/metrics/resource", ("get", "metrics"));
+        check(http::Method::POST, "/exec/a/b/c", ("create", "proxy"));
+        check(http::Method::GET, "/containerLogs/a/b/c", ("get", "proxy"));
+    }
+}

@@ -1,0 +1,39 @@
+//! Volumes: what a pod's volumes hold (`payload`, pure), how it gets to disk (`atomic`, `setup`, `mounts`).
+
+pub mod atomic;
+pub mod hostpath;
+pub mod mounts;
+pub mod payload;
+pub mod setup;
+pub mod subpath;
+pub mod tokens;
+
+use std::path::{Path, PathBuf};
+
+use kybern_api::core::v1::Volume;
+
+/// A pod's directory: `<root>/pods/<uid>`.
+pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
+    root.join("pods").join(uid)
+}
+
+/// The plugin that upstream names a volume's directory after; `None` for a kind that this kubelet cannot mount.
+pub fn plugin(volume: &Volume) -> Option<&'static str> {
+    let kinds = [
+        (volume.empty_dir.is_some(), "kubernetes.io~empty-dir"),
+        (volume.host_path.is_some(), "kubernetes.io~host-path"),
+        (volume.config_map.is_some(), "kubernetes.io~configmap"),
+        (volume.secret.is_some(), "kubernetes.io~secret"),
+        (volume.projected.is_some(), "kubernetes.io~projected"),
+        (volume.downward_api.is_some(), "kubernetes.io~downward-api"),
+    ];
+    kinds.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
+}
+
+/// Where a volume's content lies on the node.
+pub fn volume_path(root: &Path, uid: &str, volume: &Volume) -> Option<PathBuf> {
+    if let Some(host) = &volume.host_path {
+        return Some(PathBuf::from(&host.path));
+    }
+    Some(pod_dir(root, uid).join("volumes").join(plugin(volume)?).join(&volume.name))
+}

@@ -1,0 +1,53 @@
+//! Making a pod's sandbox.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kybern_api::core::v1::Pod;
+use kybern_cri::PodSandboxConfig;
+
+use super::Worker;
+use super::start::cgroup_resources;
+use super::steps::Done;
+use crate::pod::memory::StepKey;
+use crate::pod::{config, dns, spec};
+use crate::shared::Shared;
+
+/// As long as the slowest network plugin may take.
+const TIMEOUT: Duration = Duration::from_secs(240);
+
+/// The sandbox's configuration, or why the pod cannot have one.
+pub fn configuration(shared: &Shared, pod: &Pod, attempt: u32) -> Result<PodSandboxConfig, String> {
+    let hostname = dns::hostname(pod, &shared.config.cluster_domain)?;
+    let resolver = dns::pod_dns(pod, &shared.config.cluster_dns, &shared.config.cluster_domain, &shared.resolver);
+    Ok(config::sandbox(pod, attempt, &shared.facts, resolver, &hostname.hostname))
+}
+
+/// The content of the pod's hosts file.
+pub fn hosts(shared: &Shared, pod: &Pod, ips: &[String]) -> Result<String, String> {
+    let hostname = dns::hostname(pod, &shared.config.cluster_domain)?;
+    let of_node = spec::host_network(pod).then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+    Ok(dns::hosts_file(pod, ips, &hostname, of_node.as_deref()))
+}
+
+impl Worker {
+    pub(super) fn create_sandbox(&mut self, attempt: u32) {
+        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        self.step(StepKey::Sandbox, async move {
+            let work = async {
+                let config = configuration(&shared, &pod, attempt)?;
+                let logs = Path::new(&config.log_directory).to_owned();
+                std::fs::create_dir_all(&logs).map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
+                if let Some(cgroups) = &shared.cgroups {
+                    let made = cgroups.create(&config.cgroup_parent, &cgroup_resources(&pod));
+                    made.map_err(|e| format!("cannot make the cgroup {}: {e}", config.cgroup_parent))?;
+                }
+                match tokio::time::timeout(TIMEOUT, shared.runtime.run_pod_sandbox(config)).await {
+                    Ok(done) => done.map_err(|e| e.to_string()),
+                    Err(_) => Err(format!("the runtime took longer than {} s", TIMEOUT.as_secs())),
+                }
+            };
+            Done::Sandbox(work.await)
+        });
+    }
+}

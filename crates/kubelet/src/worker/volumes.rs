@@ -1,0 +1,64 @@
+//! Making and keeping up to date a pod's volumes.
+
+use jiff::Timestamp;
+
+use super::Worker;
+use super::steps::Done;
+use crate::pod::Action;
+use crate::pod::memory::StepKey;
+use crate::pod::spec;
+use crate::volume::{payload, setup};
+
+impl Worker {
+    /// Brings every volume to what it should hold. When all is there, it changes nothing.
+    pub(super) fn prepare_volumes(&mut self) {
+        if self.memory.busy.contains(&StepKey::Volumes) {
+            self.volumes_again = true;
+            return;
+        }
+        let (shared, pod, references) = (self.shared.clone(), self.pod.clone(), self.references.clone());
+        let tokens = self.tokens.clone();
+        let ips = self.observed.ready_sandbox().map(|s| s.ips.clone()).unwrap_or_default();
+        self.step(StepKey::Volumes, async move {
+            let work = async {
+                let volumes = spec::spec(&pod).volumes.clone().unwrap_or_default();
+                if !volumes.is_empty() {
+                    references.synced().await?;
+                }
+                let now = Timestamp::now();
+                let mut tokens = tokens.lock().await;
+                tokens.refresh(&shared.client, &pod, now).await?;
+                let facts = shared.downward(ips);
+                let mut jobs = Vec::with_capacity(volumes.len());
+                for volume in volumes {
+                    let files = payload::payload(&pod, &volume, &references, &*tokens, &facts)
+                        .map_err(|cause| format!("MountVolume.SetUp failed for volume {:?} : {cause}", volume.name))?;
+                    jobs.push((volume, files));
+                }
+                let (root, stamp) = (shared.config.root_dir.clone(), now.as_nanosecond().to_string());
+                let written = tokio::task::spawn_blocking(move || {
+                    setup::make_pod_dirs(&root, spec::uid(&pod))
+                        .map_err(|e| format!("cannot make the pod's directory: {e}"))?;
+                    jobs.iter()
+                        .try_for_each(|(volume, files)| setup::set_up(&root, &pod, volume, files.as_ref(), &stamp))
+                });
+                written.await.map_err(|e| e.to_string())??;
+                Ok(tokens.renew_at())
+            };
+            Done::Volumes(work.await)
+        });
+    }
+
+    /// Renews the tokens that are due; answers when the next one is.
+    pub(super) fn renew_tokens(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let at = self.renew_at.filter(|_| !self.memory.torn_down)?;
+        if at > now {
+            return Some(at);
+        }
+        if !crate::pod::plan::is_terminating(&self.pod, &self.memory) {
+            self.renew_at = None;
+            self.begin(Action::PrepareVolumes, now);
+        }
+        None
+    }
+}
