@@ -92,7 +92,7 @@ mod tests {
         };
         let endpoint =
             Endpoint { ip: ip("10.244.0.2"), port: 53, ready: true, serving: true, terminating: false, is_local: true };
-        let services = UdpServices::new(&[service.clone()], &BTreeMap::from([(name, vec![endpoint])]));
+        let services = UdpServices::new(std::slice::from_ref(&service), &BTreeMap::from([(name, vec![endpoint])]));
         let check = |to: &str, port: u16, answering: &str, answering_port: u16, expect: bool| {
             let original = Tuple {
                 source: ip("10.244.0.9"),
