@@ -1,12 +1,42 @@
 //! The generic API server. It knows no kind: kinds are [`resource::Resource`] rows that the wiring hands in.
+//!
+//! A request passes [`pipeline`]'s stages and reaches a handler in `handlers`, one file per verb. Reads are answered from
+//! [`cache`] with bytes that were encoded when the object was committed; writes go through `write` to the store.
 
 pub mod access;
+pub mod body;
+pub mod cache;
+mod codec;
 pub mod connect;
+mod continue_token;
+mod deletion;
+mod discovery;
+mod gzip;
+mod handlers;
+mod health;
+mod managed;
+mod metadata;
+mod metrics;
+mod negotiate;
+mod objects;
+mod openapi;
+mod options;
+mod pipeline;
 pub mod resource;
+mod resources;
+mod respond;
+pub mod serve;
+mod server;
 pub mod strategy;
+mod table;
+mod write;
 
 use std::future::Future;
 use std::pin::Pin;
+
+pub use health::Checks;
+pub use metrics::Metrics;
+pub use server::{Options, Route, Server};
 
 /// A boxed future, so that the traits of this crate are object safe.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,128 @@
+//! Request bodies in, response bodies out.
+
+use std::convert::Infallible;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use kybern_apimachinery::{ApiError, Reason, Value};
+
+use crate::Body;
+
+/// The largest request body, as upstream's default.
+pub const MAX_REQUEST_BYTES: usize = 3 << 20;
+
+fn never(error: Infallible) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {}
+}
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(never).boxed_unsync()
+}
+
+pub fn empty() -> Body {
+    Empty::new().map_err(never).boxed_unsync()
+}
+
+/// A body of pieces that are made as they are sent.
+pub fn stream(pieces: impl futures_util::Stream<Item = Bytes> + Send + 'static) -> Body {
+    use futures_util::StreamExt;
+    StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece)))).boxed_unsync()
+}
+
+/// Reads a whole body, refusing one that is too large.
+pub async fn read(mut body: Body) -> Result<Bytes, ApiError> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|e| ApiError::bad_request(format!("the body of the request could not be read: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > MAX_REQUEST_BYTES {
+            let text = format!("Request entity too large: limit is {MAX_REQUEST_BYTES}");
+            return Err(ApiError::new(Reason::RequestEntityTooLarge, text));
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&data);
+        }
+    }
+    // Most bodies come in one piece, which need not be copied.
+    Ok(if rest.is_empty() { first } else { [&first[..], &rest].concat().into() })
+}
+
+/// A response with a body of a known length.
+pub fn response(code: StatusCode, media_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
+    let bytes = bytes.into();
+    let length = bytes.len();
+    let mut response = Response::new(full(bytes));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    response
+}
+
+pub fn json(code: StatusCode, value: &Value) -> Response<Body> {
+    let mut bytes = value.to_string().into_bytes();
+    bytes.push(b'\n');
+    response(code, "application/json", bytes)
+}
+
+pub fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> {
+    response(code, "text/plain; charset=utf-8", text.into())
+}
+
+/// An error as the `Status` that clients expect.
+pub fn error(error: &ApiError) -> Response<Body> {
+    let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, &error.to_status());
+    let retry = error.details().and_then(|d| d["retryAfterSeconds"].as_u64()).filter(|s| *s > 0);
+    if let Some(seconds) = retry {
+        response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// Gathers small pieces into larger ones, so that a list of small objects is not sent in crumbs.
+pub fn coalesce(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> impl Iterator<Item = Bytes> + Send {
+    const PIECE: usize = 64 << 10;
+    let mut pieces = pieces.peekable();
+    std::iter::from_fn(move || {
+        let first = pieces.next()?;
+        if first.len() >= PIECE || pieces.peek().is_none() {
+            return Some(first);
+        }
+        let mut gathered = BytesMut::with_capacity(PIECE + PIECE / 4);
+        gathered.extend_from_slice(&first);
+        while let Some(piece) = pieces.next_if(|piece| gathered.len() + piece.len() <= PIECE + PIECE / 4) {
+            gathered.extend_from_slice(&piece);
+        }
+        Some(gathered.freeze())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coalescing_keeps_every_byte() {
+        let pieces: Vec<Bytes> = (0..5000u32).map(|i| Bytes::from(vec![i as u8; (i as usize * 37) % 900])).collect();
+        let big = Bytes::from(vec![1; 200_000]);
+        let all: Vec<Bytes> = pieces.into_iter().chain([big, Bytes::from_static(b"end")]).collect();
+        let expect: Vec<u8> = all.iter().flatten().copied().collect();
+        let sent: Vec<Bytes> = coalesce(all.into_iter()).collect();
+        assert!(sent.len() < 60, "{}", sent.len());
+        assert_eq!(sent.iter().flatten().copied().collect::<Vec<u8>>(), expect);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_large_is_refused() {
+        assert_eq!(read(full(vec![b' '; MAX_REQUEST_BYTES])).await.unwrap().len(), MAX_REQUEST_BYTES);
+        let error = read(full(vec![b' '; MAX_REQUEST_BYTES + 1])).await.unwrap_err();
+        assert_eq!((error.code(), error.message()), (413, "Request entity too large: limit is 3145728"));
+    }
+}

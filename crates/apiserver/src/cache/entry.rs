@@ -1,0 +1,296 @@
+//! One committed object: its bytes, encoded once, and what selectors ask for.
+//!
+//! The store holds `{"apiVersion":…,"kind":…,"metadata":{…},…}` without `metadata.resourceVersion`, as upstream's does. An
+//! entry's bytes are the same with the revision spliced in as the first thing in `metadata`, so that GET, LIST and
+//! WATCH send them as they are, and parts (the metadata, everything after the kind) are slices.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kybern_apimachinery::{Map, Value};
+use kybern_storage::Revision;
+
+use super::extract;
+use crate::resource::StoredKind;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Entry {
+    /// The object's JSON in its stored version.
+    pub bytes: Bytes,
+    /// The storage key.
+    pub key: Arc<str>,
+    pub revision: Revision,
+    /// Where the key's namespace (or name, when cluster-scoped) starts.
+    own_key: u16,
+    namespaced: bool,
+    /// Where `"metadata"` starts in the bytes; before it are `apiVersion` and `kind` only.
+    body: u32,
+    /// The metadata object's extent in the bytes.
+    metadata: Range<u32>,
+    labels: Box<[(Box<str>, Box<str>)]>,
+    /// Values of the kind's selectable fields, in their order.
+    fields: Box<[Box<str>]>,
+}
+
+/// A stored value that is no object of its kind.
+#[derive(Debug, thiserror::Error)]
+#[error("the store holds no valid object under {key}: {cause}")]
+pub struct BadEntry {
+    pub key: Arc<str>,
+    pub cause: String,
+}
+
+impl Entry {
+    /// Reads a stored value.
+    pub fn new(
+        kind: &StoredKind,
+        prefix: usize,
+        key: Arc<str>,
+        value: &[u8],
+        revision: Revision,
+    ) -> Result<Self, BadEntry> {
+        let bad = |cause: String| BadEntry { key: key.clone(), cause };
+        let bytes = match body_offset(value) {
+            Some(body) => splice(value, body, revision),
+            None => {
+                // Written by someone else in another order of keys.
+                let object: Value = serde_json::from_slice(value).map_err(|e| bad(e.to_string()))?;
+                let value =
+                    canonical(&object).ok_or_else(|| bad("it has no apiVersion, kind or metadata".to_owned()))?;
+                let body = body_offset(&value).ok_or_else(|| bad("its apiVersion or kind is malformed".to_owned()))?;
+                splice(&value, body, revision)
+            }
+        };
+        let body = body_offset(&bytes).ok_or_else(|| bad("its head is malformed".to_owned()))?;
+        let metadata = body + METADATA.len() - 1;
+        let end = end_of_object(&bytes, metadata).ok_or_else(|| bad("its metadata does not end".to_owned()))?;
+        let labels = extract::labels(&bytes[metadata..end]).map_err(|e| bad(e.to_string()))?;
+        let fields = extract::fields(&bytes, &kind.selectable).map_err(|e| bad(e.to_string()))?;
+        let offset = |n: usize| u32::try_from(n).map_err(|_| bad("it is larger than 4 GiB".to_owned()));
+        Ok(Self {
+            body: offset(body)?,
+            metadata: offset(metadata)?..offset(end)?,
+            bytes,
+            own_key: prefix as u16,
+            namespaced: kind.namespaced,
+            key,
+            revision,
+            labels,
+            fields,
+        })
+    }
+
+    /// The same object as of another revision: what a watcher is shown of an object's last state.
+    pub fn at_revision(&self, revision: Revision) -> Self {
+        let metadata = self.metadata.start as usize;
+        // The revision that was spliced in ends at the first comma: digits in quotes hold none.
+        let rest = &self.bytes[metadata..];
+        let old = rest.iter().position(|b| matches!(b, b',' | b'}')).unwrap_or(rest.len());
+        let mut bytes = Vec::with_capacity(self.bytes.len() + 4);
+        bytes.extend_from_slice(&self.bytes[..metadata]);
+        bytes.extend_from_slice(format!("{{\"resourceVersion\":\"{revision}\"").as_bytes());
+        bytes.extend_from_slice(&rest[old..]);
+        let longer = bytes.len() as i64 - self.bytes.len() as i64;
+        Self {
+            bytes: bytes.into(),
+            key: self.key.clone(),
+            revision,
+            own_key: self.own_key,
+            namespaced: self.namespaced,
+            body: self.body,
+            metadata: self.metadata.start..(i64::from(self.metadata.end) + longer) as u32,
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+        }
+    }
+
+    /// Empty when cluster-scoped.
+    pub fn namespace(&self) -> &str {
+        if self.namespaced { self.split_key().0 } else { "" }
+    }
+
+    pub fn name(&self) -> &str {
+        if self.namespaced { self.split_key().1 } else { &self.key[self.own_key as usize..] }
+    }
+
+    fn split_key(&self) -> (&str, &str) {
+        self.key[self.own_key as usize..].split_once('/').unwrap_or(("", ""))
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(k, _)| **k == *key).map(|(_, v)| &**v)
+    }
+
+    /// A selectable field's value by its place in [`StoredKind::selectable`].
+    pub fn field(&self, index: usize) -> &str {
+        self.fields.get(index).map_or("", |v| v)
+    }
+
+    /// The JSON of `metadata`.
+    pub fn metadata(&self) -> Bytes {
+        self.bytes.slice(self.metadata.start as usize..self.metadata.end as usize)
+    }
+
+    /// `"metadata":{…},…}`: all that follows `apiVersion` and `kind`.
+    pub fn body(&self) -> Bytes {
+        self.bytes.slice(self.body as usize..)
+    }
+
+    /// The object as a tree.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+}
+
+const METADATA: &[u8] = b"\"metadata\":{";
+
+/// Where `"metadata"` starts in bytes that begin `{"apiVersion":"…","kind":"…","metadata":{`.
+fn body_offset(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    for part in [&b"{\"apiVersion\":\""[..], b",\"kind\":\""] {
+        bytes.get(at..)?.starts_with(part).then_some(())?;
+        at += part.len();
+        let rest = &bytes[at..];
+        let end = rest.iter().position(|b| matches!(b, b'"' | b'\\'))?;
+        (rest[end] == b'"').then_some(())?;
+        at += end + 1;
+    }
+    (bytes.get(at) == Some(&b',') && bytes[at + 1..].starts_with(METADATA)).then_some(at + 1)
+}
+
+fn splice(value: &[u8], body: usize, revision: Revision) -> Bytes {
+    let at = body + METADATA.len();
+    let comma = if value.get(at) == Some(&b'}') { "" } else { "," };
+    let field = format!("\"resourceVersion\":\"{revision}\"{comma}");
+    let mut bytes = Vec::with_capacity(value.len() + field.len());
+    bytes.extend_from_slice(&value[..at]);
+    bytes.extend_from_slice(field.as_bytes());
+    bytes.extend_from_slice(&value[at..]);
+    bytes.into()
+}
+
+/// Where the object that opens at `start` ends (after its closing brace).
+fn end_of_object(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut at = start;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                at += 1;
+                while *bytes.get(at)? != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// An object as it is stored: `apiVersion`, `kind` and `metadata` first, then the rest in order, and no
+/// `metadata.resourceVersion`. `None` without those three.
+pub(crate) fn canonical(object: &Value) -> Option<Vec<u8>> {
+    let object = object.as_object()?;
+    let metadata = object.get("metadata")?.as_object()?;
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(b"{\"apiVersion\":");
+    write_json(&mut out, object.get("apiVersion").filter(|v| v.is_string())?);
+    out.extend_from_slice(b",\"kind\":");
+    write_json(&mut out, object.get("kind").filter(|v| v.is_string())?);
+    out.extend_from_slice(b",\"metadata\":{");
+    write_members(&mut out, metadata, &["resourceVersion"], true);
+    out.push(b'}');
+    write_members(&mut out, object, &["apiVersion", "kind", "metadata"], false);
+    out.push(b'}');
+    Some(out)
+}
+
+fn write_members(out: &mut Vec<u8>, map: &Map<String, Value>, without: &[&str], mut first: bool) {
+    for (key, value) in map.iter().filter(|(k, _)| !without.contains(&k.as_str())) {
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        let _ = serde_json::to_writer(&mut *out, key);
+        out.push(b':');
+        write_json(out, value);
+    }
+}
+
+fn write_json(out: &mut Vec<u8>, value: &Value) {
+    // Writing a tree to memory cannot fail.
+    let _ = serde_json::to_writer(out, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kybern_apimachinery::{Gvk, json};
+
+    fn kind() -> StoredKind {
+        StoredKind {
+            prefix: "pods".into(),
+            gvk: Gvk::new("", "v1", "Pod"),
+            resource: "pods".into(),
+            namespaced: true,
+            selectable: Vec::new(),
+        }
+    }
+
+    fn check(value: &str, expect: &str) {
+        let entry = Entry::new(&kind(), 3, "/p/ns/a".into(), value.as_bytes(), 7).unwrap();
+        assert_eq!(std::str::from_utf8(&entry.bytes).unwrap(), expect);
+        assert_eq!((entry.namespace(), entry.name()), ("ns", "a"));
+        let metadata: Value = serde_json::from_slice(&entry.metadata()).unwrap();
+        assert_eq!(metadata, entry.value()["metadata"]);
+        let later = entry.at_revision(12345);
+        assert_eq!(later.value()["metadata"]["resourceVersion"], "12345");
+        assert_eq!(serde_json::from_slice::<Value>(&later.metadata()).unwrap(), later.value()["metadata"]);
+        assert_eq!(later.bytes.len(), entry.bytes.len() + 4);
+    }
+
+    #[test]
+    fn the_revision_is_spliced_in() {
+        check(
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"a":"}"},"name":"a"},"spec":{"x":"\"{"}}"#,
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7","labels":{"a":"}"},"name":"a"},"spec":{"x":"\"{"}}"#,
+        );
+        check(
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{}}"#,
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7"}}"#,
+        );
+        // As upstream's server orders it.
+        check(
+            r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}"#,
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7","name":"a"}}"#,
+        );
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        for bad in
+            ["", "[]", "{}", r#"{"apiVersion":"v1","kind":"Pod","metadata":{"#, r#"{"apiVersion":"v1","metadata":{}}"#]
+        {
+            assert!(Entry::new(&kind(), 3, "/p/ns/a".into(), bad.as_bytes(), 7).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn canonical_order_is_stable_and_drops_the_revision() {
+        let object = json!({"spec": 1, "metadata": {"name": "a", "resourceVersion": "3"}, "kind": "Pod", "apiVersion": "v1", "data": {}});
+        let bytes = canonical(&object).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&bytes).unwrap(),
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"data":{},"spec":1}"#
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! The watch cache: every stored object's bytes and extracted metadata, and recent events, fed by one watch of the store.
+//! Reads never touch the store.
+
+mod entry;
+mod extract;
+mod kind;
+mod selection;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use kybern_storage::{Event, Lagged, RangeRequest, Revision, Storage, StorageError};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::connect::Observer;
+use crate::resource::StoredKind;
+pub(crate) use entry::canonical;
+pub use entry::{BadEntry, Entry};
+pub use kind::{EventKind, KindCache, Listing, Subscription, TooOld, WatchEvent};
+pub use selection::Selection;
+
+/// Objects read from the store at once when a kind is loaded.
+const PAGE: usize = 500;
+/// Revisions before the latest that the cache starts from, so that watchers can resume across a restart of the server.
+const REPLAY: u64 = 1000;
+
+/// See the module.
+pub struct Cache {
+    storage: Arc<dyn Storage>,
+    kinds: ArcSwap<HashMap<String, Arc<KindCache>>>,
+    /// Kinds being added: they must not be fed before they are loaded.
+    adding: Mutex<()>,
+    observers: Mutex<Vec<Arc<dyn Observer>>>,
+    applied: AtomicU64,
+    progress: watch::Sender<Revision>,
+}
+
+impl Cache {
+    /// An empty cache; kinds are added by [`Cache::load`], and fed once [`Cache::follow`] runs.
+    pub fn new(storage: Arc<dyn Storage>) -> Arc<Self> {
+        Arc::new(Self {
+            storage,
+            kinds: ArcSwap::default(),
+            adding: Mutex::new(()),
+            observers: Mutex::default(),
+            applied: AtomicU64::new(0),
+            progress: watch::channel(0).0,
+        })
+    }
+
+    /// Loads kinds as of a revision shortly before the latest, so that following replays the events in between.
+    /// Answers the revision.
+    pub async fn load(&self, kinds: &[Arc<StoredKind>]) -> Result<Revision, StorageError> {
+        let latest = self.storage.revision().await?;
+        let at = self.storage.oldest().await?.max(latest.saturating_sub(REPLAY));
+        self.load_at(kinds, at).await?;
+        self.advance(at);
+        Ok(at)
+    }
+
+    async fn load_at(&self, kinds: &[Arc<StoredKind>], at: Revision) -> Result<(), StorageError> {
+        let mut loaded = Vec::new();
+        for kind in kinds {
+            let cache = KindCache::new(kind.clone(), at);
+            let mut after: Arc<str> = "".into();
+            loop {
+                let request = RangeRequest { prefix: &cache.prefix, after: &after, limit: PAGE, at: Some(at) };
+                let page = self.storage.range(request).await?;
+                let Some(last) = page.items.last() else { break };
+                after = last.key.clone();
+                let entries = page.items.into_iter().filter_map(|kv| {
+                    let entry = Entry::new(kind, cache.prefix.len(), kv.key, &kv.value, kv.mod_revision);
+                    entry.inspect_err(|error| tracing::error!(%error, "an object is left out")).ok()
+                });
+                let entries: Vec<Entry> = entries.collect();
+                for entry in &entries {
+                    self.observe(kind, entry.namespace(), entry.name(), Some(&entry.bytes));
+                }
+                cache.load(entries);
+                if !page.more {
+                    break;
+                }
+            }
+            loaded.push(Arc::new(cache));
+        }
+        let _adding = self.adding.lock();
+        let mut all = (**self.kinds.load()).clone();
+        for cache in loaded {
+            all.entry(cache.kind.prefix.clone()).or_insert(cache);
+        }
+        self.kinds.store(Arc::new(all));
+        Ok(())
+    }
+
+    /// Applies what is committed after a revision, for as long as the store is there. Answers why it ended.
+    pub async fn follow(self: Arc<Self>, from: Revision) -> StorageError {
+        let mut from = from;
+        loop {
+            let mut watch = match self.storage.watch(from).await {
+                Ok(watch) => watch,
+                Err(error) => return error,
+            };
+            loop {
+                match watch.next().await {
+                    Ok(events) => {
+                        from = events.last().map_or(from, |e| e.revision);
+                        self.apply(events);
+                    }
+                    Err(Lagged { last }) => {
+                        from = last;
+                        break;
+                    }
+                }
+            }
+            if Arc::strong_count(&self) == 1 {
+                return StorageError::Closed;
+            }
+        }
+    }
+
+    fn apply(&self, events: Vec<Event>) {
+        let Some(last) = events.last().map(|e| e.revision) else { return };
+        let now = Instant::now();
+        let kinds = self.kinds.load();
+        let mut by_kind: Vec<(&Arc<KindCache>, Vec<_>)> = Vec::new();
+        for event in events {
+            let Some(cache) = kind_of(&kinds, &event.key) else { continue };
+            let entry = match &event.value {
+                Some(value) => {
+                    let entry = Entry::new(&cache.kind, cache.prefix.len(), event.key.clone(), value, event.revision);
+                    match entry {
+                        Ok(entry) => Some(entry),
+                        Err(error) => {
+                            tracing::error!(%error, "a change is left out");
+                            continue;
+                        }
+                    }
+                }
+                None => None,
+            };
+            self.observe_change(cache, &event.key, entry.as_ref());
+            let change = (event.key, entry, event.revision);
+            match by_kind.iter_mut().find(|(c, _)| Arc::ptr_eq(c, cache)) {
+                Some((_, changes)) => changes.push(change),
+                None => by_kind.push((cache, vec![change])),
+            }
+        }
+        for (cache, changes) in by_kind {
+            cache.apply(changes, now);
+        }
+        self.advance(last);
+    }
+
+    fn advance(&self, revision: Revision) {
+        self.applied.fetch_max(revision, Ordering::AcqRel);
+        self.progress.send_replace(revision);
+    }
+
+    /// The revision up to which everything is in the cache.
+    pub fn revision(&self) -> Revision {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Waits until everything up to a revision is in the cache.
+    pub async fn wait_for(&self, revision: Revision) {
+        if self.revision() >= revision {
+            return;
+        }
+        let mut progress = self.progress.subscribe();
+        // The sender lives as long as `self`.
+        let _ = progress.wait_for(|reached| *reached >= revision).await;
+    }
+
+    /// Waits until everything that was committed before this call is in the cache.
+    pub async fn catch_up(&self) -> Result<(), StorageError> {
+        let committed = self.storage.revision().await?;
+        self.wait_for(committed).await;
+        Ok(())
+    }
+
+    /// The objects stored under a prefix ([`StoredKind::prefix`]).
+    pub fn kind(&self, prefix: &str) -> Option<Arc<KindCache>> {
+        self.kinds.load().get(prefix).cloned()
+    }
+
+    pub fn kinds(&self) -> Vec<Arc<KindCache>> {
+        self.kinds.load().values().cloned().collect()
+    }
+
+    /// Must be called before kinds are loaded: an observer sees every object.
+    pub fn add_observer(&self, observer: Arc<dyn Observer>) {
+        self.observers.lock().push(observer);
+    }
+
+    fn observe_change(&self, cache: &KindCache, key: &str, entry: Option<&Entry>) {
+        let own = &key[cache.prefix.len()..];
+        let (namespace, name) =
+            if cache.kind.namespaced { own.split_once('/').unwrap_or(("", own)) } else { ("", own) };
+        self.observe(&cache.kind, namespace, name, entry.map(|e| &*e.bytes));
+    }
+
+    fn observe(&self, kind: &StoredKind, namespace: &str, name: &str, object: Option<&[u8]>) {
+        for observer in self.observers.lock().iter() {
+            if observer.observes().contains(&(kind.gvk.group.as_str(), kind.resource.as_str())) {
+                observer.changed(&kind.gvk.group, &kind.resource, namespace, name, object);
+            }
+        }
+    }
+}
+
+/// Prefixes have one or two segments: `pods`, `services/specs`.
+fn kind_of<'a>(kinds: &'a HashMap<String, Arc<KindCache>>, key: &str) -> Option<&'a Arc<KindCache>> {
+    let own = key.strip_prefix("/registry/")?;
+    let first = own.find('/')?;
+    let second = own[first + 1..].find('/').map(|n| first + 1 + n);
+    second.and_then(|end| kinds.get(&own[..end])).or_else(|| kinds.get(&own[..first]))
+}

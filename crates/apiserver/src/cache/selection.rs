@@ -1,0 +1,102 @@
+//! Which objects a list or watch is about.
+
+use kybern_apimachinery::ApiError;
+use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
+
+use super::Entry;
+use crate::resource::StoredKind;
+
+/// A namespace, a name, labels and fields; the default selects everything.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Empty: all namespaces.
+    pub namespace: String,
+    /// Empty: all names.
+    pub name: String,
+    labels: LabelSelector,
+    terms: Vec<Term>,
+}
+
+#[derive(Clone, Debug)]
+struct Term {
+    field: Field,
+    value: String,
+    equal: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    Name,
+    Namespace,
+    /// By its place in [`StoredKind::selectable`].
+    Selectable(usize),
+}
+
+impl Selection {
+    /// Refuses fields that the kind does not offer, in upstream's words.
+    pub fn new(
+        kind: &StoredKind,
+        namespace: &str,
+        labels: LabelSelector,
+        fields: &FieldSelector,
+    ) -> Result<Self, ApiError> {
+        let mut selection = Self { namespace: namespace.to_owned(), name: String::new(), labels, terms: Vec::new() };
+        for (path, value, equal) in &fields.terms {
+            let field = match path.as_str() {
+                "metadata.name" => Field::Name,
+                "metadata.namespace" if kind.namespaced => Field::Namespace,
+                _ => {
+                    let index =
+                        kind.selectable.iter().position(|f| f.path == *path).ok_or_else(|| unknown(kind, path))?;
+                    Field::Selectable(index)
+                }
+            };
+            match field {
+                Field::Name if *equal && selection.name.is_empty() && !value.is_empty() => {
+                    selection.name = value.clone()
+                }
+                _ => selection.terms.push(Term { field, value: value.clone(), equal: *equal }),
+            }
+        }
+        Ok(selection)
+    }
+
+    /// Everything in a namespace; in all of them when it is empty.
+    pub fn in_namespace(namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..Self::default() }
+    }
+
+    /// Whether anything besides the namespace decides.
+    pub fn has_selectors(&self) -> bool {
+        !self.labels.is_everything() || !self.terms.is_empty() || !self.name.is_empty()
+    }
+
+    pub fn matches(&self, entry: &Entry) -> bool {
+        let is = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
+        is(&self.name, entry.name())
+            && is(&self.namespace, entry.namespace())
+            && self.terms.iter().all(|term| {
+                let value = match term.field {
+                    Field::Name => entry.name(),
+                    Field::Namespace => entry.namespace(),
+                    Field::Selectable(index) => entry.field(index),
+                };
+                (value == term.value) == term.equal
+            })
+            && self.labels.matches(|key| entry.label(key))
+    }
+}
+
+fn unknown(kind: &StoredKind, path: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "field label not supported: {path} (resource {}: {})",
+        kind.resource,
+        supported(kind)
+    ))
+}
+
+fn supported(kind: &StoredKind) -> String {
+    let own = kind.selectable.iter().map(|f| f.path.as_str());
+    let common = if kind.namespaced { &["metadata.name", "metadata.namespace"][..] } else { &["metadata.name"] };
+    format!("supported are {}", common.iter().copied().chain(own).collect::<Vec<_>>().join(", "))
+}

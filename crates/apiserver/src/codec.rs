@@ -1,0 +1,165 @@
+//! Bodies to trees and trees to bodies, by media type.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use kybern_apimachinery::{ApiError, Gvk, Reason, Value, object};
+use kybern_schema::types::KindType;
+use kybern_schema::{DecodeError, Strictness, decode, decode_yaml, proto};
+
+use crate::negotiate::{Encoding, Format};
+use crate::options::FieldValidation;
+
+impl From<FieldValidation> for Strictness {
+    fn from(validation: FieldValidation) -> Self {
+        match validation {
+            FieldValidation::Ignore => Self::Ignore,
+            FieldValidation::Warn => Self::Warn,
+            FieldValidation::Strict => Self::Strict,
+        }
+    }
+}
+
+/// The media type of a request's body, without parameters; JSON when none is given.
+pub(crate) fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    match value.split(';').next().unwrap_or("").trim() {
+        "" => "application/json",
+        media => media,
+    }
+}
+
+/// Upstream's refusal of a body in a form that is not read.
+pub(crate) fn unsupported(accepted: &[&str]) -> ApiError {
+    let text = "the body of the request was in an unknown format - accepted media types include: ";
+    ApiError::new(Reason::UnsupportedMediaType, format!("{text}{}", accepted.join(", ")))
+}
+
+/// Decodes a body that is to be an object of a kind, and answers it with the warnings.
+pub(crate) fn read_object(
+    media: &str,
+    body: &[u8],
+    kind: &KindType,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), ApiError> {
+    if body.is_empty() {
+        return Err(refusal(DecodeError::Syntax("unexpected end of JSON input".to_owned()), &kind.gvk));
+    }
+    let decoded = match media {
+        "application/json" => {
+            claimed_kind(serde_json::from_slice(body).ok(), kind)?;
+            decode(kind, body, validation.into())
+        }
+        "application/yaml" | "application/x-yaml" | "text/yaml" => decode_yaml(kind, body, validation.into()),
+        proto::MEDIA_TYPE => {
+            let envelope = proto::Envelope::open(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            if let Some(gvk) = envelope.gvk() {
+                check_claim(&gvk.api_version(), &gvk.kind, kind)?;
+            }
+            proto::decode(kind, body).map(|object| (object, Vec::new())).map_err(|e| DecodeError::Syntax(e.to_string()))
+        }
+        _ => return Err(unsupported(&["application/json", "application/yaml", proto::MEDIA_TYPE])),
+    };
+    let (object, warnings) = decoded.map_err(|e| refusal(e, &kind.gvk))?;
+    check_claim(object::api_version(&object), object::kind(&object), kind)?;
+    Ok((object, warnings))
+}
+
+fn refusal(error: DecodeError, gvk: &Gvk) -> ApiError {
+    error.into_api_error(gvk)
+}
+
+/// What a body says of itself, before all of it is checked against a shape that it may not have.
+#[derive(serde::Deserialize)]
+struct Claim {
+    #[serde(default, rename = "apiVersion")]
+    api_version: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
+}
+
+fn claimed_kind(claim: Option<Claim>, kind: &KindType) -> Result<(), ApiError> {
+    let Some(Claim { api_version, kind: name }) = claim else { return Ok(()) };
+    check_claim(api_version.as_deref().unwrap_or(""), name.as_deref().unwrap_or(""), kind)
+}
+
+/// An object may leave out its kind and version, but not name others.
+fn check_claim(api_version: &str, name: &str, kind: &KindType) -> Result<(), ApiError> {
+    let expected = kind.gvk.api_version();
+    if !name.is_empty() && name != kind.gvk.kind {
+        let text = format!(
+            "{name} in version {:?} cannot be handled as a {}: converting (unknown kind {name:?}) to ({}.{}): unknown conversion",
+            api_version.rsplit('/').next().unwrap_or(""),
+            kind.gvk.kind,
+            kind.gvk.version,
+            kind.gvk.kind
+        );
+        return Err(ApiError::bad_request(text));
+    }
+    if !api_version.is_empty() && api_version != expected {
+        let text =
+            format!("the API version in the data ({api_version}) does not match the expected API version ({expected})");
+        return Err(ApiError::bad_request(text));
+    }
+    Ok(())
+}
+
+/// Writes a tree in the form the client wants. `kind` is needed for protobuf; where it has no such form, JSON is sent,
+/// as upstream does for its meta kinds.
+pub(crate) fn write(
+    format: Format,
+    kind: Option<&KindType>,
+    object: &Value,
+) -> Result<(&'static str, Bytes), ApiError> {
+    match (format.encoding, kind) {
+        (Encoding::Yaml, _) => {
+            let text = serde_saphyr::to_string(object).map_err(ApiError::internal)?;
+            Ok((Encoding::Yaml.media_type(), text.into()))
+        }
+        (Encoding::Protobuf, Some(kind)) if proto::has_form(kind) => {
+            Ok((Encoding::Protobuf.media_type(), proto::encode(kind, object).map_err(ApiError::internal)?.into()))
+        }
+        _ => {
+            let mut bytes = Vec::with_capacity(512);
+            let written = if format.pretty {
+                serde_json::to_writer_pretty(&mut bytes, object)
+            } else {
+                serde_json::to_writer(&mut bytes, object)
+            };
+            written.map_err(ApiError::internal)?;
+            bytes.push(b'\n');
+            Ok((Encoding::Json.media_type(), bytes.into()))
+        }
+    }
+}
+
+/// Whether objects of a kind can be sent as protobuf.
+pub(crate) fn has_protobuf(kind: &KindType) -> bool {
+    proto::has_form(kind)
+}
+
+/// A watch event as protobuf: a big-endian length and a `WatchEvent` message, whose object is a whole body of its own.
+/// A kind without a protobuf form is sent as JSON within.
+pub(crate) fn protobuf_watch_frame(name: &str, kind: &KindType, object: &Value) -> Vec<u8> {
+    let raw = proto::encode(kind, object).unwrap_or_else(|_| object.to_string().into_bytes());
+    // WatchEvent{1: type, 2: RawExtension{1: raw}}
+    let mut extension = Vec::with_capacity(raw.len() + 8);
+    length_delimited(&mut extension, 1, &raw);
+    let mut message = Vec::with_capacity(extension.len() + 20);
+    length_delimited(&mut message, 1, name.as_bytes());
+    length_delimited(&mut message, 2, &extension);
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], &message].concat()
+}
+
+/// One protobuf field of bytes.
+fn length_delimited(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    out.push(number << 3 | 2);
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(bytes);
+}

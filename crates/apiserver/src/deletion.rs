@@ -1,0 +1,261 @@
+//! How an object is deleted: preconditions, graceful deletion, finalizers, and only then the store.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use kybern_apimachinery::{ApiError, Value, object, time};
+use kybern_storage::Txn;
+
+use crate::access::{AdmissionRequest, Operation, UserInfo};
+use crate::cache::Entry;
+use crate::handlers::Exchange;
+use crate::options::{DeleteOptions, Propagation};
+use crate::resource::Resource;
+use crate::server::Server;
+use crate::strategy::Strategy;
+use crate::write::{Failure, TRIES, commit, encode, entry, stored_tree};
+
+/// Waits for its owner's dependents to be orphaned.
+const ORPHAN: &str = "orphan";
+/// Waits for its dependents to be deleted.
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// What became of an object.
+pub(crate) enum Deleted {
+    /// It is marked, and goes when its finalizers or its grace period end.
+    Pending(Arc<Entry>),
+    /// Its last state.
+    Gone(Arc<Entry>),
+}
+
+/// One delete request.
+pub(crate) struct Deletion<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) resource: &'a Resource,
+    pub(crate) user: &'a UserInfo,
+    pub(crate) options: &'a DeleteOptions,
+    pub(crate) now: Timestamp,
+}
+
+impl<'a> Deletion<'a> {
+    pub(crate) fn new(exchange: &'a Exchange, options: &'a DeleteOptions) -> Self {
+        Self {
+            server: &exchange.server,
+            resource: &exchange.resource,
+            user: &exchange.user,
+            options,
+            now: exchange.now,
+        }
+    }
+
+    /// Deletes an object, as it is when the deletion is committed.
+    pub(crate) async fn delete(&self, namespace: &str, name: &str) -> Result<Deleted, ApiError> {
+        let resource = self.resource.gvr.group_resource();
+        let kind = self.server.kind(self.resource)?;
+        let mut attempt = 1;
+        loop {
+            self.server.catch_up().await?;
+            let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
+            match self.try_delete(&old).await {
+                Err(Failure::Changed) if attempt < TRIES => attempt += 1,
+                Err(failure) => return Err(failure.into_api_error(&resource, name)),
+                Ok(deleted) => return Ok(deleted),
+            }
+        }
+    }
+
+    async fn try_delete(&self, old: &Arc<Entry>) -> Result<Deleted, Failure> {
+        let before = stored_tree(old);
+        self.check_preconditions(old, &before)?;
+        self.admit(old, &before).await?;
+        let kind = self.server.kind(self.resource)?;
+        let mut marked = before.clone();
+        match mark(&*self.resource.strategy, &mut marked, self.options, self.now) {
+            Mark::Gone => {
+                if self.options.dry_run {
+                    return Ok(Deleted::Gone(old.clone()));
+                }
+                let revision = commit(self.server, Txn::delete(old.key.clone(), old.revision)).await?;
+                self.server.cache.wait_for(revision).await;
+                self.resource.strategy.after_delete(&before);
+                Ok(Deleted::Gone(Arc::new(old.at_revision(revision))))
+            }
+            Mark::Pending if marked == before => Ok(Deleted::Pending(old.clone())),
+            Mark::Pending => {
+                let value = encode(&marked)?;
+                if self.options.dry_run {
+                    return Ok(Deleted::Pending(entry(&kind, old.key.clone(), &value, old.revision)?));
+                }
+                let txn = Txn::update(old.key.clone(), old.revision, value.clone().into());
+                let revision = commit(self.server, txn).await?;
+                self.server.cache.wait_for(revision).await;
+                Ok(Deleted::Pending(entry(&kind, old.key.clone(), &value, revision)?))
+            }
+        }
+    }
+
+    fn check_preconditions(&self, old: &Entry, before: &Value) -> Result<(), ApiError> {
+        let refuse = |cause: String| Err(ApiError::conflict(&self.resource.gvr.group_resource(), old.name(), &cause));
+        let uid = object::uid(before);
+        if let Some(wanted) = self.options.uid.as_deref().filter(|wanted| *wanted != uid) {
+            return refuse(format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"));
+        }
+        let revision = old.revision.to_string();
+        if let Some(wanted) = self.options.resource_version.as_deref().filter(|wanted| *wanted != revision) {
+            return refuse(format!(
+                "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {revision}"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn admit(&self, old: &Entry, before: &Value) -> Result<(), ApiError> {
+        let request = AdmissionRequest {
+            user: self.user,
+            resource: self.resource,
+            subresource: "",
+            namespace: old.namespace(),
+            name: old.name(),
+            operation: Operation::Delete,
+            old: Some(before),
+            options: &self.options.object,
+            dry_run: self.options.dry_run,
+        };
+        for plugin in &self.server.admission {
+            plugin.admit(&request, None).await?;
+        }
+        for plugin in &self.server.admission {
+            plugin.validate(&request, None).await?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Mark {
+    Gone,
+    Pending,
+}
+
+/// Decides whether an object can go at once; if not, changes it to what it is while it waits. Pure.
+fn mark(strategy: &dyn Strategy, object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Mark {
+    set_finalizers(strategy, object, options);
+    let grace = strategy.graceful_deletion(object, options.grace_period_seconds).unwrap_or(0).max(0);
+    let held = object::finalizers(object).next().is_some() || strategy.deletion_pending(object);
+    if object::is_deleting(object) {
+        let granted =
+            object::at(object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
+        // Only a shorter period changes anything; without one asked for, the first stands.
+        let shorter = options.grace_period_seconds.is_some() && grace < granted;
+        if granted > 0 && !shorter {
+            return Mark::Pending;
+        }
+        if grace == 0 && !held {
+            return Mark::Gone;
+        }
+        if shorter {
+            let ends = object::str_at(object, &["metadata", "deletionTimestamp"]);
+            let began = time::parse_rfc3339(ends).unwrap_or(now) - SignedDuration::from_secs(granted);
+            set_deletion(object, began + SignedDuration::from_secs(grace), grace);
+        }
+        return Mark::Pending;
+    }
+    if grace == 0 && !held {
+        return Mark::Gone;
+    }
+    set_deletion(object, now + SignedDuration::from_secs(grace), grace);
+    if object::generation(object) > 0 {
+        object::set(object, &["metadata", "generation"], object::generation(object) + 1);
+    }
+    strategy.prepare_for_delete(object);
+    Mark::Pending
+}
+
+fn set_deletion(object: &mut Value, at: Timestamp, grace: i64) {
+    object::set(object, &["metadata", "deletionTimestamp"], time::to_rfc3339(at));
+    object::set(object, &["metadata", "deletionGracePeriodSeconds"], grace);
+}
+
+/// The garbage collector's finalizers, by what is to become of dependents.
+fn set_finalizers(strategy: &dyn Strategy, object: &mut Value, options: &DeleteOptions) {
+    let before: Vec<String> = object::finalizers(object).map(str::to_owned).collect();
+    let gc = |f: &String| f == ORPHAN || f == FOREGROUND;
+    let propagation = match options.propagation {
+        Some(propagation) => propagation,
+        // What was decided before stands.
+        None if before.iter().any(gc) => return,
+        None if strategy.orphans_by_default() => Propagation::Orphan,
+        None => return,
+    };
+    let mut after: Vec<String> = before.iter().filter(|f| !gc(f)).cloned().collect();
+    match propagation {
+        Propagation::Orphan => after.push(ORPHAN.to_owned()),
+        Propagation::Foreground => after.push(FOREGROUND.to_owned()),
+        Propagation::Background => {}
+    }
+    if after.is_empty() {
+        object::remove(object, &["metadata", "finalizers"]);
+    } else if after != before {
+        object::set(object, &["metadata", "finalizers"], after);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategy::Plain;
+    use kybern_apimachinery::json;
+
+    /// Grants what is asked for, 30 seconds by default.
+    struct Graceful;
+    impl Strategy for Graceful {
+        fn graceful_deletion(&self, _: &Value, requested: Option<i64>) -> Option<i64> {
+            Some(requested.unwrap_or(30))
+        }
+    }
+
+    fn check(strategy: &dyn Strategy, metadata: Value, query: &str, expect: Option<Value>) {
+        let options = DeleteOptions::parse(&crate::options::Query::parse(query), Value::Null).unwrap();
+        let mut object = json!({"metadata": metadata});
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mark = mark(strategy, &mut object, &options, now);
+        assert_eq!(mark == Mark::Gone, expect.is_none(), "{object}");
+        if let Some(expect) = expect {
+            assert_eq!(object["metadata"], expect);
+        }
+    }
+
+    #[test]
+    fn without_grace_or_finalizers_it_goes_at_once() {
+        check(&Plain, json!({}), "", None);
+        check(&Plain, json!({}), "gracePeriodSeconds=30", None);
+        check(&Graceful, json!({}), "gracePeriodSeconds=0", None);
+        check(&Plain, json!({"finalizers": ["orphan"]}), "propagationPolicy=Background", None);
+    }
+
+    #[test]
+    fn finalizers_hold_it() {
+        let marked = json!({
+            "finalizers": ["a/b"], "generation": 2,
+            "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0
+        });
+        check(&Plain, json!({"finalizers": ["a/b"], "generation": 1}), "", Some(marked.clone()));
+        check(&Plain, marked.clone(), "", Some(marked));
+        let foreground = json!({
+            "finalizers": ["foregroundDeletion"],
+            "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0
+        });
+        check(&Plain, json!({}), "propagationPolicy=Foreground", Some(foreground));
+    }
+
+    #[test]
+    fn grace_is_granted_once_and_can_be_shortened() {
+        let granted = json!({"deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30});
+        check(&Graceful, json!({}), "", Some(granted.clone()));
+        check(&Graceful, granted.clone(), "", Some(granted.clone()));
+        check(&Graceful, granted.clone(), "gracePeriodSeconds=60", Some(granted.clone()));
+        let shorter = json!({"deletionTimestamp": "2026-01-01T00:00:05Z", "deletionGracePeriodSeconds": 5});
+        check(&Graceful, granted.clone(), "gracePeriodSeconds=5", Some(shorter));
+        check(&Graceful, granted, "gracePeriodSeconds=0", None);
+    }
+}

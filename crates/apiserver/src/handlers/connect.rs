@@ -1,0 +1,107 @@
+//! Requests that another part answers: connect subresources and kinds that are never stored.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response};
+use kybern_apimachinery::{ApiError, Gvk, Value, object};
+
+use super::Exchange;
+use crate::access::{AdmissionRequest, Operation};
+use crate::connect::{ConnectRequest, Connector};
+use crate::negotiate::{Encoding, Format, negotiate};
+use crate::options::FieldValidation;
+use crate::{Body, body, codec};
+
+pub(super) async fn connect(
+    exchange: Exchange,
+    connector: Arc<dyn Connector>,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let kind = exchange.subresource().map(|s| s.kind.clone());
+    admit(&exchange).await?;
+    serve(exchange, kind, connector, body).await
+}
+
+pub(super) async fn unstored(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
+    let Some(connector) = exchange.resource.unstored.clone() else { return Err(ApiError::no_such_path()) };
+    if !exchange.resource.verbs.iter().any(|v| v == exchange.info.verb) {
+        return Err(ApiError::method_not_supported(&exchange.group_resource(), exchange.info.verb));
+    }
+    let kind = exchange.resource.ty.gvk.clone();
+    serve(exchange, Some(kind), connector, body).await
+}
+
+/// Asks admission about a connection.
+async fn admit(exchange: &Exchange) -> Result<(), ApiError> {
+    let request = AdmissionRequest {
+        user: &exchange.user,
+        resource: &exchange.resource,
+        subresource: &exchange.info.subresource,
+        namespace: &exchange.info.namespace,
+        name: &exchange.info.name,
+        operation: Operation::Connect,
+        old: None,
+        options: &Value::Null,
+        dry_run: exchange.query.has("dryRun"),
+    };
+    for plugin in &exchange.server.admission {
+        plugin.admit(&request, None).await?;
+    }
+    for plugin in &exchange.server.admission {
+        plugin.validate(&request, None).await?;
+    }
+    Ok(())
+}
+
+/// Calls the connector, with the body of an object turned into JSON, and its answer turned into what the client takes.
+async fn serve(
+    exchange: Exchange,
+    kind: Option<Gvk>,
+    connector: Arc<dyn Connector>,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let Exchange { server, info, user, mut parts, .. } = exchange;
+    // Streams and proxied requests are nobody's business.
+    let streams = matches!(info.subresource.as_str(), "proxy" | "log" | "exec" | "attach" | "portforward");
+    let format = if streams { None } else { Some(negotiate(&parts.headers, false, true, false)?) };
+    let kind = kind.filter(|_| !streams && info.verb == "create").and_then(|gvk| kybern_schema::builtin().kind(&gvk));
+    let media = codec::content_type(&parts.headers).to_owned();
+    let body = match &kind {
+        Some(kind) if media != "application/json" => {
+            let bytes = body::read(body).await?;
+            let (object, _) = codec::read_object(&media, &bytes, kind, FieldValidation::Ignore)?;
+            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            parts.headers.remove(CONTENT_LENGTH);
+            body::full(object.to_string())
+        }
+        _ => body,
+    };
+    let request = ConnectRequest {
+        user,
+        namespace: info.namespace,
+        name: info.name,
+        tail: info.tail,
+        request: Request::from_parts(parts, body),
+    };
+    let response = connector.connect(&*server, request).await?;
+    match format {
+        Some(format) if format.encoding != Encoding::Json => reencode(response, format).await,
+        _ => Ok(response),
+    }
+}
+
+/// A connector's JSON object in the form the client asked for.
+async fn reencode(response: Response<Body>, format: Format) -> Result<Response<Body>, ApiError> {
+    if !response.headers().get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json")) {
+        return Ok(response);
+    }
+    let (mut parts, body) = response.into_parts();
+    let bytes = body::read(body).await?;
+    let object: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
+    let kind = object::gvk(&object).and_then(|gvk| kybern_schema::builtin().kind(&gvk));
+    let (media, bytes) = codec::write(format, kind.as_ref(), &object)?;
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
+    Ok(Response::from_parts(parts, body::full(bytes)))
+}

@@ -1,0 +1,173 @@
+//! One file per verb. All of them work on any resource.
+
+mod connect;
+mod create;
+mod delete;
+mod delete_collection;
+mod get;
+mod list;
+mod patch;
+mod scale;
+mod update;
+mod watch;
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderValue, Response};
+use kybern_apimachinery::{ApiError, GroupResource, Value, object};
+
+use crate::access::UserInfo;
+use crate::negotiate::{Format, negotiate};
+use crate::options::{Query, WriteOptions};
+use crate::pipeline::RequestInfo;
+use crate::resource::{Resource, Subresource, SubresourceHandler};
+use crate::respond::Presentation;
+use crate::server::Server;
+use crate::table::Include;
+use crate::{Body, body, codec};
+
+/// A request for a resource, authorized.
+pub(crate) struct Exchange {
+    pub(crate) server: Arc<Server>,
+    pub(crate) info: RequestInfo,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) query: Query,
+    pub(crate) user: UserInfo,
+    pub(crate) parts: Parts,
+    pub(crate) now: jiff::Timestamp,
+}
+
+impl Exchange {
+    fn group_resource(&self) -> GroupResource {
+        self.resource.gvr.group_resource()
+    }
+
+    fn not_found(&self) -> ApiError {
+        ApiError::not_found(&self.group_resource(), &self.info.name)
+    }
+
+    fn format(&self) -> Result<Format, ApiError> {
+        let protobuf = codec::has_protobuf(&self.resource.ty);
+        negotiate(&self.parts.headers, self.query.flag("pretty"), protobuf, true)
+    }
+
+    fn presentation(&self) -> Result<Presentation, ApiError> {
+        let include = Include::parse(self.query.get("includeObject"));
+        Ok(Presentation { format: self.format()?, include, now: self.now })
+    }
+
+    /// `kind` is the options' kind.
+    fn write_options(&self, kind: &str) -> Result<WriteOptions, ApiError> {
+        let agent = self.parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok());
+        WriteOptions::parse(&self.query, kind, agent.unwrap_or(""))
+    }
+
+    fn subresource(&self) -> Option<&Subresource> {
+        self.resource.subresource(&self.info.subresource)
+    }
+}
+
+/// Calls the verb's handler.
+pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
+    let verb = exchange.info.verb;
+    let refuse = |exchange: &Exchange| Err(ApiError::method_not_supported(&exchange.group_resource(), verb));
+    if exchange.resource.unstored.is_some() {
+        return connect::unstored(exchange, body).await;
+    }
+    if exchange.info.subresource.is_empty() {
+        if !exchange.resource.verbs.iter().any(|v| v == verb) {
+            return refuse(&exchange);
+        }
+        return match verb {
+            "get" => get::get(&exchange).await,
+            "list" => list::list(&exchange).await,
+            "watch" => watch::watch(&exchange).await,
+            "create" => mutate(async move { create::create(&exchange, body).await }).await,
+            "update" => mutate(async move { update::update(&exchange, body).await }).await,
+            "patch" => mutate(async move { patch::patch(&exchange, body).await }).await,
+            "delete" => mutate(async move { delete::delete(&exchange, body).await }).await,
+            "deletecollection" => mutate(async move { delete_collection::delete(&exchange, body).await }).await,
+            _ => refuse(&exchange),
+        };
+    }
+    let Some(subresource) = exchange.subresource().cloned() else { return Err(ApiError::no_such_path()) };
+    match (subresource.handler, verb) {
+        (SubresourceHandler::Connect(connector), _) => connect::connect(exchange, connector, body).await,
+        (_, verb) if !subresource.verbs.iter().any(|v| v == verb) => refuse(&exchange),
+        (SubresourceHandler::Part(_), "get") => get::get(&exchange).await,
+        (SubresourceHandler::Part(_), "update") => mutate(async move { update::update(&exchange, body).await }).await,
+        (SubresourceHandler::Part(_), "patch") => mutate(async move { patch::patch(&exchange, body).await }).await,
+        (SubresourceHandler::Scale { spec_replicas, status_replicas, selector }, verb) => {
+            let paths = scale::Paths { spec_replicas, status_replicas, selector };
+            match verb {
+                "get" => scale::get(&exchange, paths).await,
+                "update" => mutate(async move { scale::update(&exchange, paths, body).await }).await,
+                "patch" => mutate(async move { scale::patch(&exchange, paths, body).await }).await,
+                _ => refuse(&exchange),
+            }
+        }
+        _ => refuse(&exchange),
+    }
+}
+
+/// Runs a write to its end even if the client goes away: what was reserved for it must be kept or freed with it.
+async fn mutate(
+    handler: impl Future<Output = Result<Response<Body>, ApiError>> + Send + 'static,
+) -> Result<Response<Body>, ApiError> {
+    tokio::spawn(handler).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request handler panicked");
+        Err(ApiError::internal("the request handler failed unexpectedly; the server's log says more"))
+    })
+}
+
+/// Adds `Warning` headers.
+fn warn(response: &mut Response<Body>, warnings: &[String]) {
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(http::header::WARNING, value);
+        }
+    }
+}
+
+/// Reads and decodes a request's body as an object of the resource's kind, with its defaults.
+async fn read_object(
+    exchange: &Exchange,
+    body: Body,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let bytes = body::read(body).await?;
+    let media = codec::content_type(&exchange.parts.headers);
+    let (mut object, warnings) = codec::read_object(media, &bytes, &exchange.resource.ty, options.field_validation)?;
+    check_namespace(exchange, &mut object)?;
+    kybern_schema::apply_defaults(&exchange.resource.ty, &mut object);
+    Ok((object, warnings))
+}
+
+/// Gives an object the namespace of the request, and refuses one with another.
+fn check_namespace(exchange: &Exchange, object: &mut Value) -> Result<(), ApiError> {
+    if !exchange.resource.namespaced {
+        return Ok(());
+    }
+    let namespace = object::namespace(object);
+    if namespace.is_empty() {
+        object::set(object, &["metadata", "namespace"], exchange.info.namespace.as_str());
+    } else if namespace != exchange.info.namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses an object that is not the one the path names.
+fn check_name(exchange: &Exchange, object: &Value) -> Result<(), ApiError> {
+    let (name, wanted) = (object::name(object), exchange.info.name.as_str());
+    if name != wanted {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({wanted})"
+        )));
+    }
+    Ok(())
+}

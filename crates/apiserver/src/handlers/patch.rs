@@ -1,0 +1,159 @@
+//! PATCH of an object or of a part of it: JSON patch, merge patch, strategic merge patch, server-side apply.
+
+use http::{Response, StatusCode};
+use kybern_apimachinery::{ApiError, Reason, Value, object};
+use kybern_schema::types::KindType;
+use kybern_schema::{DecodeError, decode_value};
+
+use super::{Exchange, check_name, check_namespace, warn};
+use crate::options::{WriteOptions, parse_revision};
+use crate::respond::{self, to_served};
+use crate::write::{Failure, TRIES, Writer};
+use crate::{Body, body, codec, managed};
+
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// A patch as it came.
+pub(super) enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+    /// An applied configuration.
+    Apply(Value),
+}
+
+impl Patch {
+    pub(super) async fn read(exchange: &Exchange, body: Body) -> Result<Self, ApiError> {
+        let bytes = body::read(body).await?;
+        let refuse = |error: &dyn std::fmt::Display| ApiError::bad_request(format!("error decoding patch: {error}"));
+        let json = || serde_json::from_slice::<Value>(&bytes).map_err(|e| refuse(&e));
+        Ok(match codec::content_type(&exchange.parts.headers) {
+            JSON => Self::Json(json()?),
+            MERGE => Self::Merge(json()?),
+            STRATEGIC => Self::Strategic(json()?),
+            APPLY => Self::Apply(kybern_schema::decode::yaml_to_value(&bytes).map_err(|e| refuse(&e))?),
+            _ => return Err(codec::unsupported(&[JSON, MERGE, STRATEGIC, APPLY])),
+        })
+    }
+
+    /// Applies a patch to an object of a kind. A configuration is taken as a merge patch.
+    pub(super) fn apply(&self, kind: &KindType, object: Value) -> Result<Value, ApiError> {
+        use kybern_schema::patch::{json, merge, strategic};
+        Ok(match self {
+            Self::Json(patch) => json::apply(object, patch)?,
+            Self::Merge(patch) | Self::Apply(patch) => merge::apply(object, patch.clone())?,
+            Self::Strategic(patch) => strategic::apply(kind, object, patch.clone())?,
+        })
+    }
+}
+
+pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Body>, ApiError> {
+    let presentation = exchange.presentation()?;
+    let options = exchange.write_options("PatchOptions")?;
+    let patch = Patch::read(exchange, body).await?;
+    check_options(exchange, &patch, &options)?;
+    let mut writer = Writer::new(exchange, &options);
+    writer.applies = matches!(patch, Patch::Apply(_));
+    let kind = exchange.server.kind(&exchange.resource)?;
+    let mut attempt = 1;
+    loop {
+        exchange.server.catch_up().await?;
+        let old = kind.get(&exchange.info.namespace, &exchange.info.name);
+        if old.is_none() && !(writer.applies && exchange.info.subresource.is_empty()) {
+            return Err(exchange.not_found());
+        }
+        let live = old.as_ref().map(|old| to_served(&exchange.resource, old.value()));
+        let (object, mut warnings) = patched(exchange, &patch, live, &options)?;
+        let written = match &old {
+            None => writer.create(object).await.map_err(Failure::Refused),
+            Some(old) => {
+                // A patch may say which revision it is of.
+                let expected = parse_revision(object::resource_version(&object))?;
+                if expected.is_some_and(|revision| revision != old.revision) {
+                    return Err(ApiError::stale(&exchange.group_resource(), &exchange.info.name));
+                }
+                writer.update(old, object).await
+            }
+        };
+        match written {
+            Ok(entry) => {
+                warnings.append(&mut writer.warnings);
+                let code = if old.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+                let mut response = respond::entry(&exchange.resource, &entry, presentation, code)?;
+                warn(&mut response, &warnings);
+                return Ok(response);
+            }
+            Err(Failure::Changed) if attempt < TRIES => attempt += 1,
+            // Made by someone else meanwhile: now it is an update.
+            Err(Failure::Refused(error))
+                if old.is_none() && error.reason() == Reason::AlreadyExists && attempt < TRIES =>
+            {
+                attempt += 1;
+            }
+            Err(failure) => return Err(failure.into_api_error(&exchange.group_resource(), &exchange.info.name)),
+        }
+    }
+}
+
+fn check_options(exchange: &Exchange, patch: &Patch, options: &WriteOptions) -> Result<(), ApiError> {
+    let problem = match patch {
+        Patch::Apply(_) if !exchange.query.has("fieldManager") => {
+            "fieldManager: Required value: is required for apply patch"
+        }
+        Patch::Apply(_) => return Ok(()),
+        _ if options.force.is_some() => "force: Forbidden: may not be specified for non-apply patch",
+        _ => return Ok(()),
+    };
+    Err(ApiError::new(Reason::Invalid, format!("PatchOptions.meta.k8s.io \"\" is invalid: {problem}")))
+}
+
+/// The patched object in the served version, checked and with its defaults, and warnings.
+fn patched(
+    exchange: &Exchange,
+    patch: &Patch,
+    live: Option<Value>,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let resource = &exchange.resource;
+    let refuse = |error: DecodeError| error.into_api_error(&resource.ty.gvk);
+    let mut warnings = Vec::new();
+    let patched = match patch {
+        Patch::Apply(config) => {
+            let mut config = config.clone();
+            if object::kind(&config) != resource.kind {
+                return Err(ApiError::bad_request(format!(
+                    "the kind of the applied configuration ({}) does not match the resource's ({})",
+                    object::kind(&config),
+                    resource.kind
+                )));
+            }
+            // Of unknown fields the merge would see nothing.
+            warnings = decode_value(&resource.ty, config.clone(), options.field_validation.into()).map_err(refuse)?.1;
+            check_namespace(exchange, &mut config)?;
+            if object::name(&config).is_empty() {
+                object::set(&mut config, &["metadata", "name"], exchange.info.name.as_str());
+            }
+            check_name(exchange, &config)?;
+            managed::apply(exchange, options, live.as_ref(), &config)?
+        }
+        _ => patch.apply(&resource.ty, live.unwrap_or_default())?,
+    };
+    let (mut object, found) = decode_value(&resource.ty, patched, options.field_validation.into()).map_err(refuse)?;
+    if !matches!(patch, Patch::Apply(_)) {
+        warnings = found;
+    }
+    if object::kind(&object) != resource.kind || object::api_version(&object) != resource.api_version() {
+        return Err(ApiError::bad_request(format!(
+            "the patch changes the object's type to {} {}, expected {} {}",
+            object::api_version(&object),
+            object::kind(&object),
+            resource.api_version(),
+            resource.kind
+        )));
+    }
+    kybern_schema::apply_defaults(&resource.ty, &mut object);
+    Ok((object, warnings))
+}

@@ -1,0 +1,131 @@
+//! The `scale` subresource: a view of an object's replicas as `autoscaling/v1 Scale`.
+
+use http::{Response, StatusCode};
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::selector::LabelSelector;
+use kybern_apimachinery::{ApiError, GroupKind, Gvk, Value, json, object};
+use kybern_schema::types::KindType;
+
+use super::patch::Patch;
+use super::{Exchange, warn};
+use crate::options::{WriteOptions, parse_revision};
+use crate::respond::{self, to_served};
+use crate::write::{Failure, TRIES, Writer};
+use crate::{Body, body, codec};
+
+/// Where an object keeps what a scale shows.
+#[derive(Clone, Copy)]
+pub(super) struct Paths {
+    pub(super) spec_replicas: &'static [&'static str],
+    pub(super) status_replicas: &'static [&'static str],
+    pub(super) selector: &'static [&'static str],
+}
+
+fn kind() -> Result<KindType, ApiError> {
+    let gvk = Gvk::new("autoscaling", "v1", "Scale");
+    kybern_schema::builtin().kind(&gvk).ok_or_else(|| ApiError::internal("the table of kinds has no Scale"))
+}
+
+/// The scale of an object.
+fn of(object: &Value, paths: Paths) -> Value {
+    let number = |path: &[&str]| object::at(object, path).and_then(Value::as_i64).unwrap_or(0);
+    let selector = match object::at(object, paths.selector) {
+        Some(Value::String(text)) => text.clone(),
+        Some(selector) if selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some() => {
+            LabelSelector::from_object(selector).map(|s| s.to_string()).unwrap_or_default()
+        }
+        // A ReplicationController's is a plain map.
+        Some(Value::Object(map)) => {
+            let pairs = map.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
+            LabelSelector::from_pairs(pairs).to_string()
+        }
+        _ => String::new(),
+    };
+    let mut metadata = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object::at(object, &["metadata", field]) {
+            metadata[field] = value.clone();
+        }
+    }
+    let mut status = json!({"replicas": number(paths.status_replicas)});
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
+    let replicas = number(paths.spec_replicas);
+    let spec = if replicas == 0 { json!({}) } else { json!({"replicas": replicas}) };
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+fn respond(exchange: &Exchange, object: &Value, paths: Paths) -> Result<Response<Body>, ApiError> {
+    let kind = kind()?;
+    let protobuf = codec::has_protobuf(&kind);
+    let format = crate::negotiate::negotiate(&exchange.parts.headers, exchange.query.flag("pretty"), protobuf, false)?;
+    respond::value(format, Some(&kind), &of(object, paths), StatusCode::OK)
+}
+
+pub(super) async fn get(exchange: &Exchange, paths: Paths) -> Result<Response<Body>, ApiError> {
+    exchange.server.catch_up().await?;
+    let kind = exchange.server.kind(&exchange.resource)?;
+    let entry = kind.get(&exchange.info.namespace, &exchange.info.name).ok_or_else(|| exchange.not_found())?;
+    respond(exchange, &to_served(&exchange.resource, entry.value()), paths)
+}
+
+pub(super) async fn update(exchange: &Exchange, paths: Paths, body: Body) -> Result<Response<Body>, ApiError> {
+    let options = exchange.write_options("UpdateOptions")?;
+    let bytes = body::read(body).await?;
+    let media = codec::content_type(&exchange.parts.headers);
+    let (scale, warnings) = codec::read_object(media, &bytes, &kind()?, options.field_validation)?;
+    change(exchange, paths, &options, warnings, &|_| Ok(scale.clone())).await
+}
+
+pub(super) async fn patch(exchange: &Exchange, paths: Paths, body: Body) -> Result<Response<Body>, ApiError> {
+    let options = exchange.write_options("PatchOptions")?;
+    let patch = Patch::read(exchange, body).await?;
+    let kind = kind()?;
+    let patched = |old: Value| {
+        let decoded = kybern_schema::decode_value(&kind, patch.apply(&kind, old)?, options.field_validation.into());
+        decoded.map(|(scale, _)| scale).map_err(|e| e.into_api_error(&kind.gvk))
+    };
+    change(exchange, paths, &options, Vec::new(), &patched).await
+}
+
+/// Sets the replicas that the new scale asks for.
+async fn change(
+    exchange: &Exchange,
+    paths: Paths,
+    options: &WriteOptions,
+    mut warnings: Vec<String>,
+    new_scale: &(dyn Fn(Value) -> Result<Value, ApiError> + Send + Sync),
+) -> Result<Response<Body>, ApiError> {
+    let kind = exchange.server.kind(&exchange.resource)?;
+    let name = exchange.info.name.as_str();
+    let mut writer = Writer::new(exchange, options);
+    let mut attempt = 1;
+    loop {
+        exchange.server.catch_up().await?;
+        let old = kind.get(&exchange.info.namespace, name).ok_or_else(|| exchange.not_found())?;
+        let mut object = to_served(&exchange.resource, old.value());
+        let scale = new_scale(of(&object, paths))?;
+        let expected = parse_revision(object::resource_version(&scale))?;
+        if expected.is_some_and(|revision| revision != old.revision) {
+            return Err(ApiError::stale(&exchange.group_resource(), name));
+        }
+        let replicas = object::at(&scale, &["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
+        if replicas < 0 {
+            let path = FieldPath::new("spec.replicas");
+            let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+            return Err(ApiError::invalid(&GroupKind::new("autoscaling", "Scale"), name, &[error]));
+        }
+        object::set(&mut object, paths.spec_replicas, replicas);
+        match writer.update(&old, object).await {
+            Ok(entry) => {
+                warnings.append(&mut writer.warnings);
+                let mut response = respond(exchange, &to_served(&exchange.resource, entry.value()), paths)?;
+                warn(&mut response, &warnings);
+                return Ok(response);
+            }
+            Err(Failure::Changed) if attempt < TRIES => attempt += 1,
+            Err(failure) => return Err(failure.into_api_error(&exchange.group_resource(), name)),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `/healthz`, `/livez` and `/readyz`, with upstream's text form.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use parking_lot::RwLock;
+
+use crate::options::Query;
+use crate::server::Server;
+use crate::{Body, body};
+
+/// Named checks; all are good until something says otherwise.
+#[derive(Clone, Default)]
+pub struct Checks(Arc<RwLock<BTreeMap<String, Option<String>>>>);
+
+impl Checks {
+    /// Marks a check as failing; the reason is logged, and told to nobody who may not see it.
+    pub fn fail(&self, name: &str, reason: String) {
+        tracing::warn!(check = name, reason, "a health check fails");
+        self.0.write().insert(name.to_owned(), Some(reason));
+    }
+
+    /// Marks a check as good again.
+    pub fn pass(&self, name: &str) {
+        self.0.write().insert(name.to_owned(), None);
+    }
+}
+
+pub(crate) fn serve(server: &Server, parts: &[&str], query: &Query) -> Response<Body> {
+    let endpoint = parts[0];
+    let mut checks = BTreeMap::from([("ping".to_owned(), None), ("log".to_owned(), None), ("etcd".to_owned(), None)]);
+    checks.extend(server.checks.0.read().clone());
+    if endpoint == "livez" {
+        // A server that waits for something is alive.
+        checks.retain(|name, _| !name.starts_with("poststarthook/"));
+    }
+    if let Some(name) = parts.get(1..).filter(|rest| !rest.is_empty()).map(|rest| rest.join("/")) {
+        checks.retain(|check, _| *check == name);
+        if checks.is_empty() {
+            return body::text(StatusCode::NOT_FOUND, "404 page not found\n");
+        }
+    }
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let mut text = String::new();
+    let mut failed = false;
+    for (name, state) in &checks {
+        if excluded.contains(&name.as_str()) {
+            text.push_str(&format!("[+]{name} excluded: ok\n"));
+        } else if state.is_some() {
+            failed = true;
+            text.push_str(&format!("[-]{name} failed: reason withheld\n"));
+        } else {
+            text.push_str(&format!("[+]{name} ok\n"));
+        }
+    }
+    if failed {
+        return body::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{text}{endpoint} check failed\n"));
+    }
+    if query.has("verbose") {
+        return body::text(StatusCode::OK, format!("{text}{endpoint} check passed\n"));
+    }
+    body::text(StatusCode::OK, "ok")
+}

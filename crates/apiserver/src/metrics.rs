@@ -1,0 +1,148 @@
+//! Metrics under upstream's names.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use parking_lot::RwLock;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::pipeline::RequestInfo;
+use crate::server::Server;
+use crate::{Body, body};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    verb: &'static str,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    verb: &'static str,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceLabels {
+    resource: String,
+}
+
+/// See the module.
+pub struct Metrics {
+    registry: Arc<RwLock<Registry>>,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<DurationLabels, Histogram>,
+    objects: Family<ResourceLabels, Gauge>,
+    watchers: Family<ResourceLabels, Gauge>,
+    storage_bytes: Gauge,
+    in_flight: Gauge,
+}
+
+const BUCKETS: [f64; 12] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 10.0, 60.0];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let requests = Family::default();
+        let durations = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
+        let (objects, watchers) = (Family::default(), Family::default());
+        let (storage_bytes, in_flight) = (Gauge::default(), Gauge::default());
+        // The encoder adds `_total` itself.
+        registry.register("apiserver_request", "Requests by verb, resource and code", requests.clone());
+        registry.register("apiserver_request_duration_seconds", "Response latency in seconds", durations.clone());
+        registry.register("apiserver_storage_objects", "Stored objects by resource", objects.clone());
+        registry.register("apiserver_longrunning_requests", "Watchers by resource", watchers.clone());
+        registry.register("apiserver_storage_size_bytes", "Size of the store in bytes", storage_bytes.clone());
+        registry.register("apiserver_current_inflight_requests", "Requests being served", in_flight.clone());
+        Self {
+            registry: Arc::new(RwLock::new(registry)),
+            requests,
+            durations,
+            objects,
+            watchers,
+            storage_bytes,
+            in_flight,
+        }
+    }
+}
+
+impl Metrics {
+    /// Lets another part of the program add its metrics.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.write());
+    }
+
+    pub(crate) fn request(&self, info: &RequestInfo, code: StatusCode, duration: Duration) {
+        let verb = match info.verb {
+            "get" => "GET",
+            "list" => "LIST",
+            "watch" => "WATCH",
+            "create" | "post" => "POST",
+            "update" | "put" => "PUT",
+            "patch" => "PATCH",
+            "delete" => "DELETE",
+            "deletecollection" => "DELETECOLLECTION",
+            _ => "other",
+        };
+        // What no resource serves must not make labels without bound.
+        let known = code != StatusCode::NOT_FOUND || !info.name.is_empty();
+        let text = |text: &str| if known { text.to_owned() } else { String::new() };
+        let scope = match (info.resource_request, info.name.is_empty(), info.namespace.is_empty()) {
+            (false, ..) => "",
+            (true, false, _) => "resource",
+            (true, true, false) => "namespace",
+            (true, true, true) => "cluster",
+        };
+        let labels = DurationLabels {
+            verb,
+            group: text(&info.group),
+            version: text(&info.version),
+            resource: text(&info.resource),
+            subresource: text(&info.subresource),
+            scope,
+        };
+        let DurationLabels { group, version, resource, subresource, .. } = labels.clone();
+        let counted = RequestLabels { verb, group, version, resource, subresource, scope, code: code.as_u16() };
+        self.requests.get_or_create(&counted).inc();
+        if !info.is_long_running() {
+            self.durations.get_or_create(&labels).observe(duration.as_secs_f64());
+        }
+    }
+
+    pub(crate) async fn serve(&self, server: &Server) -> Response<Body> {
+        for cache in server.cache.kinds() {
+            let resource =
+                kybern_apimachinery::GroupResource::new(&cache.kind.gvk.group, &cache.kind.resource).to_string();
+            let labels = ResourceLabels { resource };
+            self.objects.get_or_create(&labels).set(cache.len() as i64);
+            self.watchers.get_or_create(&labels).set(cache.watchers() as i64);
+        }
+        if let Ok(size) = server.storage.size().await {
+            self.storage_bytes.set(size.bytes as i64);
+        }
+        self.in_flight.set(server.max_in_flight as i64 - server.in_flight.available_permits() as i64);
+        let mut text = String::new();
+        match encode(&mut text, &self.registry.read()) {
+            Ok(()) => {
+                body::response(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+            }
+            Err(error) => body::error(&kybern_apimachinery::ApiError::internal(error)),
+        }
+    }
+}

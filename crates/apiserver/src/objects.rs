@@ -1,0 +1,158 @@
+//! The stored objects for the server's own parts: connectors, admission plugins, allocators, bootstrap.
+
+use kybern_apimachinery::{ApiError, Value, object};
+
+use crate::BoxFuture;
+use crate::access::UserInfo;
+use crate::cache::Selection;
+use crate::connect::Objects;
+use crate::deletion::{Deleted, Deletion};
+use crate::options::{DeleteOptions, FieldValidation, Query, WriteOptions};
+use crate::server::Server;
+use crate::write::{Failure, TRIES, Writer, stored_tree};
+
+/// Who the server's own parts are to admission.
+fn own_user() -> UserInfo {
+    UserInfo {
+        name: "system:apiserver".to_owned(),
+        groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
+        ..UserInfo::default()
+    }
+}
+
+fn own_options() -> WriteOptions {
+    WriteOptions {
+        dry_run: false,
+        field_manager: "kube-apiserver".to_owned(),
+        field_validation: FieldValidation::Warn,
+        force: None,
+        object: Value::Null,
+    }
+}
+
+impl Objects for Server {
+    fn get<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move {
+            let row = self.row(group, resource)?;
+            let kind = self.kind(&row)?;
+            self.catch_up().await?;
+            let entry = kind.get(namespace, name);
+            entry.map(|e| e.value()).ok_or_else(|| ApiError::not_found(&row.gvr.group_resource(), name))
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Value>, ApiError>> {
+        Box::pin(async move {
+            let kind = self.kind(&*self.row(group, resource)?)?;
+            self.catch_up().await?;
+            let selection = Selection::in_namespace(namespace);
+            let listing = kind
+                .list(&selection, None, 0, None, || self.cache.revision())
+                .map_err(|_| ApiError::internal("the latest revision cannot be too old"))?;
+            Ok(listing.items.iter().map(|e| e.value()).collect())
+        })
+    }
+
+    fn update<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+        change: &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Send + Sync),
+    ) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move {
+            let row = self.row(group, resource)?;
+            let (kind, resource) = (self.kind(&row)?, row.gvr.group_resource());
+            let mut attempt = 1;
+            loop {
+                self.catch_up().await?;
+                let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
+                let mut object = old.value();
+                change(&mut object)?;
+                let before = stored_tree(&old);
+                object::remove(&mut object, &["metadata", "resourceVersion"]);
+                if object == before {
+                    return Ok(old.value());
+                }
+                let (user, options) = (own_user(), own_options());
+                let writer = Writer {
+                    server: self,
+                    resource: &row,
+                    user: &user,
+                    namespace,
+                    subresource: "",
+                    options: &options,
+                    now: self.clock.now(),
+                    applies: false,
+                    warnings: Vec::new(),
+                };
+                match writer.replace(&old, &before, &object).await {
+                    Ok(entry) => return Ok(entry.value()),
+                    Err(Failure::Changed) if attempt < 4 * TRIES => attempt += 1,
+                    Err(failure) => return Err(failure.into_api_error(&resource, name)),
+                }
+            }
+        })
+    }
+
+    fn create<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        object: Value,
+    ) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move {
+            let row = self.row(group, resource)?;
+            let (user, options) = (own_user(), own_options());
+            let refuse = |error: kybern_schema::DecodeError| error.into_api_error(&row.ty.gvk);
+            let strictness = options.field_validation.into();
+            let mut object = kybern_schema::decode_value(&row.ty, object, strictness).map_err(refuse)?.0;
+            kybern_schema::apply_defaults(&row.ty, &mut object);
+            let namespace = object::namespace(&object).to_owned();
+            let mut writer = Writer {
+                server: self,
+                resource: &row,
+                user: &user,
+                namespace: &namespace,
+                subresource: "",
+                options: &options,
+                now: self.clock.now(),
+                applies: false,
+                warnings: Vec::new(),
+            };
+            Ok(writer.create(object).await?.value())
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+        options: Value,
+    ) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move {
+            let row = self.row(group, resource)?;
+            let options = DeleteOptions::parse(&Query::default(), options)?;
+            let user = own_user();
+            let now = self.clock.now();
+            let deletion = Deletion { server: self, resource: &row, user: &user, options: &options, now };
+            match deletion.delete(namespace, name).await? {
+                Deleted::Pending(entry) | Deleted::Gone(entry) => Ok(entry.value()),
+            }
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! Who sends the request, and as whom.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Request};
+use kybern_apimachinery::{ApiError, GroupResource};
+
+use super::authorization;
+use crate::Body;
+use crate::access::{Attributes, Credentials, UserInfo};
+use crate::serve::Peer;
+use crate::server::Server;
+
+pub(super) async fn authenticate(server: &Server, request: &mut Request<Body>) -> Result<UserInfo, ApiError> {
+    if let Some(user) = request.extensions_mut().remove::<UserInfo>() {
+        return Ok(user);
+    }
+    let peer: Option<Arc<Peer>> = request.extensions().get().cloned();
+    let client_certificates = peer.as_ref().map_or(&[][..], |peer| &peer.certificates);
+    let credentials = Credentials { headers: request.headers(), client_certificates };
+    let mut found = None;
+    for authenticator in &server.authenticators {
+        match authenticator.authenticate(&credentials).await {
+            Ok(None) => {}
+            Ok(Some(user)) => {
+                found = Some(user);
+                break;
+            }
+            Err(error) => tracing::debug!(%error, "unable to authenticate the request"),
+        }
+    }
+    let mut user = found.ok_or_else(ApiError::unauthorized)?;
+    // No handler and no proxied server gets to see the credential.
+    request.headers_mut().remove(http::header::AUTHORIZATION);
+    let group = if user.name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
+    if !user.in_group("system:authenticated") && !user.in_group("system:unauthenticated") {
+        user.groups.push(group.to_owned());
+    }
+    Ok(user)
+}
+
+const USER: &str = "impersonate-user";
+const GROUP: &str = "impersonate-group";
+const UID: &str = "impersonate-uid";
+const EXTRA: &str = "impersonate-extra-";
+
+/// The user that the `Impersonate-*` headers name, if the sender may speak for all of it. Takes the headers away.
+pub(super) fn impersonate(server: &Server, user: UserInfo, headers: &mut HeaderMap) -> Result<UserInfo, ApiError> {
+    let names: Vec<String> =
+        headers.keys().map(|k| k.as_str().to_owned()).filter(|k| k.starts_with("impersonate-")).collect();
+    if names.is_empty() {
+        return Ok(user);
+    }
+    let values = |name: &str| -> Vec<String> {
+        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+    };
+    let name = values(USER).into_iter().next().unwrap_or_default();
+    if name.is_empty() {
+        return Err(ApiError::internal(format!(
+            "requested {names:?} without impersonating a user: set the header Impersonate-User as well"
+        )));
+    }
+    let mut target = UserInfo { groups: values(GROUP), uid: values(UID).join(""), name, ..UserInfo::default() };
+    for header in names.iter().filter(|n| n.starts_with(EXTRA)) {
+        let key = crate::options::decode(&header[EXTRA.len()..], false);
+        target.extra.insert(key, values(header));
+    }
+    let mut asked = vec![match target.name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {
+        Some((namespace, name)) => ("", "serviceaccounts", "", namespace, name),
+        None => ("", "users", "", "", target.name.as_str()),
+    }];
+    asked.extend(target.groups.iter().map(|g| ("", "groups", "", "", g.as_str())));
+    if !target.uid.is_empty() {
+        asked.push(("authentication.k8s.io", "uids", "", "", &target.uid));
+    }
+    for (key, values) in &target.extra {
+        asked.extend(values.iter().map(|v| ("authentication.k8s.io", "userextras", key.as_str(), "", v.as_str())));
+    }
+    for (group, resource, subresource, namespace, name) in asked {
+        let attributes = Attributes {
+            user: user.clone(),
+            verb: "impersonate".to_owned(),
+            resource_request: true,
+            group: group.to_owned(),
+            version: "v1".to_owned(),
+            resource: resource.to_owned(),
+            subresource: subresource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            path: String::new(),
+        };
+        if let Err(reason) = authorization::authorize(server, &attributes) {
+            let text = authorization::refusal(&attributes, &reason);
+            return Err(ApiError::forbidden(&GroupResource::new(group, resource), name, &text));
+        }
+    }
+    if let Some((namespace, _)) = target.name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':'))
+        && target.groups.is_empty()
+    {
+        target.groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+    }
+    let group = if target.name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
+    if !target.in_group(group) {
+        target.groups.push(group.to_owned());
+    }
+    for name in names {
+        headers.remove(name);
+    }
+    Ok(target)
+}

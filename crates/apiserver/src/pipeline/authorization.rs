@@ -1,0 +1,62 @@
+//! May the user do this?
+
+use kybern_apimachinery::{ApiError, GroupResource};
+
+use super::RequestInfo;
+use crate::access::{Attributes, Decision, UserInfo};
+use crate::server::Server;
+
+/// Asks the authorizers in order; the error says why not.
+pub(crate) fn authorize(server: &Server, attributes: &Attributes) -> Result<(), String> {
+    let mut reasons = Vec::new();
+    for authorizer in &server.authorizers {
+        match authorizer.authorize(attributes) {
+            Decision::Allow => return Ok(()),
+            Decision::Deny(reason) => return Err(reason),
+            Decision::NoOpinion(reason) => reasons.extend(Some(reason).filter(|r| !r.is_empty())),
+        }
+    }
+    Err(reasons.join("\n"))
+}
+
+pub(super) fn check(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
+    let attributes = Attributes {
+        user: user.clone(),
+        verb: info.verb.to_owned(),
+        resource_request: info.resource_request,
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        namespace: info.namespace.clone(),
+        name: info.name.clone(),
+        path: info.path.clone(),
+    };
+    authorize(server, &attributes).map_err(|reason| {
+        let resource = GroupResource::new(&info.group, &info.resource);
+        ApiError::forbidden(&resource, &info.name, &refusal(&attributes, &reason))
+    })
+}
+
+/// Upstream's text: `User "x" cannot list resource "pods" in API group "" in the namespace "default"`.
+pub(super) fn refusal(attributes: &Attributes, reason: &str) -> String {
+    let Attributes { user, verb, group, resource, subresource, namespace, path, .. } = attributes;
+    let mut text = if attributes.resource_request {
+        let slash = if subresource.is_empty() { "" } else { "/" };
+        let scope = if namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {namespace:?}")
+        };
+        format!(
+            "User {:?} cannot {verb} resource \"{resource}{slash}{subresource}\" in API group {group:?} {scope}",
+            user.name
+        )
+    } else {
+        format!("User {:?} cannot {verb} path {path:?}", user.name)
+    };
+    if !reason.is_empty() {
+        text = format!("{text}: {reason}");
+    }
+    text
+}

@@ -1,0 +1,215 @@
+//! Objects and lists to responses: stored bytes as they are wherever the client asked for nothing else.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use kybern_apimachinery::{ApiError, Gvk, Map, Value, json, object};
+use kybern_schema::types::KindType;
+
+use crate::body;
+use crate::cache::Entry;
+use crate::negotiate::{Encoding, Format, Shape};
+use crate::resource::Resource;
+use crate::table::{self, Include};
+use crate::{Body, codec};
+
+/// An object from the stored version to the served one.
+pub(crate) fn to_served(resource: &Resource, mut stored: Value) -> Value {
+    if let Some(conversion) = resource.conversion {
+        stored = (conversion.from_stored)(stored);
+    }
+    set_version(&mut stored, &resource.api_version());
+    stored
+}
+
+/// An object from the served version to the stored one.
+pub(crate) fn to_stored(resource: &Resource, mut served: Value) -> Value {
+    if let Some(conversion) = resource.conversion {
+        served = (conversion.to_stored)(served);
+    }
+    set_version(&mut served, &resource.stored.gvk.api_version());
+    served
+}
+
+fn set_version(value: &mut Value, api_version: &str) {
+    if object::api_version(value) != api_version {
+        object::set(value, &["apiVersion"], api_version);
+    }
+}
+
+/// The JSON of an object in the served version; one piece, or a new head and the stored rest.
+pub(crate) fn served_pieces(resource: &Resource, entry: &Entry) -> impl Iterator<Item = Bytes> + use<> {
+    let pieces = if resource.serves_stored() {
+        [Some(entry.bytes.clone()), None]
+    } else if resource.conversion.is_none() {
+        let head = format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", resource.api_version(), resource.kind);
+        [Some(head.into()), Some(entry.body())]
+    } else {
+        [Some(to_served(resource, entry.value()).to_string().into()), None]
+    };
+    pieces.into_iter().flatten()
+}
+
+/// One piece of [`served_pieces`].
+pub(crate) fn served_bytes(resource: &Resource, entry: &Entry) -> Bytes {
+    let mut pieces = served_pieces(resource, entry);
+    match (pieces.next(), pieces.next()) {
+        (Some(one), None) => one,
+        (first, second) => [first, second].into_iter().flatten().flatten().collect::<Vec<u8>>().into(),
+    }
+}
+
+/// How an answer is to be presented.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Presentation {
+    pub(crate) format: Format,
+    pub(crate) include: Include,
+    pub(crate) now: jiff::Timestamp,
+}
+
+/// A stored object as a response.
+pub(crate) fn entry(
+    resource: &Resource,
+    entry: &Entry,
+    presentation: Presentation,
+    code: StatusCode,
+) -> Result<Response<Body>, ApiError> {
+    let Presentation { format, include, now } = presentation;
+    let plain = format.encoding == Encoding::Json && !format.pretty;
+    let (media, bytes) = match format.shape {
+        Shape::Object if plain => ("application/json", served_bytes(resource, entry)),
+        Shape::Object => codec::write(format, Some(&resource.ty), &to_served(resource, entry.value()))?,
+        Shape::Metadata => reencode(
+            format,
+            meta_kind("PartialObjectMetadata", format.version),
+            table::metadata(entry, format.version),
+        )?,
+        Shape::Table => {
+            let head =
+                table::head(resource, format.version, &json!({"resourceVersion": entry.revision.to_string()}), true);
+            let row = table::row(resource, entry, include, format.version, now);
+            reencode(
+                format,
+                meta_kind("Table", format.version),
+                [head.as_bytes(), &row, table::TAIL.as_bytes()].concat(),
+            )?
+        }
+    };
+    Ok(body::response(code, media, bytes))
+}
+
+/// The shape of a meta kind, where the table has it.
+fn meta_kind(kind: &str, version: &str) -> Option<KindType> {
+    kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", version, kind))
+}
+
+/// JSON that was put together by hand, in another encoding.
+fn reencode(format: Format, kind: Option<KindType>, json: Vec<u8>) -> Result<(&'static str, Bytes), ApiError> {
+    if format.encoding == Encoding::Json && !format.pretty {
+        return Ok(("application/json", json.into()));
+    }
+    let value: Value = serde_json::from_slice(&json).map_err(ApiError::internal)?;
+    codec::write(format, kind.as_ref(), &value)
+}
+
+/// `metadata` of a list.
+pub(crate) fn list_metadata(revision: u64, continue_token: &str, remaining: Option<usize>) -> Value {
+    let mut metadata = Map::new();
+    metadata.insert("resourceVersion".into(), revision.to_string().into());
+    if !continue_token.is_empty() {
+        metadata.insert("continue".into(), continue_token.into());
+        if let Some(remaining) = remaining {
+            metadata.insert("remainingItemCount".into(), remaining.into());
+        }
+    }
+    Value::Object(metadata)
+}
+
+/// Stored objects as a list. `gzip` compresses JSON.
+pub(crate) fn list(
+    resource: &Arc<Resource>,
+    items: Vec<Arc<Entry>>,
+    metadata: &Value,
+    presentation: Presentation,
+    gzip: bool,
+) -> Result<Response<Body>, ApiError> {
+    let Presentation { format, include, now } = presentation;
+    let list_kind = format!("{}List", resource.kind);
+    if format.encoding != Encoding::Json || format.pretty {
+        let (kind, value) = match format.shape {
+            Shape::Object => {
+                let kind = Gvk::new(&resource.gvr.group, &resource.gvr.version, &list_kind);
+                let items: Vec<Value> = items.iter().map(|e| to_served(resource, e.value())).collect();
+                let list = json!({"apiVersion": resource.api_version(), "kind": list_kind, "metadata": metadata, "items": items});
+                (kybern_schema::builtin().kind(&kind), list)
+            }
+            _ => {
+                let json: Vec<u8> = list_pieces(resource, items, metadata, presentation).flatten().collect();
+                let name = if format.shape == Shape::Table { "Table" } else { "PartialObjectMetadataList" };
+                (meta_kind(name, format.version), serde_json::from_slice(&json).map_err(ApiError::internal)?)
+            }
+        };
+        let (media, bytes) = codec::write(format, kind.as_ref(), &value)?;
+        return Ok(body::response(StatusCode::OK, media, bytes));
+    }
+    let pieces = body::coalesce(list_pieces(resource, items, metadata, Presentation { format, include, now }));
+    let mut response = Response::new(if gzip {
+        body::stream(futures_util::stream::iter(crate::gzip::compress(pieces)))
+    } else {
+        body::stream(futures_util::stream::iter(pieces))
+    });
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    if gzip {
+        headers.insert(http::header::CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
+        headers.insert(http::header::VARY, http::HeaderValue::from_static("Accept-Encoding"));
+    }
+    Ok(response)
+}
+
+/// A list's JSON, made as it is sent.
+fn list_pieces(
+    resource: &Arc<Resource>,
+    items: Vec<Arc<Entry>>,
+    metadata: &Value,
+    presentation: Presentation,
+) -> impl Iterator<Item = Bytes> + Send + use<> {
+    let Presentation { format: Format { shape, version, .. }, include, now } = presentation;
+    let resource = resource.clone();
+    let head = match shape {
+        Shape::Object => format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            resource.kind,
+            resource.api_version()
+        ),
+        Shape::Metadata => format!(
+            "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\"items\":["
+        ),
+        Shape::Table => table::head(&resource, version, metadata, true),
+    };
+    let items = items.into_iter().enumerate().flat_map(move |(i, entry)| {
+        let comma = (i > 0).then(|| Bytes::from_static(b","));
+        let pieces: [Option<Bytes>; 2] = match shape {
+            Shape::Object => {
+                let mut pieces = served_pieces(&resource, &entry);
+                [pieces.next(), pieces.next()]
+            }
+            Shape::Metadata => [Some(table::metadata(&entry, version).into()), None],
+            Shape::Table => [Some(table::row(&resource, &entry, include, version, now)), None],
+        };
+        comma.into_iter().chain(pieces.into_iter().flatten())
+    });
+    std::iter::once(Bytes::from(head)).chain(items).chain(std::iter::once(Bytes::from_static(b"]}\n")))
+}
+
+/// A tree of any kind as a response.
+pub(crate) fn value(
+    format: Format,
+    kind: Option<&KindType>,
+    value: &Value,
+    code: StatusCode,
+) -> Result<Response<Body>, ApiError> {
+    let (media, bytes) = codec::write(format, kind, value)?;
+    Ok(body::response(code, media, bytes))
+}

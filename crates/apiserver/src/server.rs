@@ -1,0 +1,173 @@
+//! The server: everything a request needs, put together once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use kybern_apimachinery::Value;
+use kybern_apimachinery::time::{Clock, SystemClock};
+use kybern_storage::{Storage, StorageError};
+use tokio::sync::Semaphore;
+
+use crate::access::{AdmissionPlugin, Authenticator, Authorizer};
+use crate::cache::{Cache, KindCache};
+use crate::connect::Observer;
+use crate::discovery::Discovery;
+use crate::health::Checks;
+use crate::metrics::Metrics;
+use crate::resource::{Resource, StoredKind};
+use crate::resources::ResourceTable;
+use crate::{Body, BoxFuture, pipeline};
+
+/// Serves a path that is no resource: `/.well-known/openid-configuration`.
+pub trait Route: Send + Sync + 'static {
+    /// A request that is authorized for `get` on the path.
+    fn serve(&self, request: Request<Body>) -> BoxFuture<'_, Response<Body>>;
+}
+
+/// What a server is made of. Lists are asked in order.
+pub struct Options {
+    pub storage: Arc<dyn Storage>,
+    pub resources: Vec<Resource>,
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    pub authorizers: Vec<Arc<dyn Authorizer>>,
+    pub admission: Vec<Arc<dyn AdmissionPlugin>>,
+    pub observers: Vec<Arc<dyn Observer>>,
+    /// By exact path.
+    pub routes: Vec<(String, Arc<dyn Route>)>,
+    /// The body of `/version`.
+    pub version: Value,
+    pub clock: Arc<dyn Clock>,
+    /// Requests served at once, without those that last (watches, exec); more are answered 429. Upstream's
+    /// `--max-requests-inflight` and `--max-mutating-requests-inflight` together.
+    pub max_requests_in_flight: usize,
+    /// After this a request that does not last is answered 504.
+    pub request_timeout: Duration,
+}
+
+impl Options {
+    /// A server with no kinds that lets nobody in.
+    pub fn new(storage: Arc<dyn Storage>) -> Self {
+        Self {
+            storage,
+            resources: Vec::new(),
+            authenticators: Vec::new(),
+            authorizers: Vec::new(),
+            admission: Vec::new(),
+            observers: Vec::new(),
+            routes: Vec::new(),
+            version: Value::Null,
+            clock: Arc::new(SystemClock),
+            max_requests_in_flight: 600,
+            request_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The rows that are served, and what is made of them.
+pub(crate) struct Served {
+    pub(crate) table: ResourceTable,
+    pub(crate) discovery: Discovery,
+}
+
+/// See the module.
+pub struct Server {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) served: ArcSwap<Served>,
+    pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
+    pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
+    pub(crate) admission: Vec<Arc<dyn AdmissionPlugin>>,
+    pub(crate) routes: Vec<(String, Arc<dyn Route>)>,
+    pub(crate) version: Value,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) in_flight: Semaphore,
+    pub(crate) max_in_flight: usize,
+    pub(crate) request_timeout: Duration,
+    pub(crate) metrics: Metrics,
+    pub(crate) checks: Checks,
+}
+
+impl Server {
+    /// Loads every stored kind, shows observers every object, and starts to follow the store. Must be called within a
+    /// tokio runtime. When this answers, requests are served.
+    pub async fn start(options: Options) -> Result<Arc<Self>, StorageError> {
+        let cache = Cache::new(options.storage.clone());
+        for observer in options.observers {
+            cache.add_observer(observer);
+        }
+        let table = ResourceTable::new(options.resources);
+        let from = cache.load(&stored_kinds(&table)).await?;
+        let served = Served { discovery: Discovery::new(&table), table };
+        let server = Arc::new(Self {
+            storage: options.storage,
+            cache: cache.clone(),
+            served: ArcSwap::from_pointee(served),
+            authenticators: options.authenticators,
+            authorizers: options.authorizers,
+            admission: options.admission,
+            routes: options.routes,
+            version: options.version,
+            clock: options.clock,
+            in_flight: Semaphore::new(options.max_requests_in_flight),
+            max_in_flight: options.max_requests_in_flight,
+            request_timeout: options.request_timeout,
+            metrics: Metrics::default(),
+            checks: Checks::default(),
+        });
+        let checks = server.checks.clone();
+        tokio::spawn(async move {
+            let error = cache.follow(from).await;
+            tracing::error!(%error, "the watch cache no longer follows the store");
+            checks.fail("etcd", error.to_string());
+        });
+        server.cache.catch_up().await?;
+        Ok(server)
+    }
+
+    /// Serves one request: the single entry for connections and in-process callers. In-process callers put their
+    /// [`UserInfo`](crate::access::UserInfo) into the request's extensions; connections put [`crate::serve::Peer`] there.
+    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
+        pipeline::run(self, request).await
+    }
+
+    /// Health and readiness; components may hold `/readyz` back.
+    pub fn checks(&self) -> &Checks {
+        &self.checks
+    }
+
+    /// The server's metrics, to which other parts of the program may add theirs.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// The objects of a resource's stored kind.
+    pub(crate) fn kind(&self, resource: &Resource) -> Result<Arc<KindCache>, kybern_apimachinery::ApiError> {
+        self.cache.kind(&resource.stored.prefix).ok_or_else(|| {
+            let text = format!("the objects of {} are not loaded yet; try again", resource.gvr.resource);
+            kybern_apimachinery::ApiError::new(kybern_apimachinery::Reason::ServiceUnavailable, text)
+        })
+    }
+
+    /// The row of a resource's stored version.
+    pub(crate) fn row(&self, group: &str, resource: &str) -> Result<Arc<Resource>, kybern_apimachinery::ApiError> {
+        let served = self.served.load();
+        served.table.stored(group, resource).cloned().ok_or_else(kybern_apimachinery::ApiError::no_such_path)
+    }
+}
+
+/// Every stored kind of a table, once.
+fn stored_kinds(table: &ResourceTable) -> Vec<Arc<StoredKind>> {
+    let mut kinds: Vec<Arc<StoredKind>> = Vec::new();
+    for row in table.rows().filter(|r| r.unstored.is_none()) {
+        if !kinds.iter().any(|k| k.prefix == row.stored.prefix) {
+            kinds.push(row.stored.clone());
+        }
+    }
+    kinds
+}

@@ -1,0 +1,79 @@
+//! `meta.k8s.io` `Table` and `PartialObjectMetadata`: what `kubectl get` and metadata clients ask for.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use kybern_apimachinery::{Value, json};
+
+use crate::cache::Entry;
+use crate::resource::{Columns, Resource};
+
+/// What a row carries of its object (`includeObject`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub(crate) fn parse(text: &str) -> Self {
+        match text {
+            "None" => Self::None,
+            "Object" => Self::Object,
+            _ => Self::Metadata,
+        }
+    }
+}
+
+/// The JSON of `columnDefinitions`.
+pub(crate) fn definitions(columns: &Columns) -> Value {
+    let column = |c: &crate::resource::Column| json!({"name": c.name, "type": c.ty, "format": c.format, "description": c.description, "priority": c.priority});
+    columns.definitions.iter().map(column).collect()
+}
+
+/// `{"kind":"PartialObjectMetadata",…}` of an object, without looking into it.
+pub(crate) fn metadata(entry: &Entry, version: &str) -> Vec<u8> {
+    let metadata = entry.metadata();
+    let mut out = Vec::with_capacity(metadata.len() + 90);
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    out.extend_from_slice(&metadata);
+    out.push(b'}');
+    out
+}
+
+/// One row of a table.
+pub(crate) fn row(resource: &Resource, entry: &Entry, include: Include, version: &str, now: Timestamp) -> Bytes {
+    let cells = (resource.columns.cells)(&entry.value(), now);
+    let mut out = Vec::with_capacity(256);
+    out.extend_from_slice(b"{\"cells\":");
+    // Writing to memory cannot fail.
+    let _ = serde_json::to_writer(&mut out, &cells);
+    match include {
+        Include::None => {}
+        Include::Metadata => {
+            out.extend_from_slice(b",\"object\":");
+            out.extend_from_slice(&metadata(entry, version));
+        }
+        Include::Object => {
+            out.extend_from_slice(b",\"object\":");
+            for piece in crate::respond::served_pieces(resource, entry) {
+                out.extend_from_slice(&piece);
+            }
+        }
+    }
+    out.push(b'}');
+    out.into()
+}
+
+/// A table up to its rows: `{…,"rows":[`. `columns` is left out of all but a watch's first event.
+pub(crate) fn head(resource: &Resource, version: &str, list_metadata: &Value, columns: bool) -> String {
+    let definitions = if columns { definitions(&resource.columns) } else { Value::Null };
+    format!(
+        "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{list_metadata},\"columnDefinitions\":{definitions},\"rows\":["
+    )
+}
+
+/// A table's end.
+pub(crate) const TAIL: &str = "]}";

@@ -1,0 +1,361 @@
+//! How an object is written, whatever the verb: admission, managed fields, metadata, strategy, checks, commit.
+
+use std::sync::Arc;
+
+use kybern_apimachinery::field::FieldError;
+use kybern_apimachinery::{ApiError, GroupResource, Reason, Value, object};
+use kybern_storage::{Revision, StorageError, Txn};
+
+use crate::access::{AdmissionRequest, Operation, UserInfo};
+use crate::cache::{Entry, KindCache, canonical};
+use crate::handlers::Exchange;
+use crate::options::WriteOptions;
+use crate::resource::{Resource, SubresourceHandler};
+use crate::respond::to_stored;
+use crate::server::Server;
+use crate::strategy::{Strategy, StrategyContext};
+use crate::{managed, metadata};
+
+/// Tries of a write that names no revision, when the object changes meanwhile.
+pub(crate) const TRIES: u32 = 5;
+/// Tries of a generated name.
+const NAME_TRIES: u32 = 8;
+/// Larger objects are refused, as etcd refuses them.
+const MAX_OBJECT_BYTES: usize = 3 << 19;
+
+/// Why an update did not happen.
+pub(crate) enum Failure {
+    /// The object changed since it was read: read it again.
+    Changed,
+    Refused(ApiError),
+}
+
+impl Failure {
+    pub(crate) fn into_api_error(self, resource: &GroupResource, name: &str) -> ApiError {
+        match self {
+            Self::Changed => ApiError::stale(resource, name),
+            Self::Refused(error) => error,
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// What the store's errors are to a client.
+pub(crate) fn storage_error(error: &StorageError) -> ApiError {
+    match error {
+        StorageError::Closed => ApiError::new(Reason::ServiceUnavailable, "the server is shutting down: try again"),
+        other => ApiError::internal(other),
+    }
+}
+
+/// One write request.
+pub(crate) struct Writer<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) resource: &'a Resource,
+    pub(crate) user: &'a UserInfo,
+    pub(crate) namespace: &'a str,
+    pub(crate) subresource: &'a str,
+    pub(crate) options: &'a WriteOptions,
+    pub(crate) now: jiff::Timestamp,
+    /// A server-side apply, which has set the managed fields itself.
+    pub(crate) applies: bool,
+    /// For the client, by the strategy.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(exchange: &'a Exchange, options: &'a WriteOptions) -> Self {
+        Self {
+            server: &exchange.server,
+            resource: &exchange.resource,
+            user: &exchange.user,
+            namespace: &exchange.info.namespace,
+            subresource: &exchange.info.subresource,
+            options,
+            now: exchange.now,
+            applies: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn strategy(&self) -> &'a dyn Strategy {
+        match self.resource.subresource(self.subresource).map(|s| &s.handler) {
+            Some(SubresourceHandler::Part(strategy)) => &**strategy,
+            _ => &*self.resource.strategy,
+        }
+    }
+
+    fn context(&self) -> StrategyContext<'a> {
+        StrategyContext { user: self.user, now: self.now, dry_run: self.options.dry_run }
+    }
+
+    fn has_status(&self) -> bool {
+        self.resource.subresource("status").is_some()
+    }
+
+    fn kind(&self) -> Result<Arc<KindCache>, ApiError> {
+        self.server.kind(self.resource)
+    }
+
+    fn invalid(&self, name: &str, errors: &[FieldError]) -> Result<(), ApiError> {
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::invalid(&self.resource.ty.gvk.group_kind(), name, errors))
+        }
+    }
+
+    fn admission<'r>(&'r self, name: &'r str, operation: Operation, old: Option<&'r Value>) -> AdmissionRequest<'r> {
+        AdmissionRequest {
+            user: self.user,
+            resource: self.resource,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name,
+            operation,
+            old,
+            options: &self.options.object,
+            dry_run: self.options.dry_run,
+        }
+    }
+
+    async fn admit(&self, operation: Operation, object: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
+        let name = object::name(object).to_owned();
+        for plugin in &self.server.admission {
+            plugin.admit(&self.admission(&name, operation, old), Some(object)).await?;
+        }
+        Ok(())
+    }
+
+    async fn validate(&self, operation: Operation, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+        let request = self.admission(object::name(object), operation, old);
+        for plugin in &self.server.admission {
+            plugin.validate(&request, Some(object)).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates an object given in the served version, decoded and with its schema's defaults.
+    pub(crate) async fn create(&mut self, object: Value) -> Result<Arc<Entry>, ApiError> {
+        let generated = object::name(&object).is_empty();
+        let base = object::str_at(&object, &["metadata", "generateName"]).to_owned();
+        let mut attempt = 1;
+        loop {
+            let mut object = object.clone();
+            if generated && !base.is_empty() {
+                object::set(&mut object, &["metadata", "name"], metadata::generate_name(&base));
+            }
+            match self.create_named(object).await {
+                Err(error) if generated && error.reason() == Reason::AlreadyExists && attempt < NAME_TRIES => {
+                    attempt += 1
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn create_named(&mut self, object: Value) -> Result<Arc<Entry>, ApiError> {
+        let (resource, strategy) = (self.resource, &*self.resource.strategy);
+        let mut object = to_stored(resource, object);
+        strategy.default(&mut object);
+        self.admit(Operation::Create, &mut object, None).await?;
+        if !self.applies {
+            managed::track(self, None, &mut object);
+        }
+        metadata::prepare_for_create(&mut object, strategy.has_generation(), self.now);
+        if self.has_status() && !strategy.keeps_status_on_create() {
+            object::remove(&mut object, &["status"]);
+        }
+        strategy.prepare_for_create(&self.context(), &mut object);
+        let mut errors = metadata::validate(&object, resource.namespaced, |name| strategy.validate_name(name));
+        errors.extend(strategy.validate(&object));
+        self.invalid(object::name(&object), &errors)?;
+        self.warnings = strategy.warnings(&object, None);
+        self.validate(Operation::Create, &object, None).await?;
+        let reservation = strategy.reserve(&mut object, None, self.options.dry_run).await?;
+        let name = object::name(&object).to_owned();
+        let kind = self.kind()?;
+        let key = kind.key(object::namespace(&object), &name);
+        let value = encode(&object)?;
+        if self.options.dry_run {
+            self.server.catch_up().await?;
+            if kind.get(object::namespace(&object), &name).is_some() {
+                return Err(ApiError::already_exists(&resource.gvr.group_resource(), &name));
+            }
+            return entry(&kind, key, &value, 0);
+        }
+        let revision = match self.server.storage.txn(Txn::create(key.clone(), value.clone().into())).await {
+            Ok(revision) => revision,
+            Err(StorageError::Conflict { current, .. }) => {
+                // Whoever is told of the conflict finds the object.
+                self.server.cache.wait_for(current.unwrap_or(0)).await;
+                return Err(ApiError::already_exists(&resource.gvr.group_resource(), &name));
+            }
+            Err(error) => return Err(storage_error(&error)),
+        };
+        if let Some(reservation) = reservation {
+            reservation.commit();
+        }
+        self.committed(&kind, key, &value, revision).await
+    }
+
+    /// Replaces `old` by an object given in the served version, decoded and with its schema's defaults.
+    pub(crate) async fn update(&mut self, old: &Arc<Entry>, object: Value) -> Result<Arc<Entry>, Failure> {
+        let (resource, strategy) = (self.resource, self.strategy());
+        let main = &*resource.strategy;
+        let before = stored_tree(old);
+        let mut object = to_stored(resource, object);
+        self.check_identity(&object, &before)?;
+        main.default(&mut object);
+        match self.subresource {
+            "" if self.has_status() => keep(&mut object, &before, |field| field == "status"),
+            "status" => keep(&mut object, &before, |field| field != "status" && field != "metadata"),
+            _ => {}
+        }
+        metadata::prepare_for_update(&mut object, &before);
+        self.admit(Operation::Update, &mut object, Some(&before)).await?;
+        if !self.applies {
+            managed::track(self, Some(&before), &mut object);
+        }
+        strategy.prepare_for_update(&self.context(), &mut object, &before);
+        if main.has_generation() {
+            metadata::count_generation(&mut object, &before);
+        }
+        let mut errors = metadata::validate(&object, resource.namespaced, |name| main.validate_name(name));
+        errors.extend(metadata::validate_update(&object, &before));
+        errors.extend(strategy.validate(&object));
+        errors.extend(strategy.validate_update(&object, &before));
+        self.invalid(object::name(&object), &errors)?;
+        self.warnings = strategy.warnings(&object, Some(&before));
+        self.validate(Operation::Update, &object, Some(&before)).await?;
+        kybern_schema::apply::keep_times(&before, &mut object);
+        let reservation = strategy.reserve(&mut object, Some(&before), self.options.dry_run).await?;
+        if object == before {
+            return Ok(old.clone());
+        }
+        let entry = self.replace(old, &before, &object).await?;
+        if let Some(reservation) = reservation {
+            reservation.commit();
+        }
+        Ok(entry)
+    }
+
+    /// An update is of the object it was read from, not of a later one with the same name.
+    fn check_identity(&self, object: &Value, before: &Value) -> Result<(), ApiError> {
+        let (wanted, is) = (object::uid(object), object::uid(before));
+        if wanted.is_empty() || wanted == is {
+            return Ok(());
+        }
+        let cause = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {is}");
+        Err(ApiError::conflict(&self.resource.gvr.group_resource(), object::name(before), &cause))
+    }
+
+    /// Commits an object in the stored version in place of `old`; deletes it instead when that was all it waited for.
+    pub(crate) async fn replace(
+        &self,
+        old: &Arc<Entry>,
+        before: &Value,
+        object: &Value,
+    ) -> Result<Arc<Entry>, Failure> {
+        let kind = self.kind()?;
+        let value = encode(object)?;
+        let key = old.key.clone();
+        let gone = is_released(&*self.resource.strategy, object, before);
+        if self.options.dry_run {
+            return Ok(entry(&kind, key, &value, old.revision)?);
+        }
+        let txn = if gone {
+            Txn::delete(key.clone(), old.revision)
+        } else {
+            Txn::update(key.clone(), old.revision, value.clone().into())
+        };
+        let revision = commit(self.server, txn).await?;
+        if gone {
+            self.server.cache.wait_for(revision).await;
+            self.resource.strategy.after_delete(object);
+            return Ok(entry(&kind, key, &value, revision)?);
+        }
+        Ok(self.committed(&kind, key, &value, revision).await?)
+    }
+
+    /// The committed object, once the cache has it.
+    async fn committed(
+        &self,
+        kind: &KindCache,
+        key: Arc<str>,
+        value: &[u8],
+        revision: Revision,
+    ) -> Result<Arc<Entry>, ApiError> {
+        self.server.cache.wait_for(revision).await;
+        match kind.at_key(&key).filter(|entry| entry.revision == revision) {
+            Some(entry) => Ok(entry),
+            // Changed again already.
+            None => entry(kind, key, value, revision),
+        }
+    }
+}
+
+/// Whether a deleted object has nothing left to wait for.
+fn is_released(strategy: &dyn Strategy, object: &Value, before: &Value) -> bool {
+    let grace = object::at(before, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
+    object::is_deleting(before)
+        && grace == 0
+        && object::finalizers(object).next().is_none()
+        && !strategy.deletion_pending(object)
+}
+
+/// Commits a guarded transaction. A guard that fails is [`Failure::Changed`], told once the cache knows why.
+pub(crate) async fn commit(server: &Server, txn: Txn) -> Result<Revision, Failure> {
+    match server.storage.txn(txn).await {
+        Ok(revision) => Ok(revision),
+        Err(StorageError::Conflict { .. }) => {
+            server.catch_up().await?;
+            Err(Failure::Changed)
+        }
+        Err(error) => Err(Failure::Refused(storage_error(&error))),
+    }
+}
+
+/// An entry's tree without what is not stored.
+pub(crate) fn stored_tree(entry: &Entry) -> Value {
+    let mut tree = entry.value();
+    object::remove(&mut tree, &["metadata", "resourceVersion"]);
+    tree
+}
+
+/// Takes over the top-level fields that `kept` names.
+fn keep(object: &mut Value, old: &Value, kept: impl Fn(&str) -> bool) {
+    let (Some(object), Some(old)) = (object.as_object_mut(), old.as_object()) else { return };
+    object.retain(|field, _| !kept(field));
+    object.extend(old.iter().filter(|(field, _)| kept(field)).map(|(k, v)| (k.clone(), v.clone())));
+}
+
+/// An object's stored bytes.
+pub(crate) fn encode(object: &Value) -> Result<Vec<u8>, ApiError> {
+    let value =
+        canonical(object).ok_or_else(|| ApiError::internal("the object has no apiVersion, kind or metadata"))?;
+    if value.len() > MAX_OBJECT_BYTES {
+        return Err(ApiError::new(
+            Reason::RequestEntityTooLarge,
+            format!("Request entity too large: the object has {} bytes, the limit is {MAX_OBJECT_BYTES}", value.len()),
+        ));
+    }
+    Ok(value)
+}
+
+/// An entry of bytes that the cache does not hold.
+pub(crate) fn entry(kind: &KindCache, key: Arc<str>, value: &[u8], revision: Revision) -> Result<Arc<Entry>, ApiError> {
+    Entry::new(&kind.kind, kind.prefix.len(), key, value, revision).map(Arc::new).map_err(ApiError::internal)
+}
+
+impl Server {
+    /// Waits until the cache has everything that was committed before this call.
+    pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
+        self.cache.catch_up().await.map_err(|error| storage_error(&error))
+    }
+}
