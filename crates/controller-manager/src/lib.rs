@@ -1,1 +1,23 @@
-//! kybern-controller-manager
+//! The controllers: one pure file per control loop, one driver for all.
+//!
+//! A [`Controller`](controller::Controller) reads a [`Snapshot`](snapshot::Snapshot) and returns a
+//! [`Plan`](controller::Plan); `driver` watches, queues, executes, retries and reports. [`manager::run`] starts those that
+//! are asked for, under upstream's names.
+
+pub mod controller;
+pub mod controllers;
+pub mod inventory;
+pub mod manager;
+pub mod snapshot;
+pub mod watches;
+
+mod claim;
+mod driver;
+mod hash;
+mod pods;
+mod slices;
+
+#[cfg(test)]
+mod testing;
+
+pub use manager::{Config, run};

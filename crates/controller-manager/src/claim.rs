@@ -1,0 +1,57 @@
+//! Adoption and release: a controller owns what bears its reference and matches its selector
+//! (`pkg/controller/controller_ref_manager.go`).
+
+use std::sync::Arc;
+
+use kybern_api::meta::v1::ObjectMeta;
+use kybern_api::{Metadata, Object, owner};
+use kybern_apimachinery::json;
+use kybern_apimachinery::selector::LabelSelector;
+use kybern_client::{Patch, Store};
+
+use crate::controller::Op;
+use crate::snapshot::{OWNER, orphans};
+
+/// What a controller owns, and the patches that make it so.
+pub(crate) struct Claims<K> {
+    pub(crate) owned: Vec<Arc<K>>,
+    pub(crate) ops: Vec<Op>,
+}
+
+/// Finds the objects of an owner in a store with the index [`OWNER`]. Matching orphans are adopted (and count as owned from
+/// the next time on, when they say so); owned ones that no longer match are released. `may_adopt` filters orphans further.
+pub(crate) fn claim<O, K>(
+    owner: &O,
+    selector: &LabelSelector,
+    store: &Store<K>,
+    may_adopt: impl Fn(&K) -> bool,
+) -> Claims<K>
+where
+    O: Object,
+    K: Object + Metadata<Ty = ObjectMeta>,
+{
+    let matches =
+        |object: &K| object.labels().map_or_else(|| selector.matches(|_| None), |l| selector.matches_btree(l));
+    let mut claims = Claims { owned: Vec::new(), ops: Vec::new() };
+    for object in store.by_index(OWNER, owner.uid()) {
+        if matches(&object) {
+            claims.owned.push(object);
+        } else if !owner.is_deleting() {
+            let release = json!({"metadata": {
+                "uid": object.uid(), "ownerReferences": [{"$patch": "delete", "uid": owner.uid()}]}});
+            claims.ops.push(Op::patch(&*object, Patch::Strategic(release)));
+        }
+    }
+    if !owner.is_deleting() {
+        for object in store.by_index(OWNER, &orphans(owner.namespace())) {
+            if !object.is_deleting() && matches(&object) && may_adopt(&object) {
+                let reference = owner::controller_ref(owner);
+                let adopt = json!({"metadata": {"uid": object.uid(), "ownerReferences": [{
+                    "apiVersion": reference.api_version, "kind": reference.kind, "name": reference.name,
+                    "uid": reference.uid, "controller": true, "blockOwnerDeletion": true}]}});
+                claims.ops.push(Op::patch(&*object, Patch::Strategic(adopt)));
+            }
+        }
+    }
+    claims
+}

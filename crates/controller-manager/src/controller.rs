@@ -1,0 +1,202 @@
+//! The seam between what a controller decides and how it is done.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kybern_api::Object;
+use kybern_apimachinery::Gvr;
+use kybern_client::{DeleteOptions, EventType, ObjectRef, Patch};
+
+use crate::snapshot::Snapshot;
+use crate::watches::Watches;
+
+/// One control loop. It decides only: `reconcile` reads the snapshot and says what to do; the driver watches, queues,
+/// executes, retries and reports.
+pub trait Controller: Send + Sync + 'static {
+    /// Upstream's name, as in `--controllers`.
+    fn name(&self) -> &'static str;
+
+    /// The source of its events, as `kubectl describe` shows it.
+    fn component(&self) -> &'static str {
+        self.name()
+    }
+
+    /// Says which changes bring which keys into the queue.
+    fn watches(&self, watches: &mut Watches<'_>);
+
+    /// Decides what to do about one key. Called again after every change that concerns the key, and with the failure of
+    /// the last attempt if it failed. Must not depend on why it is called.
+    fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan;
+}
+
+/// What `reconcile` may know besides the objects.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub now: Timestamp,
+    /// Since when this process has been watching: what was not heard before may not have been said yet.
+    pub started: Timestamp,
+    /// Why the last plan for this key could not be carried out.
+    pub failure: Option<Failure>,
+}
+
+/// An operation that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub verb: Verb,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Create,
+    Update,
+    Delete,
+    Read,
+}
+
+/// What to do: operations in order (the first failure ends the plan, and the key is tried again with back-off), and when
+/// to look again without a change.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub ops: Vec<Op>,
+    pub requeue_after: Option<Duration>,
+    /// What the key waits for, for logs; users read it in conditions and events.
+    pub waiting: Option<String>,
+}
+
+impl Plan {
+    /// Nothing to do.
+    pub fn idle() -> Self {
+        Self::default()
+    }
+
+    pub fn of(ops: Vec<Op>) -> Self {
+        Self { ops, ..Self::default() }
+    }
+
+    pub fn push(&mut self, op: Op) {
+        self.ops.push(op);
+    }
+
+    /// Looks again after a time; of several the shortest counts.
+    pub fn requeue(&mut self, after: Duration) {
+        self.requeue_after = Some(self.requeue_after.map_or(after, |old| old.min(after)));
+    }
+
+    /// Looks again at a point in time.
+    pub fn requeue_at(&mut self, at: Timestamp, now: Timestamp) {
+        let millis = at.duration_since(now).as_millis().max(1);
+        self.requeue(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)));
+    }
+}
+
+/// One write (or check) at the API server. Writes carry preconditions, so that a stale plan fails harmlessly.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Creates an object. With `announce`, the outcome becomes an event about that object.
+    Create {
+        gvr: Gvr,
+        namespace: String,
+        body: Vec<u8>,
+        announce: Option<ObjectRef>,
+    },
+    /// Writes a whole object or a subresource; the body's resourceVersion is the precondition.
+    Put {
+        gvr: Gvr,
+        namespace: String,
+        name: String,
+        subresource: Option<&'static str>,
+        body: Vec<u8>,
+    },
+    Patch {
+        gvr: Gvr,
+        namespace: String,
+        name: String,
+        subresource: Option<&'static str>,
+        patch: Patch,
+    },
+    /// An object that is gone already counts as deleted.
+    Delete {
+        gvr: Gvr,
+        namespace: String,
+        name: String,
+        options: DeleteOptions,
+        announce: Option<ObjectRef>,
+    },
+    /// Deletes everything of a resource in a namespace.
+    DeleteCollection {
+        gvr: Gvr,
+        namespace: String,
+    },
+    /// Ends the plan unless the server holds nothing of the resource in the namespace.
+    RequireEmpty {
+        gvr: Gvr,
+        namespace: String,
+    },
+    /// Ends the plan if the server still has an object of this name and uid.
+    RequireAbsent {
+        gvr: Gvr,
+        namespace: String,
+        name: String,
+        uid: String,
+    },
+    /// Independent operations: one, then twice as many at once as long as all succeed (`slowStartBatch`), so that what
+    /// cannot work is not tried a thousand times.
+    SlowStart(Vec<Op>),
+    Event {
+        about: ObjectRef,
+        kind: EventType,
+        reason: &'static str,
+        message: String,
+    },
+}
+
+impl Op {
+    pub fn create<K: Object>(object: &K) -> Self {
+        let namespace = object.namespace().to_owned();
+        Self::Create { gvr: K::gvr(), namespace, body: object.to_json(), announce: None }
+    }
+
+    /// Writes the object's status; its resourceVersion is the precondition.
+    pub fn update_status<K: Object>(object: &K) -> Self {
+        Self::put(object, Some("status"))
+    }
+
+    /// Writes the whole object. Only for kinds whose every field the typed struct knows.
+    pub fn update<K: Object>(object: &K) -> Self {
+        Self::put(object, None)
+    }
+
+    fn put<K: Object>(object: &K, subresource: Option<&'static str>) -> Self {
+        let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+        Self::Put { gvr: K::gvr(), namespace, name, subresource, body: object.to_json() }
+    }
+
+    pub fn patch<K: Object>(object: &K, patch: Patch) -> Self {
+        let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+        Self::Patch { gvr: K::gvr(), namespace, name, subresource: None, patch }
+    }
+
+    /// Deletes this very object (its uid is the precondition).
+    pub fn delete<K: Object>(object: &K) -> Self {
+        let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+        Self::Delete { gvr: K::gvr(), namespace, name, options: DeleteOptions::of_uid(object.uid()), announce: None }
+    }
+
+    /// Makes events about `owner` of the outcome: `SuccessfulCreate`, `FailedDelete`, …
+    #[must_use]
+    pub fn announced(mut self, owner: &ObjectRef) -> Self {
+        if let Self::Create { announce, .. } | Self::Delete { announce, .. } = &mut self {
+            *announce = Some(owner.clone());
+        }
+        self
+    }
+
+    pub fn normal<K: Object>(about: &K, reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Event { about: ObjectRef::of(about), kind: EventType::Normal, reason, message: message.into() }
+    }
+
+    pub fn warning<K: Object>(about: &K, reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Event { about: ObjectRef::of(about), kind: EventType::Warning, reason, message: message.into() }
+    }
+}

@@ -1,0 +1,313 @@
+//! `daemonset`: one pod on every node that fits (`pkg/controller/daemon`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kybern_api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
+use kybern_api::core::v1::{Node, Pod};
+use kybern_api::{Object, label_selector, owner};
+use kybern_client::{Change, ObjectRef};
+
+use self::history::History;
+use crate::claim::claim;
+use crate::controller::{Context, Controller, Op, Plan};
+use crate::pods::{self, Availability};
+use crate::snapshot::{Snapshot, node_of};
+use crate::watches::Watches;
+
+mod fit;
+mod history;
+mod update;
+
+#[cfg(test)]
+mod tests;
+
+/// The most pods that are made or removed in one go.
+const BURST: usize = 250;
+/// A pod that fails within its first second is replaced after this.
+const FAILED_POD_DELAY: Duration = Duration::from_secs(1);
+pub(super) const HASH_LABEL: &str = "controller-revision-hash";
+pub(super) const GENERATION_LABEL: &str = "pod-template-generation";
+const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
+
+type Pods = Vec<Arc<Pod>>;
+
+pub struct DaemonSetController;
+
+impl Controller for DaemonSetController {
+    fn name(&self) -> &'static str {
+        "daemonset-controller"
+    }
+
+    fn watches(&self, watches: &mut Watches<'_>) {
+        let snapshot = watches.snapshot.clone();
+        watches.primary(&snapshot.daemon_sets);
+        watches.on(&snapshot.pods, keys_of_pod);
+        watches.on(&snapshot.revisions, |change, _| {
+            let revision = change.object();
+            let controller = owner::controller_of(&revision.metadata).filter(|c| c.kind == "DaemonSet");
+            controller.map(|c| format!("{}/{}", revision.namespace(), c.name)).into_iter().collect()
+        });
+        watches.on(&snapshot.nodes, |change, snapshot| {
+            if let (Some(old), Some(new)) = (&change.old, &change.new)
+                && !fit::differs(old, new)
+            {
+                return Vec::new();
+            }
+            snapshot.daemon_sets.list().iter().map(|set| set.key()).collect()
+        });
+    }
+
+    fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
+        let Some(set) = snapshot.daemon_sets.get(key) else { return Plan::idle() };
+        let Some(spec) = &set.spec else { return Plan::idle() };
+        let Ok(selector) = label_selector(&spec.selector) else { return Plan::idle() };
+        if selector.is_everything() {
+            let message = "This daemon set is selecting all pods. A non-empty selector is required.";
+            return Plan::of(vec![Op::warning(&*set, "SelectingAll", message)]);
+        }
+        if set.is_deleting() {
+            return Plan::idle();
+        }
+        let claims = claim(&*set, &selector, &snapshot.pods, |pod| !pod.is_deleting());
+        let mut plan = Plan::of(claims.ops);
+        let history = History::of(&set, spec, snapshot);
+        plan.ops.extend(history.ops());
+        if history.has_collided() {
+            plan.push(status_op(
+                &set,
+                DaemonSetStatus {
+                    collision_count: history.collision_count(),
+                    ..set.status.clone().unwrap_or_default()
+                },
+            ));
+            return plan;
+        }
+        let work =
+            Work { set: &set, spec, hash: history.hash().to_owned(), nodes: by_node(snapshot, &claims.owned), context };
+        let mut changes = work.manage();
+        if changes.is_empty() && spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete") {
+            changes = update::roll(&work);
+        }
+        if changes.is_empty() {
+            plan.ops.extend(history.clean_up(spec, &claims.owned));
+        }
+        if let Some(status) = work.next_status(&history, &mut plan) {
+            plan.push(status_op(&set, status));
+        }
+        work.carry_out(changes, &mut plan);
+        plan
+    }
+}
+
+fn status_op(set: &Arc<DaemonSet>, status: DaemonSetStatus) -> Op {
+    Op::update_status(&DaemonSet { status: Some(status), ..(**set).clone() })
+}
+
+fn keys_of_pod(change: &Change<Pod>, snapshot: &Snapshot) -> Vec<String> {
+    let mut keys = Vec::new();
+    for pod in [&change.old, &change.new].into_iter().flatten() {
+        match owner::controller_of(&pod.metadata) {
+            Some(controller) if controller.kind == "DaemonSet" => {
+                keys.push(format!("{}/{}", pod.namespace(), controller.name))
+            }
+            Some(_) => {}
+            None => {
+                let labels = pod.labels().cloned().unwrap_or_default();
+                let selects = |s: &DaemonSet| {
+                    s.spec.as_ref().is_some_and(|s| {
+                        label_selector(&s.selector).is_ok_and(|s| !s.is_everything() && s.matches_btree(&labels))
+                    })
+                };
+                keys.extend(
+                    snapshot.daemon_sets.list_in(pod.namespace()).iter().filter(|s| selects(s)).map(|s| s.key()),
+                );
+            }
+        }
+    }
+    keys.dedup();
+    keys
+}
+
+/// Every node with its pods of this set, the oldest first; pods of unknown nodes under a node of `None`.
+fn by_node(snapshot: &Snapshot, owned: &[Arc<Pod>]) -> BTreeMap<String, (Option<Arc<Node>>, Pods)> {
+    let mut nodes: BTreeMap<String, (Option<Arc<Node>>, Pods)> =
+        snapshot.nodes.list().into_iter().map(|node| (node.name().to_owned(), (Some(node), Vec::new()))).collect();
+    for pod in owned {
+        if let Some(node) = node_of(pod) {
+            nodes.entry(node.to_owned()).or_insert_with(|| (None, Vec::new())).1.push(pod.clone());
+        }
+    }
+    for (_, pods) in nodes.values_mut() {
+        pods.sort_by_key(|pod| pods::created(&pod.metadata));
+    }
+    nodes
+}
+
+/// Which pods to make (on which nodes) and which to remove.
+#[derive(Default)]
+struct Changes {
+    create_on: Vec<String>,
+    delete: Pods,
+    events: Vec<Op>,
+    /// Pods that failed lately wait a little.
+    requeue: Option<Duration>,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.create_on.is_empty() && self.delete.is_empty()
+    }
+}
+
+struct Work<'a> {
+    set: &'a Arc<DaemonSet>,
+    spec: &'a DaemonSetSpec,
+    hash: String,
+    nodes: BTreeMap<String, (Option<Arc<Node>>, Pods)>,
+    context: &'a Context,
+}
+
+impl Work<'_> {
+    fn min_ready(&self) -> i32 {
+        self.spec.min_ready_seconds.unwrap_or(0)
+    }
+
+    fn is_current(&self, pod: &Pod) -> bool {
+        pod.labels().and_then(|l| l.get(HASH_LABEL)) == Some(&self.hash)
+    }
+
+    fn is_available(&self, pod: &Pod) -> bool {
+        pods::is_available(pod, self.min_ready(), self.context.now)
+    }
+
+    /// `podsShouldBeOnNode` for every node.
+    fn manage(&self) -> Changes {
+        let mut changes = Changes::default();
+        for (name, (node, pods)) in &self.nodes {
+            let fit = node.as_ref().map_or(fit::Fit::NO, |node| fit::fit(self.spec, node));
+            if pods.is_empty() {
+                if fit.should_run {
+                    changes.create_on.push(name.clone());
+                }
+                continue;
+            }
+            if !fit.may_stay {
+                changes.delete.extend(pods.iter().filter(|pod| !pod.is_deleting()).cloned());
+                continue;
+            }
+            let mut running = Vec::new();
+            for pod in pods.iter().filter(|pod| !pod.is_deleting()) {
+                match pods::phase(pod) {
+                    phase @ ("Failed" | "Succeeded") => self.replace_finished(pod, phase, name, &mut changes),
+                    _ => running.push(pod.clone()),
+                }
+            }
+            changes.delete.extend(self.surplus(running));
+        }
+        changes
+    }
+
+    fn replace_finished(&self, pod: &Arc<Pod>, phase: &str, node: &str, changes: &mut Changes) {
+        // The age of the failed pod is its own back-off: one that failed at once waits.
+        let age = self.context.now.duration_since(pods::created(&pod.metadata)).as_secs();
+        if phase == "Failed" && age < 1 {
+            changes.requeue = Some(FAILED_POD_DELAY);
+            return;
+        }
+        let (reason, what) =
+            if phase == "Failed" { ("FailedDaemonPod", "failed") } else { ("SucceededDaemonPod", "succeeded") };
+        let verb = if phase == "Failed" { "kill" } else { "delete" };
+        let message = format!("Found {what} daemon pod {} on node {node}, will try to {verb} it", pod.key());
+        let event = if phase == "Failed" { Op::warning::<DaemonSet> } else { Op::normal::<DaemonSet> };
+        changes.events.push(event(self.set, reason, message));
+        changes.delete.push(pod.clone());
+    }
+
+    /// Pods beyond the one that stays; while surging an old and a new one stay until the new one is available.
+    fn surplus(&self, running: Pods) -> Pods {
+        if running.len() <= 1 {
+            return Vec::new();
+        }
+        if update::max_surge(self.spec, self.nodes.len()) == 0 {
+            return running[1..].to_vec();
+        }
+        let (new, old): (Pods, Pods) = running.into_iter().partition(|pod| self.is_current(pod));
+        let (keep_new, drop_new) = new.split_at(new.len().min(1));
+        let keep_old = usize::from(!keep_new.iter().any(|pod| self.is_available(pod)));
+        let drop_old = &old[old.len().min(keep_old)..];
+        drop_new.iter().chain(drop_old).cloned().collect()
+    }
+
+    fn carry_out(&self, changes: Changes, plan: &mut Plan) {
+        let about = ObjectRef::of(&**self.set);
+        plan.ops.extend(changes.events);
+        if let Some(delay) = changes.requeue {
+            plan.requeue(delay);
+        }
+        let creates =
+            changes.create_on.iter().take(BURST).map(|node| Op::create(&self.make_pod(node)).announced(&about));
+        let creates: Vec<Op> = creates.collect();
+        if !creates.is_empty() {
+            plan.push(Op::SlowStart(creates));
+        }
+        let deletes: Vec<Op> =
+            changes.delete.iter().take(BURST).map(|pod| Op::delete(&**pod).announced(&about)).collect();
+        if !deletes.is_empty() {
+            plan.push(Op::SlowStart(deletes));
+        }
+    }
+
+    fn make_pod(&self, node: &str) -> Pod {
+        let mut pod = pods::from_template(
+            &self.spec.template,
+            self.set.namespace(),
+            self.set.name(),
+            owner::controller_ref(&**self.set),
+        );
+        let labels = pod.metadata.labels.get_or_insert_default();
+        labels.insert(HASH_LABEL.to_owned(), self.hash.clone());
+        labels.insert(GENERATION_LABEL.to_owned(), template_generation(self.set));
+        fit::pin(pod.spec.get_or_insert_default(), node);
+        pod
+    }
+
+    fn next_status(&self, history: &History, plan: &mut Plan) -> Option<DaemonSetStatus> {
+        let mut status = DaemonSetStatus {
+            observed_generation: self.set.metadata.generation,
+            collision_count: history.collision_count(),
+            conditions: self.set.status.as_ref().and_then(|s| s.conditions.clone()),
+            ..DaemonSetStatus::default()
+        };
+        let (mut updated, mut available) = (0, 0);
+        for (node, pods) in self.nodes.values() {
+            let should_run = node.as_ref().is_some_and(|node| fit::fit(self.spec, node).should_run);
+            if !should_run {
+                status.number_misscheduled += i32::from(!pods.is_empty());
+                continue;
+            }
+            status.desired_number_scheduled += 1;
+            // Of several the newest template's: that is the one that stays.
+            let Some(pod) = pods.iter().find(|pod| self.is_current(pod)).or(pods.first()) else { continue };
+            status.current_number_scheduled += 1;
+            status.number_ready += i32::from(pods::is_ready(pod));
+            updated += i32::from(self.is_current(pod));
+            match pods::availability(pod, self.min_ready(), self.context.now) {
+                Availability::Available => available += 1,
+                Availability::In(time) => plan.requeue(time),
+                Availability::NotReady => {}
+            }
+        }
+        let some = |n: i32| Some(n).filter(|n| *n != 0);
+        status.updated_number_scheduled = some(updated);
+        status.number_available = some(available);
+        status.number_unavailable = some(status.desired_number_scheduled - available);
+        (self.set.status.as_ref() != Some(&status)).then_some(status)
+    }
+}
+
+fn template_generation(set: &DaemonSet) -> String {
+    let annotated = set.metadata.annotations.as_ref().and_then(|a| a.get(GENERATION_ANNOTATION)).cloned();
+    annotated.unwrap_or_else(|| set.metadata.generation.unwrap_or(1).to_string())
+}

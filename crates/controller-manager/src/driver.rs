@@ -1,0 +1,236 @@
+//! Runs controllers: feeds their queues, carries out their plans, retries, and holds a key until its own writes are
+//! visible in the stores, so that no plan is made on a state that the last plan has already changed.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use kybern_apimachinery::time::Clock;
+use kybern_apimachinery::{Value, object};
+use kybern_client::queue::QueueMetrics;
+use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, ObjectRef, WorkQueue};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tracing::{debug, error, info};
+
+use crate::controller::{Context, Controller, Failure, Op, Plan, Verb};
+use crate::snapshot::{Effect, Snapshot, Written};
+use crate::watches::Watches;
+
+/// Plans of one controller that are carried out at once.
+const WORKERS: usize = 5;
+
+/// What all drivers share.
+pub(crate) struct Environment {
+    pub(crate) client: Client,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: QueueMetrics,
+    pub(crate) started: Timestamp,
+}
+
+struct Driver {
+    controller: Arc<dyn Controller>,
+    environment: Arc<Environment>,
+    client: Client,
+    recorder: EventRecorder,
+    queue: WorkQueue<String>,
+    failures: Mutex<HashMap<String, Failure>>,
+}
+
+/// Adds a controller's tasks to `tasks`; dropping the set ends them.
+pub(crate) fn start(controller: Arc<dyn Controller>, environment: &Arc<Environment>, tasks: &mut JoinSet<()>) {
+    let client =
+        environment.client.clone().with_user_agent(&format!("kube-controller-manager/{}", controller.component()));
+    let queue = WorkQueue::with_metrics(controller.name(), &environment.metrics);
+    let mut watches = Watches::new(&environment.snapshot, queue.clone());
+    controller.watches(&mut watches);
+    let feeds = watches.into_tasks();
+    let recorder = EventRecorder::new(client.clone(), controller.component(), "");
+    let environment = environment.clone();
+    let driver = Arc::new(Driver { controller, environment, client, recorder, queue, failures: Mutex::default() });
+    for feed in feeds {
+        tasks.spawn(feed);
+    }
+    for _ in 0..WORKERS {
+        tasks.spawn(driver.clone().work());
+    }
+}
+
+impl Driver {
+    async fn work(self: Arc<Self>) {
+        loop {
+            let key = self.queue.next().await;
+            self.process(&key).await;
+            self.queue.done(&key);
+        }
+    }
+
+    async fn process(&self, key: &str) {
+        let environment = &self.environment;
+        let failure = self.failures.lock().remove(key);
+        let context = Context { now: environment.clock.now(), started: environment.started, failure };
+        // A bug in one decision must not end the controller: it is logged, and the key tried again with back-off.
+        let decide = AssertUnwindSafe(|| self.controller.reconcile(key, &environment.snapshot, &context));
+        let Ok(plan) = std::panic::catch_unwind(decide) else {
+            error!(controller = self.controller.name(), key, "the controller panicked");
+            return self.queue.add_rate_limited(key.to_owned());
+        };
+        let Plan { ops, requeue_after, waiting } = plan;
+        if let Some(waiting) = waiting {
+            debug!(controller = self.controller.name(), key, "waiting: {waiting}");
+        }
+        let mut written = Vec::new();
+        let result = self.execute_all(ops, &mut written).await;
+        join_all(written.iter().map(|w| environment.snapshot.reflects(w))).await;
+        match result {
+            Ok(()) => {
+                self.queue.forget(&key.to_owned());
+                if let Some(delay) = requeue_after {
+                    self.queue.add_after(key.to_owned(), delay);
+                }
+            }
+            Err(failure) => {
+                info!(controller = self.controller.name(), key, "{} (will be tried again)", failure.message);
+                self.failures.lock().insert(key.to_owned(), failure);
+                self.queue.add_rate_limited(key.to_owned());
+            }
+        }
+    }
+
+    async fn execute_all(&self, ops: Vec<Op>, written: &mut Vec<Written>) -> Result<(), Failure> {
+        for op in ops {
+            match op {
+                Op::SlowStart(ops) => self.slow_start(ops, written).await?,
+                op => written.extend(self.execute(op).await?),
+            }
+        }
+        Ok(())
+    }
+
+    async fn slow_start(&self, ops: Vec<Op>, written: &mut Vec<Written>) -> Result<(), Failure> {
+        let mut ops = ops.into_iter();
+        let mut batch = 1;
+        loop {
+            let now: Vec<Op> = ops.by_ref().take(batch).collect();
+            if now.is_empty() {
+                return Ok(());
+            }
+            let mut failure = None;
+            for result in join_all(now.into_iter().map(|op| self.execute(op))).await {
+                match result {
+                    Ok(write) => written.extend(write),
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+            }
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            batch *= 2;
+        }
+    }
+
+    async fn execute(&self, op: Op) -> Result<Option<Written>, Failure> {
+        match op {
+            Op::Create { gvr, namespace, body, announce } => {
+                let result = self.client.raw(&gvr).create_bytes(&namespace, body).await;
+                self.announce(announce.as_ref(), &gvr.resource, true, &result, "");
+                let object = result.map_err(fail(Verb::Create))?;
+                Ok(Some(reflected(gvr, &object)))
+            }
+            Op::Put { gvr, namespace, name, subresource, body } => {
+                let result = self.client.raw(&gvr).put_bytes(&namespace, &name, subresource, body).await;
+                let object = result.map_err(fail(Verb::Update))?;
+                Ok(Some(reflected(gvr, &object)))
+            }
+            Op::Patch { gvr, namespace, name, subresource, patch } => {
+                let result = self.client.raw(&gvr).patch(&namespace, &name, &patch, subresource).await;
+                let object = result.map_err(fail(Verb::Update))?;
+                Ok(Some(reflected(gvr, &object)))
+            }
+            Op::Delete { gvr, namespace, name, options, announce } => {
+                let uid = options.uid.clone().unwrap_or_default();
+                let result = self.client.raw(&gvr).delete(&namespace, &name, &options).await;
+                if result.as_ref().is_err_and(ClientError::is_not_found) {
+                    return Ok(None);
+                }
+                self.announce(announce.as_ref(), &gvr.resource, false, &result, &name);
+                result.map_err(fail(Verb::Delete))?;
+                Ok(Some(Written { gvr, key: object::key_of(&namespace, &name), effect: Effect::Deleted(uid) }))
+            }
+            Op::DeleteCollection { gvr, namespace } => {
+                let resource = self.client.raw(&gvr);
+                match resource.delete_collection(&namespace, &Default::default(), &ListOptions::default()).await {
+                    Err(error) if error.is_not_found() => Ok(None),
+                    result => result.map(|()| None).map_err(fail(Verb::Delete)),
+                }
+            }
+            Op::RequireEmpty { gvr, namespace } => {
+                let options = ListOptions { limit: Some(1), ..ListOptions::default() };
+                match self.client.raw(&gvr).list_metadata(&namespace, &options).await {
+                    Ok(list) if list.is_empty() => Ok(None),
+                    Err(error) if error.is_not_found() => Ok(None),
+                    Ok(_) => {
+                        let message = format!("{} still has objects in namespace {namespace:?}", gvr.group_resource());
+                        Err(Failure { verb: Verb::Read, message })
+                    }
+                    Err(error) => Err(fail(Verb::Read)(error)),
+                }
+            }
+            Op::RequireAbsent { gvr, namespace, name, uid } => {
+                match self.client.raw(&gvr).get_metadata(&namespace, &name).await {
+                    Ok(found) if *found.uid == *uid => {
+                        let message = format!("{} {name:?} exists", gvr.group_resource());
+                        Err(Failure { verb: Verb::Read, message })
+                    }
+                    Ok(_) => Ok(None),
+                    Err(error) if error.is_not_found() => Ok(None),
+                    Err(error) => Err(fail(Verb::Read)(error)),
+                }
+            }
+            Op::SlowStart(ops) => {
+                // One level only: a batch within a batch is carried out as part of it.
+                let mut written = Vec::new();
+                Box::pin(self.slow_start(ops, &mut written)).await?;
+                Ok(written.pop())
+            }
+            Op::Event { about, kind, reason, message } => {
+                self.recorder.event(&about, kind, reason, message);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Upstream's events about made and removed pods (and what else is announced).
+    fn announce(
+        &self,
+        about: Option<&ObjectRef>,
+        resource: &str,
+        create: bool,
+        result: &Result<Value, ClientError>,
+        name: &str,
+    ) {
+        let Some(about) = about else { return };
+        let noun = resource.strip_suffix('s').unwrap_or(resource);
+        let (kind, reason, message) = match (create, result) {
+            (true, Ok(object)) => {
+                (EventType::Normal, "SuccessfulCreate", format!("Created {noun}: {}", object::name(object)))
+            }
+            (true, Err(error)) => (EventType::Warning, "FailedCreate", format!("Error creating: {error}")),
+            (false, Ok(_)) => (EventType::Normal, "SuccessfulDelete", format!("Deleted {noun}: {name}")),
+            (false, Err(error)) => (EventType::Warning, "FailedDelete", format!("Error deleting: {error}")),
+        };
+        self.recorder.event(about, kind, reason, message);
+    }
+}
+
+fn fail(verb: Verb) -> impl Fn(ClientError) -> Failure {
+    move |error| Failure { verb, message: error.to_string() }
+}
+
+fn reflected(gvr: kybern_apimachinery::Gvr, object: &Value) -> Written {
+    let version = object::resource_version(object).parse().unwrap_or(0);
+    Written { gvr, key: object::key(object), effect: Effect::Version(version) }
+}

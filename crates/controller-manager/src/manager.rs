@@ -1,0 +1,136 @@
+//! Starts the controllers.
+
+use std::sync::Arc;
+
+use kybern_apimachinery::time::{Clock, SystemClock};
+use kybern_client::queue::QueueMetrics;
+use kybern_client::{Client, LeaderElector, LeaseConfig};
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::controller::Controller;
+use crate::controllers::daemonset::DaemonSetController;
+use crate::controllers::deployment::DeploymentController;
+use crate::controllers::endpoint_slice::EndpointSliceController;
+use crate::controllers::namespace::NamespaceController;
+use crate::controllers::replicaset::ReplicaSetController;
+use crate::controllers::root_ca::RootCaPublisher;
+use crate::controllers::service_account::ServiceAccountController;
+use crate::driver::{self, Environment};
+use crate::inventory::Inventory;
+use crate::snapshot::Snapshot;
+
+/// What the controllers need to be told.
+#[derive(Clone)]
+pub struct Config {
+    /// Upstream's `--controllers`: `*` is all that are on by default, `name` turns one on, `-name` off. The first match
+    /// counts.
+    pub controllers: Vec<String>,
+    /// PEM, for the ConfigMaps `kube-root-ca.crt`; without it they are not published.
+    pub root_ca: Option<String>,
+    /// Work only while holding the lease `kube-system/kube-controller-manager`, under this identity.
+    pub leader_elect: Option<String>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: QueueMetrics,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            controllers: vec!["*".to_owned()],
+            root_ca: None,
+            leader_elect: None,
+            clock: Arc::new(SystemClock),
+            metrics: QueueMetrics::default(),
+        }
+    }
+}
+
+impl Config {
+    fn all(&self) -> Vec<Arc<dyn Controller>> {
+        let mut list: Vec<Arc<dyn Controller>> = vec![
+            Arc::new(NamespaceController),
+            Arc::new(ServiceAccountController),
+            Arc::new(DeploymentController),
+            Arc::new(ReplicaSetController),
+            Arc::new(DaemonSetController),
+            Arc::new(EndpointSliceController),
+        ];
+        if let Some(ca) = &self.root_ca {
+            list.push(Arc::new(RootCaPublisher { ca: ca.clone() }));
+        }
+        list
+    }
+
+    /// Whether a controller is asked for. Upstream's old names (`replicaset` for `replicaset-controller`) are known too.
+    fn is_enabled(&self, name: &str) -> bool {
+        let is_named = |text: &str| text == name || name.strip_suffix("-controller") == Some(text);
+        for entry in &self.controllers {
+            match entry.strip_prefix('-') {
+                Some(off) if is_named(off) => return false,
+                None if is_named(entry) => return true,
+                _ => {}
+            }
+        }
+        self.controllers.iter().any(|entry| entry == "*")
+    }
+}
+
+/// Runs the controllers until `shutdown` resolves, or until the lease is lost.
+pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = ()>) {
+    let work = work(&config, &client);
+    let led = async {
+        match &config.leader_elect {
+            Some(identity) => {
+                let lease = LeaseConfig::new("kube-system", "kube-controller-manager", identity);
+                LeaderElector::new(client.clone(), lease).lead(work).await;
+            }
+            None => work.await,
+        }
+    };
+    tokio::select! {
+        () = led => {}
+        () = shutdown => {}
+    }
+}
+
+async fn work(config: &Config, client: &Client) {
+    let mut tasks = JoinSet::new();
+    let inventory = Arc::new(Inventory::default());
+    let snapshot = Arc::new(Snapshot::spawn(client, inventory.clone()));
+    let environment = Arc::new(Environment {
+        client: client.clone(),
+        snapshot: snapshot.clone(),
+        clock: config.clock.clone(),
+        metrics: config.metrics.clone(),
+        started: config.clock.now(),
+    });
+    snapshot.synced().await;
+    let controllers = config.all().into_iter().filter(|c| config.is_enabled(c.name()));
+    for controller in controllers {
+        info!(controller = controller.name(), "started");
+        driver::start(controller, &environment, &mut tasks);
+    }
+    // Listeners are in place: nothing of the inventory's first lists is missed.
+    tasks.spawn(inventory.run(client.clone()));
+    while tasks.join_next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_chosen_as_upstream_does() {
+        let check = |list: &[&str], name: &str, expect: bool| {
+            let config = Config { controllers: list.iter().map(|s| (*s).to_owned()).collect(), ..Config::default() };
+            assert_eq!(config.is_enabled(name), expect, "{list:?} {name}");
+        };
+        check(&["*"], "replicaset-controller", true);
+        check(&["*", "-replicaset"], "replicaset-controller", false);
+        check(&["-replicaset-controller", "*"], "replicaset-controller", false);
+        check(&["deployment"], "replicaset-controller", false);
+        check(&["deployment"], "deployment-controller", true);
+        check(&[], "deployment-controller", false);
+    }
+}

@@ -1,0 +1,173 @@
+//! The objects that controllers read: one shared store per kind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use kybern_api::coordination::v1::Lease;
+use kybern_api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+};
+use kybern_api::discovery::v1::EndpointSlice;
+use kybern_api::meta::v1::ObjectMeta;
+use kybern_api::rbac::v1::ClusterRole;
+use kybern_api::{Object, owner};
+use kybern_apimachinery::Gvr;
+#[cfg(test)]
+use kybern_client::store::IndexFn;
+use kybern_client::{Client, Informer, ListOptions, Store};
+
+use crate::inventory::Inventory;
+
+/// Index: the uid of the managing controller, or [`orphans`] of the namespace.
+pub const OWNER: &str = "owner";
+/// Index: the node a pod runs on, or is pinned to.
+pub const NODE: &str = "node";
+/// Index: `namespace/name` of the Service an EndpointSlice belongs to.
+pub const SERVICE: &str = "service";
+
+/// How long a plan's writes may take to come back on the watch before the key is worked on again regardless.
+const REFLECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The value in the index [`OWNER`] of the objects of a namespace that have no controller.
+pub fn orphans(namespace: &str) -> String {
+    format!("orphans/{namespace}")
+}
+
+fn owner_of(metadata: &ObjectMeta) -> Vec<String> {
+    match owner::controller_of(metadata) {
+        Some(controller) => vec![controller.uid.clone()],
+        None => vec![orphans(metadata.namespace.as_deref().unwrap_or(""))],
+    }
+}
+
+/// The node a pod is bound to, or the one that a daemon set pinned it to.
+pub fn node_of(pod: &Pod) -> Option<&str> {
+    let spec = pod.spec.as_ref()?;
+    if let Some(node) = spec.node_name.as_deref().filter(|n| !n.is_empty()) {
+        return Some(node);
+    }
+    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let fields = terms.iter().flat_map(|term| term.match_fields.iter().flatten());
+    let pinned = fields.filter(|f| f.key == "metadata.name" && f.operator == "In");
+    pinned.filter_map(|f| f.values.as_deref()?.first()).map(String::as_str).next()
+}
+
+fn service_of(slice: &EndpointSlice) -> Vec<String> {
+    let name = slice.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name"));
+    name.map(|name| format!("{}/{name}", slice.namespace())).into_iter().collect()
+}
+
+/// A write whose effect should be seen before the key is worked on again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) gvr: Gvr,
+    pub(crate) key: String,
+    pub(crate) effect: Effect,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// The object has this resourceVersion, or a later one.
+    Version(u64),
+    /// The object with this uid is gone, or going.
+    Deleted(String),
+}
+
+macro_rules! snapshot {
+    ($($field:ident: $kind:ty = $options:expr, [$($index:expr => $values:expr),*];)*) => {
+        /// The shared stores. Cheap to clone behind an `Arc`.
+        pub struct Snapshot {
+            $(pub $field: Store<$kind>,)*
+            /// Identity and owners of every object in the cluster.
+            pub inventory: Arc<Inventory>,
+        }
+
+        impl Snapshot {
+            /// Starts a reflector per kind.
+            pub fn spawn(client: &Client, inventory: Arc<Inventory>) -> Self {
+                Self {
+                    $($field: {
+                        let informer = Informer::<$kind>::new(client.clone(), $options);
+                        $(let informer = informer.index($index, $values);)*
+                        informer.spawn()
+                    },)*
+                    inventory,
+                }
+            }
+
+            /// Waits until every store has its first list.
+            pub async fn synced(&self) {
+                $(self.$field.synced().await;)*
+            }
+
+            /// Waits, not for long, until a write is in the store of its kind. Kinds that no store holds are not waited for.
+            pub(crate) async fn reflects(&self, written: &Written) {
+                let waiting = async {
+                    $(if written.gvr == <$kind>::gvr() {
+                        return wait(&self.$field, written).await;
+                    })*
+                };
+                if tokio::time::timeout(REFLECTION_TIMEOUT, waiting).await.is_err() {
+                    tracing::debug!(resource = %written.gvr, key = written.key, "a write is not reflected yet");
+                }
+            }
+        }
+
+        #[cfg(test)]
+        pub(crate) struct Writers {
+            $(pub(crate) $field: kybern_client::StoreWriter<$kind>,)*
+        }
+
+        #[cfg(test)]
+        impl Snapshot {
+            /// Empty, synced stores that a test fills.
+            pub(crate) fn for_test(inventory: Arc<Inventory>) -> (Self, Writers) {
+                $(let $field = {
+                    let indices: Vec<(&'static str, IndexFn<$kind>)> = vec![$(($index, $values as IndexFn<$kind>)),*];
+                    let (store, writer) = Store::new(indices);
+                    writer.replace([], "1");
+                    (store, writer)
+                };)*
+                (Self { $($field: $field.0,)* inventory }, Writers { $($field: $field.1,)* })
+            }
+        }
+    };
+}
+
+snapshot! {
+    namespaces: Namespace = ListOptions::default(), [];
+    nodes: Node = ListOptions::default(), [];
+    pods: Pod = ListOptions::default(), [
+        OWNER => |pod| owner_of(&pod.metadata),
+        NODE => |pod| node_of(pod).map(str::to_owned).into_iter().collect()
+    ];
+    services: Service = ListOptions::default(), [];
+    endpoints: Endpoints = ListOptions::default(), [];
+    endpoint_slices: EndpointSlice = ListOptions::default(), [SERVICE => service_of];
+    service_accounts: ServiceAccount = ListOptions::fields("metadata.name=default"), [];
+    root_ca_maps: ConfigMap = ListOptions::fields("metadata.name=kube-root-ca.crt"), [];
+    deployments: Deployment = ListOptions::default(), [];
+    replica_sets: ReplicaSet = ListOptions::default(), [OWNER => |set| owner_of(&set.metadata)];
+    daemon_sets: DaemonSet = ListOptions::default(), [];
+    revisions: ControllerRevision = ListOptions::default(), [OWNER => |revision| owner_of(&revision.metadata)];
+    replication_controllers: ReplicationController = ListOptions::default(), [];
+    node_leases: Lease = ListOptions::default(), [];
+    cluster_roles: ClusterRole = ListOptions::default(), [];
+}
+
+async fn wait<K: Object>(store: &Store<K>, written: &Written) {
+    match &written.effect {
+        Effect::Version(version) => {
+            let reached = |k: &K| k.resource_version().parse::<u64>().is_ok_and(|v| v >= *version);
+            store
+                .wait_until(|s| s.resource_version() >= *version || s.get(&written.key).is_some_and(|k| reached(&k)))
+                .await;
+        }
+        Effect::Deleted(uid) => {
+            let going = |k: &K| k.is_deleting() || (!uid.is_empty() && k.uid() != uid);
+            store.wait_until(|s| s.get(&written.key).is_none_or(|k| going(&k))).await;
+        }
+    }
+}
