@@ -33,7 +33,7 @@ pub struct Informer<K> {
 impl<K: Object> Informer<K> {
     /// Follows the objects of a kind that `options` selects, in all namespaces.
     pub fn new(client: Client, options: ListOptions) -> Self {
-        Self { resource: client.raw(&K::gvr()), namespace: String::new(), options, indices: Vec::new() }
+        Self::of(client, &K::gvr(), options)
     }
 }
 
@@ -45,6 +45,11 @@ impl Informer<PartialMetadata> {
 }
 
 impl<K: Cached> Informer<K> {
+    /// Follows a resource as whatever its objects decode to.
+    pub fn of(client: Client, gvr: &Gvr, options: ListOptions) -> Self {
+        Self { resource: client.raw(gvr), namespace: String::new(), options, indices: Vec::new() }
+    }
+
     /// Follows one namespace only.
     #[must_use]
     pub fn in_namespace(mut self, namespace: &str) -> Self {

@@ -1,1 +1,24 @@
-//! kybern-scheduler
+//! kube-scheduler: gives every pod a node.
+//!
+//! [`framework`] is the contract of plugins, [`chain`] their list and order, `plugins/` one file each. [`cycle`] decides for
+//! one pod, on [`cache::Cluster`]; [`queue`] says which pod is next; [`core`] joins them into a state machine without I/O,
+//! which [`run`] feeds from watches and whose decisions it carries out.
+
+pub mod affinity;
+pub mod cache;
+pub mod chain;
+pub mod config;
+pub mod core;
+pub mod cycle;
+mod driver;
+#[cfg(test)]
+mod fixture;
+pub mod framework;
+pub mod node;
+pub mod plugins;
+pub mod pod;
+pub mod queue;
+pub mod resources;
+
+pub use config::{Config, ConfigError, Profiles};
+pub use driver::run;

@@ -25,7 +25,7 @@ pub use owners::Conflict;
 pub use path::PathElement;
 pub use set::FieldSet;
 
-use crate::decode::presence;
+use crate::decode;
 use crate::types::{KindType, Type};
 
 /// The manager that owns everything in an object that had no managed fields when it was first applied to.
@@ -139,7 +139,7 @@ pub fn track_update(ctx: &Context<'_>, old: Option<&Value>, new: &mut Value) {
 /// What Go writes for an object with nothing set. A create is compared with it, so that the creator owns no struct that is
 /// always there.
 fn zero(kind: &KindType) -> Value {
-    presence::zero(&kind.schema, &Type::Struct(kind.root))
+    decode::zero(&kind.schema, &Type::Struct(kind.root))
 }
 
 fn is_blank(entry: &Value) -> bool {

@@ -9,7 +9,7 @@
 //!
 //! Fields of custom resources are kept as they are: their schema's validation, not decoding, reports wrong types.
 
-pub(crate) mod presence;
+mod presence;
 mod scalar;
 mod walk;
 mod yaml;

@@ -1,0 +1,61 @@
+//! The plugins, and their order: that of this file.
+
+use std::sync::Arc;
+
+use crate::framework::{Bind, Filter, Permit, PostFilter, PreBind, PreEnqueue, QueueSort, Reserve, Score};
+use crate::plugins::balanced_allocation::NodeResourcesBalancedAllocation;
+use crate::plugins::default_binder::DefaultBinder;
+use crate::plugins::image_locality::ImageLocality;
+use crate::plugins::node_affinity::NodeAffinity;
+use crate::plugins::node_name::NodeName;
+use crate::plugins::node_ports::NodePorts;
+use crate::plugins::node_resources_fit::NodeResourcesFit;
+use crate::plugins::node_unschedulable::NodeUnschedulable;
+use crate::plugins::priority_sort::PrioritySort;
+use crate::plugins::scheduling_gates::SchedulingGates;
+use crate::plugins::taint_toleration::TaintToleration;
+
+/// What runs at each extension point.
+pub struct Chain {
+    pub queue_sort: Arc<dyn QueueSort>,
+    pub pre_enqueue: Vec<Box<dyn PreEnqueue>>,
+    /// At most 32: their verdicts are kept as bits.
+    pub filter: Vec<Box<dyn Filter>>,
+    pub post_filter: Vec<Box<dyn PostFilter>>,
+    /// With their weights.
+    pub score: Vec<(Box<dyn Score>, i64)>,
+    pub reserve: Vec<Box<dyn Reserve>>,
+    pub permit: Vec<Box<dyn Permit>>,
+    pub pre_bind: Vec<Box<dyn PreBind>>,
+    pub bind: Vec<Box<dyn Bind>>,
+}
+
+impl Default for Chain {
+    /// Upstream's default plugins and weights.
+    fn default() -> Self {
+        Self {
+            queue_sort: Arc::new(PrioritySort),
+            pre_enqueue: vec![Box::new(SchedulingGates)],
+            filter: vec![
+                Box::new(NodeUnschedulable),
+                Box::new(NodeName),
+                Box::new(TaintToleration),
+                Box::new(NodeAffinity),
+                Box::new(NodePorts),
+                Box::new(NodeResourcesFit),
+            ],
+            post_filter: vec![],
+            score: vec![
+                (Box::new(TaintToleration), 3),
+                (Box::new(NodeAffinity), 2),
+                (Box::new(NodeResourcesFit), 1),
+                (Box::new(NodeResourcesBalancedAllocation), 1),
+                (Box::new(ImageLocality), 1),
+            ],
+            reserve: vec![],
+            permit: vec![],
+            pre_bind: vec![],
+            bind: vec![Box::new(DefaultBinder)],
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One scheduling cycle: from a pod and the cluster to a node, or to the reasons why there is none. Pure.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use crate::cache::Cluster;
+use crate::chain::Chain;
+use crate::framework::{Diagnosis, NodeFilter, PreFilter, PreScore, Reason, Verdict};
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+
+/// Below this many nodes, all are looked at.
+const MIN_SAMPLE: usize = 100;
+
+/// Where the search goes on from cycle to cycle, so that all nodes get their share.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Position {
+    start: usize,
+    cycles: usize,
+}
+
+/// The number of feasible nodes after which the search ends. With `percentage` 0 it adapts: half of a hundred nodes, less of
+/// more, but at least a twentieth.
+pub fn sample_size(nodes: usize, percentage: u32) -> usize {
+    if nodes < MIN_SAMPLE {
+        return nodes;
+    }
+    let percentage = match percentage as usize {
+        0 => 50usize.saturating_sub(nodes / 125).max(5),
+        fixed => fixed.min(100),
+    };
+    (nodes * percentage / 100).max(MIN_SAMPLE)
+}
+
+/// Finds the best node for a pod; answers its index. The cluster's order must be fresh.
+pub fn schedule(
+    chain: &Chain,
+    pod: &PodInfo,
+    cluster: &Cluster,
+    percentage: u32,
+    position: &mut Position,
+) -> Result<usize, Diagnosis> {
+    let feasible = find_feasible(chain, pod, cluster, percentage, position)?;
+    position.cycles = position.cycles.wrapping_add(1);
+    let [only] = feasible.as_slice() else {
+        return Ok(best(chain, pod, cluster, &feasible, position.cycles));
+    };
+    Ok(*only)
+}
+
+fn find_feasible(
+    chain: &Chain,
+    pod: &PodInfo,
+    cluster: &Cluster,
+    percentage: u32,
+    position: &mut Position,
+) -> Result<Vec<usize>, Diagnosis> {
+    let mut diagnosis = Diagnosis { nodes: cluster.len(), ..Diagnosis::default() };
+    let mut filters: Vec<(usize, NodeFilter<'_>)> = Vec::with_capacity(chain.filter.len());
+    let mut only: Option<BTreeSet<String>> = None;
+    let mut choosers = Vec::new();
+    for (bit, plugin) in chain.filter.iter().enumerate() {
+        match plugin.pre_filter(pod, cluster) {
+            PreFilter::Skip => {}
+            PreFilter::Filter(filter) => filters.push((bit, filter)),
+            PreFilter::Only(names, filter) => {
+                filters.push((bit, filter));
+                choosers.push((bit, plugin.name()));
+                only = Some(only.map_or_else(|| names.clone(), |before| &before & &names));
+            }
+            PreFilter::Reject(reason) => {
+                diagnosis.rejected = Some(reason);
+                diagnosis.plugins = 1 << bit;
+                return Err(diagnosis);
+            }
+        }
+    }
+    let mut feasible = Vec::new();
+    let mut visit = |index: usize, diagnosis: &mut Diagnosis| {
+        let node = cluster.node_at(index);
+        for (bit, filter) in &filters {
+            match filter(node) {
+                Verdict::Fits => {}
+                Verdict::Unschedulable(reasons) => {
+                    diagnosis.resolvable.push(index);
+                    return reject(diagnosis, *bit, reasons);
+                }
+                Verdict::Unresolvable(reasons) => return reject(diagnosis, *bit, reasons),
+            }
+        }
+        feasible.push(index);
+    };
+    if let Some(names) = &only {
+        let mut looked_at = 0;
+        for index in names.iter().filter_map(|name| cluster.index_of(name)) {
+            looked_at += 1;
+            visit(index, &mut diagnosis);
+        }
+        let others = cluster.len() - looked_at;
+        if others > 0 {
+            let plugins: Vec<&str> = choosers.iter().map(|(_, name)| *name).collect();
+            let reason = format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" "));
+            diagnosis.reasons.insert(reason.into(), others);
+            choosers.iter().for_each(|(bit, _)| diagnosis.plugins |= 1 << bit);
+        }
+    } else {
+        let order = cluster.order();
+        let enough = sample_size(order.len(), percentage);
+        let mut looked_at = 0;
+        let (before, after) = order.split_at(position.start.min(order.len()));
+        for &index in after.iter().chain(before) {
+            looked_at += 1;
+            visit(index, &mut diagnosis);
+            if looked_at - diagnosis.rejections >= enough {
+                break;
+            }
+        }
+        position.start = (position.start + looked_at).checked_rem(order.len()).unwrap_or(0);
+    }
+    if feasible.is_empty() { Err(diagnosis) } else { Ok(feasible) }
+}
+
+fn reject(diagnosis: &mut Diagnosis, bit: usize, reasons: Vec<Reason>) {
+    diagnosis.plugins |= 1 << bit;
+    diagnosis.rejections += 1;
+    for reason in reasons {
+        *diagnosis.reasons.entry(reason).or_insert(0) += 1;
+    }
+}
+
+/// The node with the highest weighted sum of scores; nodes with the same take turns.
+fn best(chain: &Chain, pod: &PodInfo, cluster: &Cluster, feasible: &[usize], turn: usize) -> usize {
+    let nodes: Vec<&NodeInfo> = feasible.iter().map(|index| cluster.node_at(*index)).collect();
+    let mut totals = vec![0; nodes.len()];
+    let mut scores = Vec::with_capacity(nodes.len());
+    for (plugin, weight) in &chain.score {
+        let PreScore::Score(score) = plugin.pre_score(pod, cluster, &nodes) else { continue };
+        scores.clear();
+        scores.extend(nodes.iter().map(|node| score(node)));
+        plugin.normalize(&mut scores);
+        for (total, score) in totals.iter_mut().zip(&scores) {
+            *total += score * weight;
+        }
+    }
+    let max = totals.iter().copied().max().unwrap_or(0);
+    let tied = totals.iter().filter(|total| **total == max).count().max(1);
+    let winner = totals.iter().enumerate().filter(|(_, total)| **total == max).nth(turn % tied);
+    winner.map_or(feasible[0], |(at, _)| feasible[at])
+}
+
+/// The message of a pod that no node takes: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
+pub fn message(diagnosis: &Diagnosis, tried: &str) -> String {
+    let mut text = format!("0/{} nodes are available", diagnosis.nodes);
+    let mut reasons: Vec<String> = match &diagnosis.rejected {
+        Some(reason) => vec![reason.to_string()],
+        None => diagnosis.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect(),
+    };
+    reasons.sort();
+    if !reasons.is_empty() {
+        let _ = write!(text, ": {}.", reasons.join(", "));
+    }
+    if !tried.is_empty() {
+        let _ = write!(text, " {tried}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use kybern_apimachinery::json;
+    use std::sync::Arc;
+
+    fn cluster(nodes: Vec<crate::node::Node>) -> Cluster {
+        let mut cluster = Cluster::default();
+        for node in nodes {
+            cluster.set_node(Arc::new(node));
+        }
+        cluster.refresh_order();
+        cluster
+    }
+
+    fn place(cluster: &Cluster, pod: &PodInfo) -> Result<String, String> {
+        schedule(&Chain::default(), pod, cluster, 0, &mut Position::default())
+            .map(|index| cluster.node_at(index).node.name.to_string())
+            .map_err(|diagnosis| message(&diagnosis, ""))
+    }
+
+    #[test]
+    fn samples() {
+        for (nodes, percentage, expect) in [
+            (0, 0, 0),
+            (99, 0, 99),
+            (100, 0, 100),
+            (1000, 0, 420),
+            (6000, 0, 300),
+            (1000, 70, 700),
+            (1000, 1, 100),
+            (200, 100, 200),
+        ] {
+            assert_eq!(sample_size(nodes, percentage), expect, "{nodes} at {percentage} %");
+        }
+    }
+
+    #[test]
+    fn the_emptiest_node_wins() {
+        let mut cluster = cluster(vec![fixture::sized("a", "4", "4Gi"), fixture::sized("b", "4", "4Gi")]);
+        cluster.assume(Arc::new(fixture::requesting("x", "1", "1Gi")), "a");
+        assert_eq!(place(&cluster, &fixture::requesting("p", "1", "1Gi")).as_deref(), Ok("b"));
+    }
+
+    #[test]
+    fn messages_are_upstreams() {
+        let tainted = json!({"metadata": {"name": "t"}, "spec": {"taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]}});
+        let cordoned = json!({"metadata": {"name": "c"}, "spec": {"unschedulable": true}});
+        let cluster = cluster(vec![
+            fixture::node(tainted),
+            fixture::node(cordoned),
+            fixture::sized("s1", "1", "1Gi"),
+            fixture::sized("s2", "1", "1Gi"),
+        ]);
+        assert_eq!(
+            place(&cluster, &fixture::requesting("p", "2", "1")).unwrap_err(),
+            "0/4 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 1 node(s) were unschedulable, 2 Insufficient cpu."
+        );
+        let pinned = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["c"]}]}]}}}});
+        assert_eq!(
+            place(&cluster, &fixture::pod(pinned)).unwrap_err(),
+            "0/4 nodes are available: 1 node(s) were unschedulable, 3 node(s) didn't satisfy plugin(s) [NodeAffinity]."
+        );
+        assert_eq!(place(&Cluster::default(), &fixture::pod(json!({}))).unwrap_err(), "0/0 nodes are available");
+    }
+
+    /// Equal nodes get equally many pods, and a search that ends early goes on where it ended.
+    #[test]
+    fn nodes_take_turns() {
+        for count in [3, 250] {
+            let nodes = (0..count).map(|n| fixture::sized(&format!("n{n}"), "1000", "1000Gi")).collect();
+            let mut cluster = cluster(nodes);
+            let mut position = Position::default();
+            for n in 0..count * 2 {
+                let pod = Arc::new(fixture::requesting(&format!("p{n}"), "1", "1Gi"));
+                let index = schedule(&Chain::default(), &pod, &cluster, 0, &mut position).unwrap();
+                let name = cluster.node_at(index).node.name.clone();
+                cluster.assume(pod, &name);
+            }
+            let most = (0..count).map(|n| cluster.node_at(n).pods.len()).max();
+            assert!(most <= Some(3), "{count} nodes: {most:?} pods on one");
+        }
+    }
+}

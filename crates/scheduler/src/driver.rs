@@ -1,0 +1,246 @@
+//! Watches pods and nodes, runs the [`Core`], and makes the API calls it decides on.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kybern_api::Object;
+use kybern_api::core::v1::{Node as ApiNode, Pod};
+use kybern_apimachinery::time::{Clock, SystemClock, to_rfc3339};
+use kybern_apimachinery::{Value, json};
+use kybern_client::{
+    Changes, Client, ClientError, EventRecorder, Informer, LeaderElector, ListOptions, ObjectRef, Patch, Subscription,
+};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::chain::Chain;
+use crate::config::Config;
+use crate::core::{Core, Decision};
+use crate::framework::ApiCall;
+use crate::node::Node;
+use crate::pod::PodInfo;
+
+/// Calls under way at once. More pods than that are not scheduled until some are bound.
+const MAX_CALLS: usize = 128;
+/// Pods scheduled before watches are looked at again.
+const BATCH: usize = 32;
+
+/// Schedules until `shutdown` completes, or the lease is lost. Bindings that are under way then are left to the watch of
+/// the next scheduler.
+pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = ()>) {
+    let lease = config.lease.clone();
+    let work = Driver::work(config, client.clone());
+    let led = async {
+        match lease {
+            Some(lease) => drop(LeaderElector::new(client, lease).lead(work).await),
+            None => work.await,
+        }
+    };
+    tokio::select! {
+        () = shutdown => {}
+        () = led => {}
+    }
+}
+
+struct Driver {
+    client: Client,
+    core: Core,
+    events: EventRecorder,
+    calls: JoinSet<Finished>,
+    epoch: Instant,
+}
+
+/// A call that ended.
+enum Finished {
+    Bound { pod: Arc<PodInfo>, node: Box<str>, result: Result<(), ClientError> },
+    Reported,
+}
+
+impl Driver {
+    async fn work(config: Config, client: Client) {
+        let component = config.profiles.names.first().map_or("default-scheduler", |name| name).to_owned();
+        let active = ListOptions::fields("status.phase!=Succeeded,status.phase!=Failed");
+        let nodes = Informer::<Node>::of(client.clone(), &ApiNode::gvr(), ListOptions::default()).spawn();
+        let pods = Informer::<PodInfo>::of(client.clone(), &Pod::gvr(), active).spawn();
+        let mut driver = Self {
+            core: Core::new(Chain::default(), config.profiles),
+            events: EventRecorder::new(client.clone(), &component, ""),
+            client,
+            calls: JoinSet::new(),
+            epoch: Instant::now(),
+        };
+        let (mut nodes, mut pods) = (nodes.subscribe(), pods.subscribe());
+        nodes.store().synced().await;
+        pods.store().synced().await;
+        info!(nodes = nodes.store().len(), pods = pods.store().len(), "scheduling");
+        loop {
+            driver.step(&mut nodes, &mut pods).await;
+        }
+    }
+
+    async fn step(&mut self, nodes: &mut Subscription<Node>, pods: &mut Subscription<PodInfo>) {
+        let deadline = self.core.next_deadline().map(|at| self.epoch + at);
+        let can_work = self.core.has_work() && self.calls.len() < MAX_CALLS;
+        tokio::select! {
+            biased;
+            changes = nodes.changed() => self.nodes_changed(changes, nodes),
+            changes = pods.changed() => self.pods_changed(changes, pods),
+            Some(finished) = self.calls.join_next() => self.finished(finished),
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+            () = std::future::ready(()), if can_work => {}
+        }
+        let now = self.now();
+        self.core.tick(now);
+        for _ in 0..BATCH {
+            if self.calls.len() >= MAX_CALLS {
+                return;
+            }
+            let Some(decision) = self.core.schedule_next(now) else { return };
+            self.carry_out(decision);
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn nodes_changed(&mut self, changes: Changes<Node>, nodes: &Subscription<Node>) {
+        let now = self.now();
+        match changes {
+            Changes::Batch(changes) => {
+                for change in changes {
+                    match change.new {
+                        Some(node) => self.core.set_node(node, now),
+                        None => self.core.remove_node(&change.object().name),
+                    }
+                }
+            }
+            Changes::Resync => {
+                let all = nodes.store().list();
+                let names: HashSet<&str> = all.iter().map(|node| &*node.name).collect();
+                let gone = self.core.cluster().node_names().filter(|name| !names.contains(name)).map(str::to_owned);
+                for name in gone.collect::<Vec<_>>() {
+                    self.core.remove_node(&name);
+                }
+                all.into_iter().for_each(|node| self.core.set_node(node, now));
+            }
+        }
+    }
+
+    fn pods_changed(&mut self, changes: Changes<PodInfo>, pods: &Subscription<PodInfo>) {
+        let now = self.now();
+        match changes {
+            Changes::Batch(changes) => {
+                for change in changes {
+                    // A pod that was deleted and made anew between two looks has another uid.
+                    let replaced = change.old.filter(|old| change.new.as_ref().is_none_or(|new| new.uid != old.uid));
+                    if let Some(old) = replaced {
+                        self.core.remove_pod(&old.uid, now);
+                    }
+                    if let Some(new) = change.new {
+                        self.core.set_pod(new, now);
+                    }
+                }
+            }
+            Changes::Resync => {
+                let all = pods.store().list();
+                let uids: HashSet<&str> = all.iter().map(|pod| &*pod.uid).collect();
+                let known = self.core.cluster().pod_uids().chain(self.core.queue().uids());
+                let gone: Vec<String> = known.filter(|uid| !uids.contains(uid)).map(str::to_owned).collect();
+                for uid in gone {
+                    self.core.remove_pod(&uid, now);
+                }
+                all.into_iter().for_each(|pod| self.core.set_pod(pod, now));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        let client = self.client.clone();
+        match decision {
+            Decision::Bind { pod, node, calls } => {
+                self.calls.spawn(async move {
+                    let result = make(&client, calls).await;
+                    Finished::Bound { pod, node, result }
+                });
+            }
+            Decision::Unschedulable { pod, message } => {
+                self.events.warning(&reference(&pod), "FailedScheduling", message.as_str());
+                if pod.wants().reported.as_deref() != Some(message.as_str()) {
+                    self.report(pod, "Unschedulable", message);
+                }
+            }
+        }
+    }
+
+    /// Writes the condition `PodScheduled`.
+    fn report(&mut self, pod: Arc<PodInfo>, reason: &'static str, message: String) {
+        let client = self.client.clone();
+        self.calls.spawn(async move {
+            let patch = Patch::Strategic(condition(&pod, reason, &message, &to_rfc3339(SystemClock.now())));
+            if let Err(error) = client.patch::<Pod>(&pod.namespace, &pod.name, &patch, Some("status")).await {
+                debug!(pod = %pod.name, namespace = %pod.namespace, "cannot report why the pod is not scheduled: {error}");
+            }
+            Finished::Reported
+        });
+    }
+
+    fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        let Ok(Finished::Bound { pod, node, result }) = finished else { return };
+        let now = self.now();
+        self.core.bound(&pod, &node, result.is_ok(), now);
+        let object = reference(&pod);
+        match result {
+            Ok(()) => {
+                let text = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
+                self.events.normal(&object, "Scheduled", text);
+            }
+            // It was deleted, or someone else bound it: the watch tells.
+            Err(error) if error.is_not_found() || error.is_conflict() => {
+                debug!(pod = %pod.name, namespace = %pod.namespace, "not bound: {error}");
+            }
+            Err(error) => {
+                warn!(pod = %pod.name, namespace = %pod.namespace, node = %node, "cannot bind: {error}");
+                let message = format!("Binding rejected: {error}");
+                self.events.warning(&object, "FailedScheduling", message.as_str());
+                self.report(pod, "SchedulerError", message);
+            }
+        }
+    }
+}
+
+async fn make(client: &Client, calls: Vec<ApiCall>) -> Result<(), ClientError> {
+    for call in calls {
+        let ApiCall { gvr, namespace, name, subresource, body } = call;
+        client.raw(&gvr).create_subresource(&namespace, &name, subresource, &body).await?;
+    }
+    Ok(())
+}
+
+fn reference(pod: &PodInfo) -> ObjectRef {
+    ObjectRef {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
+        uid: pod.uid.to_string(),
+        resource_version: pod.resource_version.to_string(),
+        field_path: String::new(),
+    }
+}
+
+/// The patch that says why a pod is not scheduled. The time stays while the condition does.
+fn condition(pod: &PodInfo, reason: &str, message: &str, now: &str) -> Value {
+    let mut condition = json!({"type": "PodScheduled", "status": "False", "reason": reason, "message": message});
+    if pod.wants().reported.is_none() {
+        condition["lastTransitionTime"] = now.into();
+        condition["lastProbeTime"] = Value::Null;
+    }
+    json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}})
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

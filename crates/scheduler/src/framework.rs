@@ -1,0 +1,162 @@
+//! The contract between the scheduler and its plugins: upstream's extension points, as pure functions.
+//!
+//! A cycle for one pod runs PreFilter and Filter (which nodes can take it), on failure PostFilter (what could be done
+//! about that), else PreScore, Score and NormalizeScore (which node is best), Reserve and Permit; then, apart from the
+//! cycle, PreBind and Bind, which plan API calls that the driver makes. PreEnqueue and QueueSort order what waits.
+//!
+//! PreFilter answers the filter, and PreScore the score, as a closure: what a plugin computes once per pod lives there, and
+//! a plugin that has nothing to say of a pod answers `Skip` and costs nothing per node.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kybern_apimachinery::{Gvr, Value};
+
+use crate::cache::Cluster;
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+
+/// Upstream's highest score of a node by one plugin.
+pub const MAX_NODE_SCORE: i64 = 100;
+
+/// A reason as it is counted in messages: `node(s) were unschedulable`.
+pub type Reason = Cow<'static, str>;
+
+/// Whether a node can take a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Fits,
+    /// It could if other pods went.
+    Unschedulable(Vec<Reason>),
+    /// Not even if all pods went.
+    Unresolvable(Vec<Reason>),
+}
+
+impl Verdict {
+    pub fn unschedulable(reason: impl Into<Reason>) -> Self {
+        Self::Unschedulable(vec![reason.into()])
+    }
+
+    pub fn unresolvable(reason: impl Into<Reason>) -> Self {
+        Self::Unresolvable(vec![reason.into()])
+    }
+}
+
+pub type NodeFilter<'a> = Box<dyn Fn(&NodeInfo) -> Verdict + 'a>;
+pub type NodeScore<'a> = Box<dyn Fn(&NodeInfo) -> i64 + 'a>;
+
+pub enum PreFilter<'a> {
+    /// Every node will do.
+    Skip,
+    Filter(NodeFilter<'a>),
+    /// Only these nodes need be looked at, by name; with the filter.
+    Only(BTreeSet<String>, NodeFilter<'a>),
+    /// No node will do.
+    Reject(Reason),
+}
+
+pub enum PreScore<'a> {
+    /// All nodes are alike.
+    Skip,
+    Score(NodeScore<'a>),
+}
+
+pub trait Plugin: Send + Sync + 'static {
+    /// Upstream's name.
+    fn name(&self) -> &'static str;
+}
+
+/// Whether a pod may wait among those to be scheduled at all.
+pub trait PreEnqueue: Plugin {
+    fn is_ready(&self, pod: &PodInfo) -> bool;
+}
+
+/// In which order pods that wait go.
+pub trait QueueSort: Plugin {
+    /// The lower goes first. `added` is when the pod began to wait.
+    fn key(&self, pod: &PodInfo, added: Duration) -> SortKey;
+}
+
+pub type SortKey = (i64, Duration);
+
+pub trait Filter: Plugin {
+    fn pre_filter<'a>(&'a self, pod: &'a PodInfo, cluster: &'a Cluster) -> PreFilter<'a>;
+
+    /// Whether a pod that this plugin rejected may fit after another has left its node. For changes of a node the
+    /// filter itself is asked.
+    fn may_fit_without(&self, _pod: &PodInfo, _gone: &PodInfo) -> bool {
+        false
+    }
+}
+
+/// Why no node was found, for PostFilter and for the message.
+#[derive(Debug, Default)]
+pub struct Diagnosis {
+    /// What rejected the pod before any node was looked at.
+    pub rejected: Option<Reason>,
+    /// Count of nodes by reason.
+    pub reasons: BTreeMap<Reason, usize>,
+    /// Nodes, by index, that could take the pod if others went.
+    pub resolvable: Vec<usize>,
+    pub nodes: usize,
+    /// Nodes that a filter rejected.
+    pub rejections: usize,
+    /// Bits of the filters, in the order of the chain, that rejected.
+    pub plugins: u32,
+}
+
+pub trait PostFilter: Plugin {
+    /// What was tried, which ends the message; empty for nothing.
+    fn post_filter(&self, pod: &PodInfo, cluster: &Cluster, diagnosis: &Diagnosis) -> String;
+}
+
+pub trait Score: Plugin {
+    /// `nodes` are the feasible ones.
+    fn pre_score<'a>(&'a self, pod: &'a PodInfo, cluster: &'a Cluster, nodes: &[&'a NodeInfo]) -> PreScore<'a>;
+
+    /// Brings all scores between 0 and [`MAX_NODE_SCORE`].
+    fn normalize(&self, _scores: &mut [i64]) {}
+}
+
+/// Claims what a pod will use on its node, beyond what the cache counts.
+pub trait Reserve: Plugin {
+    fn reserve(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reason>;
+    /// Undoes [`Reserve::reserve`]; also called for what was not reserved.
+    fn unreserve(&self, pod: &PodInfo, node: &str);
+}
+
+/// The last word before a pod is bound.
+pub trait Permit: Plugin {
+    fn permit(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reason>;
+}
+
+/// One call to the API, made by the driver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiCall {
+    pub gvr: Gvr,
+    pub namespace: String,
+    pub name: String,
+    /// Posted to this subresource.
+    pub subresource: &'static str,
+    pub body: Value,
+}
+
+/// What must be done before a pod is bound; may be done again after a failure.
+pub trait PreBind: Plugin {
+    fn pre_bind(&self, pod: &PodInfo, node: &str) -> Vec<ApiCall>;
+}
+
+/// How a pod is bound; the first plugin that answers does it.
+pub trait Bind: Plugin {
+    fn bind(&self, pod: &PodInfo, node: &str) -> Option<ApiCall>;
+}
+
+/// Scales scores to [`MAX_NODE_SCORE`] by the highest; `reverse` where less is better.
+pub fn normalize_by_max(scores: &mut [i64], reverse: bool) {
+    let max = scores.iter().copied().max().unwrap_or(0);
+    for score in scores {
+        let scaled = if max == 0 { 0 } else { *score * MAX_NODE_SCORE / max };
+        *score = if reverse { MAX_NODE_SCORE - scaled } else { scaled };
+    }
+}

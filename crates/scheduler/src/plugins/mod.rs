@@ -1,0 +1,16 @@
+//! One plugin per file, each upstream's of the same name. Their order is in [`crate::chain`].
+
+pub mod balanced_allocation;
+pub mod default_binder;
+pub mod image_locality;
+pub mod node_affinity;
+pub mod node_name;
+pub mod node_ports;
+pub mod node_resources_fit;
+pub mod node_unschedulable;
+pub mod priority_sort;
+pub mod scheduling_gates;
+pub mod taint_toleration;
+
+#[cfg(test)]
+pub(crate) mod check;

@@ -1,0 +1,18 @@
+//! A pod with scheduling gates waits until all are removed.
+
+use crate::framework::{Plugin, PreEnqueue};
+use crate::pod::PodInfo;
+
+pub struct SchedulingGates;
+
+impl Plugin for SchedulingGates {
+    fn name(&self) -> &'static str {
+        "SchedulingGates"
+    }
+}
+
+impl PreEnqueue for SchedulingGates {
+    fn is_ready(&self, pod: &PodInfo) -> bool {
+        pod.wants().gates.is_empty()
+    }
+}

@@ -1,0 +1,299 @@
+//! The pods that wait to be scheduled: those that are ready, those that wait out a back-off, and those that wait for the
+//! cluster to change. Pure: `now` is the time since any fixed point.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::framework::{QueueSort, SortKey};
+use crate::pod::PodInfo;
+
+/// A pod that nothing moved for so long is tried again anyway, lest a missed event keep it waiting: upstream's five minutes.
+const MAX_UNSCHEDULABLE: Duration = Duration::from_secs(300);
+
+/// A waiting pod.
+#[derive(Debug)]
+struct Entry {
+    pod: Arc<PodInfo>,
+    place: Place,
+    /// When it was put where it is or was last tried.
+    added: Duration,
+    attempts: u32,
+    /// Bits of the filters that rejected it.
+    rejected_by: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Active(SortKey),
+    /// Until then.
+    Backoff(Duration),
+    /// Since then.
+    Unschedulable(Duration),
+    /// Not ready for any plugin to see.
+    Gated,
+    /// Taken out, and not yet done with.
+    InFlight,
+}
+
+pub struct Queue {
+    entries: HashMap<Box<str>, Entry>,
+    active: BTreeMap<(SortKey, Box<str>), ()>,
+    backoff: BTreeMap<(Duration, Box<str>), ()>,
+    unschedulable: BTreeMap<(Duration, Box<str>), ()>,
+    sort: Arc<dyn QueueSort>,
+    initial_backoff: Duration,
+    max_backoff: Duration,
+}
+
+impl Queue {
+    pub fn new(sort: Arc<dyn QueueSort>, initial_backoff: Duration, max_backoff: Duration) -> Self {
+        Self {
+            entries: HashMap::new(),
+            active: BTreeMap::new(),
+            backoff: BTreeMap::new(),
+            unschedulable: BTreeMap::new(),
+            sort,
+            initial_backoff,
+            max_backoff,
+        }
+    }
+
+    pub fn has_active(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    pub fn contains(&self, uid: &str) -> bool {
+        self.entries.contains_key(uid)
+    }
+
+    pub fn uids(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(|uid| &**uid)
+    }
+
+    /// Adds a pod or takes over a changed one. `ready` says whether plugins may see it.
+    pub fn set(&mut self, pod: Arc<PodInfo>, ready: bool, now: Duration) {
+        let uid = pod.uid.clone();
+        let Some(entry) = self.entries.get_mut(&uid) else {
+            self.entries
+                .insert(uid.clone(), Entry { pod, place: Place::Gated, added: now, attempts: 0, rejected_by: 0 });
+            if ready {
+                self.activate(&uid, now);
+            }
+            return;
+        };
+        let changed = entry.pod.asks_differently(&pod);
+        let priority_changed = entry.pod.priority != pod.priority;
+        entry.pod = pod;
+        match entry.place {
+            Place::InFlight => {}
+            _ if !ready => self.put(&uid, Place::Gated),
+            Place::Gated => self.activate(&uid, now),
+            Place::Unschedulable(_) if changed => self.activate_or_back_off(&uid, now),
+            Place::Active(_) if priority_changed => self.activate(&uid, now),
+            _ => {}
+        }
+    }
+
+    pub fn remove(&mut self, uid: &str) {
+        if self.entries.contains_key(uid) {
+            self.put(uid, Place::InFlight);
+            self.entries.remove(uid);
+        }
+    }
+
+    /// Takes the pod that goes first. It stays in flight until it is removed or failed.
+    pub fn pop(&mut self) -> Option<Arc<PodInfo>> {
+        let ((_, uid), ()) = self.active.pop_first()?;
+        let entry = self.entries.get_mut(&uid).expect("every place has its entry");
+        entry.place = Place::InFlight;
+        entry.attempts = entry.attempts.saturating_add(1);
+        Some(entry.pod.clone())
+    }
+
+    /// No node takes the pod: it waits for a change that concerns the filters that rejected it.
+    pub fn unschedulable(&mut self, uid: &str, rejected_by: u32, now: Duration) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.added = now;
+            entry.rejected_by = rejected_by;
+            self.put(uid, Place::Unschedulable(now));
+        }
+    }
+
+    /// Something went wrong that is no fault of the pod: it is tried again after its back-off.
+    pub fn failed(&mut self, uid: &str, now: Duration) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.added = now;
+            self.activate_or_back_off(uid, now);
+        }
+    }
+
+    /// Moves the pods on that may fit now, as `may_fit` says of each and the filters that rejected it.
+    pub fn move_on(&mut self, now: Duration, may_fit: impl Fn(&PodInfo, u32) -> bool) {
+        let moving: Vec<Box<str>> = self
+            .unschedulable
+            .keys()
+            .filter(|(_, uid)| self.entries.get(uid).is_some_and(|entry| may_fit(&entry.pod, entry.rejected_by)))
+            .map(|(_, uid)| uid.clone())
+            .collect();
+        for uid in moving {
+            self.activate_or_back_off(&uid, now);
+        }
+    }
+
+    /// Moves on what has waited long enough.
+    pub fn flush(&mut self, now: Duration) {
+        while let Some(((_, uid), ())) = self.backoff.first_key_value().filter(|((until, _), ())| *until <= now) {
+            let uid = uid.clone();
+            self.activate(&uid, now);
+        }
+        while let Some(((since, uid), ())) = self.unschedulable.first_key_value() {
+            if now < *since + MAX_UNSCHEDULABLE {
+                return;
+            }
+            let uid = uid.clone();
+            self.activate_or_back_off(&uid, now);
+        }
+    }
+
+    /// When [`Queue::flush`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let backoff = self.backoff.first_key_value().map(|((until, _), ())| *until);
+        let unschedulable = self.unschedulable.first_key_value().map(|((since, _), ())| *since + MAX_UNSCHEDULABLE);
+        [backoff, unschedulable].into_iter().flatten().min()
+    }
+
+    /// Counts by upstream's names of the queues: active, backoff, unschedulable, gated.
+    pub fn counts(&self) -> [(&'static str, usize); 4] {
+        let gated = self.entries.values().filter(|entry| entry.place == Place::Gated).count();
+        [
+            ("active", self.active.len()),
+            ("backoff", self.backoff.len()),
+            ("unschedulable", self.unschedulable.len()),
+            ("gated", gated),
+        ]
+    }
+
+    fn activate(&mut self, uid: &str, now: Duration) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if entry.attempts == 0 {
+            entry.added = now;
+        }
+        let key = self.sort.key(&entry.pod, entry.added);
+        self.put(uid, Place::Active(key));
+    }
+
+    fn activate_or_back_off(&mut self, uid: &str, now: Duration) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let doublings = entry.attempts.saturating_sub(1).min(20);
+        let until = entry.added + (self.initial_backoff * (1 << doublings)).min(self.max_backoff);
+        if entry.attempts > 0 && now < until {
+            self.put(uid, Place::Backoff(until));
+        } else {
+            self.activate(uid, now);
+        }
+    }
+
+    fn put(&mut self, uid: &str, place: Place) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        match std::mem::replace(&mut entry.place, place) {
+            Place::Active(key) => self.active.remove(&(key, uid.into())),
+            Place::Backoff(until) => self.backoff.remove(&(until, uid.into())),
+            Place::Unschedulable(since) => self.unschedulable.remove(&(since, uid.into())),
+            Place::Gated | Place::InFlight => None,
+        };
+        match place {
+            Place::Active(key) => self.active.insert((key, uid.into()), ()),
+            Place::Backoff(until) => self.backoff.insert((until, uid.into()), ()),
+            Place::Unschedulable(since) => self.unschedulable.insert((since, uid.into()), ()),
+            Place::Gated | Place::InFlight => None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::plugins::priority_sort::PrioritySort;
+    use kybern_apimachinery::json;
+
+    fn queue() -> Queue {
+        Queue::new(Arc::new(PrioritySort), Duration::from_secs(1), Duration::from_secs(10))
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
+        Arc::new(fixture::pod_named(name, json!({"priority": priority})))
+    }
+
+    fn popped(queue: &mut Queue) -> String {
+        queue.pop().map(|pod| pod.name.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn order_is_priority_then_age() {
+        let mut queue = queue();
+        queue.set(pod("young", 0), true, at(2));
+        queue.set(pod("old", 0), true, at(1));
+        queue.set(pod("high", 7), true, at(3));
+        assert_eq!([popped(&mut queue), popped(&mut queue), popped(&mut queue)], ["high", "old", "young"]);
+        assert!(!queue.has_active() && queue.contains("old"));
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_the_maximum() {
+        let mut queue = queue();
+        queue.set(pod("p", 0), true, at(0));
+        let mut now = at(0);
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            assert_eq!(popped(&mut queue), "p");
+            queue.unschedulable("p", 1, now);
+            assert_eq!(queue.next_deadline(), Some(now + MAX_UNSCHEDULABLE));
+            queue.move_on(now, |_, rejected_by| rejected_by == 1);
+            assert_eq!(queue.next_deadline(), Some(now + at(seconds)));
+            now += at(seconds);
+            queue.flush(now);
+        }
+        queue.pop();
+        queue.failed("p", now);
+        assert_eq!(queue.next_deadline(), Some(now + at(10)));
+    }
+
+    #[test]
+    fn pods_wait_for_what_concerns_them() {
+        let mut queue = queue();
+        queue.set(pod("p", 0), true, at(0));
+        queue.pop();
+        queue.unschedulable("p", 0b10, at(0));
+        queue.move_on(at(60), |_, rejected_by| rejected_by & 1 != 0);
+        assert!(!queue.has_active());
+        queue.move_on(at(60), |_, rejected_by| rejected_by & 2 != 0);
+        assert_eq!(popped(&mut queue), "p", "its back-off is long over");
+        queue.unschedulable("p", 0b10, at(60));
+        queue.flush(at(359));
+        assert!(!queue.has_active());
+        queue.flush(at(360));
+        assert_eq!(popped(&mut queue), "p");
+    }
+
+    #[test]
+    fn gates_and_changes() {
+        let mut queue = queue();
+        queue.set(pod("p", 0), false, at(0));
+        assert!(queue.pop().is_none() && queue.counts()[3] == ("gated", 1));
+        queue.set(pod("p", 0), true, at(5));
+        assert_eq!(popped(&mut queue), "p");
+        queue.unschedulable("p", 1, at(5));
+        queue.set(pod("p", 0), true, at(20));
+        assert!(!queue.has_active(), "a change of its status moves nothing");
+        queue.set(Arc::new(fixture::pod_named("p", json!({"nodeSelector": {"a": "b"}}))), true, at(20));
+        assert_eq!(popped(&mut queue), "p");
+        queue.remove("p");
+        queue.unschedulable("p", 1, at(20));
+        assert!(!queue.contains("p") && queue.next_deadline().is_none());
+    }
+}
