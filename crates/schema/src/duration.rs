@@ -65,9 +65,9 @@ pub fn format(nanos: i64) -> String {
         format!("{sign}{whole}{fraction}{name}")
     };
     match magnitude {
-        ..1_000 => format!("{sign}{magnitude}ns"),
-        ..1_000_000 => decimal(1_000, "µs"),
-        ..1_000_000_000 => decimal(1_000_000, "ms"),
+        0..1_000 => format!("{sign}{magnitude}ns"),
+        1_000..1_000_000 => decimal(1_000, "µs"),
+        1_000_000..1_000_000_000 => decimal(1_000_000, "ms"),
         _ => {
             let (minutes, rest) = (magnitude / 60_000_000_000, magnitude % 60_000_000_000);
             let (seconds, part) = (rest / 1_000_000_000, rest % 1_000_000_000);

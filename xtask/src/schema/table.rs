@@ -66,6 +66,11 @@ fn special(name: &str) -> Option<&'static str> {
     })
 }
 
+/// Whether a declared type is a struct; `definition` is the published one.
+fn is_struct(declared: &Declaration, definition: &Value) -> bool {
+    matches!(declared, Declaration::Struct(_)) || definition["properties"].is_object()
+}
+
 struct Row {
     tag: String,
     presence: char,
@@ -104,7 +109,12 @@ impl<'a> Writer<'a> {
     }
 
     fn rows(&self, name: &str, outer: &[u32], rows: &mut BTreeMap<String, Row>, queue: &mut Vec<String>) -> Result<()> {
-        let Some(Declaration::Struct(fields)) = self.go.get(name) else { bail!("no Go struct") };
+        let fields = match self.go.get(name) {
+            Some(Declaration::Struct(fields)) => fields,
+            // `type A b.A`: the same fields under a name of its own.
+            Some(Declaration::Named(Expr::Ref(same))) => return self.rows(same, outer, rows, queue),
+            _ => bail!("no Go struct"),
+        };
         let package = name.rsplit_once('.').map_or("", |(p, _)| p);
         for field in fields {
             let mut path = outer.to_vec();
@@ -185,15 +195,16 @@ impl<'a> Writer<'a> {
                         queue.push(format!("{package}.JSONSchemaProps"));
                     }
                 }
-                (None, Some(Declaration::Struct(_))) => {
-                    let name = self.go.resolve(name);
+                (None, Some(declared)) if is_struct(declared, &self.definitions[name]) => {
+                    // The published schema may define an alias on its own.
+                    let name = if self.definitions[name].is_object() { name } else { self.go.resolve(name) };
                     queue.push(name.to_owned());
                     match name.rsplit_once('.') {
                         Some((p, short)) if p == package => write!(out, ".{short}")?,
                         _ => out.push_str(name),
                     }
                 }
-                (None, Some(Declaration::Alias(_))) => bail!("alias {name} leads nowhere"),
+                (None, Some(Declaration::Struct(_) | Declaration::Alias(_))) => bail!("alias {name} leads nowhere"),
                 (None, Some(Declaration::Named(inner))) => self.ty(inner, package, out, queue)?,
                 (None, None) => bail!("unknown Go type {name}"),
             },

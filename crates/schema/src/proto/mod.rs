@@ -6,7 +6,7 @@
 
 mod decode;
 mod encode;
-mod wire;
+pub(crate) mod wire;
 
 use kybern_apimachinery::{GroupVersion, Gvk, Value};
 

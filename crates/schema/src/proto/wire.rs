@@ -25,7 +25,7 @@ pub enum ProtoError {
 
 /// A field's payload.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Item<'a> {
+pub(crate) enum Item<'a> {
     Varint(u64),
     Fixed64(u64),
     Fixed32(u32),
@@ -33,7 +33,7 @@ pub(super) enum Item<'a> {
 }
 
 /// The numbers and payloads of a message's fields.
-pub(super) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u32, Item<'_>), ProtoError>> {
+pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u32, Item<'_>), ProtoError>> {
     std::iter::from_fn(move || {
         (!rest.is_empty()).then(|| {
             let field = field(&mut rest);
@@ -69,7 +69,7 @@ fn array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], ProtoError> {
     Ok(*bytes)
 }
 
-pub(super) fn varint(rest: &mut &[u8]) -> Result<u64, ProtoError> {
+pub(crate) fn varint(rest: &mut &[u8]) -> Result<u64, ProtoError> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
         let (&byte, after) = rest.split_first().ok_or(ProtoError::Truncated)?;
@@ -82,20 +82,20 @@ pub(super) fn varint(rest: &mut &[u8]) -> Result<u64, ProtoError> {
     Err(ProtoError::Overflow)
 }
 
-pub(super) fn text(bytes: &[u8]) -> Result<&str, ProtoError> {
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, ProtoError> {
     std::str::from_utf8(bytes).map_err(|_| ProtoError::Utf8)
 }
 
 /// A message written from its end to its start: when a field is closed, its length is known.
 #[derive(Default)]
-pub(super) struct Reversed(Vec<u8>);
+pub(crate) struct Reversed(Vec<u8>);
 
 impl Reversed {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.0.extend(bytes.iter().rev());
     }
 
@@ -118,29 +118,29 @@ impl Reversed {
         self.varint(u64::from(number) << 3 | wire_type);
     }
 
-    pub(super) fn varint_field(&mut self, number: u32, value: u64) {
+    pub(crate) fn varint_field(&mut self, number: u32, value: u64) {
         self.varint(value);
         self.tag(number, 0);
     }
 
-    pub(super) fn double_field(&mut self, number: u32, value: f64) {
+    pub(crate) fn double_field(&mut self, number: u32, value: f64) {
         self.raw(&value.to_le_bytes());
         self.tag(number, 1);
     }
 
-    pub(super) fn bytes_field(&mut self, number: u32, bytes: &[u8]) {
+    pub(crate) fn bytes_field(&mut self, number: u32, bytes: &[u8]) {
         let end = self.len();
         self.raw(bytes);
         self.close_field(number, end);
     }
 
     /// Writes length and tag before what was written since `end` was the length.
-    pub(super) fn close_field(&mut self, number: u32, end: usize) {
+    pub(crate) fn close_field(&mut self, number: u32, end: usize) {
         self.varint((self.len() - end) as u64);
         self.tag(number, 2);
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.0.reverse();
         self.0
     }

@@ -1,0 +1,236 @@
+//! Definitions of structs, and of the types that have a notation of their own.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kybern_apimachinery::{Gvk, Map, Value, json};
+
+use super::{Flavor, Served};
+use crate::builtin;
+use crate::types::{Field, ListKind, StructId, StructType, Type};
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+
+/// The definitions of a document, with all that they refer to.
+pub(super) struct Definitions {
+    flavor: Flavor,
+    done: BTreeMap<String, Value>,
+    structs: HashMap<&'static str, StructId>,
+    kinds: HashMap<StructId, Vec<&'static Gvk>>,
+}
+
+impl Definitions {
+    pub(super) fn new(flavor: Flavor) -> Self {
+        let builtin = builtin();
+        let structs = (0..).map(StructId).zip(&builtin.schema().structs).map(|(id, s)| (s.name.as_ref(), id)).collect();
+        let mut kinds: HashMap<StructId, Vec<&Gvk>> = HashMap::new();
+        for gvk in builtin.kinds() {
+            if let Some(kind) = builtin.kind(gvk) {
+                kinds.entry(kind.root).or_default().push(gvk);
+            }
+        }
+        Self { flavor, done: BTreeMap::new(), structs, kinds }
+    }
+
+    pub(super) fn finish(self) -> BTreeMap<String, Value> {
+        self.done
+    }
+
+    /// Adds a resource's definitions.
+    pub(super) fn add_served(&mut self, served: &Served) {
+        match &served.schema {
+            Some(schema) => self.add_custom(served, schema),
+            None => {
+                self.add(&served.definition);
+                self.add(&served.list_definition);
+            }
+        }
+        // The options of connections are parameters, no definitions.
+        for sub in served.subresources.iter().filter(|s| !s.gvk.kind.ends_with("Options")) {
+            self.add(&sub.definition);
+        }
+    }
+
+    /// Adds a built-in definition and what it refers to; nothing for a name that is not built in.
+    pub(super) fn add(&mut self, name: &str) {
+        let mut queue = vec![name.to_owned()];
+        while let Some(name) = queue.pop() {
+            if self.done.contains_key(&name) {
+                continue;
+            }
+            let definition = match (special(self.flavor, &name), self.structs.get(name.as_str())) {
+                (Some(special), _) => special,
+                (None, Some(id)) => self.structure(*id, &mut queue),
+                (None, None) => continue,
+            };
+            self.done.insert(name, definition);
+        }
+    }
+
+    fn structure(&self, id: StructId, queue: &mut Vec<String>) -> Value {
+        let shape: &StructType = builtin().schema().get(id);
+        let mut definition = Map::new();
+        definition.insert("type".into(), "object".into());
+        let required: Vec<&str> = shape.fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
+        if !required.is_empty() {
+            definition.insert("required".into(), required.into());
+        }
+        if !shape.fields.is_empty() {
+            let properties = shape.fields.iter().map(|f| (f.name.to_string(), self.property(f, queue)));
+            definition.insert("properties".into(), Value::Object(properties.collect()));
+        }
+        if shape.atomic {
+            definition.insert("x-kubernetes-map-type".into(), "atomic".into());
+        }
+        if let Some(kinds) = self.kinds.get(&id) {
+            let kinds = kinds.iter().map(|k| gvk_json(k)).collect();
+            definition.insert("x-kubernetes-group-version-kind".into(), Value::Array(kinds));
+        }
+        Value::Object(definition)
+    }
+
+    fn property(&self, field: &Field, queue: &mut Vec<String>) -> Value {
+        let mut property = self.ty(&field.ty, queue);
+        let Some(object) = property.as_object_mut() else { return property };
+        let mut set = |key: &str, value: Value| object.insert(key.to_owned(), value);
+        match &field.ty {
+            Type::List(list) => match &list.kind {
+                ListKind::Atomic => drop(set("x-kubernetes-list-type", "atomic".into())),
+                ListKind::Set => drop(set("x-kubernetes-list-type", "set".into())),
+                ListKind::Map(keys) => {
+                    set("x-kubernetes-list-type", "map".into());
+                    set("x-kubernetes-list-map-keys", keys.iter().map(|k| Value::from(k.as_ref())).collect());
+                }
+            },
+            Type::Map(map) if map.atomic => drop(set("x-kubernetes-map-type", "atomic".into())),
+            _ => {}
+        }
+        let patch = &field.patch;
+        let strategies = [(patch.merge, "merge"), (patch.replace, "replace"), (patch.retain_keys, "retainKeys")];
+        let strategies: Vec<&str> = strategies.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+        if !strategies.is_empty() {
+            set("x-kubernetes-patch-strategy", strategies.join(",").into());
+        }
+        if let Some(key) = &patch.merge_key {
+            set("x-kubernetes-patch-merge-key", key.as_ref().into());
+        }
+        if let Some(default) = &field.default
+            && self.flavor == Flavor::V3
+        {
+            set("default", default.clone());
+        }
+        property
+    }
+
+    fn ty(&self, ty: &Type, queue: &mut Vec<String>) -> Value {
+        let mut refer = |name: &str| {
+            queue.push(name.to_owned());
+            json!({"$ref": self.flavor.reference(name)})
+        };
+        match ty {
+            Type::Bool => json!({"type": "boolean"}),
+            Type::Int32 => json!({"type": "integer", "format": "int32"}),
+            Type::Int64 => json!({"type": "integer", "format": "int64"}),
+            Type::Double => json!({"type": "number", "format": "double"}),
+            Type::String => json!({"type": "string"}),
+            Type::Bytes => json!({"type": "string", "format": "byte"}),
+            Type::IntOrString => refer("io.k8s.apimachinery.pkg.util.intstr.IntOrString"),
+            Type::Quantity => refer("io.k8s.apimachinery.pkg.api.resource.Quantity"),
+            Type::Time => refer(&format!("{META}.Time")),
+            Type::MicroTime => refer(&format!("{META}.MicroTime")),
+            Type::Duration => refer(&format!("{META}.Duration")),
+            Type::FieldsV1 => refer(&format!("{META}.FieldsV1")),
+            Type::RawExtension => refer("io.k8s.apimachinery.pkg.runtime.RawExtension"),
+            // Any JSON has no type.
+            Type::Any | Type::Either(_) => json!({}),
+            Type::Struct(id) => refer(&builtin().schema().get(*id).name),
+            Type::List(list) => json!({"type": "array", "items": self.ty(&list.item, queue)}),
+            Type::Map(map) => json!({"type": "object", "additionalProperties": self.ty(&map.value, queue)}),
+        }
+    }
+
+    /// A custom resource's schema with the fields that every object has, and its list.
+    fn add_custom(&mut self, served: &Served, schema: &Value) {
+        let meta = format!("{META}.ObjectMeta");
+        let list_meta = format!("{META}.ListMeta");
+        self.add(&meta);
+        self.add(&list_meta);
+        let mut definition = match schema {
+            Value::Object(_) => schema.clone(),
+            _ => json!({"type": "object"}),
+        };
+        if self.flavor == Flavor::V2 {
+            to_v2(&mut definition);
+        }
+        let gvk = [gvk_json(&served.gvk)];
+        let Some(object) = definition.as_object_mut() else { return };
+        object.insert("x-kubernetes-group-version-kind".into(), gvk.as_slice().into());
+        let properties = object.entry("properties").or_insert_with(|| json!({}));
+        if let Some(properties) = properties.as_object_mut() {
+            properties.insert("apiVersion".into(), json!({"type": "string"}));
+            properties.insert("kind".into(), json!({"type": "string"}));
+            properties.insert("metadata".into(), json!({"$ref": self.flavor.reference(&meta)}));
+        }
+        let list = Gvk { kind: format!("{}List", served.gvk.kind), ..served.gvk.clone() };
+        let list = json!({
+            "type": "object",
+            "required": ["items"],
+            "properties": {
+                "apiVersion": {"type": "string"},
+                "kind": {"type": "string"},
+                "metadata": {"$ref": self.flavor.reference(&list_meta)},
+                "items": {"type": "array", "items": {"$ref": self.flavor.reference(&served.definition)}},
+            },
+            "x-kubernetes-group-version-kind": [gvk_json(&list)],
+        });
+        self.done.insert(served.definition.clone(), definition);
+        self.done.insert(served.list_definition.clone(), list);
+    }
+}
+
+/// Drops what OpenAPI v2 cannot say, as upstream does: a node that may be null or several types becomes untyped.
+fn to_v2(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    for key in ["oneOf", "anyOf", "not", "default"] {
+        object.remove(key);
+    }
+    let untyped = object.remove("nullable") == Some(Value::Bool(true))
+        || object.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true))
+        || object.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    if untyped {
+        for key in ["type", "properties", "items", "additionalProperties"] {
+            object.remove(key);
+        }
+    }
+    for (key, child) in object.iter_mut() {
+        match (key.as_str(), child) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(to_v2),
+            ("items" | "additionalProperties", child) => to_v2(child),
+            ("allOf", Value::Array(all)) => all.iter_mut().for_each(to_v2),
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn gvk_json(gvk: &Gvk) -> Value {
+    json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind})
+}
+
+/// Types that are no structs in JSON.
+fn special(flavor: Flavor, name: &str) -> Option<Value> {
+    let either = |format: Option<&str>, other: &str| {
+        let mut both = json!({"oneOf": [{"type": "string"}, {"type": other}]});
+        if let Some(format) = format {
+            both["format"] = format.into();
+        }
+        both
+    };
+    Some(match name.strip_prefix("io.k8s.apimachinery.pkg.")? {
+        "util.intstr.IntOrString" if flavor == Flavor::V3 => either(Some("int-or-string"), "integer"),
+        "util.intstr.IntOrString" => json!({"type": "string", "format": "int-or-string"}),
+        "api.resource.Quantity" if flavor == Flavor::V3 => either(None, "number"),
+        "api.resource.Quantity" | "apis.meta.v1.Duration" => json!({"type": "string"}),
+        "apis.meta.v1.Time" | "apis.meta.v1.MicroTime" => json!({"type": "string", "format": "date-time"}),
+        "apis.meta.v1.FieldsV1" | "apis.meta.v1.Patch" | "runtime.RawExtension" => json!({"type": "object"}),
+        _ => return None,
+    })
+}
