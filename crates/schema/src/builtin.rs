@@ -12,6 +12,10 @@ const TYPES: &str = include_str!("../table/v1.35.txt");
 const DEFAULTS: &str = include_str!("../table/defaults.txt");
 const RESOURCES: &str = include_str!("../table/resources-v1.35.txt");
 
+/// Kinds that upstream registers with every group and version.
+const OPTIONS: [&str; 7] =
+    ["CreateOptions", "DeleteOptions", "GetOptions", "ListOptions", "PatchOptions", "UpdateOptions", "WatchEvent"];
+
 /// Every built-in kind and resource.
 #[derive(Debug)]
 pub struct Builtin {
@@ -75,10 +79,14 @@ impl Builtin {
         Self::parse(&tables)
     }
 
-    /// The shape of a kind; `None` for one that is not built in.
+    /// The shape of a kind; `None` for one that is not built in. The options of requests are kinds of every group and
+    /// version, as they are upstream.
     pub fn kind(&self, gvk: &Gvk) -> Option<KindType> {
-        let root = *self.by_gvk.get(gvk)?;
-        Some(KindType { schema: self.schema.clone(), root, gvk: gvk.clone() })
+        let root = self.by_gvk.get(gvk).or_else(|| {
+            let everywhere = OPTIONS.contains(&gvk.kind.as_str());
+            everywhere.then(|| self.by_gvk.get(&Gvk::new("", "v1", gvk.kind.as_str()))).flatten()
+        })?;
+        Some(KindType { schema: self.schema.clone(), root: *root, gvk: gvk.clone() })
     }
 
     /// All kinds, lists and options among them.
@@ -159,6 +167,14 @@ mod tests {
         let Type::List(volumes) = &spec.field("volumes").unwrap().ty else { panic!("volumes is a list") };
         let Type::Struct(volume) = volumes.item else { panic!("a volume is a struct") };
         assert_eq!(Some(pod.schema.get(volume).field("emptyDir").unwrap().proto), ProtoTag::new(&[2, 2]));
+    }
+
+    #[test]
+    fn options_are_kinds_of_every_group() {
+        let options = builtin().kind(&Gvk::new("apps", "v1", "DeleteOptions")).unwrap();
+        assert_eq!(options.root().name.as_ref(), "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+        assert!(builtin().kind(&Gvk::new("apps", "v1", "Status")).is_none());
+        assert!(builtin().kind(&Gvk::new("meta.k8s.io", "v1beta1", "Table")).is_some());
     }
 
     #[test]

@@ -54,7 +54,8 @@ fn apply(rule: &DefaultRule, object: &mut Map<String, Value>) {
         }
     }
     let unset = match at.get(leaf.as_ref()) {
-        None | Some(Value::Null) => true,
+        None => true,
+        Some(Value::Null) => rule.replaces_null,
         Some(set) => rule.replaces_zero && is_zero(set),
     };
     if unset {

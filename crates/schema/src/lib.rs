@@ -10,9 +10,12 @@ mod fixture;
 pub mod openapi;
 pub mod patch;
 pub mod proto;
+mod prune;
+pub mod structural;
 pub mod table;
 pub mod types;
 
 pub use builtin::builtin;
 pub use decode::{DecodeError, Strictness, decode, decode_value, decode_yaml};
 pub use defaults::apply_defaults;
+pub use prune::prune;

@@ -85,6 +85,7 @@ pub fn parse_defaults(schema: &mut Schema, text: &str) -> Result<(), TableError>
         let leaf = leaf(schema, &schema.structs[id], &path).ok_or_else(|| failed(format!("no field {path:?}")))?;
         let mut rule = DefaultRule {
             replaces_zero: matches!(leaf.presence, Presence::OmitEmpty | Presence::Always),
+            replaces_null: true,
             path,
             value: json(value)?,
             conditions: Vec::new(),

@@ -60,6 +60,8 @@ pub struct DefaultRule {
     pub value: Value,
     /// Empty strings and lists and zeros count as unset: the field is no pointer.
     pub replaces_zero: bool,
+    /// `null` counts as unset.
+    pub replaces_null: bool,
     /// All must hold.
     pub conditions: Vec<DefaultCondition>,
 }
@@ -85,7 +87,8 @@ impl StructType {
         let declared = |f: &Field| {
             let value = f.default.clone()?;
             let replaces_zero = matches!(f.presence, Presence::OmitEmpty | Presence::Always);
-            Some(DefaultRule { path: vec![f.name.clone()], value, replaces_zero, conditions: Vec::new() })
+            let (path, replaces_null) = (vec![f.name.clone()], !f.nullable);
+            Some(DefaultRule { path, value, replaces_zero, replaces_null, conditions: Vec::new() })
         };
         let defaults = fields.iter().filter_map(declared).collect();
         Self { name, fields, atomic, preserve_unknown, proto_order, defaults }
@@ -102,6 +105,8 @@ pub struct Field {
     pub name: Arc<str>,
     pub ty: Type,
     pub required: bool,
+    /// `null` is a value and not the same as absence (`nullable` of a custom resource's schema).
+    pub nullable: bool,
     /// The default that the schema itself declares.
     pub default: Option<Value>,
     /// What Go's encoders write for an absent or empty value.
@@ -121,6 +126,7 @@ impl Field {
             name: name.into(),
             ty,
             required: false,
+            nullable: false,
             default: None,
             presence: Presence::Verbatim,
             proto: ProtoTag::NONE,

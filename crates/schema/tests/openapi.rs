@@ -19,10 +19,12 @@ fn published() -> Option<Value> {
 fn plain(value: &Value) -> Value {
     match value {
         Value::Object(object) => {
-            let kept = object.iter().filter(|(key, value)| {
-                !(matches!(key.as_str(), "description" | "x-kubernetes-unions") && !value.is_object())
-                    && !(key.as_str() == "x-kubernetes-list-type" && *value == "atomic")
-                    && !(key.as_str() == "x-kubernetes-map-type" && *value == "granular")
+            let kept = object.iter().filter(|(key, value)| match key.as_str() {
+                // A property may have these names, too.
+                "description" | "x-kubernetes-unions" => value.is_object(),
+                "x-kubernetes-list-type" => *value != "atomic",
+                "x-kubernetes-map-type" => *value != "granular",
+                _ => true,
             });
             let mut kept: serde_json::Map<_, _> = kept.map(|(key, value)| (key.clone(), plain(value))).collect();
             // The published order is that of the declarations.

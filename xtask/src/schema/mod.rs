@@ -60,6 +60,12 @@ const EXTRA_KINDS: &[(&str, &str, &str, &[&str])] = &[
             "ServiceProxyOptions",
         ],
     ),
+    (
+        "io.k8s.apimachinery.pkg.apis.meta.v1beta1",
+        "meta.k8s.io",
+        "v1beta1",
+        &["PartialObjectMetadata", "PartialObjectMetadataList", "Table", "TableOptions"],
+    ),
     ("io.k8s.api.admission.v1", "admission.k8s.io", "v1", &["AdmissionReview"]),
     ("io.k8s.api.admission.v1beta1", "admission.k8s.io", "v1beta1", &["AdmissionReview"]),
     ("io.k8s.api.apidiscovery.v2", "apidiscovery.k8s.io", "v2", &["APIGroupDiscovery", "APIGroupDiscoveryList"]),

@@ -25,7 +25,7 @@ fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
 }
 
 /// The one field of a number in a message.
-fn only<'a>(message: &'a [u8], number: u32) -> &'a [u8] {
+fn only(message: &[u8], number: u32) -> &[u8] {
     let mut found = wire::fields(message).filter_map(|f| match f.unwrap() {
         (n, Item::Bytes(bytes)) if n == number => Some(bytes),
         _ => None,
