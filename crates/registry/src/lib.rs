@@ -1,1 +1,3 @@
-//! kybern-registry
+//! The built-in kinds as data.
+
+pub mod bootstrap;
