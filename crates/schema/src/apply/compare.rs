@@ -7,7 +7,7 @@ use kybern_apimachinery::{Map, Value};
 use super::path::PathElement;
 use super::set::FieldSet;
 use super::shape::{Items, Shape, Typed, field_element, is_empty};
-use crate::types::{KindType, Type};
+use crate::types::{KindType, Presence, Type};
 
 /// The fields that are only in the new object, in both but different, and only in the old one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,9 +60,17 @@ impl Walk {
             Shape::Leaf if old.is_some() && new.is_some() => self.found.modified.insert(&self.path),
             Shape::Leaf => {}
             Shape::Struct(ty) => {
-                self.compare_maps(old, new, |name| typed.field(ty, name));
+                // Go cannot leave out a struct that is no pointer: where its parent is, it is, even if not written.
+                let empty = Value::Object(Map::new());
+                let is_always_there = |name: &str| {
+                    ty.field(name).is_some_and(|f| f.presence == Presence::Always && matches!(f.ty, Type::Struct(_)))
+                };
+                let absent = |name: &str, parent: Option<&Value>| {
+                    (parent.is_some_and(Value::is_object) && is_always_there(name)).then_some(&empty)
+                };
+                self.compare_maps(old, new, |name| typed.field(ty, name), absent);
             }
-            Shape::Map(value) => self.compare_maps(old, new, |_| Some(value)),
+            Shape::Map(value) => self.compare_maps(old, new, |_| Some(value), |_, _| None),
             Shape::List(items) => self.compare_lists(items, old, new),
         }
         match (old, new) {
@@ -78,23 +86,26 @@ impl Walk {
         self.path.pop();
     }
 
-    fn compare_maps<'t>(
+    /// `absent` is what an absent value of a field counts as, given the map that it is absent from.
+    fn compare_maps<'t, 'e>(
         &mut self,
-        old: Option<&Value>,
-        new: Option<&Value>,
+        old_map: Option<&Value>,
+        new_map: Option<&Value>,
         typed: impl Fn(&str) -> Option<Typed<'t>>,
+        absent: impl Fn(&str, Option<&Value>) -> Option<&'e Value>,
     ) {
-        let empty = Map::new();
-        let old = old.and_then(Value::as_object).unwrap_or(&empty);
-        let new = new.and_then(Value::as_object).unwrap_or(&empty);
+        let none = Map::new();
+        let old = old_map.and_then(Value::as_object).unwrap_or(&none);
+        let new = new_map.and_then(Value::as_object).unwrap_or(&none);
         for (name, value) in old {
             if let (Some(typed), true) = (typed(name), new.get(name) != Some(value)) {
-                self.step(field_element(name), typed, Some(value), new.get(name));
+                let other = new.get(name).or_else(|| absent(name, new_map));
+                self.step(field_element(name), typed, Some(value), other);
             }
         }
         for (name, value) in new {
             if let (Some(typed), false) = (typed(name), old.contains_key(name)) {
-                self.step(field_element(name), typed, None, Some(value));
+                self.step(field_element(name), typed, absent(name, old_map), Some(value));
             }
         }
     }

@@ -102,7 +102,6 @@ fn defaulted(mut object: Value) -> Value {
     container["imagePullPolicy"] = "IfNotPresent".into();
     container["resources"] = json!({});
     container["ports"][0]["protocol"] = "TCP".into();
-    object["status"] = json!({});
     object
 }
 
