@@ -11,6 +11,7 @@
 
 mod presence;
 mod scalar;
+mod syntax;
 mod walk;
 mod yaml;
 
@@ -54,10 +55,16 @@ impl DecodeError {
     /// The 400 that upstream answers for a body of this kind.
     pub fn into_api_error(self, gvk: &Gvk) -> ApiError {
         let Gvk { version, kind, .. } = gvk;
-        ApiError::new(
-            Reason::BadRequest,
-            format!("{kind} in version {version:?} cannot be handled as a {kind}: {self}"),
-        )
+        let text = match &self {
+            // What cannot be parsed has no kind, so upstream fails to find that first.
+            Self::Syntax(problem) => format!(
+                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {problem}"
+            ),
+            Self::Type(_) | Self::Strict(_) => {
+                format!("{kind} in version {version:?} cannot be handled as a {kind}: {self}")
+            }
+        };
+        ApiError::new(Reason::BadRequest, text)
     }
 }
 
@@ -94,11 +101,10 @@ impl Decoding<'_> {
 /// Decodes a JSON body. Answers the object and the warnings, which are empty unless `strictness` is
 /// [`Strictness::Warn`].
 pub fn decode(kind: &KindType, json: &[u8], strictness: Strictness) -> Result<(Value, Vec<String>), DecodeError> {
+    let failed = |error: serde_json::Error| DecodeError::Syntax(syntax::message(json, &error));
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let decoded = run(kind, strictness, |node| {
-        node.deserialize(&mut deserializer).map_err(|e| DecodeError::Syntax(e.to_string()))
-    })?;
-    deserializer.end().map_err(|e| DecodeError::Syntax(e.to_string()))?;
+    let decoded = run(kind, strictness, |node| node.deserialize(&mut deserializer).map_err(failed))?;
+    deserializer.end().map_err(failed)?;
     Ok(decoded)
 }
 

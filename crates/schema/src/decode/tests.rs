@@ -161,3 +161,25 @@ fn custom_resource_schemas_need_either_types() {
     assert_eq!(schema["properties"]["b"]["additionalProperties"]["nullable"], true);
     assert_eq!(schema["default"], json!({"a": [1.0]}));
 }
+
+#[test]
+fn malformed_json_is_told_in_the_known_words() {
+    for (body, expect) in [
+        ("", "unexpected end of JSON input"),
+        ("{\"a\": ", "unexpected end of JSON input"),
+        ("x", "invalid character 'x' looking for beginning of value"),
+        ("{\n  \"data\": {\n    a: 1}}", "invalid character 'a' looking for beginning of object key string"),
+        ("{\"data\" 1}", "invalid character '1' after object key"),
+        ("{\"data\": {} 1}", "invalid character '1' after object key:value pair"),
+        ("{} {", "invalid character '{' after top-level value"),
+    ] {
+        assert_eq!(error("ConfigMap", body), expect, "{body}");
+    }
+    let refused =
+        decode(&kind("ConfigMap"), b"x", Strictness::Ignore).unwrap_err().into_api_error(&kind("ConfigMap").gvk);
+    assert_eq!(
+        refused.message(),
+        "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: \
+         invalid character 'x' looking for beginning of value"
+    );
+}
