@@ -75,6 +75,23 @@ fn gvk(stem: &str) -> Gvk {
     Gvk::new(if group == "core" { "" } else { group }, version, kind)
 }
 
+/// Whatever a body holds, it is decoded or refused, and what was decoded can be encoded.
+fn damaged(kind: &KindType, body: &[u8]) {
+    let try_it = |body: &[u8]| {
+        if let Ok(object) = proto::decode(kind, body) {
+            proto::encode(kind, &object).unwrap_or_else(|e| panic!("{}: {e}", kind.gvk));
+        }
+    };
+    for at in 0..body.len() {
+        try_it(&body[..at]);
+        for flip in [1, 8, 0x80] {
+            let mut body = body.to_vec();
+            body[at] ^= flip;
+            try_it(&body);
+        }
+    }
+}
+
 /// A few objects of our own, with what the published ones have not: zeros, absent values, custom resource definitions.
 /// `KYBERN_UPDATE_FIXTURES=1` writes their protobuf forms anew; look at the difference before committing it.
 #[test]
@@ -97,6 +114,7 @@ fn own_fixtures() {
         let pb = std::fs::read(path.with_extension("pb")).unwrap_or_else(|e| panic!("{stem}.pb: {e}"));
         let fixture = Fixture { json: tree.to_string().into_bytes(), yaml, pb };
         check(&kind, &fixture).unwrap_or_else(|failure| panic!("{stem}: {failure}"));
+        damaged(&kind, &fixture.pb);
         checked += 1;
     }
     assert_eq!(checked, 8);

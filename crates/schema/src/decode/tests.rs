@@ -183,3 +183,15 @@ fn malformed_json_is_told_in_the_known_words() {
          invalid character 'x' looking for beginning of value"
     );
 }
+
+#[test]
+fn deep_nesting_is_refused_and_not_fatal() {
+    let crd = kind("CustomResourceDefinition");
+    let nested = |depth: usize| {
+        let (open, close) = ("{\"not\":".repeat(depth), "}".repeat(depth));
+        format!("{{\"spec\":{{\"versions\":[{{\"schema\":{{\"openAPIV3Schema\":{open}{{}}{close}}}}}]}}}}")
+    };
+    assert!(decode(&crd, nested(100).as_bytes(), Strictness::Strict).is_ok());
+    let refused = decode(&crd, nested(10_000).as_bytes(), Strictness::Strict).unwrap_err();
+    assert!(matches!(refused, DecodeError::Syntax(_)), "{refused}");
+}

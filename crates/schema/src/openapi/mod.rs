@@ -12,7 +12,7 @@ mod v3;
 use kybern_apimachinery::{GroupVersion, Gvk, Value};
 
 use crate::builtin;
-use crate::builtin::{ResourceRow, SubresourceRow};
+use crate::builtin::ResourceRow;
 
 pub use v2::document as v2;
 pub use v3::{document as v3, index as v3_index, path as v3_path};
@@ -44,27 +44,39 @@ pub struct ServedSubresource {
 }
 
 impl Served {
-    /// A built-in resource.
-    pub fn builtin(row: &ResourceRow) -> Self {
-        let gvk = row.gvk();
+    /// A resource of a built-in kind, with its subresources' names, kinds and verbs.
+    pub fn new<'a>(
+        gvk: Gvk,
+        resource: &str,
+        namespaced: bool,
+        verbs: Vec<String>,
+        subresources: impl IntoIterator<Item = (&'a str, &'a Gvk, Vec<String>)>,
+    ) -> Self {
         let list = Gvk { kind: format!("{}List", gvk.kind), ..gvk.clone() };
-        let owned = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
-        let subresource = |sub: &SubresourceRow| ServedSubresource {
-            name: sub.name.to_owned(),
-            gvk: sub.kind.clone(),
-            definition: builtin_definition(&sub.kind),
-            verbs: owned(&sub.verbs),
+        let lists = verbs.iter().any(|v| v == "list");
+        let subresource = |(name, gvk, verbs): (&str, &Gvk, _)| ServedSubresource {
+            name: name.to_owned(),
+            gvk: gvk.clone(),
+            definition: builtin_definition(gvk),
+            verbs,
         };
         Self {
             definition: builtin_definition(&gvk),
-            list_definition: if row.verbs.contains(&"list") { builtin_definition(&list) } else { String::new() },
+            list_definition: if lists { builtin_definition(&list) } else { String::new() },
             gvk,
-            resource: row.resource.to_owned(),
-            namespaced: row.namespaced,
-            verbs: owned(&row.verbs),
-            subresources: row.subresources.iter().map(subresource).collect(),
+            resource: resource.to_owned(),
+            namespaced,
+            verbs,
+            subresources: subresources.into_iter().map(subresource).collect(),
             schema: None,
         }
+    }
+
+    /// A row of the built-in table.
+    pub fn builtin(row: &ResourceRow) -> Self {
+        let owned = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let subresources = row.subresources.iter().map(|s| (s.name, &s.kind, owned(&s.verbs)));
+        Self::new(row.gvk(), row.resource, row.namespaced, owned(&row.verbs), subresources)
     }
 
     /// A custom resource. `subresources` are names of `status` and `scale`.

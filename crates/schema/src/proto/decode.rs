@@ -15,8 +15,8 @@ use crate::types::{EitherType, Field, ProtoTag, Schema, StructType, Type};
 /// As deep as the JSON decoder goes.
 const MAX_DEPTH: u32 = 128;
 
-pub(super) fn message(schema: &Schema, shape: &StructType, bytes: &[u8]) -> Result<Value, ProtoError> {
-    Decoder { schema, depth: 0 }.structure(shape, bytes, None)
+pub(super) fn message(schema: &Schema, shape: &StructType, bytes: &[u8], depth: u32) -> Result<Value, ProtoError> {
+    Decoder { schema, depth }.structure(shape, bytes, None)
 }
 
 #[derive(Clone, Copy)]
@@ -153,7 +153,7 @@ impl Decoder<'_> {
             (Type::Duration, Item::Bytes(v)) => {
                 numbers(v).map(|[_, nanos, _]| duration::format(nanos.cast_signed()).into())
             }
-            (Type::FieldsV1 | Type::RawExtension | Type::Any, Item::Bytes(v)) => raw(v),
+            (Type::FieldsV1 | Type::RawExtension | Type::Any, Item::Bytes(v)) => self.raw(v),
             (Type::Either(either), Item::Bytes(v)) => self.either(either, v),
             _ => return None,
         })
@@ -175,6 +175,29 @@ impl Decoder<'_> {
         }
         let other = other.or_else(|| (!items.is_empty()).then_some(Value::Array(items)));
         Ok(object.or(other).unwrap_or_else(|| zero(self.schema, &either.other)))
+    }
+
+    /// Raw JSON, or an object in its protobuf form where it is of a built-in kind.
+    fn raw(self, bytes: &[u8]) -> Result<Value, ProtoError> {
+        let mut raw: &[u8] = &[];
+        for field in wire::fields(bytes) {
+            if let (1, Item::Bytes(v)) = field? {
+                raw = v;
+            }
+        }
+        if raw.is_empty() {
+            return Ok(Value::Null);
+        }
+        if raw.starts_with(MAGIC) {
+            let envelope = Envelope::open(raw)?;
+            let named = || format!("{}, Kind={}", envelope.api_version, envelope.kind);
+            let kind = envelope
+                .gvk()
+                .and_then(|gvk| crate::builtin().kind(&gvk))
+                .ok_or_else(|| ProtoError::NoForm(named()))?;
+            return super::decode_at(&kind, &envelope, self.depth);
+        }
+        serde_json::from_slice(raw).map_err(|e| ProtoError::Value { field: "raw".to_owned(), problem: e.to_string() })
     }
 }
 
@@ -227,25 +250,4 @@ fn time(ty: &Type, bytes: &[u8]) -> Result<Value, ProtoError> {
     let time = Timestamp::new(seconds.cast_signed(), nanos as i32)
         .map_err(|e| ProtoError::Value { field: "time".to_owned(), problem: e.to_string() })?;
     Ok(if *ty == Type::Time { to_rfc3339(time) } else { to_rfc3339_micro(time) }.into())
-}
-
-/// Raw JSON, or an object in its protobuf form where it is of a built-in kind.
-fn raw(bytes: &[u8]) -> Result<Value, ProtoError> {
-    let mut raw: &[u8] = &[];
-    for field in wire::fields(bytes) {
-        if let (1, Item::Bytes(v)) = field? {
-            raw = v;
-        }
-    }
-    if raw.is_empty() {
-        return Ok(Value::Null);
-    }
-    if raw.starts_with(MAGIC) {
-        let envelope = Envelope::open(raw)?;
-        let named = || format!("{}, Kind={}", envelope.api_version, envelope.kind);
-        let kind =
-            envelope.gvk().and_then(|gvk| crate::builtin().kind(&gvk)).ok_or_else(|| ProtoError::NoForm(named()))?;
-        return super::decode(&kind, raw);
-    }
-    serde_json::from_slice(raw).map_err(|e| ProtoError::Value { field: "raw".to_owned(), problem: e.to_string() })
 }

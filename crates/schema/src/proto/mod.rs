@@ -104,8 +104,15 @@ pub fn encode_message(kind: &KindType, object: &Value) -> Result<Vec<u8>, ProtoE
 
 /// Decodes a body of a kind.
 pub fn decode(kind: &KindType, body: &[u8]) -> Result<Value, ProtoError> {
-    let envelope = Envelope::open(body)?;
-    let mut object = decode_message(kind, envelope.raw)?;
+    decode_at(kind, &Envelope::open(body)?, 0)
+}
+
+/// Decodes an object that is nested in others at a depth.
+fn decode_at(kind: &KindType, envelope: &Envelope, depth: u32) -> Result<Value, ProtoError> {
+    if !has_form(kind) {
+        return Err(ProtoError::NoForm(kind.gvk.to_string()));
+    }
+    let mut object = decode::message(&kind.schema, kind.root(), envelope.raw, depth)?;
     if let Some(map) = object.as_object_mut() {
         let own = kind.gvk.api_version();
         for (key, named, own) in
@@ -124,5 +131,50 @@ pub fn decode_message(kind: &KindType, message: &[u8]) -> Result<Value, ProtoErr
     if !has_form(kind) {
         return Err(ProtoError::NoForm(kind.gvk.to_string()));
     }
-    decode::message(&kind.schema, kind.root(), message)
+    decode::message(&kind.schema, kind.root(), message, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use kybern_apimachinery::json;
+
+    use super::*;
+    use crate::builtin;
+
+    fn kind(group: &str, version: &str, kind: &str) -> KindType {
+        builtin().kind(&Gvk::new(group, version, kind)).unwrap()
+    }
+
+    #[test]
+    fn what_has_no_form_is_refused() {
+        let table = kind("meta.k8s.io", "v1", "Table");
+        assert!(matches!(encode(&table, &json!({})), Err(ProtoError::NoForm(_))));
+        assert_eq!(decode(&kind("", "v1", "Pod"), b"{}"), Err(ProtoError::NoMagic));
+    }
+
+    #[test]
+    fn wrong_trees_are_told_by_field() {
+        let error = encode(&kind("", "v1", "ConfigMap"), &json!({"data": {"a": 1}})).unwrap_err();
+        assert_eq!(error.to_string(), "field data.a: 1 is of a wrong type");
+    }
+
+    #[test]
+    fn objects_in_objects_are_decoded_but_not_without_end() {
+        let event = kind("", "v1", "WatchEvent");
+        let map = kind("", "v1", "ConfigMap");
+        let wrap = |inner: &[u8]| {
+            let mut out = wire::Reversed::default();
+            let end = out.len();
+            out.bytes_field(1, inner);
+            out.close_field(2, end);
+            out.bytes_field(1, b"ADDED");
+            enclose("v1", "WatchEvent", &out.finish())
+        };
+        let mut body = wrap(&encode(&map, &json!({"metadata": {"name": "a"}})).unwrap());
+        assert_eq!(decode(&event, &body).unwrap()["object"]["metadata"]["name"], "a");
+        for _ in 0..1000 {
+            body = wrap(&body);
+        }
+        assert_eq!(decode(&event, &body), Err(ProtoError::Depth));
+    }
 }
