@@ -34,7 +34,7 @@ pub(crate) fn decode(token: &str, prefix: &str) -> Result<(Option<Revision>, Str
     }
     let start = token.start.strip_suffix('\u{0}').unwrap_or(&token.start);
     if start.is_empty() || start.starts_with('/') || start.split('/').any(|s| s == "..") {
-        return Err(refuse(&format!("{start}")));
+        return Err(refuse(start));
     }
     Ok((Revision::try_from(token.rv).ok(), format!("{prefix}{start}")))
 }

@@ -29,7 +29,7 @@ pub struct Entry {
     body: u32,
     /// The metadata object's extent in the bytes.
     metadata: Range<u32>,
-    labels: Box<[(Box<str>, Box<str>)]>,
+    labels: extract::Pairs,
     /// Values of the kind's selectable fields, in their order.
     fields: Box<[Box<str>]>,
 }

@@ -6,8 +6,11 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::resource::SelectableField;
 
+/// Keys and values.
+pub(super) type Pairs = Box<[(Box<str>, Box<str>)]>;
+
 /// The labels in a `metadata` object.
-pub(super) fn labels(metadata: &[u8]) -> serde_json::Result<Box<[(Box<str>, Box<str>)]>> {
+pub(super) fn labels(metadata: &[u8]) -> serde_json::Result<Pairs> {
     let mut reader = serde_json::Deserializer::from_slice(metadata);
     Member { name: "labels", value: Labels }.deserialize(&mut reader).map(Option::unwrap_or_default)
 }
@@ -89,7 +92,7 @@ impl Visitor<'_> for KeyIs {
 struct Labels;
 
 impl<'de> DeserializeSeed<'de> for Labels {
-    type Value = Box<[(Box<str>, Box<str>)]>;
+    type Value = Pairs;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
@@ -97,7 +100,7 @@ impl<'de> DeserializeSeed<'de> for Labels {
 }
 
 impl<'de> Visitor<'de> for Labels {
-    type Value = Box<[(Box<str>, Box<str>)]>;
+    type Value = Pairs;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "labels")

@@ -132,9 +132,9 @@ impl KindCache {
         Self { kind, prefix, state: RwLock::new(state) }
     }
 
-    /// The storage key of an object.
+    /// The storage key of an object. A cluster-scoped one has no namespace, though a Namespace's requests name one.
     pub fn key(&self, namespace: &str, name: &str) -> Arc<str> {
-        let slash = if namespace.is_empty() { "" } else { "/" };
+        let (namespace, slash) = if self.kind.namespaced { (namespace, "/") } else { ("", "") };
         [&self.prefix, namespace, slash, name].concat().into()
     }
 

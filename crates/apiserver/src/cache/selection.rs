@@ -40,6 +40,7 @@ impl Selection {
         labels: LabelSelector,
         fields: &FieldSelector,
     ) -> Result<Self, ApiError> {
+        let namespace = if kind.namespaced { namespace } else { "" };
         let mut selection = Self { namespace: namespace.to_owned(), name: String::new(), labels, terms: Vec::new() };
         for (path, value, equal) in &fields.terms {
             let field = match path.as_str() {

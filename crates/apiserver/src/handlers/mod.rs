@@ -76,7 +76,8 @@ pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Bod
         return connect::unstored(exchange, body).await;
     }
     if exchange.info.subresource.is_empty() {
-        if !exchange.resource.verbs.iter().any(|v| v == verb) {
+        let named = !exchange.info.name.is_empty();
+        if !exchange.resource.verbs.iter().any(|v| v == verb) || (verb == "create" && named) {
             return refuse(&exchange);
         }
         return match verb {

@@ -1,0 +1,104 @@
+//! Deletion, graceful and not.
+
+use kybern_apimachinery::{json, object};
+
+use crate::fixture::*;
+
+#[tokio::test]
+async fn a_deleted_object_is_gone_and_told() {
+    let client = Client::new().await;
+    let created = client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let status = client.delete(&path).await.ok();
+    let details = json!({"name": "a", "kind": "configmaps", "uid": object::uid(&created)});
+    assert_eq!(
+        (&status["kind"], &status["status"], &status["details"]),
+        (&json!("Status"), &json!("Success"), &details)
+    );
+    assert_eq!(client.get(&path).await.status(), (404, "configmaps \"a\" not found".to_owned()));
+    assert_eq!(client.delete(&path).await.code, 404);
+}
+
+#[tokio::test]
+async fn preconditions() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "other"}});
+    let (code, text) = client.send("DELETE", &path, &[], options.to_string()).await.status();
+    assert_eq!(code, 409);
+    assert!(text.contains("Precondition failed: UID in precondition: other, UID in object meta: "), "{text}");
+    let options = json!({"preconditions": {"resourceVersion": "1"}});
+    assert_eq!(client.send("DELETE", &path, &[], options.to_string()).await.code, 409);
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object() {
+    let client = Client::new().await;
+    let mut object = config_map("a", "1");
+    object["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    client.post(CONFIG_MAPS, object).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let mut pending = client.delete(&path).await.ok();
+    assert!(object::is_deleting(&pending), "{pending}");
+    assert_eq!(client.get(&path).await.ok(), pending);
+    pending["metadata"]["finalizers"] = json!(["example.com/hold", "example.com/more"]);
+    assert_eq!(client.put(&path, pending.clone()).await.code, 422, "no new finalizers");
+    pending["metadata"]["finalizers"] = json!([]);
+    client.put(&path, pending).await.ok();
+    assert_eq!(client.get(&path).await.code, 404);
+}
+
+#[tokio::test]
+async fn propagation_is_a_finalizer() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let pending = client.delete(&format!("{CONFIG_MAPS}/a?propagationPolicy=Foreground")).await.ok();
+    assert_eq!(pending["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    let pending = client.delete(&format!("{CONFIG_MAPS}/a?propagationPolicy=Orphan")).await.ok();
+    assert_eq!(pending["metadata"]["finalizers"], json!(["orphan"]));
+    client.delete(&format!("{CONFIG_MAPS}/a?propagationPolicy=Background")).await.ok();
+    assert_eq!(client.get(&format!("{CONFIG_MAPS}/a")).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_scheduled_pod_gets_its_grace() {
+    let client = Client::new().await;
+    client.post(PODS, pod("a", "n1")).await.ok();
+    let path = format!("{PODS}/a");
+    let pending = client.delete(&path).await.ok();
+    assert_eq!(pending["metadata"]["deletionGracePeriodSeconds"], 30);
+    let shorter = client.delete(&format!("{path}?gracePeriodSeconds=5")).await.ok();
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    // The kubelet's last word.
+    let last = client.delete(&format!("{path}?gracePeriodSeconds=0")).await.ok();
+    assert_eq!(last["kind"], "Pod");
+    assert_eq!(client.get(&path).await.code, 404);
+    client.post(PODS, pod("b", "")).await.ok();
+    client.delete(&format!("{PODS}/b")).await.ok();
+    assert_eq!(client.get(&format!("{PODS}/b")).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_namespace_goes_when_it_is_finalized() {
+    let client = Client::new().await;
+    client.post("/api/v1/namespaces", json!({"metadata": {"name": "x"}})).await.ok();
+    let mut pending = client.delete("/api/v1/namespaces/x").await.ok();
+    assert_eq!(pending["status"]["phase"], "Terminating");
+    pending["spec"]["finalizers"] = json!([]);
+    client.put("/api/v1/namespaces/x/finalize", pending).await.ok();
+    assert_eq!(client.get("/api/v1/namespaces/x").await.code, 404);
+}
+
+#[tokio::test]
+async fn a_collection() {
+    let client = Client::new().await;
+    for (name, value) in [("a", "1"), ("b", "1"), ("c", "2")] {
+        client.post(CONFIG_MAPS, config_map(name, value)).await.ok();
+    }
+    let deleted = client.delete(&format!("{CONFIG_MAPS}?labelSelector=v%3D1")).await.ok();
+    assert_eq!(deleted["kind"], "ConfigMapList");
+    assert_eq!(deleted["items"].as_array().unwrap().len(), 2);
+    let left = client.get(CONFIG_MAPS).await.ok();
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+}

@@ -1,0 +1,9 @@
+//! The server through its one entry, on memory storage, with a few rows made by hand.
+
+mod deletes;
+mod fixture;
+mod patches;
+mod protocol;
+mod reads;
+mod watches;
+mod writes;

@@ -1,0 +1,97 @@
+//! Patches and server-side apply.
+
+use kybern_apimachinery::json;
+
+use crate::fixture::*;
+
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+
+#[tokio::test]
+async fn three_kinds_of_patch() {
+    let client = Client::new().await;
+    client.post(DEPLOYMENTS, deployment("d")).await.ok();
+    let path = format!("{DEPLOYMENTS}/d");
+    let patch = json!([{"op": "replace", "path": "/spec/replicas", "value": 2}]);
+    assert_eq!(client.patch(&path, JSON, patch).await.ok()["spec"]["replicas"], 2);
+    let patch = json!({"spec": {"replicas": 3}});
+    assert_eq!(client.patch(&path, MERGE, patch).await.ok()["spec"]["replicas"], 3);
+    let containers = json!([{"name": "side", "image": "j"}]);
+    let patch = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+    let patched = client.patch(&path, STRATEGIC, patch).await.ok();
+    assert_eq!(patched["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 2);
+    assert_eq!(patched["metadata"]["generation"], 4);
+}
+
+#[tokio::test]
+async fn patches_that_are_refused() {
+    let client = Client::new().await;
+    let created = client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    assert_eq!(client.patch(&path, "text/plain", json!({})).await.code, 415);
+    assert_eq!(client.patch(&format!("{CONFIG_MAPS}/none"), MERGE, json!({})).await.code, 404);
+    assert_eq!(client.patch(&path, MERGE, json!({"metadata": {"name": "b"}})).await.code, 422);
+    assert_eq!(client.patch(&path, MERGE, json!({"metadata": {"resourceVersion": "1"}})).await.code, 409);
+    assert_eq!(client.patch(&path, MERGE, json!({"kind": "Secret"})).await.code, 400);
+    let test = json!([{"op": "test", "path": "/data/k", "value": "2"}]);
+    assert_eq!(client.patch(&path, JSON, test).await.code, 422);
+    // What changes nothing is not written.
+    assert_eq!(client.patch(&path, MERGE, json!({})).await.ok(), created);
+}
+
+#[tokio::test]
+async fn concurrent_patches_all_count() {
+    let client = std::sync::Arc::new(Client::new().await);
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let tasks: Vec<_> = (0..4)
+        .map(|i| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let patch = json!({"data": {format!("k{i}"): "x"}});
+                client.patch(&format!("{CONFIG_MAPS}/a"), MERGE, patch).await.ok()
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let object = client.get(&format!("{CONFIG_MAPS}/a")).await.ok();
+    assert_eq!(object["data"].as_object().unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn apply_creates_updates_and_conflicts() {
+    let client = Client::new().await;
+    let path = format!("{CONFIG_MAPS}/a");
+    let config =
+        |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}});
+    let nameless = client.patch(&path, APPLY, config("1")).await;
+    assert_eq!(nameless.code, 422, "apply needs a manager");
+    let created = client.patch(&format!("{path}?fieldManager=one"), APPLY, config("1")).await;
+    assert_eq!(created.code, 201);
+    let created = created.ok();
+    assert_eq!(created["metadata"]["managedFields"][0]["manager"], "one");
+    assert_eq!(created["metadata"]["managedFields"][0]["operation"], "Apply");
+    let again = client.patch(&format!("{path}?fieldManager=one"), APPLY, config("1")).await;
+    assert_eq!((again.code.as_u16(), again.ok()), (200, created));
+    let (code, text) = client.patch(&format!("{path}?fieldManager=two"), APPLY, config("2")).await.status();
+    assert_eq!((code, text.as_str()), (409, "Apply failed with 1 conflict: conflict with \"one\": .data.k"));
+    let forced = client.patch(&format!("{path}?fieldManager=two&force=true"), APPLY, config("2")).await.ok();
+    assert_eq!(forced["data"]["k"], "2");
+    let wrong = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "nonsense": 1});
+    let strict = format!("{path}?fieldManager=two&force=true&fieldValidation=Strict");
+    assert_eq!(client.patch(&strict, APPLY, wrong).await.code, 400);
+}
+
+#[tokio::test]
+async fn status_is_owned_through_its_subresource() {
+    let client = Client::new().await;
+    client.post(DEPLOYMENTS, deployment("d")).await.ok();
+    let patch = json!({"status": {"replicas": 1}});
+    let patched = client.patch(&format!("{DEPLOYMENTS}/d/status"), MERGE, patch).await.ok();
+    assert_eq!(patched["status"]["replicas"], 1);
+    let entries = patched["metadata"]["managedFields"].as_array().unwrap();
+    assert!(entries.iter().any(|e| e["subresource"] == "status" && e["manager"] == "test"), "{entries:?}");
+}

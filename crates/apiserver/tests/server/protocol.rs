@@ -1,0 +1,121 @@
+//! What is not about objects: authorization, discovery, health, errors.
+
+use kybern_apimachinery::json;
+
+use crate::fixture::*;
+
+#[tokio::test]
+async fn who_may_not_is_told_so() {
+    let client = Client { user: "nobody", ..Client::new().await };
+    let check = async |path: &str, expect: &str| {
+        let (code, text) = client.get(path).await.status();
+        assert_eq!((code, text.as_str()), (403, expect), "{path}");
+    };
+    check(
+        PODS,
+        "pods is forbidden: User \"nobody\" cannot list resource \"pods\" in API group \"\" in the namespace \"ns\"",
+    )
+    .await;
+    check(
+        "/apis/apps/v1/namespaces/ns/deployments/d/scale",
+        "deployments.apps \"d\" is forbidden: User \"nobody\" cannot get resource \"deployments/scale\" in API group \"apps\" in the namespace \"ns\"",
+    )
+    .await;
+    check("/metrics", "forbidden: User \"nobody\" cannot get path \"/metrics\"").await;
+}
+
+#[tokio::test]
+async fn impersonation() {
+    let client = Client::new().await;
+    let headers = [("impersonate-user", "nobody")];
+    assert_eq!(client.send("GET", PODS, &headers, "").await.code, 403);
+    assert_eq!(client.send("GET", PODS, &[("impersonate-group", "g")], "").await.code, 500);
+    let client = Client { user: "nobody", ..client };
+    let (code, text) = client.send("GET", PODS, &[("impersonate-user", "admin")], "").await.status();
+    assert_eq!(code, 403);
+    assert!(
+        text.starts_with("users \"admin\" is forbidden: User \"nobody\" cannot impersonate resource \"users\""),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn without_credentials_nobody_gets_in() {
+    let client = Client::new().await;
+    let request = http::Request::get(PODS).body(kybern_apiserver::body::empty()).unwrap();
+    assert_eq!(client.server.handle(request).await.status(), 401);
+}
+
+#[tokio::test]
+async fn paths_that_are_not_there() {
+    let client = Client::new().await;
+    let gone = "the server could not find the requested resource".to_owned();
+    for path in [
+        "/api/v1/namespaces/ns/nonsense",
+        "/apis/none/v1/things",
+        "/api/v1/namespaces/ns/pods/a/nonsense",
+        "/apis/none",
+    ] {
+        assert_eq!(client.get(path).await.status(), (404, gone.clone()), "{path}");
+    }
+    let answer = client.get("/nonsense").await;
+    assert_eq!((answer.code.as_u16(), &answer.bytes[..]), (404, &b"404 page not found\n"[..]));
+    assert_eq!(client.post(&format!("{PODS}/a"), json!({})).await.code, 405);
+    assert_eq!(client.post("/api/v1/pods", pod("a", "")).await.code, 405);
+}
+
+#[tokio::test]
+async fn discovery() {
+    let client = Client::new().await;
+    let core = client.get("/api/v1").await.ok();
+    let row = |name: &str| core["resources"].as_array().unwrap().iter().find(|r| r["name"] == name).cloned().unwrap();
+    assert_eq!((&row("pods")["kind"], &row("pods")["namespaced"]), (&json!("Pod"), &json!(true)));
+    assert_eq!(row("pods/status")["verbs"], json!(["get", "patch", "update"]));
+    assert_eq!(client.get("/api").await.ok()["versions"], json!(["v1"]));
+    assert_eq!(client.get("/apis").await.ok()["groups"][0]["preferredVersion"]["groupVersion"], "apps/v1");
+    let apps = client.get("/apis/apps/v1").await.ok();
+    let scale =
+        apps["resources"].as_array().unwrap().iter().find(|r| r["name"] == "deployments/scale").cloned().unwrap();
+    assert_eq!((&scale["group"], &scale["kind"]), (&json!("autoscaling"), &json!("Scale")));
+    assert!(client.get("/").await.ok()["paths"].as_array().unwrap().contains(&json!("/apis/apps/v1")));
+
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+    let answer = client.send("GET", "/apis", &[("accept", accept)], "").await;
+    assert_eq!(answer.headers["content-type"], "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    assert_eq!(answer.ok()["items"][0]["versions"][0]["resources"][0]["resource"], "deployments");
+    let etag = answer.headers["etag"].to_str().unwrap();
+    let again = client.send("GET", "/apis", &[("accept", accept), ("if-none-match", etag)], "").await;
+    assert_eq!((again.code.as_u16(), again.bytes.len()), (304, 0));
+}
+
+#[tokio::test]
+async fn health_version_and_metrics() {
+    let client = Client::new().await;
+    assert_eq!(client.get("/readyz").await.bytes, "ok");
+    assert_eq!(client.get("/version").await.ok()["gitVersion"], "v1.35.0");
+    client.server.checks().fail("poststarthook/bootstrap", "not yet".to_owned());
+    let ready = client.get("/readyz").await;
+    let text = String::from_utf8(ready.bytes.to_vec()).unwrap();
+    assert_eq!(ready.code, 500);
+    assert!(
+        text.contains("[-]poststarthook/bootstrap failed: reason withheld\n") && !text.contains("not yet"),
+        "{text}"
+    );
+    assert_eq!(client.get("/livez").await.code, 200);
+    client.server.checks().pass("poststarthook/bootstrap");
+    let verbose = client.get("/readyz?verbose").await;
+    assert!(String::from_utf8_lossy(&verbose.bytes).ends_with("readyz check passed\n"));
+    client.get(PODS).await.ok();
+    let metrics = String::from_utf8(client.get("/metrics").await.bytes.to_vec()).unwrap();
+    let line = "apiserver_request_total{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\",code=\"200\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test]
+async fn every_answer_has_an_audit_id() {
+    let client = Client::new().await;
+    assert_eq!(client.get("/nonsense").await.headers["audit-id"].len(), 36);
+    let given = client.send("GET", PODS, &[("audit-id", "mine")], "").await;
+    assert_eq!(given.headers["audit-id"], "mine");
+    assert_eq!(given.headers["cache-control"], "no-cache, private");
+}

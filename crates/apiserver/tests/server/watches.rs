@@ -1,0 +1,166 @@
+//! WATCH.
+
+use std::sync::Arc;
+
+use http_body_util::BodyExt;
+use kybern_apimachinery::{Value, json, object};
+use kybern_apiserver::{Body, body};
+
+use crate::fixture::*;
+
+/// The events of a JSON watch.
+struct Watch {
+    body: Body,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    async fn open(client: &Client, path: &str) -> Self {
+        let response = client.raw("GET", path, &[], body::empty()).await;
+        assert_eq!(response.status(), 200);
+        Self { body: response.into_body(), buffer: Vec::new() }
+    }
+
+    /// `None` when the watch is over.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = self.body.frame().await?.unwrap();
+            self.buffer.extend_from_slice(&frame.into_data().unwrap());
+        }
+    }
+
+    /// Type and name of the next events.
+    async fn take(&mut self, count: usize) -> Vec<String> {
+        let mut seen = Vec::new();
+        for _ in 0..count {
+            let event = self.next().await.unwrap();
+            seen.push(format!("{} {}", event["type"].as_str().unwrap(), object::name(&event["object"])));
+        }
+        seen
+    }
+}
+
+#[tokio::test]
+async fn events_from_a_revision_on() {
+    let client = Client::new().await;
+    let first = client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    client.post(CONFIG_MAPS, config_map("b", "1")).await.ok();
+    let mut watch =
+        Watch::open(&client, &format!("{CONFIG_MAPS}?watch=true&resourceVersion={}", revision(&first))).await;
+    client.put(&format!("{CONFIG_MAPS}/a"), config_map("a", "2")).await.ok();
+    client.post("/api/v1/namespaces/other/configmaps", config_map("x", "1")).await.ok();
+    client.delete(&format!("{CONFIG_MAPS}/a")).await.ok();
+    assert_eq!(watch.take(2).await, ["ADDED b", "MODIFIED a"]);
+    let deleted = watch.next().await.unwrap();
+    assert_eq!((&deleted["type"], &deleted["object"]["data"]["k"]), (&json!("DELETED"), &json!("2")));
+    assert!(revision(&deleted["object"]) > revision(&first) + 2, "it carries the revision of its deletion");
+}
+
+#[tokio::test]
+async fn without_a_revision_all_there_is_comes_first() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    client.post(CONFIG_MAPS, config_map("b", "2")).await.ok();
+    for query in ["", "&resourceVersion=0"] {
+        let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1{query}")).await;
+        assert_eq!(watch.take(2).await, ["ADDED a", "ADDED b"]);
+    }
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1&labelSelector=v%3D2")).await;
+    assert_eq!(watch.take(1).await, ["ADDED b"]);
+    client.put(&format!("{CONFIG_MAPS}/a"), config_map("a", "2")).await.ok();
+    client.put(&format!("{CONFIG_MAPS}/b"), config_map("b", "3")).await.ok();
+    assert_eq!(watch.take(2).await, ["ADDED a", "DELETED b"]);
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1&fieldSelector=metadata.name%3Db")).await;
+    assert_eq!(watch.take(1).await, ["ADDED b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streaming_lists_end_with_a_bookmark() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?{query}")).await;
+    assert_eq!(watch.take(1).await, ["ADDED a"]);
+    let bookmark = watch.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(object::annotation(&bookmark["object"], "k8s.io/initial-events-end"), Some("true"));
+    // Another kind's write moves the revision on; the next bookmark tells.
+    client.post(PODS, pod("p", "")).await.ok();
+    let later = watch.next().await.unwrap();
+    assert_eq!(later["type"], "BOOKMARK");
+    assert!(revision(&later["object"]) > revision(&bookmark["object"]));
+    assert!(object::annotation(&later["object"], "k8s.io/initial-events-end").is_none());
+    let refused = client.get(&format!("{CONFIG_MAPS}?watch=1&sendInitialEvents=true")).await;
+    assert_eq!(refused.code, 422);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_when_its_time_is_over() {
+    let client = Client::new().await;
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=5")).await;
+    let started = tokio::time::Instant::now();
+    assert!(watch.next().await.is_none());
+    assert_eq!(started.elapsed().as_secs(), 5);
+}
+
+#[tokio::test]
+async fn a_revision_that_is_gone() {
+    let storage = Arc::new(kybern_storage::memory::Memory::default());
+    let client = Client::on(storage.clone()).await;
+    for i in 0..3 {
+        client.post(CONFIG_MAPS, config_map(&format!("c{i}"), "")).await.ok();
+    }
+    kybern_storage::Storage::compact(&*storage, 3).await.unwrap();
+    // A server that starts now knows nothing from before.
+    let client = Client::on(storage).await;
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1&resourceVersion=2")).await;
+    let event = watch.next().await.unwrap();
+    assert_eq!(event["type"], "ERROR");
+    assert_eq!((&event["object"]["code"], &event["object"]["reason"]), (&json!(410), &json!("Expired")));
+    assert_eq!(event["object"]["message"], "too old resource version: 2 (3)");
+    assert!(watch.next().await.is_none());
+    let mut resumed = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1&resourceVersion=3")).await;
+    assert_eq!(resumed.take(1).await, ["ADDED c2"], "the history in the store is replayed at start");
+}
+
+#[tokio::test]
+async fn a_reader_that_sleeps_catches_up() {
+    let client = Client::new().await;
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1")).await;
+    for i in 0..600 {
+        client.post(CONFIG_MAPS, config_map(&format!("c{i:03}"), "")).await.ok();
+    }
+    let expect: Vec<String> = (0..600).map(|i| format!("ADDED c{i:03}")).collect();
+    assert_eq!(watch.take(600).await, expect);
+}
+
+#[tokio::test]
+async fn watches_of_tables_and_protobuf() {
+    let client = Client::new().await;
+    let path = format!("{CONFIG_MAPS}?watch=1");
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let response = client.raw("GET", &path, &table, body::empty()).await;
+    let mut watch = Watch { body: response.into_body(), buffer: Vec::new() };
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    client.post(CONFIG_MAPS, config_map("b", "1")).await.ok();
+    let (first, second) = (watch.next().await.unwrap(), watch.next().await.unwrap());
+    assert_eq!(first["object"]["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(first["object"]["rows"][0]["cells"][0], "a");
+    assert!(second["object"]["columnDefinitions"].is_null());
+    assert_eq!(second["object"]["rows"][0]["cells"][0], "b");
+
+    let protobuf = [("accept", "application/vnd.kubernetes.protobuf;stream=watch")];
+    let response = client.raw("GET", &path, &protobuf, body::empty()).await;
+    assert_eq!(response.headers()["content-type"], "application/vnd.kubernetes.protobuf;stream=watch");
+    let bytes = response.into_body().frame().await.unwrap().unwrap().into_data().unwrap();
+    let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
+    let frame = &bytes[4..4 + length];
+    assert!(frame.starts_with(b"\x0a\x05ADDED\x12"), "{frame:?}");
+    let start = frame.windows(4).position(|w| w == b"k8s\0").unwrap();
+    let kind = kybern_schema::builtin().kind(&kybern_apimachinery::Gvk::new("", "v1", "ConfigMap")).unwrap();
+    assert_eq!(object::name(&kybern_schema::proto::decode(&kind, &frame[start..]).unwrap()), "a");
+}

@@ -1,0 +1,172 @@
+//! Create and update.
+
+use kybern_apimachinery::{Value, json, object};
+
+use crate::fixture::*;
+
+#[tokio::test]
+async fn a_created_object_has_its_metadata() {
+    let client = Client::new().await;
+    let answer = client.post(CONFIG_MAPS, config_map("a", "1")).await;
+    assert_eq!(answer.code, 201);
+    let created = answer.ok();
+    assert_eq!(object::namespace(&created), "ns");
+    assert_eq!(object::uid(&created).len(), 36);
+    assert!(revision(&created) > 1);
+    assert!(!object::str_at(&created, &["metadata", "creationTimestamp"]).is_empty());
+    assert_eq!(created["metadata"]["managedFields"][0]["operation"], "Update");
+    assert_eq!(client.get(&format!("{CONFIG_MAPS}/a")).await.ok(), created);
+}
+
+#[tokio::test]
+async fn names() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let again = client.post(CONFIG_MAPS, config_map("a", "1")).await;
+    assert_eq!(again.status(), (409, "configmaps \"a\" already exists".to_owned()));
+    let generated = client.post(CONFIG_MAPS, json!({"metadata": {"generateName": "x-"}})).await.ok();
+    assert!(object::name(&generated).starts_with("x-") && object::name(&generated).len() == 7);
+    let (code, text) = client.post(CONFIG_MAPS, json!({"metadata": {}})).await.status();
+    assert_eq!(code, 422);
+    assert_eq!(text, "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required");
+    let other = json!({"metadata": {"name": "b", "namespace": "other"}});
+    let text = "the namespace of the provided object does not match the namespace sent on the request";
+    assert_eq!(client.post(CONFIG_MAPS, other).await.status(), (400, text.to_owned()));
+}
+
+#[tokio::test]
+async fn bodies_that_are_refused() {
+    let client = Client::new().await;
+    let wrong = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
+    assert_eq!(client.post(CONFIG_MAPS, wrong).await.code, 400);
+    let wrong = json!({"apiVersion": "v2", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    let text = "the API version in the data (v2) does not match the expected API version (v1)";
+    assert_eq!(client.post(CONFIG_MAPS, wrong).await.status(), (400, text.to_owned()));
+    assert_eq!(client.send("POST", CONFIG_MAPS, &[], "{nonsense").await.code, 400);
+    assert_eq!(client.send("POST", CONFIG_MAPS, &[("content-type", "text/csv")], "a,b").await.code, 415);
+    assert_eq!(client.send("POST", CONFIG_MAPS, &[], vec![b' '; 4 << 20]).await.code, 413);
+}
+
+#[tokio::test]
+async fn field_validation() {
+    let client = Client::new().await;
+    let mut object = config_map("a", "1");
+    object["nonsense"] = 1.into();
+    let warned = client.post(CONFIG_MAPS, object.clone()).await;
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"nonsense\\\"\"");
+    assert!(warned.ok().get("nonsense").is_none());
+    let (code, text) = client.post(&format!("{CONFIG_MAPS}?fieldValidation=Strict"), object).await.status();
+    assert_eq!(code, 400);
+    assert_eq!(
+        text,
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"nonsense\""
+    );
+}
+
+#[tokio::test]
+async fn defaults_and_generation() {
+    let client = Client::new().await;
+    let created = client.post(DEPLOYMENTS, deployment("d")).await.ok();
+    assert_eq!(created["spec"]["replicas"], 1);
+    assert_eq!(created["metadata"]["generation"], 1);
+    let path = format!("{DEPLOYMENTS}/d");
+    let mut changed = created.clone();
+    changed["metadata"]["labels"] = json!({"x": "y"});
+    changed["status"] = json!({"replicas": 7});
+    let changed = client.put(&path, changed).await.ok();
+    assert_eq!(changed["metadata"]["generation"], 1, "metadata does not count");
+    assert!(changed["status"].get("replicas").is_none(), "status is not written with the rest");
+    let mut changed = changed.clone();
+    changed["spec"]["replicas"] = 3.into();
+    assert_eq!(client.put(&path, changed).await.ok()["metadata"]["generation"], 2);
+}
+
+#[tokio::test]
+async fn the_status_subresource_writes_status_only() {
+    let client = Client::new().await;
+    let mut object = client.post(DEPLOYMENTS, deployment("d")).await.ok();
+    object["status"] = json!({"replicas": 2});
+    object["spec"]["replicas"] = 9.into();
+    let updated = client.put(&format!("{DEPLOYMENTS}/d/status"), object).await.ok();
+    assert_eq!((&updated["status"]["replicas"], &updated["spec"]["replicas"]), (&json!(2), &json!(1)));
+    assert_eq!(updated["metadata"]["generation"], 1);
+}
+
+#[tokio::test]
+async fn optimistic_locking() {
+    let client = Client::new().await;
+    let first = client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let mut second = first.clone();
+    second["data"]["k"] = "2".into();
+    let second = client.put(&path, second).await.ok();
+    assert!(revision(&second) > revision(&first));
+    let mut stale = first.clone();
+    stale["data"]["k"] = "3".into();
+    let text = "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your \
+changes to the latest version and try again";
+    assert_eq!(client.put(&path, stale).await.status(), (409, text.to_owned()));
+    let unconditional = client.put(&path, config_map("a", "4")).await.ok();
+    assert_eq!(unconditional["data"]["k"], "4");
+    assert_eq!(object::uid(&unconditional), object::uid(&first));
+    let mut other = unconditional.clone();
+    other["metadata"]["uid"] = "other".into();
+    assert_eq!(client.put(&path, other).await.code, 409);
+    assert_eq!(client.put(&format!("{CONFIG_MAPS}/none"), config_map("none", "")).await.code, 404);
+    assert_eq!(client.put(&path, config_map("b", "")).await.code, 400);
+}
+
+#[tokio::test]
+async fn an_update_that_changes_nothing_is_none() {
+    let client = Client::new().await;
+    let first = client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let again = client.put(&format!("{CONFIG_MAPS}/a"), first.clone()).await.ok();
+    assert_eq!(first, again);
+}
+
+#[tokio::test]
+async fn dry_run_writes_nothing() {
+    let client = Client::new().await;
+    let answer = client.post(&format!("{CONFIG_MAPS}?dryRun=All"), config_map("a", "1")).await;
+    assert_eq!(answer.code, 201);
+    assert_eq!(object::name(&answer.ok()), "a");
+    assert_eq!(client.get(&format!("{CONFIG_MAPS}/a")).await.code, 404);
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    client.put(&format!("{CONFIG_MAPS}/a?dryRun=All"), config_map("a", "2")).await.ok();
+    client.delete(&format!("{CONFIG_MAPS}/a?dryRun=All")).await.ok();
+    assert_eq!(client.get(&format!("{CONFIG_MAPS}/a")).await.ok()["data"]["k"], "1");
+}
+
+#[tokio::test]
+async fn scale() {
+    let client = Client::new().await;
+    client.post(DEPLOYMENTS, deployment("d")).await.ok();
+    let path = format!("{DEPLOYMENTS}/d/scale");
+    let mut scale = client.get(&path).await.ok();
+    assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(1)));
+    assert_eq!(scale["status"]["selector"], "app=d");
+    scale["spec"]["replicas"] = 5.into();
+    assert_eq!(client.put(&path, scale.clone()).await.ok()["spec"]["replicas"], 5);
+    assert_eq!(client.put(&path, scale).await.code, 409, "the scale is of an older revision");
+    let patch = json!({"spec": {"replicas": 2}});
+    client.patch(&path, "application/merge-patch+json", patch).await.ok();
+    let parent = client.get(&format!("{DEPLOYMENTS}/d")).await.ok();
+    assert_eq!((&parent["spec"]["replicas"], &parent["metadata"]["generation"]), (&json!(2), &json!(3)));
+    let bad = client.patch(&path, "application/merge-patch+json", json!({"spec": {"replicas": -1}})).await;
+    assert_eq!(bad.code, 422);
+}
+
+#[tokio::test]
+async fn yaml_and_protobuf_bodies() {
+    let client = Client::new().await;
+    let yaml = "metadata:\n  name: y1\ndata:\n  k: \"1\"\n";
+    let created = client.send("POST", CONFIG_MAPS, &[("content-type", "application/yaml")], yaml).await.ok();
+    assert_eq!(created["data"]["k"], "1");
+    let kind = kybern_schema::builtin().kind(&kybern_apimachinery::Gvk::new("", "v1", "ConfigMap")).unwrap();
+    let body = kybern_schema::proto::encode(&kind, &config_map("p", "2")).unwrap();
+    let media = "application/vnd.kubernetes.protobuf";
+    let answer = client.send("POST", CONFIG_MAPS, &[("content-type", media), ("accept", media)], body).await;
+    assert_eq!((answer.code.as_u16(), &answer.headers["content-type"]), (201, &media.parse().unwrap()));
+    let decoded: Value = kybern_schema::proto::decode(&kind, &answer.bytes).unwrap();
+    assert_eq!(decoded["data"]["k"], "2");
+}
