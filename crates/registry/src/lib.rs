@@ -1,3 +1,47 @@
-//! The built-in kinds as data.
+//! The built-in kinds as data for the generic API server: the resource table, the rules of the kinds that have some,
+//! admission, columns, allocation of addresses and ports, the connect subresources, and the objects that a cluster
+//! starts with.
 
+pub mod admission;
+pub mod allocation;
 pub mod bootstrap;
+mod columns;
+pub mod connect;
+mod conversion;
+mod selectable;
+mod strategy;
+mod table;
+mod tree;
+mod validation;
+
+use std::sync::Arc;
+
+use kybern_apimachinery::time::Clock;
+use kybern_apiserver::access::Authorizer;
+use kybern_apiserver::connect::ObjectsSlot;
+use kybern_auth::authn::ServiceAccountTokens;
+use kybern_auth::authz::rbac::Rbac;
+use kybern_auth::token::Issuer;
+
+pub use admission::plugins as admission_plugins;
+pub use allocation::ServiceAllocators;
+pub use connect::kubelet::KubeletClient;
+pub use table::resources;
+
+/// What the built-in kinds need of the rest of the server.
+#[derive(Clone)]
+pub struct Deps {
+    pub objects: ObjectsSlot,
+    pub clock: Arc<dyn Clock>,
+    /// Issues the tokens of `serviceaccounts/token`.
+    pub issuer: Arc<Issuer>,
+    /// Judges the tokens of `tokenreviews`.
+    pub tokens: Arc<ServiceAccountTokens>,
+    /// The whole authorizer, for access reviews and admission.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// RBAC alone, for rule reviews and escalation checks; `None` when it is off.
+    pub rbac: Option<Arc<Rbac>>,
+    pub services: Arc<ServiceAllocators>,
+    /// Reaches kubelets for logs, exec and the like.
+    pub kubelet: Arc<KubeletClient>,
+}

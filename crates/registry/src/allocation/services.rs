@@ -1,0 +1,285 @@
+//! Cluster IPs and node ports of Services.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use kybern_apimachinery::Value;
+use kybern_apiserver::strategy::Reservation;
+use parking_lot::Mutex;
+
+use super::{Pool, PoolError};
+use crate::tree::{int, list, text};
+
+#[derive(Debug)]
+struct Pools {
+    /// Offsets count from the network's first host address.
+    ips: Pool,
+    /// One per protocol: each has ports of its own.
+    ports: [Pool; 3],
+}
+
+/// The allocators of one cluster.
+#[derive(Debug)]
+pub struct ServiceAllocators {
+    network: Ipv4Net,
+    ports: RangeInclusive<u16>,
+    pools: Mutex<Pools>,
+}
+
+/// What a Service holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceClaims {
+    pub ips: Vec<Ipv4Addr>,
+    /// Protocol (see [`protocol`]) and port.
+    pub ports: Vec<(usize, u16)>,
+}
+
+const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+
+/// The index of a service port's protocol.
+pub fn protocol(port: &Value) -> usize {
+    PROTOCOLS.iter().position(|p| *p == text(port, "protocol")).unwrap_or(0)
+}
+
+impl ServiceClaims {
+    pub fn of(service: &Value) -> Self {
+        let spec = &service["spec"];
+        let ips = match text(spec, "type") {
+            "ExternalName" => Vec::new(),
+            _ => {
+                let all = list(spec, "clusterIPs").iter().filter_map(Value::as_str);
+                let mut ips: Vec<Ipv4Addr> =
+                    all.chain([text(spec, "clusterIP")]).filter_map(|ip| ip.parse().ok()).collect();
+                ips.dedup();
+                ips
+            }
+        };
+        let mut ports: Vec<(usize, u16)> = list(spec, "ports")
+            .iter()
+            .filter_map(|p| Some((protocol(p), u16::try_from(int(p, "nodePort")?).ok()?)))
+            .chain(int(spec, "healthCheckNodePort").and_then(|p| u16::try_from(p).ok()).map(|p| (0, p)))
+            .filter(|(_, port)| *port != 0)
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self { ips, ports }
+    }
+}
+
+impl ServiceAllocators {
+    /// `--service-cluster-ip-range` and `--service-node-port-range`.
+    pub fn new(network: Ipv4Net, ports: RangeInclusive<u16>) -> Self {
+        let size = u32::MAX.checked_shr(u32::from(network.prefix_len())).unwrap_or(0).saturating_sub(1);
+        let port_count = u32::from(*ports.end()).saturating_sub(u32::from(*ports.start())) + 1;
+        // The sizes of upstream's static bands.
+        let ips = Pool::new(size, if size < 16 { 0 } else { (size / 16).clamp(16, 256) });
+        let pool = || Pool::new(port_count, if port_count < 16 { 0 } else { (port_count / 32).clamp(16, 128) });
+        Self { network, ports, pools: Mutex::new(Pools { ips, ports: [pool(), pool(), pool()] }) }
+    }
+
+    pub fn network(&self) -> Ipv4Net {
+        self.network
+    }
+
+    /// The address of the Service `kubernetes`.
+    pub fn first_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network.network()) + 1)
+    }
+
+    fn ip_offset(&self, ip: Ipv4Addr) -> Option<u32> {
+        u32::from(ip).checked_sub(u32::from(self.first_ip()))
+    }
+
+    fn port_offset(&self, port: u16) -> Option<u32> {
+        port.checked_sub(*self.ports.start()).map(u32::from)
+    }
+
+    /// Takes over what existing Services hold; answers what two of them hold at once.
+    pub fn repair<'a>(&self, services: impl IntoIterator<Item = &'a Value>) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut pools = self.pools.lock();
+        for service in services {
+            let claims = ServiceClaims::of(service);
+            let key = kybern_apimachinery::object::key(service);
+            for ip in claims.ips {
+                if self.ip_offset(ip).is_none_or(|o| pools.ips.claim(o).is_err()) {
+                    problems.push(format!(
+                        "cluster IP {ip} of service {key} is outside the range or held by another service"
+                    ));
+                }
+            }
+            for (protocol, port) in claims.ports {
+                if self.port_offset(port).is_none_or(|o| pools.ports[protocol].claim(o).is_err()) {
+                    problems.push(format!(
+                        "node port {port} of service {key} is outside the range or held by another service"
+                    ));
+                }
+            }
+        }
+        problems
+    }
+
+    /// Frees what a deleted Service held.
+    pub fn release(&self, claims: &ServiceClaims) {
+        let mut pools = self.pools.lock();
+        for offset in claims.ips.iter().filter_map(|ip| self.ip_offset(*ip)) {
+            pools.ips.free(offset);
+        }
+        for (protocol, port) in &claims.ports {
+            if let Some(offset) = self.port_offset(*port) {
+                pools.ports[*protocol].free(offset);
+            }
+        }
+    }
+
+    /// Opens a set of claims that is freed unless committed.
+    pub fn begin(self: &Arc<Self>, dry_run: bool) -> Claiming {
+        Claiming {
+            allocators: self.clone(),
+            taken: ServiceClaims::default(),
+            released: ServiceClaims::default(),
+            dry_run,
+        }
+    }
+}
+
+/// Claims of one write.
+pub struct Claiming {
+    allocators: Arc<ServiceAllocators>,
+    taken: ServiceClaims,
+    /// Freed when the write is committed.
+    released: ServiceClaims,
+    dry_run: bool,
+}
+
+impl Claiming {
+    /// A given address; the error is upstream's reason.
+    pub fn ip(&mut self, ip: Ipv4Addr) -> Result<(), String> {
+        let range = self.allocators.network;
+        let outside = || format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}");
+        let offset = self.allocators.ip_offset(ip).ok_or_else(outside)?;
+        match self.allocators.pools.lock().ips.claim(offset) {
+            Ok(()) => {
+                self.taken.ips.push(ip);
+                Ok(())
+            }
+            Err(PoolError::Taken) => Err("provided IP is already allocated".to_owned()),
+            Err(_) => Err(outside()),
+        }
+    }
+
+    pub fn any_ip(&mut self) -> Result<Ipv4Addr, String> {
+        let offset = self.allocators.pools.lock().ips.pick(random()).map_err(|_| "range is full".to_owned())?;
+        let ip = Ipv4Addr::from(u32::from(self.allocators.first_ip()) + offset);
+        self.taken.ips.push(ip);
+        Ok(ip)
+    }
+
+    /// A given node port of one protocol.
+    pub fn port(&mut self, protocol: usize, port: u16) -> Result<(), String> {
+        if self.taken.ports.contains(&(protocol, port)) {
+            return Ok(());
+        }
+        let (start, end) = (self.allocators.ports.start(), self.allocators.ports.end());
+        let outside = || format!("provided port is not in the valid range. The range of valid ports is {start}-{end}");
+        let offset = self.allocators.port_offset(port).ok_or_else(outside)?;
+        match self.allocators.pools.lock().ports[protocol].claim(offset) {
+            Ok(()) => {
+                self.taken.ports.push((protocol, port));
+                Ok(())
+            }
+            Err(PoolError::Taken) => Err("provided port is already allocated".to_owned()),
+            Err(_) => Err(outside()),
+        }
+    }
+
+    pub fn any_port(&mut self, protocol: usize) -> Result<u16, String> {
+        let full = || "range is full".to_owned();
+        let offset = self.allocators.pools.lock().ports[protocol].pick(random()).map_err(|_| full())?;
+        let port = u16::try_from(u32::from(*self.allocators.ports.start()) + offset).map_err(|_| full())?;
+        self.taken.ports.push((protocol, port));
+        Ok(port)
+    }
+
+    /// What the write gives up.
+    pub fn give_up(&mut self, claims: ServiceClaims) {
+        self.released = claims;
+    }
+}
+
+fn random() -> u32 {
+    getrandom::u32().unwrap_or(0)
+}
+
+impl Reservation for Claiming {
+    fn commit(mut self: Box<Self>) {
+        if !self.dry_run {
+            self.taken = std::mem::take(&mut self.released);
+        }
+        // What `taken` names now is freed on drop: the old claims after a write, all claims after a dry run.
+    }
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        self.allocators.release(&self.taken);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kybern_apimachinery::json;
+
+    fn allocators() -> Arc<ServiceAllocators> {
+        Arc::new(ServiceAllocators::new("10.96.0.0/28".parse().unwrap(), 30000..=30003))
+    }
+
+    #[test]
+    fn claims_are_freed_unless_committed() {
+        let allocators = allocators();
+        let ip: Ipv4Addr = "10.96.0.10".parse().unwrap();
+        let mut first = allocators.begin(false);
+        first.ip(ip).unwrap();
+        assert_eq!(allocators.begin(false).ip(ip).unwrap_err(), "provided IP is already allocated");
+        drop(first);
+        let mut second = allocators.begin(false);
+        second.ip(ip).unwrap();
+        Box::new(second).commit();
+        assert!(allocators.begin(false).ip(ip).is_err());
+        let mut third = allocators.begin(false);
+        third.give_up(ServiceClaims { ips: vec![ip], ports: vec![] });
+        Box::new(third).commit();
+        let mut dry = allocators.begin(true);
+        dry.ip(ip).unwrap();
+        Box::new(dry).commit();
+        assert!(allocators.begin(false).ip(ip).is_ok(), "a dry run holds nothing");
+    }
+
+    #[test]
+    fn ranges_end() {
+        let allocators = allocators();
+        let mut claims = allocators.begin(false);
+        assert!(claims.port(0, 80).unwrap_err().contains("The range of valid ports is 30000-30003"));
+        for _ in 0..4 {
+            claims.any_port(0).unwrap();
+        }
+        assert_eq!(claims.any_port(0).unwrap_err(), "range is full");
+        assert!(claims.any_port(1).is_ok(), "protocols have ports of their own");
+        assert!(claims.ip("192.0.2.1".parse().unwrap()).is_err());
+        assert!(claims.ip("10.96.0.15".parse().unwrap()).is_err(), "the broadcast address");
+        assert!(claims.ip("10.96.0.14".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn repair_finds_what_two_hold() {
+        let service = |name: &str| {
+            json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.5",
+            "clusterIPs": ["10.96.0.5"], "ports": [{"protocol": "TCP", "nodePort": 30001}]}})
+        };
+        let problems = allocators().repair([&service("a"), &service("b")]);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+}

@@ -1,0 +1,172 @@
+//! Access control and extension of the API itself.
+
+use kybern_apimachinery::time::human_duration;
+use kybern_apimachinery::{Value, object};
+use kybern_apiserver::resource::Columns;
+
+use super::cell::{age, condition, integer, name, object_name, or_none, string, wide};
+use crate::tree::{has, int, list, text};
+
+pub(super) const ROLES: Columns = Columns {
+    definitions: &[name(), string("Created At")],
+    cells: |r, _| vec![object_name(r), object::str_at(r, &["metadata", "creationTimestamp"]).into()],
+};
+
+pub(super) const BINDINGS: Columns = Columns {
+    definitions: &[name(), string("Role"), string("Age"), wide("Users"), wide("Groups"), wide("ServiceAccounts")],
+    cells: |b, now| {
+        let role = format!("{}/{}", object::str_at(b, &["roleRef", "kind"]), object::str_at(b, &["roleRef", "name"]));
+        let subjects = |kind: &str, separator: &str| -> Value {
+            let all = list(b, "subjects").iter().filter(|s| text(s, "kind") == kind);
+            let show = |s: &Value| {
+                if kind == "ServiceAccount" {
+                    format!("{}/{}", text(s, "namespace"), text(s, "name"))
+                } else {
+                    text(s, "name").to_owned()
+                }
+            };
+            all.map(show).collect::<Vec<_>>().join(separator).into()
+        };
+        vec![
+            object_name(b),
+            role.into(),
+            age(b, now),
+            subjects("User", ", "),
+            subjects("Group", ", "),
+            subjects("ServiceAccount", ", "),
+        ]
+    },
+};
+
+pub(super) const SIGNING_REQUESTS: Columns = Columns {
+    definitions: &[
+        name(),
+        string("Age"),
+        string("SignerName"),
+        string("Requestor"),
+        string("RequestedDuration"),
+        string("Condition"),
+    ],
+    cells: |c, now| {
+        let spec = &c["spec"];
+        let duration = int(spec, "expirationSeconds").map_or_else(|| "<none>".to_owned(), human_duration);
+        let signer = match text(spec, "signerName") {
+            "" => "<none>",
+            signer => signer,
+        };
+        vec![
+            object_name(c),
+            age(c, now),
+            signer.into(),
+            text(spec, "username").into(),
+            duration.into(),
+            request_state(&c["status"]).into(),
+        ]
+    },
+};
+
+fn request_state(status: &Value) -> String {
+    let is = |kind: &str| condition(status, kind).is_some();
+    let mut state = match () {
+        () if is("Denied") => "Denied",
+        () if is("Approved") => "Approved",
+        () => "Pending",
+    }
+    .to_owned();
+    if is("Failed") {
+        state.push_str(",Failed");
+    }
+    if !text(status, "certificate").is_empty() {
+        state.push_str(",Issued");
+    }
+    state
+}
+
+pub(super) const WEBHOOKS: Columns = Columns {
+    definitions: &[name(), integer("Webhooks"), string("Age")],
+    cells: |w, now| vec![object_name(w), list(w, "webhooks").len().into(), age(w, now)],
+};
+
+pub(super) const ADMISSION_POLICIES: Columns = Columns {
+    definitions: &[name(), integer("Validations"), string("ParamKind"), string("Age")],
+    cells: |p, now| {
+        let kind = &p["spec"]["paramKind"];
+        let kind = if has(&p["spec"], "paramKind") {
+            format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind"))
+        } else {
+            "<unset>".to_owned()
+        };
+        vec![object_name(p), list(&p["spec"], "validations").len().into(), kind.into(), age(p, now)]
+    },
+};
+
+pub(super) const CUSTOM_RESOURCE_DEFINITIONS: Columns = Columns { definitions: ROLES.definitions, cells: ROLES.cells };
+
+pub(super) const API_SERVICES: Columns = Columns {
+    definitions: &[name(), string("Service"), string("Available"), string("Age")],
+    cells: |a, now| {
+        let service = &a["spec"]["service"];
+        let service = if service.is_object() {
+            format!("{}/{}", text(service, "namespace"), text(service, "name"))
+        } else {
+            "Local".to_owned()
+        };
+        let available = match condition(&a["status"], "Available") {
+            None => "Unknown".to_owned(),
+            Some(c) if text(c, "status") == "True" => "True".to_owned(),
+            Some(c) => format!("{} ({})", text(c, "status"), text(c, "reason")),
+        };
+        vec![object_name(a), service.into(), available.into(), age(a, now)]
+    },
+};
+
+pub(super) const FLOW_SCHEMAS: Columns = Columns {
+    definitions: &[
+        name(),
+        string("PriorityLevel"),
+        string("MatchingPrecedence"),
+        string("DistinguisherMethod"),
+        string("Age"),
+        string("MissingPL"),
+    ],
+    cells: |f, now| {
+        let spec = &f["spec"];
+        let missing = condition(&f["status"], "Dangling").map_or("?", |c| text(c, "status"));
+        vec![
+            object_name(f),
+            text(&spec["priorityLevelConfiguration"], "name").into(),
+            int(spec, "matchingPrecedence").unwrap_or(0).into(),
+            or_none(text(&spec["distinguisherMethod"], "type")),
+            age(f, now),
+            missing.into(),
+        ]
+    },
+};
+
+pub(super) const PRIORITY_LEVELS: Columns = Columns {
+    definitions: &[
+        name(),
+        string("Type"),
+        string("NominalConcurrencyShares"),
+        string("Queues"),
+        string("HandSize"),
+        string("QueueLengthLimit"),
+        string("Age"),
+    ],
+    cells: |p, now| {
+        let spec = &p["spec"];
+        let limited = &spec["limited"];
+        let shares = if limited.is_object() { limited } else { &spec["exempt"] };
+        let queuing = &limited["limitResponse"]["queuing"];
+        let number = |object: &Value, field: &str| int(object, field).map_or_else(|| "<none>".into(), Value::from);
+        vec![
+            object_name(p),
+            text(spec, "type").into(),
+            number(shares, "nominalConcurrencyShares"),
+            number(queuing, "queues"),
+            number(queuing, "handSize"),
+            number(queuing, "queueLengthLimit"),
+            age(p, now),
+        ]
+    },
+};

@@ -1,0 +1,46 @@
+//! Configuration and limits.
+
+use kybern_apimachinery::Value;
+use kybern_apiserver::resource::Columns;
+
+use super::cell::{age, integer, name, object_name, string};
+use crate::tree::{list, map, text};
+
+fn entries(object: &Value, field: &str) -> usize {
+    map(object, field).count()
+}
+
+pub(super) const CONFIG_MAPS: Columns = Columns {
+    definitions: &[name(), string("Data"), string("Age")],
+    cells: |c, now| vec![object_name(c), (entries(c, "data") + entries(c, "binaryData")).into(), age(c, now)],
+};
+
+pub(super) const SECRETS: Columns = Columns {
+    definitions: &[name(), string("Type"), string("Data"), string("Age")],
+    cells: |s, now| vec![object_name(s), text(s, "type").into(), entries(s, "data").into(), age(s, now)],
+};
+
+pub(super) const SERVICE_ACCOUNTS: Columns = Columns {
+    definitions: &[name(), integer("Secrets"), string("Age")],
+    cells: |a, now| vec![object_name(a), list(a, "secrets").len().into(), age(a, now)],
+};
+
+pub(super) const RESOURCE_QUOTAS: Columns = Columns {
+    definitions: &[name(), string("Request"), string("Limit"), string("Age")],
+    cells: |q, now| {
+        let (mut requests, mut limits) = (Vec::new(), Vec::new());
+        for (name, hard) in map(&q["status"], "hard") {
+            let used = q["status"]["used"][name].as_str().unwrap_or("0");
+            let text = format!("{name}: {used}/{}", hard.as_str().unwrap_or(""));
+            if name.starts_with("limits.") { &mut limits } else { &mut requests }.push(text);
+        }
+        vec![object_name(q), requests.join(", ").into(), limits.join(", ").into(), age(q, now)]
+    },
+};
+
+pub(super) const LIMIT_RANGES: Columns = Columns {
+    definitions: &[name(), string("Created At")],
+    cells: |r, _| {
+        vec![object_name(r), kybern_apimachinery::object::str_at(r, &["metadata", "creationTimestamp"]).into()]
+    },
+};

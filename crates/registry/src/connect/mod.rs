@@ -1,0 +1,47 @@
+//! The subresources that are neither a read nor a write of their object, and the resources that are never stored.
+
+mod binding;
+mod component_status;
+mod eviction;
+mod exchange;
+pub mod kubelet;
+mod review;
+mod token;
+
+use std::sync::Arc;
+
+use kybern_apiserver::connect::Connector;
+
+use crate::Deps;
+
+/// Serves a subresource of a core resource; `None` for one that does not exist.
+pub fn connector(resource: &str, subresource: &str, deps: &Deps) -> Option<Arc<dyn Connector>> {
+    Some(match (resource, subresource) {
+        ("pods", "binding") => Arc::new(binding::Binding { clock: deps.clock.clone() }),
+        ("pods", "eviction") => Arc::new(eviction::Eviction { clock: deps.clock.clone() }),
+        ("serviceaccounts", "token") => {
+            Arc::new(token::TokenRequest { issuer: deps.issuer.clone(), clock: deps.clock.clone() })
+        }
+        _ => return None,
+    })
+}
+
+/// Serves a resource that is never stored; `None` for all that are.
+pub fn unstored(group: &str, resource: &str, deps: &Deps) -> Option<Arc<dyn Connector>> {
+    let access = |scope| Arc::new(review::AccessReview { authorizer: deps.authorizer.clone(), scope });
+    Some(match (group, resource) {
+        ("", "bindings") => Arc::new(binding::Binding { clock: deps.clock.clone() }),
+        ("", "componentstatuses") => Arc::new(component_status::ComponentStatuses),
+        ("authentication.k8s.io", "tokenreviews") => Arc::new(review::TokenReview { tokens: deps.tokens.clone() }),
+        ("authentication.k8s.io", "selfsubjectreviews") => {
+            Arc::new(review::SelfSubjectReview { clock: deps.clock.clone() })
+        }
+        ("authorization.k8s.io", "subjectaccessreviews") => access(review::Scope::Subject),
+        ("authorization.k8s.io", "localsubjectaccessreviews") => access(review::Scope::Local),
+        ("authorization.k8s.io", "selfsubjectaccessreviews") => access(review::Scope::Own),
+        ("authorization.k8s.io", "selfsubjectrulesreviews") => {
+            Arc::new(review::RulesReview { rbac: deps.rbac.clone() })
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,96 @@
+//! Nodes and leases.
+
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::{Value, object};
+use kybern_apiserver::strategy::{Strategy, StrategyContext};
+
+use crate::tree::{int, list, text};
+use crate::validation::{format, scheduling};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Node;
+
+impl Strategy for Node {
+    fn keeps_status_on_create(&self) -> bool {
+        true
+    }
+
+    fn prepare_for_create(&self, _: &StrategyContext<'_>, node: &mut Value) {
+        object::map_at_mut(node, &["spec"]);
+        object::map_at_mut(node, &["status"]);
+    }
+
+    fn validate(&self, node: &Value) -> Vec<FieldError> {
+        let (mut out, spec, path) = (Vec::new(), &node["spec"], FieldPath::new("spec"));
+        scheduling::taints(&mut out, &path, spec);
+        for (i, range) in list(spec, "podCIDRs").iter().enumerate() {
+            let text = range.as_str().unwrap_or("");
+            if text.parse::<ipnet::IpNet>().is_err() {
+                let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+                out.push(FieldError::invalid(&path.child("podCIDRs").index(i), text, detail));
+            }
+        }
+        out
+    }
+
+    fn validate_update(&self, node: &Value, old: &Value) -> Vec<FieldError> {
+        let (mut out, path) = (Vec::new(), FieldPath::new("spec"));
+        for field in ["podCIDR", "providerID"] {
+            let (new, old) = (text(&node["spec"], field), text(&old["spec"], field));
+            if !old.is_empty() && new != old {
+                out.push(FieldError::forbidden(
+                    &path.child(field),
+                    "node updates may not change this field except from \"\" to valid",
+                ));
+            }
+        }
+        out
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lease;
+
+impl Strategy for Lease {
+    fn validate(&self, lease: &Value) -> Vec<FieldError> {
+        let (mut out, spec, path) = (Vec::new(), &lease["spec"], FieldPath::new("spec"));
+        if let Some(seconds) = int(spec, "leaseDurationSeconds").filter(|s| *s <= 0) {
+            out.push(FieldError::invalid(&path.child("leaseDurationSeconds"), seconds, "must be greater than 0"));
+        }
+        format::not_negative(&mut out, &path.child("leaseTransitions"), int(spec, "leaseTransitions"));
+        out
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kybern_apimachinery::json;
+
+    #[test]
+    fn taints_are_unique_and_ranges_stay() {
+        let taint = json!({"key": "a", "effect": "NoSchedule"});
+        assert!(Node.validate(&json!({"spec": {"taints": [taint]}})).is_empty());
+        let text = Node.validate(&json!({"spec": {"taints": [taint, taint]}}))[0].to_string();
+        assert!(text.ends_with("taints must be unique by key and effect pair"), "{text}");
+        let spec = |range: &str| json!({"spec": {"podCIDR": range}});
+        assert!(Node.validate_update(&spec("10.0.0.0/24"), &spec("")).is_empty());
+        assert_eq!(Node.validate_update(&spec("10.0.1.0/24"), &spec("10.0.0.0/24")).len(), 1);
+    }
+}

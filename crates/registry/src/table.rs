@@ -1,0 +1,112 @@
+//! The built-in resources as rows: what discovery says of each, joined with where it is stored and by what rules.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kybern_apimachinery::{Gvk, Gvr};
+use kybern_apiserver::resource::{Resource, SelectableField, StoredKind, Subresource, SubresourceHandler};
+use kybern_schema::builtin::ResourceRow;
+
+use crate::Deps;
+use crate::columns::columns;
+use crate::connect;
+use crate::conversion::conversion;
+use crate::selectable::selectable;
+use crate::strategy::{part, strategy};
+
+/// Where upstream keeps a kind below `/registry/`, where that is not its resource's name.
+fn prefix(group: &str, resource: &str) -> String {
+    match (group, resource) {
+        ("", "nodes") => "minions".to_owned(),
+        ("", "services") => "services/specs".to_owned(),
+        ("", "endpoints") => "services/endpoints".to_owned(),
+        ("", "replicationcontrollers") => "controllers".to_owned(),
+        ("networking.k8s.io", "ingresses") => "ingress".to_owned(),
+        ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "internal.apiserver.k8s.io", _) => {
+            format!("{group}/{resource}")
+        }
+        _ => resource.to_owned(),
+    }
+}
+
+/// Both event APIs are one kind in the store.
+fn stored_group(group: &'static str, resource: &str) -> &'static str {
+    if resource == "events" { "" } else { group }
+}
+
+/// `replicas` in spec and status, and the selector, of what `scale` works on.
+const SCALE: SubresourceHandler = SubresourceHandler::Scale {
+    spec_replicas: &["spec", "replicas"],
+    status_replicas: &["status", "replicas"],
+    selector: &["spec", "selector"],
+};
+
+fn subresources(row: &ResourceRow, deps: &Deps) -> Vec<Subresource> {
+    row.subresources
+        .iter()
+        .filter_map(|sub| {
+            let handler = match part(row.group, row.resource, sub.name) {
+                Some(strategy) => SubresourceHandler::Part(strategy),
+                None if sub.name == "scale" => SCALE,
+                None => SubresourceHandler::Connect(connect::connector(row.resource, sub.name, deps)?),
+            };
+            let verbs = sub.verbs.iter().map(|v| (*v).to_owned()).collect();
+            Some(Subresource { name: sub.name.to_owned(), verbs, kind: sub.kind.clone(), handler })
+        })
+        .collect()
+}
+
+/// Every built-in resource.
+pub fn resources(deps: &Deps) -> Vec<Resource> {
+    let builtin = kybern_schema::builtin();
+    let mut kinds: HashMap<(&str, &str), Arc<StoredKind>> = HashMap::new();
+    let owned = |list: &[&'static str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    builtin
+        .resources()
+        .iter()
+        .filter_map(|row| {
+            let group = stored_group(row.group, row.resource);
+            // The first version of a group that discovery lists is the preferred one, and the one that is stored.
+            let stored = kinds.entry((group, row.resource)).or_insert_with(|| {
+                Arc::new(StoredKind {
+                    prefix: prefix(group, row.resource),
+                    gvk: Gvk::new(group, row.version, row.kind),
+                    resource: row.resource.to_owned(),
+                    namespaced: row.namespaced,
+                    selectable: selectable(group, row.resource).into_iter().map(field).collect(),
+                })
+            });
+            let has_status = row.subresources.iter().any(|s| s.name == "status");
+            Some(Resource {
+                gvr: Gvr::new(row.group, row.version, row.resource),
+                kind: row.kind.to_owned(),
+                singular: row.singular.to_owned(),
+                namespaced: row.namespaced,
+                short_names: owned(&row.short_names),
+                categories: owned(&row.categories),
+                verbs: owned(&row.verbs),
+                subresources: subresources(row, deps),
+                ty: builtin.kind(&row.gvk())?,
+                stored: stored.clone(),
+                conversion: conversion(row.group, row.version, row.resource),
+                strategy: strategy(group, row.resource, has_status, &deps.services),
+                columns: columns(row.group, row.resource),
+                unstored: connect::unstored(row.group, row.resource, deps),
+            })
+        })
+        .collect()
+}
+
+fn field((path, unset): (&str, &str)) -> SelectableField {
+    // Two selectors are not named after the field that they read.
+    let json: &str = match path {
+        "source" => "source.component",
+        "status.successful" => "status.succeeded",
+        other => other,
+    };
+    SelectableField {
+        path: path.to_owned(),
+        json_path: json.split('.').map(str::to_owned).collect(),
+        unset: unset.to_owned(),
+    }
+}

@@ -1,0 +1,15 @@
+//! Checks shared by several kinds, with upstream's texts (`pkg/apis/core/validation`). Each adds what is wrong to a list.
+
+pub(crate) mod container;
+pub(crate) mod env;
+pub(crate) mod format;
+pub(crate) mod meta;
+pub(crate) mod pod_spec;
+pub(crate) mod probe;
+pub(crate) mod resources;
+pub(crate) mod scheduling;
+pub(crate) mod security;
+pub(crate) mod update;
+pub(crate) mod volume;
+
+pub(crate) use format::Errors;

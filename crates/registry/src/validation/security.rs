@@ -1,0 +1,116 @@
+//! Security contexts of pods and containers.
+
+use kybern_apimachinery::Value;
+use kybern_apimachinery::field::{FieldError, FieldPath};
+
+use super::format::{self, Errors};
+use crate::tree::{flag, has, int, list, text};
+
+fn id(out: &mut Errors, path: &FieldPath, context: &Value, field: &str) {
+    if let Some(id) = int(context, field).filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
+        out.push(FieldError::invalid(&path.child(field), id, "must be between 0 and 2147483647, inclusive"));
+    }
+}
+
+fn profile(out: &mut Errors, path: &FieldPath, context: &Value, field: &str) {
+    let Some(profile) = context.get(field).filter(|p| !p.is_null()) else { return };
+    let path = path.child(field);
+    let (kind, local) = (text(profile, "type"), profile.get("localhostProfile").and_then(Value::as_str));
+    format::required_one_of(out, &path.child("type"), kind, &["Localhost", "RuntimeDefault", "Unconfined"]);
+    match local {
+        None | Some("") if kind == "Localhost" => {
+            out.push(FieldError::required(
+                &path.child("localhostProfile"),
+                format!("must be set when {} type is Localhost", name(field)),
+            ));
+        }
+        Some(local) if kind == "Localhost" => {
+            format::local_descending_path(out, &path.child("localhostProfile"), local)
+        }
+        Some(local) => {
+            let detail = format!("can only be set when {} type is Localhost", name(field));
+            out.push(FieldError::invalid(&path.child("localhostProfile"), local, detail));
+        }
+        None => {}
+    }
+}
+
+fn name(field: &str) -> &str {
+    field.strip_suffix("Profile").unwrap_or(field)
+}
+
+/// `spec.securityContext`, with the host namespaces beside it.
+pub(crate) fn pod(out: &mut Errors, path: &FieldPath, spec: &Value) {
+    let context = &spec["securityContext"];
+    let inner = path.child("securityContext");
+    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+        id(out, &inner, context, field);
+    }
+    for (i, group) in list(context, "supplementalGroups").iter().enumerate() {
+        if group.as_i64().is_none_or(|g| !(0..=i64::from(i32::MAX)).contains(&g)) {
+            let path = inner.child("supplementalGroups").index(i);
+            out.push(FieldError::invalid(&path, group.clone(), "must be between 0 and 2147483647, inclusive"));
+        }
+    }
+    if has(context, "fsGroupChangePolicy") {
+        format::one_of(
+            out,
+            &inner.child("fsGroupChangePolicy"),
+            text(context, "fsGroupChangePolicy"),
+            &["Always", "OnRootMismatch"],
+        );
+    }
+    for (i, sysctl) in list(context, "sysctls").iter().enumerate() {
+        let (path, name) = (inner.child("sysctls").index(i).child("name"), text(sysctl, "name"));
+        let word = |part: &str| {
+            !part.is_empty() && part.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c))
+        };
+        if name.is_empty() {
+            out.push(FieldError::required(&path, ""));
+        } else if !name.split(['.', '/']).all(word) {
+            out.push(FieldError::invalid(&path, name, "must be a sysctl name such as kernel.shm_rmid_forced"));
+        }
+    }
+    profile(out, &inner, context, "seccompProfile");
+    profile(out, &inner, context, "appArmorProfile");
+    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
+        out.push(FieldError::invalid(
+            &path.child("shareProcessNamespace"),
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        ));
+    }
+    if spec.get("hostUsers").and_then(Value::as_bool) == Some(false) {
+        for field in ["hostNetwork", "hostPID", "hostIPC"] {
+            if flag(spec, field) {
+                out.push(FieldError::forbidden(&path.child(field), "when `hostUsers` is false"));
+            }
+        }
+    }
+}
+
+/// A container's `securityContext`.
+pub(crate) fn container(out: &mut Errors, path: &FieldPath, context: &Value) {
+    for field in ["runAsUser", "runAsGroup"] {
+        id(out, path, context, field);
+    }
+    profile(out, path, context, "seccompProfile");
+    profile(out, path, context, "appArmorProfile");
+    if has(context, "procMount") {
+        format::one_of(out, &path.child("procMount"), text(context, "procMount"), &["Default", "Unmasked"]);
+    }
+    if context.get("allowPrivilegeEscalation").and_then(Value::as_bool) == Some(false) {
+        if flag(context, "privileged") {
+            out.push(FieldError::invalid(
+                path,
+                context.clone(),
+                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            ));
+        }
+        let added = list(context.get("capabilities").unwrap_or(&Value::Null), "add");
+        if added.iter().any(|c| c == "CAP_SYS_ADMIN" || c == "SYS_ADMIN") {
+            let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            out.push(FieldError::invalid(path, context.clone(), detail));
+        }
+    }
+}
