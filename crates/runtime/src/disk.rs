@@ -1,0 +1,58 @@
+//! Files that are whole at any instant: written beside their place and renamed into it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Replaces `path` by `bytes`, readable by its owner only. `durable` also puts it on disk before it returns.
+pub(crate) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    if durable {
+        file.sync_all()?;
+    }
+    fs::rename(&beside, path)?;
+    if durable && let Some(dir) = path.parent() {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// [`replace`] with the JSON of `value`, without waiting for the disk.
+pub(crate) fn replace_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    replace(path, &serde_json::to_vec(value)?, false)
+}
+
+/// Reads JSON; the error names the file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let bytes = fs::read(path).map_err(|error| named(error, path))?;
+    serde_json::from_slice(&bytes).map_err(|error| named(error.into(), path))
+}
+
+/// Adds the path to an error that lacks it.
+pub(crate) fn named(error: io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Makes a directory and those above it. New ones are for the owner only, apart from those that other users must pass.
+pub(crate) fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| named(error, path))
+}
+
+/// Removes a tree or file; succeeds when there is none.
+pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(error, path)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,25 @@
+//! The pod network as the runtime sees it.
+
+use std::path::PathBuf;
+
+use kybern_cri::{BoxFuture, DnsConfig, PodSandboxMetadata, PortMapping};
+
+/// One sandbox to be connected or disconnected.
+#[derive(Clone, Debug)]
+pub struct PodNet {
+    pub sandbox_id: String,
+    pub netns: PathBuf,
+    pub metadata: PodSandboxMetadata,
+    pub port_mappings: Vec<PortMapping>,
+    pub dns: DnsConfig,
+}
+
+/// Connects sandboxes. The usual one runs CNI plugins.
+pub trait PodNetwork: Send + Sync {
+    /// Why no pod can be connected yet, if so; the text of the node's `NetworkReady` condition.
+    fn ready(&self) -> Result<(), String>;
+    /// Connects a sandbox's namespace; answers its addresses, the primary one first.
+    fn add<'a>(&'a self, net: &'a PodNet) -> BoxFuture<'a, Result<Vec<String>, String>>;
+    /// Undoes [`Self::add`]. Idempotent; also called when `add` failed half-way, and when the namespace is gone.
+    fn del<'a>(&'a self, net: &'a PodNet) -> BoxFuture<'a, Result<(), String>>;
+}

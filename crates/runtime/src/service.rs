@@ -1,0 +1,214 @@
+//! CRI's calls, each led to where it is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kybern_cri::*;
+use tokio::sync::mpsc;
+
+use crate::image::StoredImage;
+use crate::runtime::{Runtime, blocking, internal};
+use crate::spec::now_ns;
+
+/// The runtime as the kubelet calls it: a handle, so that calls can outlive the borrow they are made through.
+#[derive(Clone)]
+pub struct Service(pub Arc<Runtime>);
+
+impl RuntimeService for Service {
+    fn version(&self) -> CriFuture<'_, Version> {
+        let runtime_version = self.0.config.version.clone();
+        Box::pin(async move {
+            Ok(Version {
+                version: "0.1.0".into(),
+                runtime_name: "kybern".into(),
+                runtime_version,
+                runtime_api_version: "v1".into(),
+            })
+        })
+    }
+
+    fn status(&self) -> CriFuture<'_, RuntimeStatus> {
+        Box::pin(async move {
+            let network = match &self.0.config.network {
+                Some(network) => network.ready(),
+                None => Err("no pod network is configured".into()),
+            };
+            let (reason, message) = match &network {
+                Ok(()) => (String::new(), String::new()),
+                Err(why) => ("NetworkPluginNotReady".into(), format!("Network plugin returns error: {why}")),
+            };
+            Ok(RuntimeStatus {
+                conditions: vec![
+                    RuntimeCondition { kind: "RuntimeReady".into(), status: true, ..Default::default() },
+                    RuntimeCondition { kind: "NetworkReady".into(), status: network.is_ok(), reason, message },
+                ],
+            })
+        })
+    }
+
+    fn run_pod_sandbox(&self, config: PodSandboxConfig) -> CriFuture<'_, String> {
+        Box::pin(async move { self.0.run_sandbox(config).await })
+    }
+
+    fn stop_pod_sandbox(&self, id: &str) -> CriFuture<'_, ()> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.stop_sandbox(&id).await })
+    }
+
+    fn remove_pod_sandbox(&self, id: &str) -> CriFuture<'_, ()> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.remove_sandbox(&id).await })
+    }
+
+    fn pod_sandbox_status(&self, id: &str) -> CriFuture<'_, PodSandboxStatus> {
+        let status = self.0.sandbox(id).map(|sandbox| sandbox.status());
+        Box::pin(async move { status })
+    }
+
+    fn list_pod_sandbox(&self) -> CriFuture<'_, Vec<PodSandbox>> {
+        Box::pin(async move { Ok(self.0.sandboxes.read().values().map(|s| s.summary()).collect()) })
+    }
+
+    fn create_container(
+        &self,
+        sandbox: &str,
+        config: ContainerConfig,
+        _pod: PodSandboxConfig,
+    ) -> CriFuture<'_, String> {
+        let sandbox = sandbox.to_owned();
+        Box::pin(async move { self.0.create(&sandbox, config).await })
+    }
+
+    fn start_container(&self, id: &str) -> CriFuture<'_, ()> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.start(&id).await })
+    }
+
+    fn stop_container(&self, id: &str, timeout: Duration) -> CriFuture<'_, ()> {
+        let container = self.0.container(id);
+        Box::pin(async move {
+            match container {
+                Ok(container) => self.0.stop(&container, timeout).await,
+                Err(_) => Ok(()),
+            }
+        })
+    }
+
+    fn remove_container(&self, id: &str) -> CriFuture<'_, ()> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.remove(&id).await })
+    }
+
+    fn list_containers(&self) -> CriFuture<'_, Vec<Container>> {
+        Box::pin(async move { Ok(self.0.containers.read().values().map(|c| c.summary()).collect()) })
+    }
+
+    fn container_status(&self, id: &str) -> CriFuture<'_, ContainerStatus> {
+        let status = self.0.container(id).map(|container| container.status());
+        Box::pin(async move { status })
+    }
+
+    fn update_container_resources(&self, id: &str, resources: LinuxContainerResources) -> CriFuture<'_, ()> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.update(&id, resources).await })
+    }
+
+    fn reopen_container_log(&self, id: &str) -> CriFuture<'_, ()> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.reopen_log(&id).await })
+    }
+
+    fn exec_sync(&self, id: &str, command: Vec<String>, timeout: Option<Duration>) -> CriFuture<'_, ExecSyncResult> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.run_exec_sync(&id, command, timeout).await })
+    }
+
+    fn exec(&self, id: &str, command: Vec<String>, tty: bool, io: ExecIo) -> CriFuture<'_, i32> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.run_exec(&id, command, tty, io).await })
+    }
+
+    fn attach(&self, id: &str, io: ExecIo) -> CriFuture<'_, ()> {
+        let id = id.to_owned();
+        Box::pin(async move { self.0.run_attach(&id, io).await })
+    }
+
+    fn port_forward(&self, sandbox: &str, port: u16) -> CriFuture<'_, tokio::net::TcpStream> {
+        let sandbox = sandbox.to_owned();
+        Box::pin(async move { self.0.forward_port(&sandbox, port).await })
+    }
+
+    fn list_container_stats(&self) -> CriFuture<'_, Vec<ContainerStats>> {
+        Box::pin(async move {
+            let runtime = self.0.clone();
+            blocking(move || {
+                let containers: Vec<_> = runtime.containers.read().values().cloned().collect();
+                let running = containers.iter().filter(|c| c.state() == ContainerState::Running);
+                // A container that ends in between has no group any more and is left out.
+                running
+                    .filter_map(|c| Some((c, runtime.cgroups.usage(c.cgroup()).ok()?)))
+                    .map(|(c, usage)| ContainerStats {
+                        container_id: c.id.clone(),
+                        pod_sandbox_id: c.sandbox.id.clone(),
+                        name: c.metadata().name.clone(),
+                        labels: c.labels().clone(),
+                        cpu_usage_ns: usage.cpu_ns,
+                        memory_working_set_bytes: usage.working_set_bytes,
+                        memory_rss_bytes: usage.rss_bytes,
+                        timestamp: now_ns(),
+                    })
+                    .collect()
+            })
+            .await
+        })
+    }
+
+    fn container_events(&self) -> mpsc::Receiver<ContainerEvent> {
+        self.0.listen()
+    }
+}
+
+impl From<StoredImage> for Image {
+    fn from(image: StoredImage) -> Image {
+        let user = image.config.user.split(':').next().unwrap_or_default();
+        let uid = user.parse::<i64>().ok();
+        Image {
+            id: image.id,
+            repo_tags: image.tags.into_iter().collect(),
+            repo_digests: image.digests.into_iter().collect(),
+            size_bytes: image.size,
+            // An image that names no user runs as root.
+            uid: if user.is_empty() { Some(0) } else { uid },
+            username: if uid.is_some() { String::new() } else { user.to_owned() },
+            pinned: image.pinned,
+        }
+    }
+}
+
+impl ImageService for Service {
+    fn list_images(&self) -> CriFuture<'_, Vec<Image>> {
+        Box::pin(async move { Ok(self.0.images.list()?.into_iter().map(Image::from).collect()) })
+    }
+
+    fn image_status(&self, image: &ImageSpec) -> CriFuture<'_, Option<Image>> {
+        let found = self.0.images.find(&image.image);
+        Box::pin(async move { Ok(found?.map(Image::from)) })
+    }
+
+    fn pull_image(&self, image: &ImageSpec, auth: Vec<AuthConfig>) -> CriFuture<'_, String> {
+        let name = image.image.clone();
+        Box::pin(async move { self.0.pull(&name, auth).await })
+    }
+
+    fn remove_image(&self, image: &ImageSpec) -> CriFuture<'_, ()> {
+        let (name, runtime) = (image.image.clone(), self.0.clone());
+        Box::pin(async move { Ok(blocking(move || runtime.images.remove(&name)).await??) })
+    }
+
+    fn image_fs_info(&self) -> CriFuture<'_, FilesystemUsage> {
+        Box::pin(async move {
+            let (used_bytes, inodes_used) = self.0.images.usage().map_err(|error| internal("image store", error))?;
+            Ok(FilesystemUsage { mountpoint: self.0.images.dir().display().to_string(), used_bytes, inodes_used })
+        })
+    }
+}

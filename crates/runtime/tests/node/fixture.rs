@@ -1,0 +1,180 @@
+//! A runtime in directories of its own, and pods made of busybox.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use kybern_cri::*;
+use kybern_runtime::{Config, PodNet, PodNetwork, Runtime, Service};
+
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+
+/// A network namespace without any link but `lo`.
+struct LoopbackOnly;
+
+impl PodNetwork for LoopbackOnly {
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn add<'a>(&'a self, _: &'a PodNet) -> BoxFuture<'a, Result<Vec<String>, String>> {
+        Box::pin(async { Ok(vec!["127.0.0.1".to_owned()]) })
+    }
+
+    fn del<'a>(&'a self, _: &'a PodNet) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: Config,
+    service: Option<Service>,
+}
+
+impl Node {
+    pub(crate) async fn new() -> Node {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let dir =
+            PathBuf::from(format!("/tmp/kybern-node-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&dir).unwrap();
+        let config = Config {
+            root_dir: dir.join("root"),
+            state_dir: dir.join("state"),
+            netns_dir: dir.join("netns"),
+            executable: std::env::current_exe().unwrap(),
+            version: "test".into(),
+            registries_file: dir.join("registries.yaml"),
+            network: Some(Arc::new(LoopbackOnly)),
+        };
+        let mut node = Node { dir, config, service: None };
+        node.open().await;
+        node
+    }
+
+    /// Opens the runtime (again).
+    pub(crate) async fn open(&mut self) {
+        self.service = Some(Service(Runtime::open(self.config.clone()).await.unwrap()));
+    }
+
+    /// Forgets the runtime as a crash would: nothing is stopped.
+    pub(crate) async fn crash(&mut self) {
+        let runtime = Arc::downgrade(&self.service.take().unwrap().0);
+        // The tasks that follow shims let go when their shims next speak; the lock must be free before a new start.
+        for _ in 0..200 {
+            if runtime.strong_count() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the runtime is still held");
+    }
+
+    pub(crate) fn service(&self) -> &Service {
+        self.service.as_ref().unwrap()
+    }
+
+    pub(crate) fn pod(&self, name: &str) -> PodSandboxConfig {
+        let log_directory = self.dir.join("logs").join(name);
+        std::fs::create_dir_all(&log_directory).unwrap();
+        PodSandboxConfig {
+            metadata: PodSandboxMetadata {
+                name: name.into(),
+                uid: format!("uid-{name}"),
+                namespace: "default".into(),
+                attempt: 0,
+            },
+            hostname: name.into(),
+            log_directory: log_directory.display().to_string(),
+            dns_config: DnsConfig { servers: vec!["10.96.0.10".into()], ..Default::default() },
+            cgroup_parent: format!("/{}/pod-{name}", self.dir.file_name().unwrap().display()),
+            namespaces: NamespaceOptions { pid: NamespaceMode::Container, ..Default::default() },
+            ..Default::default()
+        }
+    }
+
+    /// A container that runs a shell script.
+    pub(crate) fn shell(&self, name: &str, script: &str) -> ContainerConfig {
+        ContainerConfig {
+            metadata: ContainerMetadata { name: name.into(), attempt: 0 },
+            image: ImageSpec { image: self.config.builtin_image(), ..Default::default() },
+            command: vec!["/bin/busybox".into(), "sh".into(), "-c".into(), script.into()],
+            envs: vec![("PATH".into(), "/bin".into())],
+            mounts: vec![Mount {
+                container_path: "/bin/busybox".into(),
+                host_path: BUSYBOX.into(),
+                readonly: true,
+                ..Default::default()
+            }],
+            log_path: format!("{name}.log"),
+            security: LinuxContainerSecurityContext {
+                namespaces: NamespaceOptions { pid: NamespaceMode::Container, ..Default::default() },
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    pub(crate) async fn sandbox(&self, pod: &PodSandboxConfig) -> String {
+        self.service().run_pod_sandbox(pod.clone()).await.unwrap()
+    }
+
+    pub(crate) async fn start(&self, sandbox: &str, config: ContainerConfig) -> String {
+        let id = self.service().create_container(sandbox, config, PodSandboxConfig::default()).await.unwrap();
+        self.service().start_container(&id).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn status(&self, id: &str) -> ContainerStatus {
+        self.service().container_status(id).await.unwrap()
+    }
+
+    /// Waits for the end of a container.
+    pub(crate) async fn ended(&self, id: &str) -> ContainerStatus {
+        for _ in 0..2000 {
+            let status = self.status(id).await;
+            if status.container.state == ContainerState::Exited {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("container {id} has not ended");
+    }
+
+    /// The text of a container's log, without times, streams and tags.
+    pub(crate) async fn output(&self, id: &str) -> String {
+        let log = std::fs::read_to_string(self.status(id).await.log_path).unwrap();
+        log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned() + "\n").collect()
+    }
+
+    /// Runs a script in a pod of its own to its end, and answers its status and output.
+    pub(crate) async fn run(
+        &self,
+        change: impl FnOnce(&mut PodSandboxConfig, &mut ContainerConfig),
+        script: &str,
+    ) -> (ContainerStatus, String) {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let mut pod = self.pod(&format!("run-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let mut container = self.shell("main", script);
+        change(&mut pod, &mut container);
+        let sandbox = self.sandbox(&pod).await;
+        let id = self.start(&sandbox, container).await;
+        let result = (self.ended(&id).await, self.output(&id).await);
+        self.service().remove_pod_sandbox(&sandbox).await.unwrap();
+        result
+    }
+
+    /// Removes every pod and the node's directories, and checks that nothing of them is left in the kernel.
+    pub(crate) async fn finish(self) {
+        for sandbox in self.service().list_pod_sandbox().await.unwrap() {
+            self.service().remove_pod_sandbox(&sandbox.id).await.unwrap();
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let left: Vec<_> = mounts.lines().filter(|line| line.contains(self.dir.to_str().unwrap())).collect();
+        assert!(left.is_empty(), "mounts left: {left:?}");
+        let cgroups = kybern_linux::cgroup::Cgroups::detect().unwrap();
+        cgroups.remove(&format!("/{}", self.dir.file_name().unwrap().display())).unwrap();
+        std::fs::remove_dir_all(&self.dir).unwrap();
+    }
+}

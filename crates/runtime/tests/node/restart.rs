@@ -1,0 +1,54 @@
+//! What survives the end of a process.
+
+use std::time::Duration;
+
+use kybern_cri::*;
+
+use crate::fixture::Node;
+
+pub(crate) async fn kybern_dies_and_comes_back() {
+    let mut node = Node::new().await;
+    let sandbox = node.sandbox(&node.pod("survivor")).await;
+    let running = node
+        .start(&sandbox, node.shell("running", "i=0; while :; do echo $i; i=$((i+1)); busybox sleep 0.05; done"))
+        .await;
+    let brief =
+        node.start(&sandbox, node.shell("brief", "while [ ! -e /stop ]; do busybox sleep 0.02; done; exit 5")).await;
+    let before = node.status(&running).await;
+    node.service().exec_sync(&brief, ["/bin/busybox", "touch", "/stop"].map(str::to_owned).into(), None).await.unwrap();
+    node.crash().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    node.open().await;
+    let after = node.status(&running).await;
+    assert_eq!(after, before, "the same container, still running");
+    assert_eq!(after.container.state, ContainerState::Running);
+    assert_eq!(node.ended(&brief).await.exit_code, 5, "what ended meanwhile is known");
+    assert_eq!(node.service().list_pod_sandbox().await.unwrap()[0].state, PodSandboxState::Ready);
+    let output = node.output(&running).await;
+    let numbers: Vec<u32> = output.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers.len() > 5 && numbers.iter().copied().eq(0..numbers.len() as u32), "no line lost: {output}");
+    node.service().stop_container(&running, Duration::ZERO).await.unwrap();
+    assert_eq!(node.status(&running).await.exit_code, 137, "events are followed again");
+    node.finish().await;
+}
+
+pub(crate) async fn a_shim_dies() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox(&node.pod("orphan")).await;
+    let id = node.start(&sandbox, node.shell("main", "busybox sleep 600")).await;
+    let pid: i32 = std::fs::read_to_string(node.config.state_dir.join("sandboxes").join(&sandbox).join("shim.pid"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let rss = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rss = rss.lines().find(|l| l.starts_with("RssAnon")).unwrap();
+    println!("  shim: {}", rss.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut events = node.service().container_events();
+    kybern_linux::process::kill(pid, 9).unwrap();
+    let status = node.ended(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
+    assert!(status.message.contains("shim"), "{}", status.message);
+    assert_eq!(events.recv().await.unwrap().kind, ContainerEventType::Stopped);
+    node.service().remove_pod_sandbox(&sandbox).await.unwrap();
+    node.finish().await;
+}

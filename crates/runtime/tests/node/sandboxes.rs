@@ -1,0 +1,114 @@
+//! Pods as a whole.
+
+use kybern_cri::*;
+
+use crate::fixture::Node;
+
+pub(crate) async fn the_life_of_a_pod() {
+    let node = Node::new().await;
+    let mut events = node.service().container_events();
+    let pod = node.pod("life");
+    let sandbox = node.sandbox(&pod).await;
+    let status = node.service().pod_sandbox_status(&sandbox).await.unwrap();
+    assert_eq!(status.sandbox.state, PodSandboxState::Ready);
+    assert_eq!(status.ips, ["127.0.0.1"]);
+    let id = node.service().create_container(&sandbox, node.shell("main", "echo hello; exit 3"), pod).await.unwrap();
+    assert_eq!(node.status(&id).await.container.state, ContainerState::Created);
+    node.service().start_container(&id).await.unwrap();
+    let status = node.ended(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
+    assert!(status.started_at > 0 && status.finished_at >= status.started_at);
+    assert_eq!(node.output(&id).await, "hello\n");
+    node.service().stop_pod_sandbox(&sandbox).await.unwrap();
+    node.service().stop_pod_sandbox(&sandbox).await.unwrap();
+    assert_eq!(node.service().pod_sandbox_status(&sandbox).await.unwrap().sandbox.state, PodSandboxState::NotReady);
+    assert_eq!(node.ended(&id).await.exit_code, 3, "known after the sandbox has stopped");
+    node.service().remove_pod_sandbox(&sandbox).await.unwrap();
+    node.service().remove_pod_sandbox(&sandbox).await.unwrap();
+    assert!(matches!(node.service().container_status(&id).await, Err(CriError::NotFound(_))));
+    let mut kinds = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        assert_eq!(event.pod_uid, "uid-life");
+        kinds.push((event.kind, event.container_id.is_empty()));
+    }
+    use ContainerEventType::*;
+    let expect = [
+        (Started, true),
+        (Created, false),
+        (Started, false),
+        (Stopped, false),
+        (Stopped, true),
+        (Deleted, false),
+        (Deleted, true),
+    ];
+    assert_eq!(kinds, expect);
+    node.finish().await;
+}
+
+pub(crate) async fn pods_share_what_they_should() {
+    let node = Node::new().await;
+    let namespaces =
+        "for n in net ipc uts pid; do busybox readlink /proc/self/ns/$n; done; sleep 60 & busybox ps; hostname";
+    let namespaces = &namespaces.replace("sleep", "busybox sleep").replace("hostname", "busybox hostname");
+    let mut pod = node.pod("shared");
+    pod.namespaces.pid = NamespaceMode::Pod;
+    let sandbox = node.sandbox(&pod).await;
+    let mut outputs = Vec::new();
+    for name in ["one", "two"] {
+        let mut config = node.shell(name, namespaces);
+        config.security.namespaces.pid = NamespaceMode::Pod;
+        let id = node.start(&sandbox, config).await;
+        node.ended(&id).await;
+        outputs.push(node.output(&id).await);
+    }
+    let lines: Vec<Vec<&str>> = outputs.iter().map(|o| o.lines().collect()).collect();
+    assert_eq!(lines[0][..4], lines[1][..4], "net, ipc, uts and pid are the pod's");
+    let host = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_ne!(lines[0][0], host.to_str().unwrap());
+    assert!(outputs[1].contains("pause"), "process 1 is the pod's: {}", outputs[1]);
+    assert!(!outputs[1].contains("sleep 60\n1 "), "what the first left behind was killed");
+    assert_eq!(*lines[0].last().unwrap(), "shared");
+    node.service().remove_pod_sandbox(&sandbox).await.unwrap();
+
+    let (_, output) = node
+        .run(
+            |pod, container| {
+                let host = NamespaceOptions {
+                    network: NamespaceMode::Node,
+                    pid: NamespaceMode::Node,
+                    ipc: NamespaceMode::Node,
+                };
+                pod.namespaces = host.clone();
+                container.security.namespaces = host;
+            },
+            namespaces,
+        )
+        .await;
+    for (line, name) in output.lines().zip(["net", "ipc", "uts", "pid"]) {
+        let host = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert_eq!(line, host.to_str().unwrap(), "host {name}");
+    }
+    node.finish().await;
+}
+
+pub(crate) async fn nothing_is_left() {
+    let node = Node::new().await;
+    let pod = node.pod("gone");
+    let sandbox = node.sandbox(&pod).await;
+    let id = node.start(&sandbox, node.shell("main", "busybox sleep 600 & busybox sleep 600")).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let stats = node.service().list_container_stats().await.unwrap();
+    assert_eq!(stats.len(), 1);
+    assert!(stats[0].memory_working_set_bytes > 0 && stats[0].cpu_usage_ns > 0, "{stats:?}");
+    let cgroups = kybern_linux::cgroup::Cgroups::detect().unwrap();
+    let group = format!("{}/{id}", pod.cgroup_parent);
+    assert_eq!(cgroups.processes(&group).unwrap().len(), 2, "both sleeps");
+    node.service().remove_pod_sandbox(&sandbox).await.unwrap();
+    assert!(cgroups.directories(&group).iter().all(|dir| !dir.exists()));
+    for dir in
+        [&node.config.netns_dir, &node.config.state_dir.join("sandboxes"), &node.config.root_dir.join("containers")]
+    {
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "{}", dir.display());
+    }
+    node.finish().await;
+}
