@@ -55,7 +55,7 @@ pub fn read(root: &Path) -> Machine {
 
 /// Reads how much is left.
 pub fn pressure(root: &Path) -> Pressure {
-    let percent = |free: u64, all: u64| if all == 0 { 100 } else { (free * 100 / all) as i64 };
+    let percent = |free: u64, all: u64| (free * 100).checked_div(all).map_or(100, |percent| percent as i64);
     let disk = rustix::fs::statvfs(root).ok();
     let pid_max: i64 = text("/proc/sys/kernel/pid_max").parse().unwrap_or(i64::MAX);
     let threads =

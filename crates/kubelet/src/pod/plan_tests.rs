@@ -227,7 +227,9 @@ fn sidecars_come_before_and_go_after() {
     let waits = world(&["a"]).init(vec![gated]).with([running("s")]);
     waits.check(&[]);
     waits
-        .memory(|m| drop(m.probed.insert("s0".into(), Probed { started: true, ..Default::default() })))
+        .memory(|m| {
+            m.probed.insert("s0".into(), Probed { started: true, ..Default::default() });
+        })
         .check(&["start a 0"]);
     with(vec![running("s"), running("a")]).deleted(5).check(&["kill a0 5s"]);
     with(vec![running("s"), exited("a", 0)]).deleted(5).check(&["kill s0 5s"]);

@@ -228,9 +228,11 @@ mod tests {
     use super::*;
     use crate::pod::testing::{container, pod, resources};
 
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
     #[test]
     fn quality_of_service() {
-        let check = |all: &[(&[(&str, &str)], &[(&str, &str)])], expect: QosClass| {
+        let check = |all: &[(Pairs<'_>, Pairs<'_>)], expect: QosClass| {
             let mut pod = pod("p", vec![]);
             let spec = pod.spec.as_mut().unwrap();
             for (index, (requests, limits)) in all.iter().enumerate() {
