@@ -133,7 +133,7 @@ pub enum Op {
         gvr: Gvr,
         namespace: String,
     },
-    /// Ends the plan if the server still has an object of this name and uid.
+    /// Ends the plan if the server still has an object of this name and uid (empty: any).
     RequireAbsent {
         gvr: Gvr,
         namespace: String,

@@ -1,9 +1,17 @@
 //! The control loops, one file each. StatefulSet, Job and CronJob join here.
 
+pub mod cluster_role_aggregation;
 pub mod daemonset;
 pub mod deployment;
 pub mod endpoint_slice;
+pub mod endpoint_slice_mirroring;
+pub mod endpoints;
+pub mod garbage_collector;
 pub mod namespace;
+pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod replicaset;
+pub mod replication_controller;
 pub mod root_ca;
 pub mod service_account;
+pub mod taint_eviction;

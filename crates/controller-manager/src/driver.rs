@@ -181,7 +181,7 @@ impl Driver {
             }
             Op::RequireAbsent { gvr, namespace, name, uid } => {
                 match self.client.raw(&gvr).get_metadata(&namespace, &name).await {
-                    Ok(found) if *found.uid == *uid => {
+                    Ok(found) if uid.is_empty() || *found.uid == *uid => {
                         let message = format!("{} {name:?} exists", gvr.group_resource());
                         Err(Failure { verb: Verb::Read, message })
                     }

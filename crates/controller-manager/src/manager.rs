@@ -9,13 +9,21 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::controller::Controller;
+use crate::controllers::cluster_role_aggregation::ClusterRoleAggregationController;
 use crate::controllers::daemonset::DaemonSetController;
 use crate::controllers::deployment::DeploymentController;
 use crate::controllers::endpoint_slice::EndpointSliceController;
+use crate::controllers::endpoint_slice_mirroring::EndpointSliceMirroringController;
+use crate::controllers::endpoints::EndpointsController;
+use crate::controllers::garbage_collector::GarbageCollector;
 use crate::controllers::namespace::NamespaceController;
+use crate::controllers::node_lifecycle::NodeLifecycleController;
+use crate::controllers::pod_gc::PodGarbageCollector;
 use crate::controllers::replicaset::ReplicaSetController;
+use crate::controllers::replication_controller::ReplicationControllerController;
 use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
+use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::driver::{self, Environment};
 use crate::inventory::Inventory;
 use crate::snapshot::Snapshot;
@@ -54,7 +62,15 @@ impl Config {
             Arc::new(DeploymentController),
             Arc::new(ReplicaSetController),
             Arc::new(DaemonSetController),
+            Arc::new(EndpointsController),
             Arc::new(EndpointSliceController),
+            Arc::new(EndpointSliceMirroringController),
+            Arc::new(ReplicationControllerController),
+            Arc::new(GarbageCollector),
+            Arc::new(PodGarbageCollector::default()),
+            Arc::new(NodeLifecycleController),
+            Arc::new(TaintEvictionController),
+            Arc::new(ClusterRoleAggregationController),
         ];
         if let Some(ca) = &self.root_ca {
             list.push(Arc::new(RootCaPublisher { ca: ca.clone() }));

@@ -16,7 +16,7 @@ use crate::pods::{self, Availability};
 use crate::snapshot::{Snapshot, node_of};
 use crate::watches::Watches;
 
-mod fit;
+pub(crate) mod fit;
 mod history;
 mod update;
 

@@ -34,20 +34,34 @@ impl Controller for ReplicaSetController {
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
         let Some(set) = snapshot.replica_sets.get(key) else { return Plan::idle() };
-        let Some(spec) = &set.spec else { return Plan::idle() };
-        let Ok(selector) = label_selector(&spec.selector) else { return Plan::idle() };
-        let claims = claim(&*set, &selector, &snapshot.pods, pods::is_active);
-        let mut plan = Plan::of(claims.ops);
-        let (active, other): (Vec<_>, Vec<_>) = claims.owned.into_iter().partition(|pod| pods::is_active(pod));
-        let terminating = other.iter().filter(|pod| pod.is_deleting() && !pods::is_finished(pod)).count();
-        if let Some(status) = next_status(&set, &active, terminating, context, &mut plan) {
-            plan.push(Op::update_status(&ReplicaSet { status: Some(status), ..(*set).clone() }));
-        }
-        if !set.is_deleting() {
-            plan.ops.extend(scale(&set, &active, snapshot, context.now));
+        let (mut plan, status) = reconcile(&*set, &set, snapshot, context);
+        if let Some(status) = status {
+            // Before the pods are made or removed: a failure of the last attempt is told first.
+            plan.ops.insert(0, Op::update_status(&ReplicaSet { status: Some(status), ..(*set).clone() }));
         }
         plan
     }
+}
+
+/// Reconciles the pods of `owner`, whose wishes are in `set`: a ReplicaSet is both, a ReplicationController is read as one.
+/// The status is to be written if there is one.
+pub(crate) fn reconcile<O: Object>(
+    owner: &O,
+    set: &ReplicaSet,
+    snapshot: &Snapshot,
+    context: &Context,
+) -> (Plan, Option<ReplicaSetStatus>) {
+    let Some(spec) = &set.spec else { return (Plan::idle(), None) };
+    let Ok(selector) = label_selector(&spec.selector) else { return (Plan::idle(), None) };
+    let claims = claim(owner, &selector, &snapshot.pods, pods::is_active);
+    let mut plan = Plan::of(claims.ops);
+    let (active, other): (Vec<_>, Vec<_>) = claims.owned.into_iter().partition(|pod| pods::is_active(pod));
+    let terminating = other.iter().filter(|pod| pod.is_deleting() && !pods::is_finished(pod)).count();
+    let status = next_status(set, &active, terminating, context, &mut plan);
+    if !owner.is_deleting() {
+        plan.ops.extend(scale(owner, set, &active, snapshot, context.now));
+    }
+    (plan, status)
 }
 
 /// The set that owns the pod, the one that did, and for an orphan every set of the namespace that selects it.
@@ -76,13 +90,19 @@ fn keys_of_pod(change: &Change<Pod>, snapshot: &Snapshot) -> Vec<String> {
 }
 
 /// Makes or removes pods.
-fn scale(set: &Arc<ReplicaSet>, active: &[Arc<Pod>], snapshot: &Snapshot, now: Timestamp) -> Option<Op> {
+fn scale<O: Object>(
+    owner: &O,
+    set: &ReplicaSet,
+    active: &[Arc<Pod>],
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Option<Op> {
     let spec = set.spec.as_ref()?;
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
-    let about = ObjectRef::of(&**set);
+    let about = ObjectRef::of(owner);
     if active.len() < wanted {
         let template = spec.template.as_ref()?;
-        let pod = pods::from_template(template, set.namespace(), set.name(), owner::controller_ref(&**set));
+        let pod = pods::from_template(template, set.namespace(), set.name(), owner::controller_ref(owner));
         let create = Op::create(&pod).announced(&about);
         return Some(Op::SlowStart(vec![create; (wanted - active.len()).min(BURST)]));
     }
