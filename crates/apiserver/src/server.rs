@@ -16,6 +16,7 @@ use crate::connect::Observer;
 use crate::discovery::Discovery;
 use crate::health::Checks;
 use crate::metrics::Metrics;
+use crate::openapi::Documents;
 use crate::resource::{Resource, StoredKind};
 use crate::resources::ResourceTable;
 use crate::{Body, BoxFuture, pipeline};
@@ -69,6 +70,7 @@ impl Options {
 pub(crate) struct Served {
     pub(crate) table: ResourceTable,
     pub(crate) discovery: Discovery,
+    pub(crate) openapi: Documents,
 }
 
 /// See the module.
@@ -99,7 +101,7 @@ impl Server {
         }
         let table = ResourceTable::new(options.resources);
         let from = cache.load(&stored_kinds(&table)).await?;
-        let served = Served { discovery: Discovery::new(&table), table };
+        let served = Served { discovery: Discovery::new(&table), openapi: Documents::new(&table), table };
         let server = Arc::new(Self {
             storage: options.storage,
             cache: cache.clone(),
