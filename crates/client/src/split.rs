@@ -6,8 +6,11 @@
 #[error("malformed JSON")]
 pub(crate) struct Malformed;
 
-/// The members of a JSON object: raw key (escapes kept) and raw value.
-pub(crate) fn members(json: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Malformed> {
+/// A member of a JSON object: raw key (escapes kept) and raw value.
+pub(crate) type Member<'a> = (&'a [u8], &'a [u8]);
+
+/// The members of a JSON object.
+pub(crate) fn members(json: &[u8]) -> Result<Vec<Member<'_>>, Malformed> {
     let mut scanner = Scanner { json, at: 0 };
     let mut members = Vec::with_capacity(4);
     scanner.open(b'{')?;

@@ -113,7 +113,7 @@ enum OwnerState {
     /// There, and to stay.
     Solid,
     /// Not there, as far as is known: ask the server.
-    Absent(Op),
+    Absent(Box<Op>),
     /// Waits for its dependents to go.
     Waiting,
     /// Not to be told now.
@@ -134,12 +134,12 @@ fn state_of(inventory: &Inventory, owner: &Owner, dependent: &PartialMetadata) -
     match followed.store.get_in(namespace, &owner.name).filter(|found| found.uid == owner.uid) {
         Some(found) if found.deleting && found.has_finalizer(FOREGROUND) => OwnerState::Waiting,
         Some(_) => OwnerState::Solid,
-        None => OwnerState::Absent(Op::RequireAbsent {
+        None => OwnerState::Absent(Box::new(Op::RequireAbsent {
             gvr: followed.resource.gvr.clone(),
             namespace: namespace.to_owned(),
             name: owner.name.to_string(),
             uid: owner.uid.to_string(),
-        }),
+        })),
     }
 }
 
@@ -149,7 +149,7 @@ fn check_owners(inventory: &Inventory, resource: &ApiResource, object: &PartialM
     for owner in &object.owners {
         match state_of(inventory, owner, object) {
             OwnerState::Solid => keep.push(owner),
-            OwnerState::Absent(check) => absent.push(check),
+            OwnerState::Absent(check) => absent.push(*check),
             OwnerState::Waiting => waiting += 1,
             OwnerState::Unknown(delay) => {
                 plan.waiting = Some(format!("the owner {} {:?}", owner.kind, owner.name));

@@ -258,10 +258,12 @@ mod tests {
     }
 
     fn collections(plan: &Plan) -> Vec<&str> {
-        let name = |op| match op {
-            &Op::DeleteCollection { ref gvr, .. } => Some(gvr.resource.as_str()),
-            _ => None,
-        };
+        fn name(op: &Op) -> Option<&str> {
+            match op {
+                Op::DeleteCollection { gvr, .. } => Some(gvr.resource.as_str()),
+                _ => None,
+            }
+        }
         plan.ops.iter().filter_map(name).collect()
     }
 

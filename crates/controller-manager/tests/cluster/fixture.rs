@@ -1,0 +1,155 @@
+//! A control plane without scheduler and node; [`Cluster`] plays both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kybern_api::Object;
+use kybern_api::core::v1::Pod;
+use kybern_apimachinery::time::{Clock, SystemClock};
+use kybern_apimachinery::{Gvr, Value, json, object};
+use kybern_apiserver::access::UserInfo;
+use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::{Options, Server};
+use kybern_auth::authn::ServiceAccountTokens;
+use kybern_auth::authz::{AlwaysAllow, Masters};
+use kybern_auth::token::{Issuer, SigningKey};
+use kybern_client::{
+    Body, BoxFuture, Changes, Client, DeleteOptions, Informer, ListOptions, Patch, Transport, TransportError,
+};
+use kybern_controller_manager::Config;
+use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+use tokio::task::JoinSet;
+
+/// How long a test waits for what it expects; far beyond what it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct InProcess(Arc<Server>);
+
+impl Transport for InProcess {
+    fn call(
+        &self,
+        mut request: http::Request<Body>,
+    ) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
+        let user = UserInfo { name: "admin".into(), groups: vec!["system:masters".into()], ..UserInfo::default() };
+        request.extensions_mut().insert(user);
+        let server = self.0.clone();
+        Box::pin(async move { Ok(server.handle(request).await) })
+    }
+}
+
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    _tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let (slot, clock): (_, Arc<dyn Clock>) = (ObjectsSlot::default(), Arc::new(SystemClock));
+        let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+        let issuer = vec!["https://kubernetes.default.svc".to_owned()];
+        let issuer =
+            Arc::new(Issuer::new(issuer.clone(), issuer, SigningKey::from_pem(&key).expect("a key"), Vec::new()));
+        let services = Arc::new(ServiceAllocators::new("10.96.0.0/12".parse().expect("a network"), 30_000..=32_767));
+        let deps = Deps {
+            objects: slot.clone(),
+            clock: clock.clone(),
+            issuer: issuer.clone(),
+            tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock)),
+            authorizer: Arc::new(AlwaysAllow),
+            rbac: None,
+            services,
+            kubelet: Arc::new(KubeletClient),
+        };
+        let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
+        options.resources = kybern_registry::resources(&deps);
+        options.authorizers = vec![Arc::new(Masters)];
+        let server = Server::start(options).await.expect("an empty store loads");
+        slot.fill(server.clone());
+        let client = Client::new(Arc::new(InProcess(server)));
+        let mut tasks = JoinSet::new();
+        let config = Config { root_ca: Some("PEM".into()), ..Config::default() };
+        tasks.spawn(kybern_controller_manager::run(config, client.clone(), std::future::pending()));
+        tasks.spawn(play_node(client.clone()));
+        let cluster = Self { client, _tasks: tasks };
+        cluster
+            .create(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}), "namespaces")
+            .await;
+        cluster
+    }
+
+    pub(crate) async fn create(&self, object: Value, resource: &str) {
+        let gvk = object::gvk(&object).expect("an object");
+        self.client.raw(&Gvr::new(gvk.group, gvk.version, resource)).create(&object).await.expect("created");
+    }
+
+    pub(crate) async fn add_node(&self, name: &str) {
+        self.create(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}), "nodes").await;
+        let now = kybern_apimachinery::time::to_rfc3339(SystemClock.now());
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": now}]}});
+        self.client
+            .raw(&Gvr::new("", "v1", "nodes"))
+            .patch("", name, &Patch::Merge(ready), Some("status"))
+            .await
+            .expect("patched");
+    }
+
+    /// The object, if it is there.
+    pub(crate) async fn get<K: Object>(&self, namespace: &str, name: &str) -> Option<K> {
+        match self.client.get(namespace, name).await {
+            Ok(object) => Some(object),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub(crate) async fn list<K: Object>(&self, namespace: &str) -> Vec<K> {
+        self.client.list(namespace, &ListOptions::default()).await.expect("listed")
+    }
+
+    /// Waits until `reached` holds.
+    pub(crate) async fn until(&self, what: &str, reached: impl AsyncFn(&Self) -> bool) {
+        let waiting = async {
+            while !reached(self).await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("never came: {what}");
+        }
+    }
+}
+
+/// Binds every pod to its node (or to `n1`), makes it ready, and ends it when it is deleted.
+async fn play_node(client: Client) {
+    let store = Informer::<Pod>::new(client.clone(), ListOptions::default()).spawn();
+    let mut subscription = store.subscribe();
+    let mut addresses = 1_u32;
+    loop {
+        let pods: Vec<Arc<Pod>> = match subscription.changed().await {
+            Changes::Batch(changes) => changes.into_iter().filter_map(|c| c.new).collect(),
+            Changes::Resync => store.list(),
+        };
+        for pod in pods {
+            let (namespace, name) = (pod.namespace(), pod.name());
+            if pod.is_deleting() {
+                let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(pod.uid()) };
+                let _ = client.delete::<Pod>(namespace, name, &now).await;
+            } else if pod.spec.as_ref().and_then(|s| s.node_name.as_ref()).is_none() {
+                let node = pinned_to(&pod).unwrap_or("n1");
+                let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
+                client.create_subresource::<Pod>(namespace, name, "binding", &binding).await.expect("bound");
+            } else if pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).is_none() {
+                addresses += 1;
+                let ip = format!("10.244.{}.{}", addresses / 256, addresses % 256);
+                let status = json!({"status": {
+                    "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+                    "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+                let _ = client.patch::<Pod>(namespace, name, &Patch::Merge(status), Some("status")).await;
+            }
+        }
+    }
+}
+
+fn pinned_to(pod: &Pod) -> Option<&str> {
+    kybern_controller_manager::snapshot::node_of(pod)
+}
