@@ -3,6 +3,8 @@
 //! A struct's own rules come first, then those of what it holds, what was just added included. A child's default never
 //! makes its parent: only a rule for the parent does.
 
+use std::sync::Arc;
+
 use kybern_apimachinery::{Map, Value};
 
 use crate::types::{DefaultCondition, DefaultRule, KindType, Schema, StructType, Type};
@@ -75,12 +77,16 @@ fn is_zero(value: &Value) -> bool {
 }
 
 fn holds(condition: &DefaultCondition, object: &Map<String, Value>) -> bool {
-    let set = |key: &str| object.get(key).is_some_and(|v| !is_zero(v) || v.is_number() || v.is_boolean());
+    let at = |path: &[Arc<str>]| {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(object.get(first.as_ref())?, |value, key| value.get(key.as_ref()))
+    };
+    let set = |path| at(path).is_some_and(|v| !is_zero(v) || v.is_number() || v.is_boolean());
     match condition {
-        DefaultCondition::Equals(key, value) => object.get(key.as_ref()) == Some(value),
-        DefaultCondition::Differs(key, value) => object.get(key.as_ref()) != Some(value),
-        DefaultCondition::Set(key) => set(key),
-        DefaultCondition::Unset(key) => !set(key),
+        DefaultCondition::Equals(path, value) => at(path) == Some(value),
+        DefaultCondition::Differs(path, value) => at(path) != Some(value),
+        DefaultCondition::Set(path) => set(path),
+        DefaultCondition::Unset(path) => !set(path),
         DefaultCondition::Only(key) => object.keys().all(|k| k == key.as_ref()),
     }
 }
@@ -171,7 +177,7 @@ mod tests {
 
         let job = |spec: Value, expect: Value| {
             let kind = builtin().kind(&Gvk::new("batch", "v1", "Job")).unwrap();
-            let mut object = json!({"spec": spec});
+            let mut object = json!({"spec": spec, "apiVersion": "batch/v1", "kind": "Job"});
             apply_defaults(&kind, &mut object);
             assert_eq!(
                 [&object["spec"]["completions"], &object["spec"]["parallelism"], &object["spec"]["backoffLimit"]],

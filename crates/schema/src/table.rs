@@ -81,7 +81,8 @@ pub fn parse_defaults(schema: &mut Schema, text: &str) -> Result<(), TableError>
             return Err(failed("a rule has a struct, a field and a value".into()));
         };
         let id = *ids.get(name).ok_or_else(|| failed(format!("no struct {name}")))?;
-        let path: Vec<Arc<str>> = path.split('.').map(Arc::from).collect();
+        let split = |path: &str| path.split('.').map(Arc::from).collect::<Vec<Arc<str>>>();
+        let path = split(path);
         let leaf = leaf(schema, &schema.structs[id], &path).ok_or_else(|| failed(format!("no field {path:?}")))?;
         let mut rule = DefaultRule {
             replaces_zero: matches!(leaf.presence, Presence::OmitEmpty | Presence::Always),
@@ -94,10 +95,10 @@ pub fn parse_defaults(schema: &mut Schema, text: &str) -> Result<(), TableError>
             let [word, operand] = *pair else { return Err(failed("a condition has an operand".into())) };
             let equation = || operand.split_once('=').ok_or_else(|| failed(format!("{operand} is no equation")));
             rule.conditions.push(match word {
-                "when" => DefaultCondition::Equals(equation()?.0.into(), json(equation()?.1)?),
-                "unless" => DefaultCondition::Differs(equation()?.0.into(), json(equation()?.1)?),
-                "has" => DefaultCondition::Set(operand.into()),
-                "lacks" => DefaultCondition::Unset(operand.into()),
+                "when" => DefaultCondition::Equals(split(equation()?.0), json(equation()?.1)?),
+                "unless" => DefaultCondition::Differs(split(equation()?.0), json(equation()?.1)?),
+                "has" => DefaultCondition::Set(split(operand)),
+                "lacks" => DefaultCondition::Unset(split(operand)),
                 "only" => DefaultCondition::Only(operand.into()),
                 _ => return Err(failed(format!("unknown condition {word}"))),
             });

@@ -66,13 +66,13 @@ pub struct DefaultRule {
     pub conditions: Vec<DefaultCondition>,
 }
 
-/// A condition on another field of the struct that a [`DefaultRule`] is for.
+/// A condition on another field, or a path of fields, of the struct that a [`DefaultRule`] is for.
 #[derive(Debug)]
 pub enum DefaultCondition {
-    Equals(Arc<str>, Value),
-    Differs(Arc<str>, Value),
-    Set(Arc<str>),
-    Unset(Arc<str>),
+    Equals(Vec<Arc<str>>, Value),
+    Differs(Vec<Arc<str>>, Value),
+    Set(Vec<Arc<str>>),
+    Unset(Vec<Arc<str>>),
     /// No other field is set.
     Only(Arc<str>),
 }
