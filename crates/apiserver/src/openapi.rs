@@ -1,10 +1,12 @@
-//! `/openapi/v2` and `/openapi/v3`: documents are made when first asked for and kept as bytes.
+//! `/openapi/v2` and `/openapi/v3`: documents are made when first asked for and kept compressed.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, ETAG, IF_NONE_MATCH, LOCATION, VARY};
+use flate2::read::GzDecoder;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_schema::openapi::{self, Served};
@@ -14,12 +16,12 @@ use crate::options::Query;
 use crate::resource::Resource;
 use crate::resources::ResourceTable;
 use crate::server::Server;
-use crate::{Body, body};
+use crate::{Body, body, gzip};
 
 /// The documents of a resource table.
 pub(crate) struct Documents {
     served: Vec<Served>,
-    /// By path below `/openapi/`, and whether it is protobuf.
+    /// Compressed, by path below `/openapi/`, and whether it is protobuf.
     made: Mutex<HashMap<(String, bool), Bytes>>,
 }
 
@@ -30,14 +32,15 @@ impl Documents {
         Self { served, made: Mutex::default() }
     }
 
-    /// The bytes of a document; `None` where `make` finds none.
+    /// The compressed bytes of a document; `None` where `make` finds none.
     fn get(&self, path: &str, protobuf: bool, make: impl FnOnce() -> Option<Vec<u8>>) -> Option<Bytes> {
         let mut made = self.made.lock();
         let key = (path.to_owned(), protobuf);
         if let Some(bytes) = made.get(&key) {
             return Some(bytes.clone());
         }
-        let bytes = Bytes::from(make()?);
+        let bytes = std::iter::once(Bytes::from(make()?));
+        let bytes: Bytes = gzip::compress(bytes).flatten().collect::<Vec<u8>>().into();
         made.insert(key, bytes.clone());
         Some(bytes)
     }
@@ -122,20 +125,28 @@ fn v3(documents: &Documents, path: &str, version: &str, query: &Query, headers: 
     Some(response)
 }
 
-fn answer(bytes: Bytes, media: &'static str, hash: &str, headers: &HeaderMap) -> Response<Body> {
+fn answer(compressed: Bytes, media: &'static str, hash: &str, headers: &HeaderMap) -> Response<Body> {
     let etag = format!("\"{hash}\"");
     let known = headers.get(IF_NONE_MATCH).is_some_and(|e| e.as_bytes() == etag.as_bytes());
     let mut response = if known {
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
+    } else if gzip::accepted(headers) {
+        let mut response = body::response(StatusCode::OK, media, compressed);
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
     } else {
-        body::response(StatusCode::OK, media, bytes)
+        let mut plain = Vec::new();
+        match GzDecoder::new(&*compressed).read_to_end(&mut plain) {
+            Ok(_) => body::response(StatusCode::OK, media, plain),
+            Err(error) => body::error(&ApiError::internal(error)),
+        }
     };
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(ETAG, etag);
     }
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
     response
 }
 

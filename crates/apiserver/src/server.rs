@@ -73,6 +73,12 @@ pub(crate) struct Served {
     pub(crate) openapi: Documents,
 }
 
+impl Served {
+    fn new(table: ResourceTable) -> Self {
+        Self { discovery: Discovery::new(&table), openapi: Documents::new(&table), table }
+    }
+}
+
 /// See the module.
 pub struct Server {
     pub(crate) storage: Arc<dyn Storage>,
@@ -101,7 +107,7 @@ impl Server {
         }
         let table = ResourceTable::new(options.resources);
         let from = cache.load(&stored_kinds(&table)).await?;
-        let served = Served { discovery: Discovery::new(&table), openapi: Documents::new(&table), table };
+        let served = Served::new(table);
         let server = Arc::new(Self {
             storage: options.storage,
             cache: cache.clone(),
@@ -126,6 +132,19 @@ impl Server {
         });
         server.cache.catch_up().await?;
         Ok(server)
+    }
+
+    /// Serves other rows from now on, such as when a custom resource is defined or removed. Kinds that no row names any
+    /// more are forgotten; their objects stay in the store.
+    pub async fn set_resources(&self, rows: Vec<Resource>) -> Result<(), StorageError> {
+        let table = ResourceTable::new(rows);
+        let kinds = stored_kinds(&table);
+        for kind in &kinds {
+            self.cache.add(kind).await?;
+        }
+        self.served.store(Arc::new(Served::new(table)));
+        self.cache.retain(|prefix| kinds.iter().any(|kind| kind.prefix == prefix));
+        Ok(())
     }
 
     /// Serves one request: the single entry for connections and in-process callers. In-process callers put their

@@ -169,11 +169,12 @@ impl KindCache {
         }
     }
 
-    /// Takes in committed changes, in order; an entry that is `None` is a deletion.
+    /// Takes in committed changes, in order; an entry that is `None` is a deletion. What it has had already is ignored.
     pub(super) fn apply(&self, changes: Vec<(Arc<str>, Option<Entry>, Revision)>, now: Instant) {
         let mut state = self.state.write();
         let state = &mut *state;
-        for (key, entry, revision) in changes {
+        let known = state.revision;
+        for (key, entry, revision) in changes.into_iter().filter(|(_, _, revision)| *revision > known) {
             state.revision = revision;
             let (previous, entry, deleted) = match entry {
                 Some(entry) => {

@@ -32,8 +32,8 @@ const REPLAY: u64 = 1000;
 pub struct Cache {
     storage: Arc<dyn Storage>,
     kinds: ArcSwap<HashMap<String, Arc<KindCache>>>,
-    /// Kinds being added: they must not be fed before they are loaded.
-    adding: Mutex<()>,
+    /// Held while events are fed to the kinds.
+    feeding: Mutex<()>,
     observers: Mutex<Vec<Arc<dyn Observer>>>,
     applied: AtomicU64,
     progress: watch::Sender<Revision>,
@@ -45,7 +45,7 @@ impl Cache {
         Arc::new(Self {
             storage,
             kinds: ArcSwap::default(),
-            adding: Mutex::new(()),
+            feeding: Mutex::new(()),
             observers: Mutex::default(),
             applied: AtomicU64::new(0),
             progress: watch::channel(0).0,
@@ -65,35 +65,82 @@ impl Cache {
     async fn load_at(&self, kinds: &[Arc<StoredKind>], at: Revision) -> Result<(), StorageError> {
         let mut loaded = Vec::new();
         for kind in kinds {
-            let cache = KindCache::new(kind.clone(), at);
-            let mut after: Arc<str> = "".into();
-            loop {
-                let request = RangeRequest { prefix: &cache.prefix, after: &after, limit: PAGE, at: Some(at) };
-                let page = self.storage.range(request).await?;
-                let Some(last) = page.items.last() else { break };
-                after = last.key.clone();
-                let entries = page.items.into_iter().filter_map(|kv| {
-                    let entry = Entry::new(kind, cache.prefix.len(), kv.key, &kv.value, kv.mod_revision);
-                    entry.inspect_err(|error| tracing::error!(%error, "an object is left out")).ok()
-                });
-                let entries: Vec<Entry> = entries.collect();
-                for entry in &entries {
-                    self.observe(kind, entry.namespace(), entry.name(), Some(&entry.bytes));
-                }
-                cache.load(entries);
-                if !page.more {
-                    break;
+            loaded.push(Arc::new(self.read(kind, at).await?));
+        }
+        self.install(loaded);
+        Ok(())
+    }
+
+    /// A kind's objects at a revision.
+    async fn read(&self, kind: &Arc<StoredKind>, at: Revision) -> Result<KindCache, StorageError> {
+        let cache = KindCache::new(kind.clone(), at);
+        let mut after: Arc<str> = "".into();
+        loop {
+            let request = RangeRequest { prefix: &cache.prefix, after: &after, limit: PAGE, at: Some(at) };
+            let page = self.storage.range(request).await?;
+            let Some(last) = page.items.last() else { return Ok(cache) };
+            after = last.key.clone();
+            let entries = page.items.into_iter().filter_map(|kv| {
+                let entry = Entry::new(kind, cache.prefix.len(), kv.key, &kv.value, kv.mod_revision);
+                entry.inspect_err(|error| tracing::error!(%error, "an object is left out")).ok()
+            });
+            let entries: Vec<Entry> = entries.collect();
+            for entry in &entries {
+                self.observe(kind, entry.namespace(), entry.name(), Some(&entry.bytes));
+            }
+            cache.load(entries);
+            if !page.more {
+                return Ok(cache);
+            }
+        }
+    }
+
+    fn install(&self, loaded: Vec<Arc<KindCache>>) {
+        self.kinds.rcu(|kinds| {
+            let mut kinds = (**kinds).clone();
+            for cache in &loaded {
+                kinds.entry(cache.kind.prefix.clone()).or_insert_with(|| cache.clone());
+            }
+            kinds
+        });
+    }
+
+    /// Adds a kind while the store is being followed.
+    pub async fn add(&self, kind: &Arc<StoredKind>) -> Result<(), StorageError> {
+        if self.kind(&kind.prefix).is_some() {
+            return Ok(());
+        }
+        let mut reached = self.revision();
+        let cache = Arc::new(self.read(kind, reached).await?);
+        let mut watch = self.storage.watch(reached).await?;
+        loop {
+            {
+                // Nothing is fed meanwhile: the kind gets every event from here on, and ignores what it has had.
+                let _feeding = self.feeding.lock();
+                if self.revision() <= reached {
+                    self.install(vec![cache]);
+                    return Ok(());
                 }
             }
-            loaded.push(Arc::new(cache));
+            match watch.next().await {
+                Ok(events) => {
+                    reached = events.last().map_or(reached, |e| e.revision);
+                    let own: Vec<_> = events.into_iter().filter(|e| e.key.starts_with(&cache.prefix)).collect();
+                    let changes = own.into_iter().filter_map(|event| self.change(&cache, event)).collect();
+                    cache.apply(changes, Instant::now());
+                }
+                Err(Lagged { last }) => watch = self.storage.watch(last).await?,
+            }
         }
-        let _adding = self.adding.lock();
-        let mut all = (**self.kinds.load()).clone();
-        for cache in loaded {
-            all.entry(cache.kind.prefix.clone()).or_insert(cache);
-        }
-        self.kinds.store(Arc::new(all));
-        Ok(())
+    }
+
+    /// Forgets the kinds that `keep` does not name by prefix.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.kinds.rcu(|kinds| {
+            let mut kinds = (**kinds).clone();
+            kinds.retain(|prefix, _| keep(prefix));
+            kinds
+        });
     }
 
     /// Applies what is committed after a revision, for as long as the store is there. Answers why it ended.
@@ -125,25 +172,12 @@ impl Cache {
     fn apply(&self, events: Vec<Event>) {
         let Some(last) = events.last().map(|e| e.revision) else { return };
         let now = Instant::now();
+        let _feeding = self.feeding.lock();
         let kinds = self.kinds.load();
         let mut by_kind: Vec<(&Arc<KindCache>, Vec<_>)> = Vec::new();
         for event in events {
             let Some(cache) = kind_of(&kinds, &event.key) else { continue };
-            let entry = match &event.value {
-                Some(value) => {
-                    let entry = Entry::new(&cache.kind, cache.prefix.len(), event.key.clone(), value, event.revision);
-                    match entry {
-                        Ok(entry) => Some(entry),
-                        Err(error) => {
-                            tracing::error!(%error, "a change is left out");
-                            continue;
-                        }
-                    }
-                }
-                None => None,
-            };
-            self.observe_change(cache, &event.key, entry.as_ref());
-            let change = (event.key, entry, event.revision);
+            let Some(change) = self.change(cache, event) else { continue };
             match by_kind.iter_mut().find(|(c, _)| Arc::ptr_eq(c, cache)) {
                 Some((_, changes)) => changes.push(change),
                 None => by_kind.push((cache, vec![change])),
@@ -153,6 +187,22 @@ impl Cache {
             cache.apply(changes, now);
         }
         self.advance(last);
+    }
+
+    /// Makes an event what a kind's cache takes, and shows it to observers. `None` for a value that is no object.
+    fn change(&self, cache: &KindCache, event: Event) -> Option<(Arc<str>, Option<Entry>, Revision)> {
+        let entry = match &event.value {
+            Some(value) => {
+                let entry = Entry::new(&cache.kind, cache.prefix.len(), event.key.clone(), value, event.revision);
+                Some(entry.inspect_err(|error| tracing::error!(%error, "a change is left out")).ok()?)
+            }
+            None => None,
+        };
+        let own = &event.key[cache.prefix.len()..];
+        let (namespace, name) =
+            if cache.kind.namespaced { own.split_once('/').unwrap_or(("", own)) } else { ("", own) };
+        self.observe(&cache.kind, namespace, name, entry.as_ref().map(|e| &*e.bytes));
+        Some((event.key, entry, event.revision))
     }
 
     fn advance(&self, revision: Revision) {
@@ -194,13 +244,6 @@ impl Cache {
     /// Must be called before kinds are loaded: an observer sees every object.
     pub fn add_observer(&self, observer: Arc<dyn Observer>) {
         self.observers.lock().push(observer);
-    }
-
-    fn observe_change(&self, cache: &KindCache, key: &str, entry: Option<&Entry>) {
-        let own = &key[cache.prefix.len()..];
-        let (namespace, name) =
-            if cache.kind.namespaced { own.split_once('/').unwrap_or(("", own)) } else { ("", own) };
-        self.observe(&cache.kind, namespace, name, entry.map(|e| &*e.bytes));
     }
 
     fn observe(&self, kind: &StoredKind, namespace: &str, name: &str, object: Option<&[u8]>) {

@@ -93,7 +93,7 @@ impl Strategy for Namespaces {
     }
 }
 
-fn rows() -> Vec<Resource> {
+pub(crate) fn rows() -> Vec<Resource> {
     let mut pods = row("", "v1", "Pod", true, Arc::new(Pods));
     pods.subresources = vec![part("status", Gvk::new("", "v1", "Pod"), SubresourceHandler::Part(Arc::new(Plain)))];
     let mut deployments = row("apps", "v1", "Deployment", true, Arc::new(Plain));
@@ -116,7 +116,7 @@ fn rows() -> Vec<Resource> {
 }
 
 /// `nobody` may do nothing, everyone else everything.
-struct Rules;
+pub(crate) struct Rules;
 impl Authorizer for Rules {
     fn authorize(&self, attributes: &Attributes) -> Decision {
         if attributes.user.name == "nobody" { Decision::NoOpinion(String::new()) } else { Decision::Allow }
@@ -247,4 +247,10 @@ pub(crate) fn deployment(name: &str) -> Value {
 
 pub(crate) fn revision(object: &Value) -> u64 {
     object::resource_version(object).parse().unwrap()
+}
+
+pub(crate) fn pod_in(namespace: &str, name: &str, node: &str) -> Value {
+    let mut pod = pod(name, node);
+    object::set(&mut pod, &["metadata", "namespace"], namespace);
+    pod
 }

@@ -2,6 +2,7 @@
 
 mod deletes;
 mod fixture;
+mod parts;
 mod patches;
 mod protocol;
 mod reads;

@@ -119,3 +119,23 @@ async fn every_answer_has_an_audit_id() {
     assert_eq!(given.headers["audit-id"], "mine");
     assert_eq!(given.headers["cache-control"], "no-cache, private");
 }
+
+#[tokio::test]
+async fn openapi() {
+    let client = Client::new().await;
+    let index = client.get("/openapi/v3").await.ok();
+    let address = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let apps = client.get(&address).await;
+    assert_eq!(apps.headers["cache-control"], "public, immutable");
+    assert!(apps.ok()["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"].is_object());
+    assert_eq!(client.get("/openapi/v3/apis/none/v1").await.code, 404);
+    let v2 = client.get("/openapi/v2").await;
+    let etag = v2.headers["etag"].to_str().unwrap().to_owned();
+    assert!(v2.ok()["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    assert_eq!(client.send("GET", "/openapi/v2", &[("if-none-match", &etag)], "").await.code, 304);
+    let accept =
+        [("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"), ("accept-encoding", "gzip")];
+    let protobuf = client.send("GET", "/openapi/v2", &accept, "").await;
+    assert_eq!(protobuf.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert_eq!(protobuf.headers["content-encoding"], "gzip");
+}

@@ -1,0 +1,173 @@
+//! Real connections on the loopback: TLS, client certificates, renewal, HTTP/1.1 and HTTP/2, bad clients.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use kybern_apiserver::access::{Attributes, Authenticator, Authorizer, Credentials, Decision, UserInfo};
+use kybern_apiserver::{Body, BoxFuture, Options, Server, body, serve};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+struct Ca {
+    certificate: rcgen::Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Ca {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self { certificate: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
+    }
+
+    fn issue(&self, name: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
+    fn key(&self, name: &str) -> CertifiedKey {
+        let (certificate, key) = self.issue(name);
+        let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+        CertifiedKey::new(vec![certificate], key)
+    }
+}
+
+#[derive(Debug)]
+struct Renewable(ArcSwap<CertifiedKey>);
+impl ResolvesServerCert for Renewable {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// Names the user after how many certificates the client showed.
+struct Counting;
+impl Authenticator for Counting {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
+        let name = format!("user-{}", credentials.client_certificates.len());
+        Box::pin(async { Ok(Some(UserInfo { name, ..UserInfo::default() })) })
+    }
+}
+
+/// Refuses everybody, and so tells in its text who asked.
+struct Nobody;
+impl Authorizer for Nobody {
+    fn authorize(&self, _: &Attributes) -> Decision {
+        Decision::NoOpinion(String::new())
+    }
+}
+
+struct Fixture {
+    address: std::net::SocketAddr,
+    ca: Ca,
+    certificate: Arc<Renewable>,
+}
+
+async fn start() -> Fixture {
+    let ca = Ca::new();
+    let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
+    options.authenticators = vec![Arc::new(Counting)];
+    options.authorizers = vec![Arc::new(Nobody)];
+    let server = Server::start(options).await.unwrap();
+    let certificate = Arc::new(Renewable(ArcSwap::from_pointee(ca.key("localhost"))));
+    let tls = serve::tls_config(certificate.clone(), &[ca.certificate.der().clone()]).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve::serve(server, listener, Arc::new(tls)));
+    Fixture { address, ca, certificate }
+}
+
+impl Fixture {
+    async fn connect(
+        &self,
+        client: Option<&Ca>,
+        h2: bool,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.ca.certificate.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match client {
+            None => builder.with_no_client_auth(),
+            Some(ca) => {
+                let (certificate, key) = ca.issue("client");
+                builder.with_client_auth_cert(vec![certificate], key).unwrap()
+            }
+        };
+        config.alpn_protocols = if h2 { vec![b"h2".to_vec()] } else { Vec::new() };
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    async fn get(&self, client: Option<&Ca>, h2: bool) -> String {
+        let stream = TokioIo::new(self.connect(client, h2).await.unwrap());
+        let request =
+            Request::get("https://localhost/metrics").header("host", "localhost").body(body::empty()).unwrap();
+        let response: Response<hyper::body::Incoming> = if h2 {
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(request).await.unwrap()
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(stream).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(request).await.unwrap()
+        };
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn both_protocols_with_and_without_a_client_certificate() {
+    let fixture = start().await;
+    for h2 in [false, true] {
+        assert!(fixture.get(None, h2).await.contains("user-0"));
+        assert!(fixture.get(Some(&fixture.ca), h2).await.contains("user-1"));
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_refused() {
+    let fixture = start().await;
+    // With TLS 1.3 the client learns of it when it reads.
+    let refused = match fixture.connect(Some(&Ca::new()), false).await {
+        Err(_) => true,
+        Ok(mut stream) => stream.read(&mut [0; 1]).await.is_err(),
+    };
+    assert!(refused);
+}
+
+#[tokio::test]
+async fn the_certificate_is_renewed_while_serving() {
+    let fixture = start().await;
+    let shown = async || {
+        let stream = fixture.connect(None, false).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    };
+    let before = shown().await;
+    fixture.certificate.0.store(Arc::new(fixture.ca.key("localhost")));
+    assert_ne!(shown().await, before);
+}
+
+#[tokio::test]
+async fn garbage_does_no_harm() {
+    let fixture = start().await;
+    let mut plain = TcpStream::connect(fixture.address).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut tls = fixture.connect(None, false).await.unwrap();
+    tls.write_all(b"\x00\xff nonsense\r\n\r\n").await.unwrap();
+    let _ = tls.read(&mut [0; 512]).await;
+    assert!(fixture.get(None, false).await.contains("user-0"));
+}

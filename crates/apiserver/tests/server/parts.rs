@@ -1,0 +1,246 @@
+//! What the server offers to its other parts: objects, observers, rows that change, the store on disk.
+
+use std::sync::Arc;
+
+use kybern_apimachinery::{ApiError, Value, json, object};
+use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::connect::{ConnectRequest, Connector, Objects, Observer};
+use kybern_apiserver::resource::{Subresource, SubresourceHandler};
+use kybern_apiserver::strategy::{Plain, Reservation, Strategy};
+use kybern_apiserver::{Body, BoxFuture, Options, Server, body};
+use kybern_storage::Storage;
+use kybern_storage::memory::Memory;
+use kybern_storage::sqlite::Sqlite;
+use parking_lot::Mutex;
+
+use crate::fixture::*;
+
+async fn server(change: impl FnOnce(&mut Options)) -> Client {
+    let mut options = Options::new(Arc::new(Memory::default()));
+    options.resources = rows();
+    options.authorizers = vec![Arc::new(Rules)];
+    change(&mut options);
+    Client { server: Server::start(options).await.unwrap(), user: "admin" }
+}
+
+#[tokio::test]
+async fn objects_are_reached_from_within() {
+    let client = Client::new().await;
+    let objects: &dyn Objects = &*client.server;
+    objects.create("", "pods", pod_in("ns", "a", "")).await.unwrap();
+    // A binding: what no client may change, and what the strategy would refuse.
+    let bind = |pod: &mut Value| {
+        object::set(pod, &["spec", "nodeName"], "n1");
+        Ok(())
+    };
+    let bound = objects.update("", "pods", "ns", "a", &bind).await.unwrap();
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(client.get(&format!("{PODS}/a")).await.ok(), bound);
+    let refuse = |_: &mut Value| Err(ApiError::bad_request("no"));
+    assert_eq!(objects.update("", "pods", "ns", "a", &refuse).await.unwrap_err().code(), 400);
+    assert_eq!(objects.list("", "pods", "").await.unwrap(), [bound]);
+    assert!(objects.list("", "pods", "other").await.unwrap().is_empty());
+    objects.delete("", "pods", "ns", "a", json!({"gracePeriodSeconds": 0})).await.unwrap();
+    assert_eq!(objects.get("", "pods", "ns", "a").await.unwrap_err().message(), "pods \"a\" not found");
+}
+
+#[derive(Default)]
+struct Seen(Mutex<Vec<String>>);
+impl Observer for Seen {
+    fn observes(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "configmaps")]
+    }
+    fn changed(&self, _: &str, resource: &str, namespace: &str, name: &str, object: Option<&[u8]>) {
+        let what = if object.is_some() { "put" } else { "gone" };
+        self.0.lock().push(format!("{what} {resource} {namespace}/{name}"));
+    }
+}
+
+#[tokio::test]
+async fn observers_see_a_change_before_its_author() {
+    let storage = Arc::new(Memory::default());
+    Client::on(storage.clone()).await.post(CONFIG_MAPS, config_map("before", "")).await.ok();
+    storage.compact(2).await.unwrap();
+    let seen = Arc::new(Seen::default());
+    let client = server(|options| {
+        options.storage = storage;
+        options.observers = vec![seen.clone()];
+    })
+    .await;
+    client.post(CONFIG_MAPS, config_map("a", "")).await.ok();
+    assert_eq!(*seen.0.lock(), ["put configmaps ns/before", "put configmaps ns/a"]);
+    client.post(PODS, pod("a", "")).await.ok();
+    client.delete(&format!("{CONFIG_MAPS}/a")).await.ok();
+    assert_eq!(seen.0.lock()[2..], ["gone configmaps ns/a"]);
+}
+
+/// Labels what is created, and refuses what is named `bad`.
+struct Labels;
+impl AdmissionPlugin for Labels {
+    fn name(&self) -> &'static str {
+        "Labels"
+    }
+    fn admit<'a>(
+        &'a self,
+        request: &'a AdmissionRequest<'a>,
+        object: Option<&'a mut Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        if let (Operation::Create, Some(object)) = (request.operation, object) {
+            object::set(object, &["metadata", "labels", "admitted"], request.user.name.as_str());
+        }
+        Box::pin(async { Ok(()) })
+    }
+    fn validate<'a>(
+        &'a self,
+        request: &'a AdmissionRequest<'a>,
+        _: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let bad = request.name == "bad" && request.operation != Operation::Delete;
+        let refusal = ApiError::forbidden(&request.resource.gvr.group_resource(), request.name, "it is bad");
+        Box::pin(async move { if bad { Err(refusal) } else { Ok(()) } })
+    }
+}
+
+#[tokio::test]
+async fn admission_changes_and_refuses() {
+    let client = server(|options| options.admission = vec![Arc::new(Labels)]).await;
+    let created = client.post(CONFIG_MAPS, config_map("a", "")).await.ok();
+    assert_eq!(object::label(&created, "admitted"), Some("admin"));
+    let (code, text) = client.post(CONFIG_MAPS, config_map("bad", "")).await.status();
+    assert_eq!((code, text.as_str()), (403, "configmaps \"bad\" is forbidden: it is bad"));
+}
+
+/// Echoes the body it gets, as JSON.
+struct Echo;
+impl Connector for Echo {
+    fn connect<'a>(
+        &'a self,
+        _: &'a dyn Objects,
+        request: ConnectRequest,
+    ) -> BoxFuture<'a, Result<http::Response<Body>, ApiError>> {
+        Box::pin(async move {
+            let bytes = body::read(request.request.into_body()).await?;
+            Ok(body::response(http::StatusCode::CREATED, "application/json", bytes))
+        })
+    }
+}
+
+#[tokio::test]
+async fn connectors_speak_json_whatever_the_client_speaks() {
+    let gvk = kybern_apimachinery::Gvk::new("", "v1", "Binding");
+    let client = server(|options| {
+        let handler = SubresourceHandler::Connect(Arc::new(Echo));
+        let binding = Subresource { name: "binding".into(), verbs: vec!["create".into()], kind: gvk.clone(), handler };
+        options.resources.iter_mut().find(|r| r.kind == "Pod").unwrap().subresources.push(binding);
+    })
+    .await;
+    let kind = kybern_schema::builtin().kind(&gvk).unwrap();
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a"}, "target": {"name": "n"}});
+    let path = format!("{PODS}/a/binding");
+    assert_eq!(client.post(&path, binding.clone()).await.ok()["target"]["name"], "n");
+    let media = "application/vnd.kubernetes.protobuf";
+    let bytes = kybern_schema::proto::encode(&kind, &binding).unwrap();
+    let answer = client.send("POST", &path, &[("content-type", media), ("accept", media)], bytes).await;
+    assert_eq!(answer.code, 201);
+    assert_eq!(kybern_schema::proto::decode(&kind, &answer.bytes).unwrap()["target"]["name"], "n");
+}
+
+/// Claims every name, and remembers which claims were kept.
+#[derive(Default)]
+struct Claims(Arc<Mutex<Vec<String>>>);
+struct Claim(Arc<Mutex<Vec<String>>>, String);
+impl Reservation for Claim {
+    fn commit(self: Box<Self>) {
+        self.0.lock().push(self.1);
+    }
+}
+impl Strategy for Claims {
+    fn reserve<'a>(
+        &'a self,
+        object: &'a mut Value,
+        old: Option<&'a Value>,
+        _: bool,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, ApiError>> {
+        object::set(object, &["data", "claimed"], "yes");
+        let claim = Claim(self.0.clone(), object::name(object).to_owned());
+        let claim = old.is_none().then(|| Box::new(claim) as Box<dyn Reservation>);
+        Box::pin(async { Ok(claim) })
+    }
+    fn after_delete(&self, object: &Value) {
+        self.0.lock().retain(|name| name != object::name(object));
+    }
+}
+
+#[tokio::test]
+async fn reservations_are_kept_by_what_is_committed() {
+    let claims = Arc::new(Mutex::new(Vec::new()));
+    let strategy = Arc::new(Claims(claims.clone()));
+    let client = server(|options| options.resources = vec![row("", "v1", "ConfigMap", true, strategy)]).await;
+    assert_eq!(client.post(CONFIG_MAPS, config_map("a", "")).await.ok()["data"]["claimed"], "yes");
+    assert_eq!(client.post(CONFIG_MAPS, config_map("a", "")).await.code, 409);
+    client.post(&format!("{CONFIG_MAPS}?dryRun=All"), config_map("b", "")).await.ok();
+    assert_eq!(*claims.lock(), ["a"]);
+    client.delete(&format!("{CONFIG_MAPS}/a")).await.ok();
+    assert!(claims.lock().is_empty());
+}
+
+#[tokio::test]
+async fn rows_come_and_go() {
+    let client = server(|options| options.resources.truncate(1)).await;
+    client.post(CONFIG_MAPS, config_map("a", "")).await.ok();
+    assert_eq!(client.get(PODS).await.code, 404);
+    client.server.set_resources(rows()).await.unwrap();
+    client.post(PODS, pod("p", "")).await.ok();
+    let only = vec![row("", "v1", "Pod", true, Arc::new(Plain))];
+    client.server.set_resources(only).await.unwrap();
+    assert_eq!(client.get(CONFIG_MAPS).await.code, 404);
+    assert_eq!(client.get(&format!("{PODS}/p")).await.code, 200);
+    // What was stored is found again.
+    client.server.set_resources(rows()).await.unwrap();
+    assert_eq!(client.get(&format!("{CONFIG_MAPS}/a")).await.code, 200);
+}
+
+#[tokio::test]
+async fn a_kind_that_is_added_under_load_misses_nothing() {
+    let storage: Arc<dyn Storage> = Arc::new(Memory::default());
+    let writer = Client::on(storage.clone()).await;
+    let client = server(|options| {
+        options.storage = storage;
+        options.resources.truncate(1);
+    })
+    .await;
+    let writing = tokio::spawn(async move {
+        for i in 0..300 {
+            writer.post(PODS, pod(&format!("p{i}"), "")).await.ok();
+        }
+    });
+    tokio::task::yield_now().await;
+    client.server.set_resources(rows()).await.unwrap();
+    writing.await.unwrap();
+    assert_eq!(client.get(PODS).await.ok()["items"].as_array().unwrap().len(), 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_on_disk_keeps_objects_and_watches() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || Sqlite::open(directory.path(), Default::default());
+    let client = Client::on(Arc::new(open().unwrap())).await;
+    let first = client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let tasks = (0..50).map(|i| {
+        let client = Client { server: client.server.clone(), user: "admin" };
+        tokio::spawn(async move { client.post(CONFIG_MAPS, config_map(&format!("c{i}"), "1")).await.ok() })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    // As after a crash: another server on a copy of the files.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["state.db", "state.db-wal"] {
+        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let again = Client::on(Arc::new(Sqlite::open(copy.path(), Default::default()).unwrap())).await;
+    assert_eq!(again.get(CONFIG_MAPS).await.ok(), client.get(CONFIG_MAPS).await.ok());
+    let path = format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&resourceVersion={}", revision(&first));
+    let events = again.get(&path).await;
+    assert_eq!(String::from_utf8_lossy(&events.bytes).matches("\"type\":\"ADDED\"").count(), 50);
+}
