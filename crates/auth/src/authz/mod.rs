@@ -4,6 +4,8 @@ mod modes;
 pub mod node;
 pub mod rbac;
 
+use std::sync::Arc;
+
 use kybern_apiserver::access::{Attributes, Authorizer, Decision};
 
 pub use modes::{Mode, UnknownMode, parse_modes};
@@ -38,17 +40,22 @@ impl Authorizer for AlwaysDeny {
     }
 }
 
-/// Asks a list: the first `Allow` or `Deny` counts; reasons of the others are gathered.
-pub fn decide(authorizers: &[std::sync::Arc<dyn Authorizer>], attributes: &Attributes) -> Decision {
-    let mut reasons = Vec::new();
-    for authorizer in authorizers {
-        match authorizer.authorize(attributes) {
-            Decision::NoOpinion(reason) if reason.is_empty() => {}
-            Decision::NoOpinion(reason) => reasons.push(reason),
-            answer => return answer,
+/// Asks a list in order: the first `Allow` or `Deny` counts; the reasons of the others are gathered.
+#[derive(Clone)]
+pub struct Union(pub Vec<Arc<dyn Authorizer>>);
+
+impl Authorizer for Union {
+    fn authorize(&self, attributes: &Attributes) -> Decision {
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            match authorizer.authorize(attributes) {
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                answer => return answer,
+            }
         }
+        Decision::NoOpinion(reasons.join("\n"))
     }
-    Decision::NoOpinion(reasons.join("\n"))
 }
 
 /// The text after `is forbidden: ` of a refusal (`pkg/endpoints/handlers/responsewriters`).
@@ -103,8 +110,8 @@ mod tests {
 
     #[test]
     fn the_first_opinion_counts() {
-        let ask = |list: &[std::sync::Arc<dyn Authorizer>]| decide(list, &Attributes::default());
-        assert_eq!(ask(&[std::sync::Arc::new(Masters), std::sync::Arc::new(AlwaysAllow)]), Decision::Allow);
-        assert_eq!(ask(&[std::sync::Arc::new(AlwaysDeny)]), Decision::NoOpinion("Everything is forbidden.".into()));
+        let ask = |list: &[Arc<dyn Authorizer>]| Union(list.to_vec()).authorize(&Attributes::default());
+        assert_eq!(ask(&[Arc::new(Masters), Arc::new(AlwaysAllow)]), Decision::Allow);
+        assert_eq!(ask(&[Arc::new(AlwaysDeny)]), Decision::NoOpinion("Everything is forbidden.".into()));
     }
 }

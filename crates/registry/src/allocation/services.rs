@@ -1,11 +1,12 @@
 //! Cluster IPs and node ports of Services.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use kybern_apimachinery::Value;
+use kybern_apiserver::connect::Observer;
 use kybern_apiserver::strategy::Reservation;
 use parking_lot::Mutex;
 
@@ -23,7 +24,7 @@ struct Pools {
 /// The allocators of one cluster.
 #[derive(Debug)]
 pub struct ServiceAllocators {
-    network: Ipv4Net,
+    network: IpNet,
     ports: RangeInclusive<u16>,
     pools: Mutex<Pools>,
 }
@@ -31,7 +32,7 @@ pub struct ServiceAllocators {
 /// What a Service holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceClaims {
-    pub ips: Vec<Ipv4Addr>,
+    pub ips: Vec<IpAddr>,
     /// Protocol (see [`protocol`]) and port.
     pub ports: Vec<(usize, u16)>,
 }
@@ -50,7 +51,7 @@ impl ServiceClaims {
             "ExternalName" => Vec::new(),
             _ => {
                 let all = list(spec, "clusterIPs").iter().filter_map(Value::as_str);
-                let mut ips: Vec<Ipv4Addr> =
+                let mut ips: Vec<IpAddr> =
                     all.chain([text(spec, "clusterIP")]).filter_map(|ip| ip.parse().ok()).collect();
                 ips.dedup();
                 ips
@@ -70,8 +71,14 @@ impl ServiceClaims {
 
 impl ServiceAllocators {
     /// `--service-cluster-ip-range` and `--service-node-port-range`.
-    pub fn new(network: Ipv4Net, ports: RangeInclusive<u16>) -> Self {
-        let size = u32::MAX.checked_shr(u32::from(network.prefix_len())).unwrap_or(0).saturating_sub(1);
+    pub fn new(network: IpNet, ports: RangeInclusive<u16>) -> Self {
+        let bits = u32::from(network.max_prefix_len() - network.prefix_len());
+        // Without the first address, and in IPv4 without the last; upstream caps IPv6 ranges at 64 Ki addresses.
+        let size = match network {
+            IpNet::V4(_) => 1u64.checked_shl(bits).unwrap_or(0).saturating_sub(2),
+            IpNet::V6(_) => (1u64 << bits.min(16)) - 1,
+        };
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
         let port_count = u32::from(*ports.end()).saturating_sub(u32::from(*ports.start())) + 1;
         // The sizes of upstream's static bands.
         let ips = Pool::new(size, if size < 16 { 0 } else { (size / 16).clamp(16, 256) });
@@ -79,46 +86,39 @@ impl ServiceAllocators {
         Self { network, ports, pools: Mutex::new(Pools { ips, ports: [pool(), pool(), pool()] }) }
     }
 
-    pub fn network(&self) -> Ipv4Net {
+    pub fn network(&self) -> IpNet {
         self.network
     }
 
     /// The address of the Service `kubernetes`.
-    pub fn first_ip(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.network.network()) + 1)
+    pub fn first_ip(&self) -> IpAddr {
+        self.nth_ip(0)
     }
 
-    fn ip_offset(&self, ip: Ipv4Addr) -> Option<u32> {
-        u32::from(ip).checked_sub(u32::from(self.first_ip()))
+    fn nth_ip(&self, offset: u32) -> IpAddr {
+        match self.network.network() {
+            IpAddr::V4(base) => (u32::from(base) + 1 + offset).to_be_bytes().into(),
+            IpAddr::V6(base) => Ipv6Addr::from(u128::from(base) + 1 + u128::from(offset)).into(),
+        }
+    }
+
+    fn ip_offset(&self, ip: IpAddr) -> Option<u32> {
+        match (ip, self.first_ip()) {
+            (IpAddr::V4(ip), IpAddr::V4(first)) => u32::from(ip).checked_sub(u32::from(first)),
+            (IpAddr::V6(ip), IpAddr::V6(first)) => {
+                u128::from(ip).checked_sub(u128::from(first)).and_then(|o| u32::try_from(o).ok())
+            }
+            _ => None,
+        }
+    }
+
+    /// `IPv4` or `IPv6`: the one family that Services have here.
+    pub fn family(&self) -> &'static str {
+        if self.network.addr().is_ipv4() { "IPv4" } else { "IPv6" }
     }
 
     fn port_offset(&self, port: u16) -> Option<u32> {
         port.checked_sub(*self.ports.start()).map(u32::from)
-    }
-
-    /// Takes over what existing Services hold; answers what two of them hold at once.
-    pub fn repair<'a>(&self, services: impl IntoIterator<Item = &'a Value>) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut pools = self.pools.lock();
-        for service in services {
-            let claims = ServiceClaims::of(service);
-            let key = kybern_apimachinery::object::key(service);
-            for ip in claims.ips {
-                if self.ip_offset(ip).is_none_or(|o| pools.ips.claim(o).is_err()) {
-                    problems.push(format!(
-                        "cluster IP {ip} of service {key} is outside the range or held by another service"
-                    ));
-                }
-            }
-            for (protocol, port) in claims.ports {
-                if self.port_offset(port).is_none_or(|o| pools.ports[protocol].claim(o).is_err()) {
-                    problems.push(format!(
-                        "node port {port} of service {key} is outside the range or held by another service"
-                    ));
-                }
-            }
-        }
-        problems
     }
 
     /// Frees what a deleted Service held.
@@ -145,6 +145,29 @@ impl ServiceAllocators {
     }
 }
 
+/// Takes over what the stored Services hold when the server starts. Later commits show claims that were made before them,
+/// which changes nothing.
+impl Observer for ServiceAllocators {
+    fn observes(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "services")]
+    }
+
+    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, _name: &str, object: Option<&[u8]>) {
+        // What a deleted Service held is freed by its strategy, which still knows it.
+        let Some(service) = object.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok()) else { return };
+        let claims = ServiceClaims::of(&service);
+        let mut pools = self.pools.lock();
+        for offset in claims.ips.into_iter().filter_map(|ip| self.ip_offset(ip)) {
+            let _ = pools.ips.claim(offset);
+        }
+        for (protocol, port) in claims.ports {
+            if let Some(offset) = self.port_offset(port) {
+                let _ = pools.ports[protocol].claim(offset);
+            }
+        }
+    }
+}
+
 /// Claims of one write.
 pub struct Claiming {
     allocators: Arc<ServiceAllocators>,
@@ -156,7 +179,7 @@ pub struct Claiming {
 
 impl Claiming {
     /// A given address; the error is upstream's reason.
-    pub fn ip(&mut self, ip: Ipv4Addr) -> Result<(), String> {
+    pub fn ip(&mut self, ip: IpAddr) -> Result<(), String> {
         let range = self.allocators.network;
         let outside = || format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}");
         let offset = self.allocators.ip_offset(ip).ok_or_else(outside)?;
@@ -170,9 +193,9 @@ impl Claiming {
         }
     }
 
-    pub fn any_ip(&mut self) -> Result<Ipv4Addr, String> {
+    pub fn any_ip(&mut self) -> Result<IpAddr, String> {
         let offset = self.allocators.pools.lock().ips.pick(random()).map_err(|_| "range is full".to_owned())?;
-        let ip = Ipv4Addr::from(u32::from(self.allocators.first_ip()) + offset);
+        let ip = self.allocators.nth_ip(offset);
         self.taken.ips.push(ip);
         Ok(ip)
     }
@@ -240,7 +263,7 @@ mod tests {
     #[test]
     fn claims_are_freed_unless_committed() {
         let allocators = allocators();
-        let ip: Ipv4Addr = "10.96.0.10".parse().unwrap();
+        let ip: IpAddr = "10.96.0.10".parse().unwrap();
         let mut first = allocators.begin(false);
         first.ip(ip).unwrap();
         assert_eq!(allocators.begin(false).ip(ip).unwrap_err(), "provided IP is already allocated");
@@ -274,12 +297,27 @@ mod tests {
     }
 
     #[test]
-    fn repair_finds_what_two_hold() {
-        let service = |name: &str| {
-            json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.5",
-            "clusterIPs": ["10.96.0.5"], "ports": [{"protocol": "TCP", "nodePort": 30001}]}})
-        };
-        let problems = allocators().repair([&service("a"), &service("b")]);
-        assert_eq!(problems.len(), 2, "{problems:?}");
+    fn a_start_takes_over_what_is_held() {
+        let allocators = allocators();
+        let service = json!({"metadata": {"name": "a"}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.5",
+            "clusterIPs": ["10.96.0.5"], "ports": [{"protocol": "TCP", "nodePort": 30001}]}});
+        for _ in 0..2 {
+            allocators.changed("", "services", "", "a", Some(service.to_string().as_bytes()));
+        }
+        let mut claims = allocators.begin(false);
+        assert!(claims.ip("10.96.0.5".parse().unwrap()).is_err() && claims.port(0, 30001).is_err());
+        allocators.release(&ServiceClaims::of(&service));
+        assert!(claims.ip("10.96.0.5".parse().unwrap()).is_ok() && claims.port(0, 30001).is_ok());
+    }
+
+    #[test]
+    fn both_families_count_alike() {
+        let v6 = ServiceAllocators::new("fd00::/108".parse().unwrap(), 30000..=30003);
+        assert_eq!(
+            (v6.first_ip().to_string(), v6.nth_ip(16).to_string()),
+            ("fd00::1".to_owned(), "fd00::11".to_owned())
+        );
+        assert_eq!(v6.ip_offset("fd00::11".parse().unwrap()), Some(16));
+        assert_eq!(v6.family(), "IPv6");
     }
 }

@@ -5,7 +5,10 @@ mod component_status;
 mod eviction;
 mod exchange;
 pub mod kubelet;
+mod pod;
+mod proxy;
 mod review;
+mod stream;
 mod token;
 
 use std::sync::Arc;
@@ -16,9 +19,17 @@ use crate::Deps;
 
 /// Serves a subresource of a core resource; `None` for one that does not exist.
 pub fn connector(resource: &str, subresource: &str, deps: &Deps) -> Option<Arc<dyn Connector>> {
+    let kubelet = deps.kubelet.clone();
     Some(match (resource, subresource) {
         ("pods", "binding") => Arc::new(binding::Binding { clock: deps.clock.clone() }),
         ("pods", "eviction") => Arc::new(eviction::Eviction { clock: deps.clock.clone() }),
+        ("pods", "log") => Arc::new(pod::Log { kubelet }),
+        ("pods", "exec") => Arc::new(pod::Streams { kubelet, call: pod::Call::Exec }),
+        ("pods", "attach") => Arc::new(pod::Streams { kubelet, call: pod::Call::Attach }),
+        ("pods", "portforward") => Arc::new(pod::Streams { kubelet, call: pod::Call::PortForward }),
+        ("pods", "proxy") => Arc::new(proxy::Proxy { kubelet, target: proxy::Target::Pod }),
+        ("services", "proxy") => Arc::new(proxy::Proxy { kubelet, target: proxy::Target::Service }),
+        ("nodes", "proxy") => Arc::new(proxy::Proxy { kubelet, target: proxy::Target::Node }),
         ("serviceaccounts", "token") => {
             Arc::new(token::TokenRequest { issuer: deps.issuer.clone(), clock: deps.clock.clone() })
         }

@@ -31,7 +31,7 @@ pub(super) fn claim(
     let mut claims = allocators.begin(dry_run);
     let held = old.map(ServiceClaims::of).unwrap_or_default();
     let mut errors = Vec::new();
-    addresses(&mut claims, &mut service["spec"], &held, &mut errors);
+    addresses(&mut claims, allocators.family(), &mut service["spec"], &held, &mut errors);
     if errors.is_empty() {
         ports(&mut claims, &mut service["spec"], &held, &mut errors);
     }
@@ -46,11 +46,21 @@ pub(super) fn claim(
     Ok(claims)
 }
 
-fn addresses(claims: &mut Claiming, spec: &mut Value, held: &ServiceClaims, errors: &mut Vec<FieldError>) {
+fn addresses(
+    claims: &mut Claiming,
+    family: &str,
+    spec: &mut Value,
+    held: &ServiceClaims,
+    errors: &mut Vec<FieldError>,
+) {
     if !needs_ip(text(spec, "type")) {
         return;
     }
-    default(spec, "ipFamilies", json!(["IPv4"]));
+    default(spec, "ipFamilies", json!([family]));
+    for (i, other) in list(spec, "ipFamilies").iter().enumerate().filter(|(_, f)| *f != family) {
+        let path = FieldPath::new("spec.ipFamilies").index(i);
+        errors.push(FieldError::invalid(&path, other.clone(), "not configured on this cluster"));
+    }
     default(spec, "ipFamilyPolicy", "SingleStack");
     let chosen = text(spec, "clusterIP").to_owned();
     if chosen == "None" {

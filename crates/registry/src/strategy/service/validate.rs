@@ -151,10 +151,8 @@ fn addresses(out: &mut Vec<FieldError>, path: &FieldPath, spec: &Value, kind: &s
     }
     for (i, family) in list(spec, "ipFamilies").iter().filter_map(Value::as_str).enumerate() {
         let path = path.child("ipFamilies").index(i);
-        match family {
-            "IPv4" => {}
-            "IPv6" => out.push(FieldError::invalid(&path, family, "not configured on this cluster")),
-            other => out.push(FieldError::not_supported(&path, other, &["IPv4", "IPv6"])),
+        if !["IPv4", "IPv6"].contains(&family) {
+            out.push(FieldError::not_supported(&path, family, &["IPv4", "IPv6"]));
         }
     }
     if has(spec, "ipFamilyPolicy") {

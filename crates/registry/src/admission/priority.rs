@@ -1,0 +1,139 @@
+//! `Priority`: a pod's class becomes its number.
+
+use kybern_apimachinery::{ApiError, GroupResource, Value, object};
+use kybern_apiserver::BoxFuture;
+use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::connect::ObjectsSlot;
+
+use super::pod_defaults::is_pod_creation;
+use crate::tree::{default, flag, int, text};
+
+const GROUP: &str = "scheduling.k8s.io";
+
+pub(super) struct Priority {
+    objects: ObjectsSlot,
+}
+
+impl Priority {
+    pub(super) fn new(objects: ObjectsSlot) -> Self {
+        Self { objects }
+    }
+
+    async fn set(&self, pod: &mut Value) -> Result<(), ApiError> {
+        let named = object::str_at(pod, &["spec", "priorityClassName"]).to_owned();
+        let objects = self.objects.get()?;
+        let class = if named.is_empty() {
+            let classes = objects.list(GROUP, "priorityclasses", "").await?;
+            // Of several defaults the lowest, as upstream has it.
+            classes.into_iter().filter(|c| flag(c, "globalDefault")).min_by_key(|c| int(c, "value").unwrap_or(0))
+        } else {
+            match objects.get(GROUP, "priorityclasses", "", &named).await {
+                Ok(class) => Some(class),
+                Err(e) if e.code() == 404 => {
+                    let cause = format!("no PriorityClass with name {named} was found");
+                    return Err(ApiError::forbidden(&GroupResource::new("", "pods"), object::name(pod), &cause));
+                }
+                Err(e) => return Err(e),
+            }
+        };
+        apply(pod, class.as_ref())
+    }
+
+    async fn one_default(&self, class: &Value) -> Result<(), ApiError> {
+        if !flag(class, "globalDefault") {
+            return Ok(());
+        }
+        let classes = self.objects.get()?.list(GROUP, "priorityclasses", "").await?;
+        let other = classes.iter().find(|c| flag(c, "globalDefault") && object::name(c) != object::name(class));
+        let Some(other) = other else { return Ok(()) };
+        let cause =
+            format!("PriorityClass {} is already marked as default. Only one default can exist", object::name(other));
+        Err(ApiError::forbidden(&GroupResource::new(GROUP, "priorityclasses"), object::name(class), &cause))
+    }
+}
+
+fn apply(pod: &mut Value, class: Option<&Value>) -> Result<(), ApiError> {
+    let value = class.and_then(|c| int(c, "value")).unwrap_or(0);
+    let policy = class
+        .map(|c| text(c, "preemptionPolicy"))
+        .filter(|p| !p.is_empty())
+        .unwrap_or("PreemptLowerPriority")
+        .to_owned();
+    let name = object::name(pod).to_owned();
+    let forbidden = |cause: String| ApiError::forbidden(&GroupResource::new("", "pods"), &name, &cause);
+    let spec = &mut pod["spec"];
+    if let Some(given) = int(spec, "priority").filter(|g| *g != value) {
+        return Err(forbidden(format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} \
+             from the given PriorityClass name"
+        )));
+    }
+    let given = text(spec, "preemptionPolicy");
+    if !given.is_empty() && given != policy {
+        return Err(forbidden(format!(
+            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed \
+             {policy} from the given PriorityClass name"
+        )));
+    }
+    if let Some(class) = class {
+        spec["priorityClassName"] = object::name(class).into();
+    }
+    default(spec, "priority", value);
+    default(spec, "preemptionPolicy", policy);
+    Ok(())
+}
+
+impl AdmissionPlugin for Priority {
+    fn name(&self) -> &'static str {
+        "Priority"
+    }
+
+    fn admit<'a>(
+        &'a self,
+        request: &'a AdmissionRequest<'a>,
+        object: Option<&'a mut Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            match object {
+                Some(pod) if is_pod_creation(request) => self.set(pod).await,
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn validate<'a>(
+        &'a self,
+        request: &'a AdmissionRequest<'a>,
+        object: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            let gvr = &request.resource.gvr;
+            let writes = matches!(request.operation, Operation::Create | Operation::Update);
+            match object {
+                Some(class) if writes && gvr.group == GROUP && gvr.resource == "priorityclasses" => {
+                    self.one_default(class).await
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kybern_apimachinery::json;
+
+    #[test]
+    fn a_class_is_a_number() {
+        let class = json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"});
+        let mut pod = json!({"metadata": {"name": "p"}, "spec": {"priorityClassName": "high"}});
+        apply(&mut pod, Some(&class)).unwrap();
+        assert_eq!((&pod["spec"]["priority"], &pod["spec"]["preemptionPolicy"]), (&json!(1000), &json!("Never")));
+        let mut plain = json!({"spec": {}});
+        apply(&mut plain, None).unwrap();
+        assert_eq!(plain["spec"], json!({"priority": 0, "preemptionPolicy": "PreemptLowerPriority"}));
+        let mut wrong = json!({"metadata": {"name": "p"}, "spec": {"priority": 5}});
+        assert_eq!(apply(&mut wrong, Some(&class)).unwrap_err().code(), 403);
+    }
+}

@@ -1,0 +1,144 @@
+//! `ServiceAccount`: a pod runs as an account that exists, and finds its token, the cluster's CA and its namespace in a
+//! volume.
+
+use kybern_apimachinery::{ApiError, GroupResource, Value, json, object};
+use kybern_apiserver::BoxFuture;
+use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::connect::ObjectsSlot;
+
+use crate::tree::{has, list, list_mut, text};
+
+/// Where programs look for their credentials.
+const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const VOLUME_PREFIX: &str = "kube-api-access-";
+/// Upstream's odd number: an hour and seven seconds, by which such tokens are told from hand-made ones.
+const TOKEN_SECONDS: i64 = 3607;
+/// The annotation of a pod that a kubelet made from a file.
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+
+pub(super) struct ServiceAccount {
+    objects: ObjectsSlot,
+}
+
+impl ServiceAccount {
+    pub(super) fn new(objects: ObjectsSlot) -> Self {
+        Self { objects }
+    }
+}
+
+impl AdmissionPlugin for ServiceAccount {
+    fn name(&self) -> &'static str {
+        "ServiceAccount"
+    }
+
+    fn admit<'a>(
+        &'a self,
+        request: &'a AdmissionRequest<'a>,
+        object: Option<&'a mut Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            let (Some(pod), true) = (object, super::pod_defaults::is_pod_creation(request)) else { return Ok(()) };
+            debug_assert_eq!(request.operation, Operation::Create);
+            if object::annotation(pod, MIRROR).is_some() {
+                return Ok(());
+            }
+            let mut name = object::str_at(pod, &["spec", "serviceAccountName"]).to_owned();
+            if name.is_empty() {
+                "default".clone_into(&mut name);
+            }
+            let forbidden = |cause: String, pod: &Value| {
+                ApiError::forbidden(&GroupResource::new("", "pods"), object::name(pod), &cause)
+            };
+            let found = self.objects.get()?.get("", "serviceaccounts", request.namespace, &name).await;
+            let account = match found {
+                Ok(account) => account,
+                Err(e) if e.code() == 404 => {
+                    let cause = format!(
+                        "error looking up service account {}/{name}: serviceaccount {name:?} not found",
+                        request.namespace
+                    );
+                    return Err(forbidden(cause, pod));
+                }
+                Err(e) => return Err(e),
+            };
+            give(pod, &account, &suffix()?);
+            Ok(())
+        })
+    }
+}
+
+/// Five characters of upstream's name alphabet, which spells no words.
+fn suffix() -> Result<String, ApiError> {
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut bytes = [0u8; 5];
+    getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
+    Ok(bytes.iter().map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])).collect())
+}
+
+/// Names the account in the pod and mounts its credentials.
+fn give(pod: &mut Value, account: &Value, suffix: &str) {
+    let name = object::name(account).to_owned();
+    let automount = |o: &Value| o.get("automountServiceAccountToken").and_then(Value::as_bool);
+    let mount = automount(&pod["spec"]).or_else(|| automount(account)).unwrap_or(true);
+    let spec = &mut pod["spec"];
+    spec["serviceAccountName"] = name.clone().into();
+    spec["serviceAccount"] = name.into();
+    if list(spec, "imagePullSecrets").is_empty() && has(account, "imagePullSecrets") {
+        spec["imagePullSecrets"] = account["imagePullSecrets"].clone();
+    }
+    if !mount {
+        return;
+    }
+    let existing =
+        list(spec, "volumes").iter().map(|v| text(v, "name")).find(|n| n.starts_with(VOLUME_PREFIX)).map(str::to_owned);
+    let volume = existing.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{suffix}"));
+    let mut mounted = false;
+    for field in ["initContainers", "containers"] {
+        for container in list_mut(spec, field) {
+            if list(container, "volumeMounts").iter().any(|m| text(m, "mountPath") == MOUNT_PATH) {
+                continue;
+            }
+            let mut mounts = list(container, "volumeMounts").to_vec();
+            mounts.push(json!({"name": volume, "readOnly": true, "mountPath": MOUNT_PATH}));
+            container["volumeMounts"] = mounts.into();
+            mounted = true;
+        }
+    }
+    if mounted && existing.is_none() {
+        let mut volumes = list(spec, "volumes").to_vec();
+        volumes.push(json!({"name": volume, "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+        ]}}));
+        spec["volumes"] = volumes.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_gets_its_credentials_once() {
+        let account = json!({"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "pull"}]});
+        let own = json!({"name": "b", "volumeMounts": [{"name": "x", "mountPath": MOUNT_PATH}]});
+        let mut pod = json!({"spec": {"containers": [{"name": "a"}, own]}});
+        give(&mut pod, &account, "abcde");
+        let spec = &pod["spec"];
+        assert_eq!((text(spec, "serviceAccountName"), text(spec, "serviceAccount")), ("default", "default"));
+        assert_eq!(spec["imagePullSecrets"][0]["name"], "pull");
+        assert_eq!(spec["volumes"][0]["name"], "kube-api-access-abcde");
+        assert_eq!(spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3607);
+        assert_eq!(spec["containers"][0]["volumeMounts"][0]["mountPath"], MOUNT_PATH);
+        assert_eq!(list(&spec["containers"][1], "volumeMounts").len(), 1);
+        let before = pod.clone();
+        give(&mut pod, &account, "fghij");
+        assert_eq!(pod, before);
+
+        let mut without = json!({"spec": {"automountServiceAccountToken": false, "containers": [{"name": "a"}]}});
+        give(&mut without, &account, "abcde");
+        assert!(without["spec"].get("volumes").is_none());
+        assert_eq!(suffix().unwrap().len(), 5);
+    }
+}

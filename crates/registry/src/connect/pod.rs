@@ -1,0 +1,266 @@
+//! `pods/log`, `exec`, `attach` and `portforward`: passed on to the kubelet of the pod's node.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::{ApiError, GroupKind, Value, object};
+use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
+use kybern_apiserver::{Body, BoxFuture, body};
+
+use super::exchange::{encode, query_values};
+use super::kubelet::KubeletClient;
+use crate::tree::{list, text};
+
+const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+
+/// The container that is meant: the one that is named, or the only one.
+fn container(pod: &Value, named: &str) -> Result<String, ApiError> {
+    let (name, spec) = (object::name(pod), &pod["spec"]);
+    let names = |field: &str| list(spec, field).iter().map(|c| text(c, "name")).collect::<Vec<_>>();
+    if !named.is_empty() {
+        return if CONTAINERS.iter().any(|f| names(f).contains(&named)) {
+            Ok(named.to_owned())
+        } else {
+            Err(ApiError::bad_request(format!("container {named} is not valid for pod {name}")))
+        };
+    }
+    let [regular, init, ephemeral] = CONTAINERS.map(names);
+    match regular.as_slice() {
+        [only] => Ok((*only).to_owned()),
+        [] => Err(ApiError::bad_request(format!("a container name must be specified for pod {name}"))),
+        many => {
+            // kubectl's annotation says which is the main one.
+            if let Some(main) =
+                object::annotation(pod, "kubectl.kubernetes.io/default-container").filter(|m| many.contains(m))
+            {
+                return Ok(main.to_owned());
+            }
+            let mut text =
+                format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+            if !init.is_empty() {
+                text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+            }
+            if !ephemeral.is_empty() {
+                text.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+            }
+            Err(ApiError::bad_request(text))
+        }
+    }
+}
+
+/// The request's own headers and body under another path.
+fn redirect(request: Request<Body>, path: &str) -> Result<Request<Body>, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    parts.uri = path.parse().map_err(ApiError::internal)?;
+    // The client's credentials are for this server alone.
+    parts.headers.remove(http::header::AUTHORIZATION);
+    Ok(Request::from_parts(parts, body))
+}
+
+async fn node_of(server: &dyn Objects, pod: &Value) -> Result<Value, ApiError> {
+    let node = object::str_at(pod, &["spec", "nodeName"]);
+    if node.is_empty() {
+        return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", object::name(pod))));
+    }
+    server.get("", "nodes", "", node).await
+}
+
+pub(super) struct Log {
+    pub(super) kubelet: Arc<KubeletClient>,
+}
+
+/// The options that the kubelet is told.
+const LOG_OPTIONS: [&str; 8] =
+    ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
+
+fn log_query(query: &str) -> Result<String, ApiError> {
+    let first = |name: &'static str| query_values(query, name).next();
+    let mut errors = Vec::new();
+    for (name, least, detail) in [
+        ("tailLines", 0, "must be greater than or equal to 0"),
+        ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
+    ] {
+        let Some(value) = first(name).filter(|v| !v.is_empty()) else { continue };
+        match value.parse::<i64>() {
+            Ok(number) if number < least => errors.push(FieldError::invalid(&FieldPath::new(name), number, detail)),
+            Ok(_) => {}
+            Err(_) => {
+                return Err(ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax")));
+            }
+        }
+    }
+    if first("sinceSeconds").is_some() && first("sinceTime").is_some() {
+        errors.push(FieldError::forbidden(
+            &FieldPath::root(),
+            "at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(&GroupKind::new("", "PodLogOptions"), "", &errors));
+    }
+    let pairs: Vec<String> =
+        LOG_OPTIONS.iter().filter_map(|name| Some(format!("{name}={}", encode(&first(name)?)))).collect();
+    Ok(pairs.join("&"))
+}
+
+impl Connector for Log {
+    fn connect<'a>(
+        &'a self,
+        server: &'a dyn Objects,
+        request: ConnectRequest,
+    ) -> BoxFuture<'a, Result<Response<Body>, ApiError>> {
+        Box::pin(async move {
+            let ConnectRequest { namespace, name, request, .. } = request;
+            let query = request.uri().query().unwrap_or("").to_owned();
+            let options = log_query(&query)?;
+            let pod = server.get("", "pods", &namespace, &name).await?;
+            let container = container(&pod, &query_values(&query, "container").next().unwrap_or_default())?;
+            // What was never scheduled has said nothing.
+            if object::str_at(&pod, &["spec", "nodeName"]).is_empty() {
+                return Ok(body::text(http::StatusCode::OK, ""));
+            }
+            let node = node_of(server, &pod).await?;
+            let path = format!("/containerLogs/{namespace}/{name}/{container}?{options}");
+            let answer = self.kubelet.send(&node, redirect(request, &path)?).await?;
+            refused(answer, &name).await
+        })
+    }
+}
+
+/// Turns a kubelet's refusal, which is plain text, into a `Status`.
+async fn refused(answer: Response<Body>, name: &str) -> Result<Response<Body>, ApiError> {
+    let code = answer.status();
+    if code.is_success() || code == http::StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(answer);
+    }
+    let bytes = body::read(answer.into_body()).await.unwrap_or_default();
+    let error = ApiError::from_response(code.as_u16(), &bytes);
+    if error.reason() != kybern_apimachinery::Reason::Unknown {
+        return Err(error);
+    }
+    Err(match code.as_u16() {
+        400 => ApiError::bad_request(error.message()),
+        404 => ApiError::new(kybern_apimachinery::Reason::NotFound, error.message()),
+        _ => {
+            let text = format!(
+                "an error on the server ({:?}) has prevented the request from succeeding (pods {name})",
+                error.message()
+            );
+            ApiError::new(kybern_apimachinery::Reason::InternalError, text).with_code(code.as_u16())
+        }
+    })
+}
+
+/// The kubelet's calls that stream both ways.
+#[derive(Clone, Copy)]
+pub(super) enum Call {
+    Exec,
+    Attach,
+    PortForward,
+}
+
+pub(super) struct Streams {
+    pub(super) kubelet: Arc<KubeletClient>,
+    pub(super) call: Call,
+}
+
+/// The kubelet's names of the stream flags differ from the API's.
+const STREAMS: [(&str, &str); 4] = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+
+fn is_set(query: &str, name: &str) -> bool {
+    query_values(query, name)
+        .next()
+        .is_some_and(|v| matches!(v.as_str(), "" | "1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
+fn stream_query(query: &str, command: bool) -> Result<String, ApiError> {
+    let mut pairs: Vec<String> = Vec::new();
+    for (ours, theirs) in STREAMS.iter().filter(|(ours, _)| is_set(query, ours)) {
+        // A terminal has no stream of its own for errors.
+        if *ours == "stderr" && is_set(query, "tty") {
+            continue;
+        }
+        pairs.push(format!("{theirs}=1"));
+    }
+    if !["stdin", "stdout", "stderr"].iter().any(|s| is_set(query, s)) {
+        return Err(ApiError::bad_request("you must specify at least one of stdin, stdout, stderr"));
+    }
+    if command {
+        let words: Vec<String> = query_values(query, "command").collect();
+        if words.is_empty() {
+            return Err(ApiError::bad_request("you must specify at least one command for the container"));
+        }
+        pairs.extend(words.iter().map(|w| format!("command={}", encode(w))));
+    }
+    Ok(pairs.join("&"))
+}
+
+impl Connector for Streams {
+    fn connect<'a>(
+        &'a self,
+        server: &'a dyn Objects,
+        request: ConnectRequest,
+    ) -> BoxFuture<'a, Result<Response<Body>, ApiError>> {
+        Box::pin(async move {
+            let ConnectRequest { namespace, name, request, .. } = request;
+            let query = request.uri().query().unwrap_or("").to_owned();
+            let pod = server.get("", "pods", &namespace, &name).await?;
+            let chosen = || container(&pod, &query_values(&query, "container").next().unwrap_or_default());
+            let path = match self.call {
+                Call::Exec => format!("/exec/{namespace}/{name}/{}?{}", chosen()?, stream_query(&query, true)?),
+                Call::Attach => format!("/attach/{namespace}/{name}/{}?{}", chosen()?, stream_query(&query, false)?),
+                Call::PortForward => {
+                    let ports: Vec<String> =
+                        query_values(&query, "ports").map(|p| format!("ports={}", encode(&p))).collect();
+                    let ports = ports.join("&");
+                    // WebSocket clients name the ports here; SPDY clients with each stream.
+                    let separator = if ports.is_empty() { "" } else { "?" };
+                    format!("/portForward/{namespace}/{name}{separator}{ports}")
+                }
+            };
+            let node = node_of(server, &pod).await?;
+            let answer = self.kubelet.send(&node, redirect(request, &path)?).await?;
+            refused(answer, &name).await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kybern_apimachinery::json;
+
+    #[test]
+    fn the_container_must_be_clear() {
+        let pod = |names: &[&str]| {
+            let containers: Vec<Value> = names.iter().map(|n| json!({"name": n})).collect();
+            json!({"metadata": {"name": "p"}, "spec": {"containers": containers, "initContainers": [{"name": "i"}]}})
+        };
+        assert_eq!(container(&pod(&["a"]), "").unwrap(), "a");
+        assert_eq!(container(&pod(&["a"]), "i").unwrap(), "i");
+        let text = container(&pod(&["a", "b"]), "").unwrap_err().message().to_owned();
+        assert_eq!(
+            text,
+            "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
+        );
+        assert_eq!(container(&pod(&["a"]), "x").unwrap_err().message(), "container x is not valid for pod p");
+        let mut annotated = pod(&["a", "b"]);
+        annotated["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/default-container": "b"});
+        assert_eq!(container(&annotated, "").unwrap(), "b");
+    }
+
+    #[test]
+    fn options_are_checked_and_translated() {
+        assert_eq!(log_query("follow=true&tailLines=5&container=a&evil=1").unwrap(), "follow=true&tailLines=5");
+        assert!(log_query("tailLines=-1").unwrap_err().message().contains("tailLines: Invalid value: -1"));
+        assert_eq!(log_query("sinceSeconds=x").unwrap_err().code(), 400);
+        assert!(log_query("sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z").is_err());
+        let exec = stream_query("command=sh&command=-c&command=a+b&stdin=true&stdout=true&stderr=true&tty=true", true)
+            .unwrap();
+        assert_eq!(exec, "input=1&output=1&tty=1&command=sh&command=-c&command=a%20b");
+        assert!(stream_query("command=sh", true).is_err() && stream_query("stdout=1", true).is_err());
+        assert_eq!(stream_query("stdout=1", false).unwrap(), "output=1");
+    }
+}
