@@ -52,11 +52,14 @@ impl<'a> Merger<'a> {
     }
 
     fn merge_map(&self, mut original: Tree, mut patch: Tree, ty: Option<&'a Type>) -> Result<Tree> {
-        if let Some(directive) = patch.remove(DIRECTIVE) {
+        if let Some(directive) = patch.get(DIRECTIVE) {
             return match directive.as_str() {
-                Some("replace") => Ok(patch),
+                Some("replace") => {
+                    patch.remove(DIRECTIVE);
+                    Ok(patch)
+                }
                 Some("delete") => Ok(Tree::new()),
-                _ => unknown_directive(&directive, &patch),
+                _ => unknown_directive(directive, &patch),
             };
         }
         if let Some(keys) = patch.remove(RETAIN_KEYS) {
@@ -125,7 +128,7 @@ impl<'a> Merger<'a> {
         if let Some(patched) = &patched {
             check_order(patched, order, key)?;
         }
-        let live_order = Order::of(live.as_deref().unwrap_or(&[]), key)?;
+        let live_order = order_after(live.as_deref().unwrap_or(&[]), patched.as_deref().unwrap_or(&[]), key)?;
         let merged = match (live, patched) {
             (None, None) => return Ok(()),
             (Some(live), None) => live,
@@ -300,9 +303,35 @@ impl Order {
         Ok(Self(places))
     }
 
+    fn append(&mut self, id: String) {
+        let place = self.0.len();
+        self.0.entry(id).or_insert(place);
+    }
+
     fn place(&self, id: &str) -> Option<usize> {
         self.0.get(id).copied()
     }
+}
+
+/// The order of a live list once a patch has changed it: what the patch adds takes the places at the end that its
+/// deletions freed, one each, and has no place beyond them. (Upstream's slices share their memory, so that it sees this;
+/// it decides where a container lands that replaces another.)
+fn order_after(live: &[Value], patch: &[Value], key: Option<&str>) -> Result<Order> {
+    let Some(name) = key else { return Order::of(live, key) };
+    let is_deleted = |item: &Value| {
+        let gone = |p: &Value| p.get(DIRECTIVE).is_some_and(|d| d == "delete") && p.get(name) == item.get(name);
+        patch.iter().any(gone)
+    };
+    let mut order = Order(HashMap::with_capacity(live.len()));
+    for item in live.iter().filter(|item| !is_deleted(item)) {
+        order.append(identity(item, key)?);
+    }
+    for item in patch.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
+        if order.0.len() < live.len() {
+            order.append(identity(item, key)?);
+        }
+    }
+    Ok(order)
 }
 
 /// Orders a merged list: the elements in `chosen` as it orders them, the others as they lie in the live list, and each of
@@ -332,12 +361,12 @@ fn arrange(merged: Vec<Value>, chosen: &Order, live: &Order, key: Option<&str>) 
     Ok(arranged)
 }
 
-/// A patch's value as it enters an object that has nothing there: without nulls and directives. `None` when a directive
-/// says it must not be there.
+/// A patch's value as it enters an object that has nothing there: without nulls and directives. `None` for a map with a
+/// `$patch`, which has nothing to act on; upstream drops even one that says `replace`.
 fn clean(value: Value) -> Option<Value> {
     match value {
-        Value::Object(mut map) => {
-            if map.remove(DIRECTIVE).is_some_and(|d| d == "delete") {
+        Value::Object(map) => {
+            if map.contains_key(DIRECTIVE) {
                 return None;
             }
             let directive =
@@ -355,9 +384,7 @@ fn clean(value: Value) -> Option<Value> {
 }
 
 fn clean_list(list: Vec<Value>) -> Vec<Value> {
-    // An element that is a directive addresses other elements, and there are none.
-    let plain = |item: &Value| !matches!(item.get(DIRECTIVE).and_then(Value::as_str), Some("delete" | "replace"));
-    list.into_iter().filter(plain).filter_map(clean).collect()
+    list.into_iter().filter_map(clean).collect()
 }
 
 fn no_merge_key<T>(item: &Value, key: &str) -> Result<T> {

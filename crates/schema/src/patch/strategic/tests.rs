@@ -53,6 +53,25 @@ fn client_side_apply_of_containers() {
     );
 }
 
+/// A container that replaces another lands behind those that stay, as upstream has it; one that is only added, before.
+#[test]
+fn replaced_containers() {
+    let patch = |containers: Value| json!({"spec": {"template": {"spec": {"$setElementOrder/containers": [{"name": "new"}], "containers": containers}}}});
+    let live = containers(json!([{"name": "kept"}, {"name": "old"}]));
+    check(
+        "Deployment",
+        live.clone(),
+        patch(json!([{"$patch": "delete", "name": "old"}, {"name": "new"}])),
+        containers(json!([{"name": "kept"}, {"name": "new"}])),
+    );
+    check(
+        "Deployment",
+        live,
+        patch(json!([{"name": "new"}])),
+        containers(json!([{"name": "new"}, {"name": "kept"}, {"name": "old"}])),
+    );
+}
+
 /// The order of `$setElementOrder` wins; elements that it does not name keep their place among the others.
 #[test]
 fn element_order() {
