@@ -1,5 +1,7 @@
 //! Points in time as the API writes them, and the clock that pure code gets them from.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 /// Where the time comes from. Pure code takes `now` as an argument; drivers hold a clock, so that the simulator can
@@ -54,6 +56,29 @@ pub fn human_duration(seconds: i64) -> String {
     }
 }
 
+/// A Go duration such as `1m30s` or `100ms` (`time.ParseDuration`, without signs).
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        let unit_end = rest[end..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |i| end + i);
+        let seconds = match &rest[end..unit_end] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &rest[unit_end..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +109,21 @@ mod tests {
             (63_158_400, "2y1d"),
         ] {
             assert_eq!(human_duration(seconds), expect, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, expect) in [
+            ("1m30s", Some(90_000)),
+            ("100ms", Some(100)),
+            ("1.5s", Some(1500)),
+            ("2h", Some(7_200_000)),
+            ("5", None),
+            ("", None),
+            ("s", None),
+        ] {
+            assert_eq!(parse_duration(text).map(|d| d.as_millis()), expect, "{text}");
         }
     }
 }

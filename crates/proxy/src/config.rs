@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use kybern_apimachinery::time::parse_duration;
 use serde::Deserialize;
 
 /// What kube-proxy is told.
@@ -175,29 +176,6 @@ fn bind(
     Ok((address.port() != 0).then_some(address))
 }
 
-/// A Go duration of whole or fractional hours, minutes, seconds and milliseconds.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
-        let unit_end = rest[end..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |i| end + i);
-        let seconds = match &rest[end..unit_end] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &rest[unit_end..];
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,20 +222,5 @@ mod tests {
             assert!(error.contains(expect), "{error}");
         }
         assert!(Config::parse("kind: Pod\n", "n").unwrap_err().to_string().contains("no kind \"Pod\""));
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        for (text, expect) in [
-            ("1m30s", Some(90_000)),
-            ("100ms", Some(100)),
-            ("1.5s", Some(1500)),
-            ("2h", Some(7_200_000)),
-            ("5", None),
-            ("", None),
-            ("s", None),
-        ] {
-            assert_eq!(parse_duration(text).map(|d| d.as_millis()), expect, "{text}");
-        }
     }
 }
