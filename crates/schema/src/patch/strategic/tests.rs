@@ -218,7 +218,7 @@ fn errors_are_upstreams() {
         json!({"spec": {"containers": [{"image": "x"}]}}),
         "map: map[image:x] does not contain declared merge key: name",
     );
-    check_fails("Pod", pod(), json!({"spec": {"$patch": "frob"}}), "unknown patch type: frob in map: map[]");
+    check_fails("Pod", pod(), json!({"spec": {"$patch": "frob"}}), "unknown patch type: frob in map: map[$patch:frob]");
     check_fails(
         "Pod",
         pod(),
