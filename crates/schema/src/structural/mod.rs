@@ -1,7 +1,9 @@
 //! The shape of a custom resource, from its structural schema (`openAPIV3Schema` of a `CustomResourceDefinition`).
 //!
 //! A shape says which fields there are, what their defaults are and how lists and maps merge. Whether a value obeys the
-//! schema (ranges, patterns, required fields, types) is validation's to say; decoding keeps wrong types for it to find.
+//! schema (ranges, patterns, required fields, types) is [`Validator`]'s to say; decoding keeps wrong types for it to find.
+
+mod validation;
 
 use std::sync::Arc;
 
@@ -9,6 +11,8 @@ use kybern_apimachinery::{Gvk, Value};
 
 use crate::builtin;
 use crate::types::{EitherType, Field, KindType, ListKind, ListType, MapType, Schema, StructId, StructType, Type};
+
+pub use validation::{PatternError, Validator};
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
