@@ -1,25 +1,23 @@
 //! The whole proxy against the kernel: a node, two pods and an outsider, each in a network namespace made here, and an API
 //! server that is a script. Needs root; says so and passes over otherwise.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use http::{Request, Response};
-use http_body_util::{BodyExt, StreamBody};
-use kybern_client::{Body, BoxFuture, Client, Transport, TransportError};
+use fake_api::FakeApi;
+use kybern_client::Client;
 use kybern_linux::netns::NetNs;
 use kybern_linux::nft::{Family, Nftables};
 use kybern_linux::rtnl::{LinkChange, Route, Rtnl};
 use kybern_proxy::Config;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
+
+mod fake_api;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const NODE: &str = "192.168.7.1";
@@ -28,55 +26,6 @@ const PODS: [&str; 2] = ["10.244.0.2", "10.244.0.3"];
 
 fn io_error(error: impl std::error::Error) -> io::Error {
     io::Error::other(error.to_string())
-}
-
-/// An API server of three resources: every watch begins with what there is and goes on with what is put later.
-#[derive(Default)]
-struct FakeApi(Mutex<BTreeMap<String, Resource>>);
-
-#[derive(Default)]
-struct Resource {
-    objects: BTreeMap<String, Value>,
-    version: u64,
-    watchers: Vec<mpsc::UnboundedSender<Bytes>>,
-}
-
-impl FakeApi {
-    fn put(&self, resource: &str, mut object: Value) {
-        let mut state = self.0.lock().unwrap();
-        let resource = state.entry(resource.into()).or_default();
-        resource.version += 1;
-        object["metadata"]["resourceVersion"] = json!((resource.version + 10).to_string());
-        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-        let kind = if resource.objects.contains_key(&name) { "MODIFIED" } else { "ADDED" };
-        resource.watchers.retain(|watcher| watcher.send(event(kind, &object)).is_ok());
-        resource.objects.insert(name, object);
-    }
-}
-
-fn event(kind: &str, object: &Value) -> Bytes {
-    format!("{}\n", json!({"type": kind, "object": object})).into()
-}
-
-impl Transport for FakeApi {
-    fn call(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
-        let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        assert!(request.uri().query().is_some_and(|query| query.contains("watch=true")), "{}", request.uri());
-        let (sender, mut receiver) = mpsc::unbounded_channel();
-        let mut state = self.0.lock().unwrap();
-        let resource = state.entry(name).or_default();
-        for object in resource.objects.values() {
-            sender.send(event("ADDED", object)).unwrap();
-        }
-        let version = (resource.version + 10).to_string();
-        let end =
-            json!({"metadata": {"resourceVersion": version, "annotations": {"k8s.io/initial-events-end": "true"}}});
-        sender.send(event("BOOKMARK", &end)).unwrap();
-        resource.watchers.push(sender);
-        let frames = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context))
-            .map(|bytes| Ok(http_body::Frame::data(bytes)));
-        Box::pin(async move { Ok(Response::new(StreamBody::new(frames).boxed_unsync())) })
-    }
 }
 
 struct Machine {
