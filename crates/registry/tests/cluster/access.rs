@@ -1,0 +1,103 @@
+//! Who may do what, over the wire.
+
+use http::Method;
+use kybern_apimachinery::{Value, json};
+
+use crate::harness::{Cluster, node, pod, user};
+
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+
+#[tokio::test]
+async fn a_binding_counts_from_its_answer_on() {
+    let cluster = Cluster::start().await;
+    let list = async || cluster.as_user(user("joe", &[]), Method::GET, "/api/v1/namespaces/default/pods", None).await;
+    let (code, refused) = list().await;
+    assert_eq!(code, 403);
+    assert_eq!(
+        refused["message"],
+        r#"pods is forbidden: User "joe" cannot list resource "pods" in API group "" in the namespace "default""#
+    );
+    let binding = json!({"metadata": {"name": "joe"}, "subjects": [{"kind": "User", "name": "joe"}],
+        "roleRef": {"kind": "ClusterRole", "name": "view", "apiGroup": "rbac.authorization.k8s.io"}});
+    cluster.create(&format!("{ROLES}/rolebindings"), binding).await;
+    // `view` is made of others by a controller; here it is given its rule by hand.
+    let view = "/apis/rbac.authorization.k8s.io/v1/clusterroles/view";
+    let rules = json!([{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]);
+    assert_eq!(cluster.patch(view, json!({"rules": rules})).await.0, 200);
+    assert_eq!(list().await.0, 200);
+    cluster.ask(Method::DELETE, &format!("{ROLES}/rolebindings/joe"), None).await;
+    assert_eq!(list().await.0, 403);
+}
+
+#[tokio::test]
+async fn nobody_grants_what_they_do_not_have() {
+    let cluster = Cluster::start().await;
+    let rules = json!([{"verbs": ["create"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"]},
+        {"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]);
+    cluster.create(&format!("{ROLES}/roles"), json!({"metadata": {"name": "maker"}, "rules": rules})).await;
+    let binding = json!({"metadata": {"name": "m"}, "subjects": [{"kind": "User", "name": "joe"}], "roleRef": {"kind": "Role", "name": "maker"}});
+    cluster.create(&format!("{ROLES}/rolebindings"), binding).await;
+    let make = async |name: &str, resource: &str| {
+        let role = json!({"metadata": {"name": name}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": [resource]}]});
+        cluster.as_user(user("joe", &[]), Method::POST, &format!("{ROLES}/roles"), Some(role)).await
+    };
+    assert_eq!(make("a", "pods").await.0, 201);
+    let (code, refused) = make("b", "secrets").await;
+    assert_eq!(code, 403);
+    let text = refused["message"].as_str().unwrap();
+    assert!(text.contains("is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"), "{text}");
+}
+
+#[tokio::test]
+async fn reviews_answer_without_being_stored() {
+    let cluster = Cluster::start().await;
+    let own = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "default"}}});
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let (code, review) = cluster.as_user(user("joe", &[]), Method::POST, path, Some(own.clone())).await;
+    assert_eq!((code, &review["status"]["allowed"]), (201, &json!(false)), "{review}");
+    assert_eq!(cluster.create(path, own).await["status"]["allowed"], true);
+    let who = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let who = cluster.create("/apis/authentication.k8s.io/v1/selfsubjectreviews", who).await;
+    assert_eq!(who["status"]["userInfo"]["username"], "admin");
+    let rules = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": "default"}});
+    let rules = cluster.create("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", rules).await;
+    assert!(
+        rules["status"]["resourceRules"]
+            .as_array()
+            .unwrap()
+            .contains(&json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}))
+    );
+    let parts = cluster.get("/api/v1/componentstatuses").await;
+    assert_eq!(parts["items"].as_array().map(Vec::len), Some(3));
+}
+
+#[tokio::test]
+async fn a_token_lives_as_long_as_its_pod() {
+    let cluster = Cluster::start().await;
+    let mut bound = pod("a");
+    bound["spec"]["nodeName"] = "n".into();
+    let made = cluster.create("/api/v1/namespaces/default/pods", bound).await;
+    let request = |seconds: i64| {
+        let reference = json!({"kind": "Pod", "apiVersion": "v1", "name": "a", "uid": made["metadata"]["uid"]});
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": [], "expirationSeconds": seconds, "boundObjectRef": reference}})
+    };
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let text = cluster.refusal(Method::POST, path, Some(request(5)), 422).await;
+    assert!(text.contains("may not specify a duration less than 10 minutes"), "{text}");
+    // The kubelet of the pod's node may ask, another may not.
+    assert_eq!(cluster.as_user(node("m"), Method::POST, path, Some(request(600))).await.0, 403);
+    let (code, token) = cluster.as_user(node("n"), Method::POST, path, Some(request(600))).await;
+    assert_eq!(code, 201, "{token}");
+    let token = token["status"]["token"].as_str().unwrap().to_owned();
+    let (user, _) = cluster.tokens.authenticate_token(&token, &[]).await.unwrap().unwrap();
+    assert_eq!(user.name, "system:serviceaccount:default:default");
+    assert_eq!(user.extra["authentication.kubernetes.io/node-name"], ["n"]);
+    let review = async |token: &str| -> Value {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+        cluster.create("/apis/authentication.k8s.io/v1/tokenreviews", review).await["status"].clone()
+    };
+    assert_eq!(review(&token).await["user"]["username"], "system:serviceaccount:default:default");
+    cluster.ask(Method::DELETE, "/api/v1/namespaces/default/pods/a", Some(json!({"gracePeriodSeconds": 0}))).await;
+    assert!(review(&token).await.get("authenticated").is_none());
+    assert!(cluster.tokens.authenticate_token(&token, &[]).await.unwrap_err().contains("has been deleted"));
+}

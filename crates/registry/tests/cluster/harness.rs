@@ -1,0 +1,160 @@
+//! A server in this process and requests to it.
+
+use std::sync::Arc;
+
+use http::{Method, Request};
+use kybern_apimachinery::time::{Clock, SystemClock};
+use kybern_apimachinery::{Value, json};
+use kybern_apiserver::access::{Authorizer, UserInfo};
+use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::{Options, Server, body};
+use kybern_auth::authn::ServiceAccountTokens;
+use kybern_auth::authz::node::NodeAuthorizer;
+use kybern_auth::authz::rbac::Rbac;
+use kybern_auth::authz::{Masters, Union};
+use kybern_auth::pki::{Pki, PkiOptions};
+use kybern_auth::token::{Issuer, SigningKey};
+use kybern_registry::bootstrap::{self, BootstrapOptions};
+use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+
+pub struct Cluster {
+    pub server: Arc<Server>,
+    pub tokens: Arc<ServiceAccountTokens>,
+    _directory: tempfile::TempDir,
+}
+
+/// A user by name and groups.
+pub fn user(name: &str, groups: &[&str]) -> UserInfo {
+    let groups = groups.iter().chain(&["system:authenticated"]).map(|g| (*g).to_owned()).collect();
+    UserInfo { name: name.to_owned(), groups, ..UserInfo::default() }
+}
+
+pub fn admin() -> UserInfo {
+    user("admin", &["system:masters"])
+}
+
+pub fn node(name: &str) -> UserInfo {
+    user(&format!("system:node:{name}"), &["system:nodes"])
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = PkiOptions {
+            directory: directory.path().to_owned(),
+            service_ip: [10, 96, 0, 1].into(),
+            node_ips: vec![[192, 0, 2, 1].into()],
+            extra_names: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+        };
+        let pki = Pki::load_or_create(&options, jiff::Timestamp::now()).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let slot = ObjectsSlot::default();
+        let signer = SigningKey::from_pem(&pki.service_account_key_pem).unwrap();
+        let issuer = Arc::new(Issuer::new(
+            vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
+            vec![],
+            signer,
+            vec![],
+        ));
+        let tokens = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
+        let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
+        let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters), nodes.clone(), rbac.clone()];
+        let services = Arc::new(ServiceAllocators::new("10.96.0.0/12".parse().unwrap(), 30000..=32767));
+        let deps = Deps {
+            objects: slot.clone(),
+            clock,
+            issuer,
+            tokens: tokens.clone(),
+            authorizer: Arc::new(Union(authorizers.clone())),
+            rbac: Some(rbac.clone()),
+            services: services.clone(),
+            kubelet: Arc::new(KubeletClient::new(&pki).unwrap()),
+        };
+        let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
+        options.resources = kybern_registry::resources(&deps);
+        options.admission = kybern_registry::admission_plugins(&deps);
+        options.authorizers = authorizers;
+        options.observers = vec![rbac, nodes, services];
+        let server = Server::start(options).await.unwrap();
+        slot.fill(server.clone());
+        let options = BootstrapOptions {
+            advertise_address: [192, 0, 2, 1].into(),
+            secure_port: 6443,
+            kubernetes_ip: [10, 96, 0, 1].into(),
+            service_cidr: "10.96.0.0/12".to_owned(),
+        };
+        bootstrap::run(server.as_ref(), &options).await.unwrap();
+        let cluster = Self { server, tokens, _directory: directory };
+        // What its controller would make.
+        cluster.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+        cluster
+    }
+
+    pub async fn send(
+        &self,
+        user: UserInfo,
+        method: Method,
+        path: &str,
+        media: &str,
+        object: Option<Value>,
+    ) -> (u16, Value) {
+        let content = object.map_or_else(body::empty, |o| body::full(o.to_string()));
+        let mut request =
+            Request::builder().method(method).uri(path).header("content-type", media).body(content).unwrap();
+        request.extensions_mut().insert(user);
+        let response = self.server.handle(request).await;
+        let code = response.status().as_u16();
+        let bytes = body::read(response.into_body()).await.unwrap();
+        (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into()))
+    }
+
+    pub async fn as_user(&self, user: UserInfo, method: Method, path: &str, object: Option<Value>) -> (u16, Value) {
+        self.send(user, method, path, "application/json", object).await
+    }
+
+    /// As administrator.
+    pub async fn ask(&self, method: Method, path: &str, object: Option<Value>) -> (u16, Value) {
+        self.as_user(admin(), method, path, object).await
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let (code, object) = self.ask(Method::GET, path, None).await;
+        assert_eq!(code, 200, "GET {path}: {object}");
+        object
+    }
+
+    pub async fn create(&self, path: &str, object: Value) -> Value {
+        let (code, created) = self.ask(Method::POST, path, Some(object)).await;
+        assert_eq!(code, 201, "POST {path}: {created}");
+        created
+    }
+
+    /// The message of a refusal.
+    pub async fn refusal(&self, method: Method, path: &str, object: Option<Value>, expect: u16) -> String {
+        let (code, status) = self.ask(method.clone(), path, object).await;
+        assert_eq!(code, expect, "{method} {path}: {status}");
+        status["message"].as_str().unwrap_or("").to_owned()
+    }
+
+    pub async fn patch(&self, path: &str, patch: Value) -> (u16, Value) {
+        self.send(admin(), Method::PATCH, path, "application/merge-patch+json", Some(patch)).await
+    }
+
+    /// The cells of `kubectl get`, by row.
+    pub async fn table(&self, path: &str) -> Vec<Vec<Value>> {
+        let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let mut request = Request::builder().uri(path).header("accept", accept).body(body::empty()).unwrap();
+        request.extensions_mut().insert(admin());
+        let bytes = body::read(self.server.handle(request).await.into_body()).await.unwrap();
+        let table: Value = serde_json::from_slice(&bytes).unwrap();
+        let rows = table["rows"].as_array().unwrap_or_else(|| panic!("no table: {table}"));
+        rows.iter().map(|r| r["cells"].as_array().unwrap().clone()).collect()
+    }
+}
+
+pub fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "c", "image": "nginx:1.14", "ports": [{"containerPort": 80}],
+            "resources": {"limits": {"cpu": "1", "memory": "64Mi"}}}]}})
+}

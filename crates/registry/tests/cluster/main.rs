@@ -1,0 +1,9 @@
+//! The API server with every built-in kind, its rules and its first objects, on memory storage: what a client sees.
+
+mod access;
+mod every_kind;
+mod harness;
+mod nodes;
+mod pods;
+mod services;
+mod workloads;

@@ -1,0 +1,99 @@
+//! Workloads, namespaces and configuration.
+
+use http::Method;
+use kybern_apimachinery::{Value, json};
+
+use crate::harness::Cluster;
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+
+fn deployment() -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}}}})
+}
+
+#[tokio::test]
+async fn a_deployment_is_defaulted_scaled_and_guarded() {
+    let cluster = Cluster::start().await;
+    let made = cluster.create(DEPLOYMENTS, deployment()).await;
+    assert_eq!(made["spec"]["replicas"], 1);
+    assert_eq!(
+        made["spec"]["strategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
+    );
+    assert_eq!(made["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"], "Always");
+    let path = format!("{DEPLOYMENTS}/web");
+    let (code, scale) = cluster.patch(&format!("{path}/scale"), json!({"spec": {"replicas": 3}})).await;
+    assert_eq!((code, &scale["spec"]["replicas"]), (200, &json!(3)), "{scale}");
+    let (code, refused) = cluster.patch(&path, json!({"spec": {"selector": {"matchLabels": {"app": "x"}}}})).await;
+    assert_eq!(code, 422);
+    assert!(refused["message"].as_str().unwrap().contains("field is immutable"), "{refused}");
+    let (code, after) = cluster
+        .patch(
+            &format!("{path}/status"),
+            json!({"spec": {"replicas": 9}, "status": {"readyReplicas": 2, "replicas": 3}}),
+        )
+        .await;
+    assert_eq!(
+        (code, &after["spec"]["replicas"], &after["status"]["readyReplicas"]),
+        (200, &json!(3), &json!(2)),
+        "{after}"
+    );
+    assert_eq!(cluster.table(DEPLOYMENTS).await[0][1], "2/3");
+}
+
+#[tokio::test]
+async fn a_namespace_ends_when_it_is_finalized() {
+    let cluster = Cluster::start().await;
+    let made = cluster.create("/api/v1/namespaces", json!({"metadata": {"name": "a"}})).await;
+    assert_eq!(made["metadata"]["labels"]["kubernetes.io/metadata.name"], "a");
+    assert_eq!((&made["spec"]["finalizers"], &made["status"]["phase"]), (&json!(["kubernetes"]), &json!("Active")));
+    let (code, going) = cluster.ask(Method::DELETE, "/api/v1/namespaces/a", None).await;
+    assert_eq!((code, &going["status"]["phase"]), (200, &json!("Terminating")), "{going}");
+    let config = json!({"metadata": {"name": "c"}});
+    let text = cluster.refusal(Method::POST, "/api/v1/namespaces/a/configmaps", Some(config), 403).await;
+    assert_eq!(
+        text,
+        "configmaps \"c\" is forbidden: unable to create new content in namespace a because it is being terminated"
+    );
+    let mut emptied = cluster.get("/api/v1/namespaces/a").await;
+    emptied["spec"]["finalizers"] = json!([]);
+    let (code, done) = cluster.ask(Method::PUT, "/api/v1/namespaces/a/finalize", Some(emptied)).await;
+    assert_eq!(code, 200, "{done}");
+    let (code, _) = cluster.ask(Method::GET, "/api/v1/namespaces/a", None).await;
+    assert_eq!(code, 404, "an empty namespace that was deleted is gone");
+    let text = cluster.refusal(Method::DELETE, "/api/v1/namespaces/default", None, 403).await;
+    assert_eq!(text, "namespaces \"default\" is forbidden: this namespace may not be deleted");
+}
+
+#[tokio::test]
+async fn versions_of_a_kind_are_one_object() {
+    let cluster = Cluster::start().await;
+    let event = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p", "namespace": "default"}, "note": "hello",
+        "eventTime": "2026-11-20T00:00:00.000000Z", "reportingController": "c", "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal"});
+    cluster.create("/apis/events.k8s.io/v1/namespaces/default/events", event).await;
+    let core = cluster.get("/api/v1/namespaces/default/events/e").await;
+    assert_eq!(
+        (&core["message"], &core["involvedObject"]["name"], &core["apiVersion"]),
+        (&json!("hello"), &json!("p"), &json!("v1"))
+    );
+    let by_field = cluster.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp").await;
+    assert_eq!(by_field["items"].as_array().unwrap().len(), 1);
+    let scaler = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}}});
+    cluster.create("/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers", scaler).await;
+    let v2 = cluster.get("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h").await;
+    assert_eq!(v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50, "{v2}");
+}
+
+#[tokio::test]
+async fn secrets_are_written_in_the_clear_and_kept_as_data() {
+    let cluster = Cluster::start().await;
+    let path = "/api/v1/namespaces/default/secrets";
+    let made =
+        cluster.create(path, json!({"metadata": {"name": "s"}, "stringData": {"a": "x"}, "immutable": true})).await;
+    assert_eq!((&made["data"], &made["type"], made.get("stringData")), (&json!({"a": "eA=="}), &json!("Opaque"), None));
+    let (code, _) = cluster.patch(&format!("{path}/s"), json!({"data": {"a": "eQ=="}})).await;
+    assert_eq!(code, 422);
+}
