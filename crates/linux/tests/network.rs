@@ -204,3 +204,41 @@ fn a_table_reads_back_as_it_was_written() {
         })
         .unwrap();
 }
+
+#[test]
+fn nft_shows_tables_as_they_would_be_written() {
+    let Some(test) = TestNs::new("nft-list") else { return };
+    let list = || {
+        let mut nft = Nftables::open().map_err(io_error)?;
+        nft.reconcile(&everything(Family::Ip, &["endpoint-a", "endpoint-b"])).map_err(io_error)?;
+        std::process::Command::new("nft").args(["list", "table", "ip", "kybern-test"]).output()
+    };
+    let output = match test.ns.run(list) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            eprintln!("skipped: nft is not installed");
+            return;
+        }
+        output => output.unwrap(),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    for line in [
+        "type ipv4_addr . inet_proto . inet_service : verdict",
+        "elements = { 10.96.0.10 . tcp . 80 : goto service }",
+        "elements = { 80 : 0x00000007 }",
+        "flags dynamic,timeout",
+        "timeout 3h",
+        "update @affinity { ip saddr }",
+        "meta l4proto tcp dnat to 10.96.0.10:8080",
+        "type filter hook input priority -110; policy accept;",
+        "ct state new ip daddr @cluster-ips counter packets 0 bytes 0 reject",
+        "reject with tcp reset",
+        "meta mark & 0x00004000 == 0x00000000 return",
+        "ct status dnat masquerade fully-random",
+        "ip daddr . meta l4proto . th dport vmap @service-ips comment \"a comment\"",
+        "fib daddr type local udp dport 53 jump service",
+        "ip saddr != 10.244.0.0/16 meta mark set meta mark ^ 0x00004000",
+        "numgen random mod 2 vmap { 0 : goto endpoint-a, 1 : goto endpoint-b }",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}

@@ -47,6 +47,7 @@ const ELEMENTS_LEN: usize = 48 * 1024;
 /// User data that `nft` shows: a comment, and the byte order of integers in a set's key.
 pub(super) const UDATA_COMMENT: u8 = 0;
 const UDATA_SET_KEY_BYTEORDER: u8 = 0;
+const UDATA_SET_DATA_BYTEORDER: u8 = 1;
 const BYTEORDER_HOST: u32 = 1;
 const COMMENT_LEN: usize = 127;
 
@@ -183,8 +184,15 @@ impl Writer<'_> {
             if let Some(timeout) = timeout {
                 b.attr_be64(11, timeout);
             }
-            if key.contains(&Datatype::Integer) {
-                b.attr(13, &udata(UDATA_SET_KEY_BYTEORDER, &BYTEORDER_HOST.to_ne_bytes()));
+            let mut order = Vec::new();
+            if is_host_ordered(key) {
+                order.extend(udata(UDATA_SET_KEY_BYTEORDER, &BYTEORDER_HOST.to_ne_bytes()));
+            }
+            if matches!(kind, SetKind::Values(types) if is_host_ordered(types)) {
+                order.extend(udata(UDATA_SET_DATA_BYTEORDER, &BYTEORDER_HOST.to_ne_bytes()));
+            }
+            if !order.is_empty() {
+                b.attr(13, &order);
             }
         });
     }
@@ -277,6 +285,11 @@ pub(super) fn kept_comment(comment: &str) -> &str {
 
 fn udata(kind: u8, value: &[u8]) -> Vec<u8> {
     [&[kind, value.len() as u8], value].concat()
+}
+
+/// Whether values are in the machine's byte order, which `nft` must be told.
+fn is_host_ordered(types: &[Datatype]) -> bool {
+    types.iter().any(|t| matches!(t, Datatype::Integer | Datatype::Mark))
 }
 
 /// nft's number of a type or concatenation of types: six bits each.
