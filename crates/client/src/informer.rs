@@ -40,7 +40,8 @@ impl<K: Object> Informer<K> {
 impl Informer<PartialMetadata> {
     /// Follows the metadata of any resource.
     pub fn metadata(client: Client, gvr: &Gvr, options: ListOptions) -> Self {
-        Self { resource: client.raw(gvr).metadata_only(), namespace: String::new(), options, indices: Vec::new() }
+        let informer = Self::of(client, gvr, options);
+        Self { resource: informer.resource.metadata_only(), ..informer }
     }
 }
 

@@ -6,6 +6,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
+pub mod event_ttl;
 pub mod garbage_collector;
 pub mod namespace;
 pub mod node_lifecycle;

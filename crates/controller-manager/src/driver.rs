@@ -234,3 +234,7 @@ fn reflected(gvr: kybern_apimachinery::Gvr, object: &Value) -> Written {
     let version = object::resource_version(object).parse().unwrap_or(0);
     Written { gvr, key: object::key(object), effect: Effect::Version(version) }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Starts the controllers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_client::queue::QueueMetrics;
@@ -15,6 +16,7 @@ use crate::controllers::deployment::DeploymentController;
 use crate::controllers::endpoint_slice::EndpointSliceController;
 use crate::controllers::endpoint_slice_mirroring::EndpointSliceMirroringController;
 use crate::controllers::endpoints::EndpointsController;
+use crate::controllers::event_ttl::EventTtlController;
 use crate::controllers::garbage_collector::GarbageCollector;
 use crate::controllers::namespace::NamespaceController;
 use crate::controllers::node_lifecycle::NodeLifecycleController;
@@ -38,6 +40,9 @@ pub struct Config {
     pub root_ca: Option<String>,
     /// Work only while holding the lease `kube-system/kube-controller-manager`, under this identity.
     pub leader_elect: Option<String>,
+    /// How long events are kept after they last happened, upstream's `--event-ttl` of the API server. Zero: an API server
+    /// that removes them itself.
+    pub event_ttl: Duration,
     pub clock: Arc<dyn Clock>,
     pub metrics: QueueMetrics,
 }
@@ -48,6 +53,7 @@ impl Default for Config {
             controllers: vec!["*".to_owned()],
             root_ca: None,
             leader_elect: None,
+            event_ttl: Duration::from_secs(3600),
             clock: Arc::new(SystemClock),
             metrics: QueueMetrics::default(),
         }
@@ -55,7 +61,7 @@ impl Default for Config {
 }
 
 impl Config {
-    fn all(&self) -> Vec<Arc<dyn Controller>> {
+    fn all(&self, client: &Client) -> Vec<Arc<dyn Controller>> {
         let mut list: Vec<Arc<dyn Controller>> = vec![
             Arc::new(NamespaceController),
             Arc::new(ServiceAccountController),
@@ -72,6 +78,9 @@ impl Config {
             Arc::new(TaintEvictionController),
             Arc::new(ClusterRoleAggregationController),
         ];
+        if !self.event_ttl.is_zero() {
+            list.push(Arc::new(EventTtlController::new(client, self.clock.clone(), self.event_ttl)));
+        }
         if let Some(ca) = &self.root_ca {
             list.push(Arc::new(RootCaPublisher { ca: ca.clone() }));
         }
@@ -122,7 +131,7 @@ async fn work(config: &Config, client: &Client) {
         started: config.clock.now(),
     });
     snapshot.synced().await;
-    let controllers = config.all().into_iter().filter(|c| config.is_enabled(c.name()));
+    let controllers = config.all(client).into_iter().filter(|c| config.is_enabled(c.name()));
     for controller in controllers {
         info!(controller = controller.name(), "started");
         driver::start(controller, &environment, &mut tasks);

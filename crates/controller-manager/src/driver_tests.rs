@@ -1,0 +1,117 @@
+//! The driver against an API server that is scripted, and one that refuses.
+
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use kybern_api::core::v1::Pod;
+use kybern_apimachinery::time::SystemClock;
+use kybern_apimachinery::{ApiError, GroupResource, json};
+use kybern_client::{Body, BoxFuture, Transport, TransportError, body};
+
+use super::*;
+use crate::testing::{World, meta, pod};
+
+/// Answers creations as told; counts them. Everything else is empty.
+struct Server {
+    refuse: bool,
+    created: Mutex<usize>,
+}
+
+impl Transport for Server {
+    fn call(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
+        let pods = request.uri().path().ends_with("/pods");
+        let response = match (request.method(), pods) {
+            (&Method::POST, true) => {
+                let mut created = self.created.lock();
+                *created += 1;
+                if self.refuse {
+                    let error = ApiError::forbidden(&GroupResource::new("", "pods"), "", "exceeded quota");
+                    Response::builder().status(403).body(body::full(error.to_status().to_string())).unwrap()
+                } else {
+                    let name = format!("p{created}");
+                    let object = json!({"metadata": {"namespace": "default", "name": name, "resourceVersion": "9"}});
+                    Response::new(body::full(object.to_string()))
+                }
+            }
+            _ => Response::new(body::full("{}")),
+        };
+        Box::pin(async move { Ok(response) })
+    }
+}
+
+/// Makes pods; panics when told to.
+struct Maker;
+
+impl Controller for Maker {
+    fn name(&self) -> &'static str {
+        "maker"
+    }
+    fn watches(&self, _: &mut Watches<'_>) {}
+    fn reconcile(&self, key: &str, _: &Snapshot, _: &Context) -> Plan {
+        assert_ne!(key, "panic", "a bug");
+        let create = Op::create(&Pod { metadata: meta(""), ..Pod::default() });
+        Plan::of(vec![Op::SlowStart(vec![create; key.parse().unwrap()])])
+    }
+}
+
+fn driver(refuse: bool) -> (Arc<Driver>, Arc<Server>, crate::snapshot::Writers) {
+    let world = World::new();
+    let server = Arc::new(Server { refuse, created: Mutex::default() });
+    let client = Client::new(server.clone());
+    let environment = Arc::new(Environment {
+        client: client.clone(),
+        snapshot: Arc::new(world.snapshot),
+        clock: Arc::new(SystemClock),
+        metrics: QueueMetrics::default(),
+        started: crate::testing::now(),
+    });
+    let recorder = EventRecorder::new(client.clone(), "maker", "");
+    let (queue, failures) = (WorkQueue::new(), Mutex::default());
+    (
+        Arc::new(Driver { controller: Arc::new(Maker), environment, client, recorder, queue, failures }),
+        server,
+        world.writers,
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_work_is_tried_once_and_told() {
+    let (driver, server, _writers) = driver(true);
+    driver.process("100").await;
+    assert_eq!(*server.created.lock(), 1, "not a hundred times");
+    let failure = driver.failures.lock().get("100").cloned().unwrap();
+    assert_eq!(failure.verb, Verb::Create);
+    assert!(failure.message.contains("exceeded quota"), "{failure:?}");
+    assert_eq!(driver.queue.failures(&"100".to_owned()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_waits_for_its_own_writes() {
+    let (driver, server, writers) = driver(false);
+    let working = tokio::spawn({
+        let driver = driver.clone();
+        async move { driver.process("3").await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(*server.created.lock(), 3);
+    assert!(!working.is_finished(), "the pods are not in the store yet");
+    let mut newest = pod("p3").build();
+    newest.metadata.resource_version = Some("9".into());
+    writers.pods.upsert(newest);
+    tokio::time::timeout(Duration::from_millis(10), working).await.expect("goes on at once").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_never_comes_back_does_not_block_for_ever() {
+    let (driver, _server, _writers) = driver(false);
+    let started = tokio::time::Instant::now();
+    driver.process("1").await;
+    assert_eq!(started.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_one_keys_problem() {
+    let (driver, _server, _writers) = driver(false);
+    driver.process("panic").await;
+    assert_eq!(driver.queue.failures(&"panic".to_owned()), 1);
+}
