@@ -159,15 +159,12 @@ impl Validator {
                 format!("{} in body should be {rule}", path.as_str()),
             ));
         };
-        if let Some((min, exclusive)) = self.minimum {
-            if number < min || (exclusive && number == min) {
-                wrong(format!("greater than {}{min}", if exclusive { "" } else { "or equal to " }));
-            }
+        let or_equal = |exclusive: bool| if exclusive { "" } else { "or equal to " };
+        if let Some((min, exclusive)) = self.minimum.filter(|(min, ex)| number < *min || (*ex && number == *min)) {
+            wrong(format!("greater than {}{min}", or_equal(exclusive)));
         }
-        if let Some((max, exclusive)) = self.maximum {
-            if number > max || (exclusive && number == max) {
-                wrong(format!("less than {}{max}", if exclusive { "" } else { "or equal to " }));
-            }
+        if let Some((max, exclusive)) = self.maximum.filter(|(max, ex)| number > *max || (*ex && number == *max)) {
+            wrong(format!("less than {}{max}", or_equal(exclusive)));
         }
         if let Some(factor) = self.multiple_of.filter(|f| *f != 0.0 && (number / f).fract() != 0.0) {
             wrong(format!("a multiple of {factor}"));
