@@ -30,6 +30,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// Below which `kubepods` lies; `/`.
     pub cgroup_root: String,
+    /// Whether pods get cgroups of their own; needs root.
+    pub manage_cgroups: bool,
     /// The port in the node's status, and the server; `None` serves nothing.
     pub server: Option<ServerConfig>,
     /// Labels the node as a control-plane node.
@@ -71,6 +73,7 @@ impl Config {
             max_pods: 110,
             resolv_conf: "/etc/resolv.conf".into(),
             cgroup_root: "/".into(),
+            manage_cgroups: rustix::process::geteuid().is_root(),
             server: None,
             control_plane: false,
             labels: Vec::new(),

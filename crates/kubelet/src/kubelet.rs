@@ -127,7 +127,7 @@ fn share(
     let client = client.with_user_agent("kubelet/v1.35.0 (linux/amd64)");
     let machine = machine::read(&config.root_dir);
     let resolver = dns::parse_resolv_conf(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default());
-    let cgroups = kybern_linux::cgroup::Cgroups::detect().ok().filter(|_| rustix::process::geteuid().is_root());
+    let cgroups = kybern_linux::cgroup::Cgroups::detect().ok().filter(|_| config.manage_cgroups);
     Shared {
         references: ReferenceCache::new(client.clone()),
         services: Informer::<Service>::new(client.clone(), ListOptions::default()).spawn(),

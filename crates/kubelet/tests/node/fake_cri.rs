@@ -1,0 +1,316 @@
+//! A container runtime that runs nothing: containers are entries of a table, ended by the test.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kybern_cri::*;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+#[derive(Default)]
+struct State {
+    sandboxes: BTreeMap<String, (PodSandboxStatus, PodSandboxConfig)>,
+    containers: BTreeMap<String, (ContainerStatus, ContainerConfig)>,
+    next: u32,
+    listeners: Vec<mpsc::Sender<ContainerEvent>>,
+    /// What was asked of it, in short.
+    calls: Vec<String>,
+    /// Exit codes of `exec_sync` by command.
+    commands: BTreeMap<String, i32>,
+}
+
+#[derive(Default)]
+pub(crate) struct FakeCri {
+    state: Mutex<State>,
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_nanosecond() as i64
+}
+
+impl State {
+    fn id(&mut self, kind: &str) -> String {
+        self.next += 1;
+        format!("{kind}{}", self.next)
+    }
+
+    fn tell(&mut self, kind: ContainerEventType, container: &str, sandbox: &str) {
+        let pod_uid = self.sandboxes.get(sandbox).map(|(s, _)| s.sandbox.metadata.uid.clone()).unwrap_or_default();
+        let event = ContainerEvent { kind, container_id: container.into(), pod_sandbox_id: sandbox.into(), pod_uid };
+        self.listeners.retain(|listener| listener.try_send(event.clone()).is_ok());
+    }
+
+    fn end(&mut self, id: &str, code: i32) {
+        let Some((status, _)) = self.containers.get_mut(id) else { return };
+        if status.container.state != ContainerState::Running {
+            return;
+        }
+        status.container.state = ContainerState::Exited;
+        status.exit_code = code;
+        status.finished_at = now();
+        let sandbox = status.container.pod_sandbox_id.clone();
+        self.tell(ContainerEventType::Stopped, id, &sandbox);
+    }
+}
+
+impl FakeCri {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Ends the running start of a container.
+    pub(crate) fn exit(&self, name: &str, code: i32) {
+        let mut state = self.state.lock();
+        let is_it = |(status, _): &&(ContainerStatus, ContainerConfig)| {
+            status.container.metadata.name == name && status.container.state == ContainerState::Running
+        };
+        let id = state.containers.values().find(is_it).unwrap().0.container.id.clone();
+        state.end(&id, code);
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.state.lock().calls.clone()
+    }
+
+    pub(crate) fn command(&self, command: &str, code: i32) {
+        self.state.lock().commands.insert(command.into(), code);
+    }
+
+    /// The configuration of the newest start of a container.
+    pub(crate) fn config(&self, name: &str) -> ContainerConfig {
+        let state = self.state.lock();
+        let starts = state.containers.values().filter(|(_, config)| config.metadata.name == name);
+        starts.max_by_key(|(_, config)| config.metadata.attempt).unwrap().1.clone()
+    }
+
+    pub(crate) fn sandbox_config(&self) -> PodSandboxConfig {
+        self.state.lock().sandboxes.values().next().unwrap().1.clone()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.sandboxes.is_empty() && state.containers.is_empty()
+    }
+
+    /// A sandbox of a pod that no API server knows.
+    pub(crate) fn add_orphan(&self) {
+        let mut state = self.state.lock();
+        let mut status = PodSandboxStatus::default();
+        status.sandbox.id = "orphan".into();
+        status.sandbox.metadata.uid = "unknown".into();
+        status.sandbox.state = PodSandboxState::Ready;
+        state.sandboxes.insert("orphan".into(), (status, PodSandboxConfig::default()));
+    }
+}
+
+macro_rules! answer {
+    ($self:ident, |$state:ident| $body:block) => {{
+        let mut guard = $self.state.lock();
+        let $state = &mut *guard;
+        let done = (|| $body)();
+        Box::pin(std::future::ready(done))
+    }};
+}
+
+fn missing(id: &str) -> CriError {
+    CriError::NotFound(format!("{id} not found"))
+}
+
+impl RuntimeService for FakeCri {
+    fn version(&self) -> CriFuture<'_, Version> {
+        let version = Version { runtime_name: "fake".into(), runtime_version: "1".into(), ..Default::default() };
+        Box::pin(async { Ok(version) })
+    }
+
+    fn status(&self) -> CriFuture<'_, RuntimeStatus> {
+        let condition = |kind: &str| RuntimeCondition { kind: kind.into(), status: true, ..Default::default() };
+        Box::pin(std::future::ready(Ok(RuntimeStatus {
+            conditions: vec![condition("RuntimeReady"), condition("NetworkReady")],
+        })))
+    }
+
+    fn run_pod_sandbox(&self, config: PodSandboxConfig) -> CriFuture<'_, String> {
+        answer!(self, |state| {
+            let id = state.id("s");
+            state.calls.push(format!("sandbox {}", config.metadata.name));
+            let sandbox = PodSandbox {
+                id: id.clone(),
+                metadata: config.metadata.clone(),
+                state: PodSandboxState::Ready,
+                created_at: now(),
+                ..Default::default()
+            };
+            let status = PodSandboxStatus { sandbox, ips: vec!["127.0.0.1".into()], ..Default::default() };
+            state.sandboxes.insert(id.clone(), (status, config));
+            state.tell(ContainerEventType::Started, "", &id);
+            Ok(id)
+        })
+    }
+
+    fn stop_pod_sandbox(&self, id: &str) -> CriFuture<'_, ()> {
+        answer!(self, |state| {
+            state.calls.push("stop-sandbox".into());
+            let inside: Vec<String> = state
+                .containers
+                .values()
+                .filter(|(s, _)| s.container.pod_sandbox_id == id)
+                .map(|(s, _)| s.container.id.clone())
+                .collect();
+            inside.iter().for_each(|container| state.end(container, 137));
+            if let Some((status, _)) = state.sandboxes.get_mut(id) {
+                status.sandbox.state = PodSandboxState::NotReady;
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_pod_sandbox(&self, id: &str) -> CriFuture<'_, ()> {
+        answer!(self, |state| {
+            state.sandboxes.remove(id);
+            state.containers.retain(|_, (s, _)| s.container.pod_sandbox_id != id);
+            Ok(())
+        })
+    }
+
+    fn pod_sandbox_status(&self, id: &str) -> CriFuture<'_, PodSandboxStatus> {
+        answer!(self, |state| { state.sandboxes.get(id).map(|(s, _)| s.clone()).ok_or_else(|| missing(id)) })
+    }
+
+    fn list_pod_sandbox(&self) -> CriFuture<'_, Vec<PodSandbox>> {
+        answer!(self, |state| { Ok(state.sandboxes.values().map(|(s, _)| s.sandbox.clone()).collect()) })
+    }
+
+    fn create_container(&self, sandbox: &str, config: ContainerConfig, pod: PodSandboxConfig) -> CriFuture<'_, String> {
+        answer!(self, |state| {
+            let id = state.id("c");
+            state.calls.push(format!("create {} {}", config.metadata.name, config.metadata.attempt));
+            let container = Container {
+                id: id.clone(),
+                pod_sandbox_id: sandbox.into(),
+                metadata: config.metadata.clone(),
+                image: config.image.user_specified_image.clone(),
+                image_ref: config.image.image.clone(),
+                state: ContainerState::Created,
+                created_at: now(),
+                labels: config.labels.clone(),
+                annotations: config.annotations.clone(),
+            };
+            let log = PathBuf::from(&pod.log_directory).join(&config.log_path);
+            std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stdout F two\n").unwrap();
+            let status =
+                ContainerStatus { container, log_path: log.to_string_lossy().into_owned(), ..Default::default() };
+            state.containers.insert(id.clone(), (status, config));
+            Ok(id)
+        })
+    }
+
+    fn start_container(&self, id: &str) -> CriFuture<'_, ()> {
+        answer!(self, |state| {
+            let (status, _) = state.containers.get_mut(id).ok_or_else(|| missing(id))?;
+            status.container.state = ContainerState::Running;
+            status.started_at = now();
+            let sandbox = status.container.pod_sandbox_id.clone();
+            state.tell(ContainerEventType::Started, id, &sandbox);
+            Ok(())
+        })
+    }
+
+    fn stop_container(&self, id: &str, timeout: Duration) -> CriFuture<'_, ()> {
+        answer!(self, |state| {
+            let name = state.containers.get(id).map(|(s, _)| s.container.metadata.name.clone()).unwrap_or_default();
+            state.calls.push(format!("stop {name} {}s", timeout.as_secs()));
+            state.end(id, 0);
+            Ok(())
+        })
+    }
+
+    fn remove_container(&self, id: &str) -> CriFuture<'_, ()> {
+        answer!(self, |state| {
+            state.containers.remove(id);
+            Ok(())
+        })
+    }
+
+    fn list_containers(&self) -> CriFuture<'_, Vec<Container>> {
+        answer!(self, |state| { Ok(state.containers.values().map(|(s, _)| s.container.clone()).collect()) })
+    }
+
+    fn container_status(&self, id: &str) -> CriFuture<'_, ContainerStatus> {
+        answer!(self, |state| { state.containers.get(id).map(|(s, _)| s.clone()).ok_or_else(|| missing(id)) })
+    }
+
+    fn update_container_resources(&self, _: &str, _: LinuxContainerResources) -> CriFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn reopen_container_log(&self, _: &str) -> CriFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn exec_sync(&self, _: &str, command: Vec<String>, _: Option<Duration>) -> CriFuture<'_, ExecSyncResult> {
+        answer!(self, |state| {
+            let command = command.join(" ");
+            state.calls.push(format!("exec {command}"));
+            let exit_code = state.commands.get(&command).copied().unwrap_or(0);
+            Ok(ExecSyncResult { stdout: command.into_bytes(), stderr: vec![], exit_code })
+        })
+    }
+
+    fn exec(&self, _: &str, command: Vec<String>, _: bool, mut io: ExecIo) -> CriFuture<'_, i32> {
+        Box::pin(async move {
+            use tokio::io::AsyncWriteExt;
+            if let Some(mut stdout) = io.stdout.take() {
+                let _ = stdout.write_all(command.join(" ").as_bytes()).await;
+            }
+            Ok(3)
+        })
+    }
+
+    fn attach(&self, _: &str, _: ExecIo) -> CriFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn port_forward(&self, _: &str, port: u16) -> CriFuture<'_, tokio::net::TcpStream> {
+        Box::pin(async move {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| CriError::Internal(e.to_string()))
+        })
+    }
+
+    fn list_container_stats(&self) -> CriFuture<'_, Vec<ContainerStats>> {
+        Box::pin(std::future::ready(Ok(vec![])))
+    }
+
+    fn container_events(&self) -> mpsc::Receiver<ContainerEvent> {
+        let (sender, receiver) = mpsc::channel(256);
+        self.state.lock().listeners.push(sender);
+        receiver
+    }
+}
+
+/// Has every image but those that begin with `missing`.
+impl ImageService for FakeCri {
+    fn list_images(&self) -> CriFuture<'_, Vec<Image>> {
+        Box::pin(std::future::ready(Ok(vec![])))
+    }
+
+    fn image_status(&self, image: &ImageSpec) -> CriFuture<'_, Option<Image>> {
+        let there = !image.image.starts_with("missing");
+        let image = Image { id: format!("sha256:{}", image.image), ..Default::default() };
+        Box::pin(std::future::ready(Ok(there.then_some(image))))
+    }
+
+    fn pull_image(&self, image: &ImageSpec, _: Vec<AuthConfig>) -> CriFuture<'_, String> {
+        let image = image.image.clone();
+        Box::pin(async move { Err(CriError::NotFound(format!("{image}: manifest unknown"))) })
+    }
+
+    fn remove_image(&self, _: &ImageSpec) -> CriFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn image_fs_info(&self) -> CriFuture<'_, FilesystemUsage> {
+        Box::pin(std::future::ready(Ok(FilesystemUsage::default())))
+    }
+}
