@@ -18,6 +18,7 @@ use crate::orphans;
 use crate::pod::config::NodeFacts;
 use crate::pod::status::NodeView;
 use crate::pod::{admit, dns, labels, spec};
+use crate::qos::QosCgroups;
 use crate::references::ReferenceCache;
 use crate::server::{self, PodTable};
 use crate::shared::{Events, Shared};
@@ -70,7 +71,9 @@ pub async fn run(
     tasks.spawn(lease::run(shared.clone(), nodes.clone()));
     tasks.spawn(crate::log_rotation::run(shared.clone(), table.clone()));
     let (ended_tx, mut ended) = mpsc::channel(64);
+    let qos = QosCgroups::new(shared.cgroups.clone(), &shared.config.cgroup_root, shared.machine.milli_cpus);
     let mut driver = Driver {
+        qos,
         shared,
         nodes,
         pods: pods.clone(),
@@ -99,6 +102,7 @@ pub async fn run(
                         }
                     }
                 }
+                driver.share_cpu();
                 if std::mem::take(&mut first) {
                     driver.remove_orphans(&mut tasks);
                 }
@@ -112,7 +116,10 @@ pub async fn run(
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 }
             },
-            Some(uid) = ended.recv() => driver.ended(&uid),
+            Some(uid) = ended.recv() => {
+                driver.ended(&uid);
+                driver.share_cpu();
+            }
         }
     }
 }
@@ -169,6 +176,7 @@ async fn list(runtime: &dyn RuntimeService) -> Result<BTreeMap<String, RuntimePo
 }
 
 struct Driver {
+    qos: QosCgroups,
     shared: Arc<Shared>,
     nodes: Store<Node>,
     pods: Store<Pod>,
@@ -232,6 +240,12 @@ impl Driver {
         self.done.remove(uid);
         if let Some(handle) = self.handles.get(uid) {
             handle.desired.send_modify(|desired| desired.gone = true);
+        }
+    }
+
+    fn share_cpu(&mut self) {
+        if self.shared.cgroups.is_some() {
+            self.qos.update(self.handles.values().map(|handle| handle.desired.borrow().pod.clone()));
         }
     }
 

@@ -10,6 +10,7 @@ pub mod node;
 pub mod orphans;
 pub mod pod;
 pub mod probe;
+pub mod qos;
 pub mod references;
 pub mod server;
 pub mod shared;

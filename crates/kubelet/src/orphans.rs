@@ -13,6 +13,12 @@ use crate::volume::setup;
 
 /// Removes a pod's directory, logs and cgroup.
 pub async fn remove_traces(shared: &Shared, pod: &Pod) {
+    if let Some(cgroups) = &shared.cgroups {
+        let group = resources::cgroup_parent(&shared.facts.cgroup_root, pod, spec::spec(pod));
+        if let Err(error) = cgroups.remove(&group) {
+            tracing::debug!(%error, group, "cannot remove a pod's cgroup");
+        }
+    }
     let (root, uid) = (shared.config.root_dir.clone(), spec::uid(pod).to_owned());
     let logs = config::log_directory(&shared.facts.pod_logs, pod);
     let links = shared.config.container_logs_dir.clone();
@@ -26,12 +32,6 @@ pub async fn remove_traces(shared: &Shared, pod: &Pod) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, pod = %spec::full_name(pod), "cannot remove a pod's directory"),
         Err(error) => tracing::warn!(%error, "cannot remove a pod's directory"),
-    }
-    if let Some(cgroups) = &shared.cgroups {
-        let group = resources::cgroup_parent(&shared.facts.cgroup_root, pod, spec::spec(pod));
-        if let Err(error) = cgroups.remove(&group) {
-            tracing::debug!(%error, group, "cannot remove a pod's cgroup");
-        }
     }
 }
 
