@@ -239,11 +239,16 @@ pub fn join_namespaces(pidfd: &OwnedFd, flags: libc::c_int) -> io::Result<()> {
 
 /// Makes namespaces anew for the calling thread (`unshare(2)` with `CLONE_NEW*` or `CLONE_FS` flags).
 pub fn unshare(flags: libc::c_int) -> io::Result<()> {
-    // SAFETY: namespace flags and CLONE_FS change what names mean for this thread, not memory or descriptors.
     if flags & (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_SIGHAND) != 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    // SAFETY: namespace flags and CLONE_FS change what names mean for this thread, not memory or descriptors.
     if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives the calling thread a root and working directory of its own (`CLONE_FS`), which it can then change alone.
+pub fn unshare_directory() -> io::Result<()> {
+    unshare(libc::CLONE_FS)
 }
 
 /// Joins the namespace behind an open `/proc/<pid>/ns/*` file or bind mount of one.

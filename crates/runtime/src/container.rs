@@ -16,9 +16,9 @@ use tokio::sync::watch;
 
 use crate::device;
 use crate::disk;
+use crate::engine::{Engine, blocking, internal, new_id};
 use crate::image::{LAYERS, StoredImage, snapshot_files};
 use crate::launch_spec::{self, Surroundings};
-use crate::runtime::{Runtime, blocking, internal, new_id};
 use crate::sandbox::Sandbox;
 use crate::seccomp_profile;
 use crate::shim::protocol::{Reply, Request};
@@ -163,7 +163,7 @@ impl Container {
     }
 }
 
-impl Runtime {
+impl Engine {
     pub(crate) async fn create(
         self: &Arc<Self>,
         sandbox_id: &str,
@@ -417,4 +417,9 @@ impl Runtime {
             Err(error) => Err(internal("failed to reopen container log", error)),
         }
     }
+}
+
+/// The control group of the container recorded in a directory.
+pub(crate) fn cgroup_of(dir: &std::path::Path) -> Option<String> {
+    disk::read_json::<Record>(&dir.join(RECORD)).ok().map(|record| record.cgroup)
 }

@@ -1,15 +1,18 @@
 //! The container runtime: images, sandboxes, containers, and the shim that keeps a pod alive. `docs/ARCHITECTURE.md` says
 //! where it stands; [`Runtime::open`] is where it begins.
 
+mod cni_network;
 mod config;
 mod container;
 mod device;
 mod disk;
+mod engine;
 mod image;
 mod launch_spec;
 mod network;
 mod pull;
-mod runtime;
+mod purge;
+mod registry;
 mod sandbox;
 mod seccomp_profile;
 mod service;
@@ -19,9 +22,10 @@ mod streaming;
 #[cfg(test)]
 mod testing;
 
+pub use cni_network::CniNetwork;
 pub use config::Config;
-pub use image::{ImageStore, Reference, ReferenceError, StoreError, StoredImage};
+pub use image::{ImageArchives, Reference, ReferenceError, StoreError, StoredImage};
 pub use network::{PodNet, PodNetwork};
-pub use runtime::Runtime;
-pub use service::Service;
+pub use purge::purge;
+pub use service::Runtime;
 pub use shim::{SHIM_COMMAND, shim_main};

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
 use crate::disk;
+use crate::engine::{Engine, blocking, internal, new_id};
 use crate::network::PodNet;
-use crate::runtime::{Runtime, blocking, internal, new_id};
 use crate::shim::client::ShimClient;
 use crate::shim::protocol::{Reply, Request};
 use crate::shim::{CONTAINERS, SHIM_PID};
@@ -61,7 +61,7 @@ struct Record {
 }
 
 impl Sandbox {
-    fn new(runtime: &Runtime, id: String, record: Record) -> Sandbox {
+    fn new(runtime: &Engine, id: String, record: Record) -> Sandbox {
         let dir = runtime.config.sandboxes_dir().join(&id);
         Sandbox {
             shim: ShimClient::new(&dir),
@@ -75,7 +75,7 @@ impl Sandbox {
         }
     }
 
-    fn load(runtime: &Runtime, id: &str) -> io::Result<Sandbox> {
+    fn load(runtime: &Engine, id: &str) -> io::Result<Sandbox> {
         let record: Record = disk::read_json(&runtime.config.sandboxes_dir().join(id).join(RECORD))?;
         Ok(Sandbox::new(runtime, id.to_owned(), record))
     }
@@ -242,7 +242,7 @@ fn resolv_conf(dns: &DnsConfig) -> io::Result<String> {
     Ok(text)
 }
 
-impl Runtime {
+impl Engine {
     pub(crate) async fn run_sandbox(self: &Arc<Self>, config: PodSandboxConfig) -> Result<String, CriError> {
         let id = new_id()?;
         let host_network = config.namespaces.network == NamespaceMode::Node;

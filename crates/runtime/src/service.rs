@@ -1,20 +1,33 @@
 //! CRI's calls, each led to where it is done.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_cri::*;
 use tokio::sync::mpsc;
 
+use crate::Config;
+use crate::engine::{Engine, blocking, internal};
 use crate::image::StoredImage;
-use crate::runtime::{Runtime, blocking, internal};
 use crate::spec::now_ns;
 
-/// The runtime as the kubelet calls it: a handle, so that calls can outlive the borrow they are made through.
+/// The container runtime, as the kubelet calls it. It lives as long as it is held; its pods live on.
 #[derive(Clone)]
-pub struct Service(pub Arc<Runtime>);
+pub struct Runtime(Arc<Engine>);
 
-impl RuntimeService for Service {
+impl Runtime {
+    /// Opens the runtime: makes its directories, connects to the shims of a previous run and goes on with their pods, and
+    /// removes what was left half-made. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When a directory cannot be made, another runtime uses the state directory, or no cgroup hierarchy is mounted.
+    pub async fn open(config: Config) -> io::Result<Arc<Runtime>> {
+        Ok(Arc::new(Runtime(Engine::open(config).await?)))
+    }
+}
+
+impl RuntimeService for Runtime {
     fn version(&self) -> CriFuture<'_, Version> {
         let runtime_version = self.0.config.version.clone();
         Box::pin(async move {
@@ -185,7 +198,7 @@ impl From<StoredImage> for Image {
     }
 }
 
-impl ImageService for Service {
+impl ImageService for Runtime {
     fn list_images(&self) -> CriFuture<'_, Vec<Image>> {
         Box::pin(async move { Ok(self.0.images.list()?.into_iter().map(Image::from).collect()) })
     }

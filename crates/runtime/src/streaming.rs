@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::container::Container;
-use crate::runtime::{Runtime, blocking, internal};
+use crate::engine::{Engine, blocking, internal};
 use crate::shim::client::{ShimConnection, closed};
 use crate::shim::protocol::{Reply, Request};
 use crate::spec::ProcessSpec;
@@ -102,7 +102,7 @@ async fn follow_size(resize: Option<mpsc::Receiver<TermSize>>, terminal: Option<
     std::future::pending::<()>().await;
 }
 
-impl Runtime {
+impl Engine {
     /// Starts a process in a container.
     async fn spawn(
         &self,

@@ -112,7 +112,8 @@ fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((v6, port)) => {
-                return v6.parse::<std::net::Ipv6Addr>().is_ok() && (port.is_empty() || is_port(port.strip_prefix(':')));
+                return v6.parse::<std::net::Ipv6Addr>().is_ok()
+                    && (port.is_empty() || is_port(port.strip_prefix(':')));
             }
             None => return false,
         },

@@ -64,7 +64,7 @@ struct Cached {
     index: Arc<Index>,
 }
 
-pub struct ImageStore {
+pub(crate) struct ImageStore {
     dir: PathBuf,
     /// Holds `<container>/layers`, the snapshots that containers stand on.
     containers_dir: PathBuf,
@@ -145,12 +145,12 @@ impl ImageStore {
     }
 
     /// Every image, the built-in ones first.
-    pub fn list(&self) -> Result<Vec<StoredImage>, StoreError> {
+    pub(crate) fn list(&self) -> Result<Vec<StoredImage>, StoreError> {
         Ok(self.builtin.iter().chain(self.index()?.values()).cloned().collect())
     }
 
     /// Finds an image by id, tag or digest.
-    pub fn find(&self, name: &str) -> Result<Option<StoredImage>, StoreError> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<StoredImage>, StoreError> {
         let index = self.index()?;
         let mut all = self.builtin.iter().chain(index.values());
         if is_digest(name) {
@@ -183,7 +183,7 @@ impl ImageStore {
     }
 
     /// Removes an image, or only the tag when it has others. Succeeds when there is none.
-    pub fn remove(&self, name: &str) -> Result<(), StoreError> {
+    pub(crate) fn remove(&self, name: &str) -> Result<(), StoreError> {
         let Some(found) = self.find(name)? else { return Ok(()) };
         if found.pinned {
             return Err(StoreError::Pinned(name.to_owned()));

@@ -31,8 +31,8 @@ pub(crate) const RUN_STATE: &str = "run.json";
 
 /// Runs the shim of one sandbox; `args` is what follows the command: the sandbox's directory. Must be called before the
 /// process has made a second thread. Says `ok` or what went wrong on standard output, which it then closes.
-pub fn shim_main(args: impl Iterator<Item = std::ffi::OsString>) -> ! {
-    let Some(dir) = args.map(PathBuf::from).next() else {
+pub fn shim_main(args: &[std::ffi::OsString]) -> ! {
+    let Some(dir) = args.first().map(PathBuf::from) else {
         eprintln!("usage: kybern shim <sandbox directory> (started by the container runtime)");
         std::process::exit(2);
     };

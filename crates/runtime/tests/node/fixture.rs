@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kybern_cri::*;
-use kybern_runtime::{Config, PodNet, PodNetwork, Runtime, Service};
+use kybern_runtime::{Config, PodNet, PodNetwork, Runtime};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
@@ -30,7 +30,7 @@ impl PodNetwork for LoopbackOnly {
 pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) config: Config,
-    service: Option<Service>,
+    service: Option<Arc<Runtime>>,
 }
 
 impl Node {
@@ -55,12 +55,12 @@ impl Node {
 
     /// Opens the runtime (again).
     pub(crate) async fn open(&mut self) {
-        self.service = Some(Service(Runtime::open(self.config.clone()).await.unwrap()));
+        self.service = Some(Runtime::open(self.config.clone()).await.unwrap());
     }
 
     /// Forgets the runtime as a crash would: nothing is stopped.
     pub(crate) async fn crash(&mut self) {
-        let runtime = Arc::downgrade(&self.service.take().unwrap().0);
+        let runtime = Arc::downgrade(&&self.service.take().unwrap());
         // The tasks that follow shims let go when their shims next speak; the lock must be free before a new start.
         for _ in 0..200 {
             if runtime.strong_count() == 0 {
@@ -71,7 +71,7 @@ impl Node {
         panic!("the runtime is still held");
     }
 
-    pub(crate) fn service(&self) -> &Service {
+    pub(crate) fn service(&self) -> &Runtime {
         self.service.as_ref().unwrap()
     }
 

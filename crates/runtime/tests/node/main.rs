@@ -3,6 +3,7 @@
 
 mod containers;
 mod fixture;
+mod images;
 mod restart;
 mod sandboxes;
 mod streams;
@@ -35,15 +36,19 @@ const TESTS: &[Test] = tests![
     streams::exec_with_a_terminal,
     streams::attach,
     streams::port_forward,
+    images::layers_and_archives,
+    images::hostile_layers,
+    images::pull_from_a_registry,
+    restart::purge_removes_everything,
     restart::kybern_dies_and_comes_back,
     restart::a_shim_dies,
 ];
 
 fn main() {
-    let mut args = std::env::args_os().skip(1);
-    let first = args.next();
-    if first.as_deref() == Some(kybern_runtime::SHIM_COMMAND.as_ref()) {
-        kybern_runtime::shim_main(args);
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+
+    if args.get(1).is_some_and(|a| a == kybern_runtime::SHIM_COMMAND) {
+        kybern_runtime::shim_main(&args[2..]);
     }
     if !rustix::process::geteuid().is_root() || !std::path::Path::new(fixture::BUSYBOX).exists() {
         println!("SKIPPED: node tests need root and {} (package busybox-static)", fixture::BUSYBOX);

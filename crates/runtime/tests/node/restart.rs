@@ -52,3 +52,20 @@ pub(crate) async fn a_shim_dies() {
     node.service().remove_pod_sandbox(&sandbox).await.unwrap();
     node.finish().await;
 }
+
+pub(crate) async fn purge_removes_everything() {
+    let mut node = Node::new().await;
+    let pod = node.pod("purged");
+    let sandbox = node.sandbox(&pod).await;
+    let id = node.start(&sandbox, node.shell("main", "busybox sleep 600")).await;
+    let cgroups = kybern_linux::cgroup::Cgroups::detect().unwrap();
+    let group = format!("{}/{id}", pod.cgroup_parent);
+    assert_eq!(cgroups.processes(&group).unwrap().len(), 1);
+    node.crash().await;
+    kybern_runtime::purge(&node.config).unwrap();
+    kybern_runtime::purge(&node.config).unwrap();
+    assert!(cgroups.processes(&group).unwrap().is_empty());
+    node.open().await;
+    assert!(node.service().list_pod_sandbox().await.unwrap().is_empty());
+    node.finish().await;
+}

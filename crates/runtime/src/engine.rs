@@ -19,24 +19,26 @@ use crate::{Config, disk};
 const EVENTS_MAX: usize = 1024;
 
 /// The container runtime. One per state directory.
-pub struct Runtime {
+pub(crate) struct Engine {
     pub(crate) config: Config,
     pub(crate) cgroups: Cgroups,
     pub(crate) images: ImageStore,
     pub(crate) sandboxes: RwLock<BTreeMap<String, Arc<Sandbox>>>,
     pub(crate) containers: RwLock<BTreeMap<String, Arc<Container>>>,
     listeners: Mutex<Vec<mpsc::Sender<ContainerEvent>>>,
+    /// Whose turn it is to pull a reference.
+    pub(crate) pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Held so that no second runtime works on the same state.
     _lock: std::fs::File,
 }
 
-impl Runtime {
+impl Engine {
     /// Opens the runtime: makes its directories, connects to the shims of a previous run and goes on with their pods, and
     /// removes what was left half-made. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When a directory cannot be made, another runtime uses the state directory, or no cgroup hierarchy is mounted.
-    pub async fn open(config: Config) -> io::Result<Arc<Runtime>> {
+    pub(crate) async fn open(config: Config) -> io::Result<Arc<Engine>> {
         disk::make_dirs(&config.state_dir, 0o711)?;
         disk::make_dirs(&config.root_dir, 0o711)?;
         let lock = lock_state(&config.state_dir)?;
@@ -46,12 +48,13 @@ impl Runtime {
         disk::make_dirs(&config.containers_dir(), 0o711)?;
         let mut images = ImageStore::open(config.images_dir(), config.containers_dir())?;
         images.install_builtin(&config)?;
-        let runtime = Arc::new(Runtime {
+        let runtime = Arc::new(Engine {
             cgroups: Cgroups::detect()?,
             images,
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             listeners: Mutex::default(),
+            pulls: Mutex::default(),
             _lock: lock,
             config,
         });
@@ -91,11 +94,6 @@ impl Runtime {
 
     pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
         self.containers.read().values().filter(|c| c.sandbox.id == sandbox).cloned().collect()
-    }
-
-    /// The image store, for commands that work on images.
-    pub fn images(&self) -> &ImageStore {
-        &self.images
     }
 }
 

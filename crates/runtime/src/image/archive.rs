@@ -1,0 +1,208 @@
+//! Images as files: what `docker save`, `podman save` and `ctr image export` write, and what `kybern image export` does.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{Descriptor, Document, OCI_INDEX, OCI_MANIFEST};
+use super::reference::{Reference, is_digest};
+use super::store::{ImageStore, StoreError, StoredImage};
+use super::unpack::decompress;
+use crate::disk;
+
+/// How containerd and Docker name an image in an OCI index.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+/// The OCI image spec's own, which is often only a tag.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// One image in Docker's `manifest.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+impl ImageStore {
+    /// Imports every image of an archive, plain or compressed. Blocks. Answers the images.
+    pub(crate) fn import(&self, archive: &Path) -> Result<Vec<StoredImage>, StoreError> {
+        let _ingest = self.ingest()?;
+        let scratch = self.ingest_dir().join(format!("import-{}", std::process::id()));
+        disk::remove_all(&scratch)?;
+        disk::make_dirs(&scratch, 0o700)?;
+        let file = File::open(archive).map_err(|error| disk::named(error, archive))?;
+        let imported = spread(file, &scratch).map_err(StoreError::from).and_then(|files| {
+            if let Some(list) = files.get("manifest.json") {
+                self.import_docker(&disk::read_json::<Vec<DockerImage>>(list)?, &files)
+            } else if let Some(index) = files.get("index.json") {
+                self.import_oci(&disk::read_json(index)?, &files)
+            } else {
+                let name = archive.display();
+                Err(StoreError::Invalid(format!(
+                    "{name} holds neither manifest.json nor index.json: not an image archive"
+                )))
+            }
+        });
+        disk::remove_all(&scratch)?;
+        imported
+    }
+
+    fn import_docker(
+        &self,
+        list: &[DockerImage],
+        files: &BTreeMap<String, PathBuf>,
+    ) -> Result<Vec<StoredImage>, StoreError> {
+        let mut images = Vec::new();
+        // A layer that several images share is adopted once.
+        let mut adopted: BTreeMap<&Path, Descriptor> = BTreeMap::new();
+        for image in list {
+            let config = self.put_blob(&fs::read(find(files, &image.config)?)?)?;
+            let size = fs::metadata(self.blob_path(&config))?.len();
+            let mut layers = Vec::new();
+            for layer in &image.layers {
+                let path = find(files, layer)?;
+                let descriptor = match adopted.get(path) {
+                    Some(known) => known.clone(),
+                    None => self.adopt_blob(path)?,
+                };
+                adopted.insert(path, descriptor.clone());
+                layers.push(Descriptor { media_type: "application/vnd.oci.image.layer.v1.tar".into(), ..descriptor });
+            }
+            let document = Document {
+                schema_version: 2,
+                media_type: OCI_MANIFEST.into(),
+                config: Some(Descriptor {
+                    media_type: "application/vnd.oci.image.config.v1+json".into(),
+                    digest: config,
+                    size,
+                    ..Default::default()
+                }),
+                layers,
+                manifests: Vec::new(),
+            };
+            let digest = self.put_blob(&serde_json::to_vec(&document).map_err(io::Error::from)?)?;
+            images.push(self.install_named(&digest, image.repo_tags.as_deref().unwrap_or_default())?);
+        }
+        Ok(images)
+    }
+
+    fn import_oci(&self, index: &Document, files: &BTreeMap<String, PathBuf>) -> Result<Vec<StoredImage>, StoreError> {
+        for (name, path) in files {
+            if let Some(hex) = name.strip_prefix("blobs/sha256/") {
+                let found = self.adopt_blob(path)?.digest;
+                if found != format!("sha256:{hex}") {
+                    disk::remove_all(&self.blob_path(&found))?;
+                    return Err(StoreError::Invalid(format!("the archive's {name} has the digest {found}")));
+                }
+            }
+        }
+        let mut images = Vec::new();
+        for descriptor in &index.manifests {
+            let name = [IMAGE_NAME, REF_NAME].iter().find_map(|key| descriptor.annotations.get(*key));
+            let names: Vec<String> = name.filter(|n| n.contains(['/', ':'])).cloned().into_iter().collect();
+            images.push(self.install_named(&descriptor.digest, &names)?);
+        }
+        Ok(images)
+    }
+
+    fn install_named(&self, digest: &str, names: &[String]) -> Result<StoredImage, StoreError> {
+        let mut tags = Vec::new();
+        let mut digests = Vec::new();
+        for name in names {
+            let reference = Reference::parse(name).map_err(|error| StoreError::Invalid(error.to_string()))?;
+            digests.push(reference.at_digest(digest));
+            tags.extend(reference.tagged());
+        }
+        self.install(digest, tags, digests)
+    }
+
+    /// Writes images as an OCI archive that Docker can load too. Blocks.
+    pub(crate) fn export(&self, names: &[String], out: &mut dyn Write) -> Result<(), StoreError> {
+        let _ingest = self.ingest()?;
+        let mut archive = tar::Builder::new(out);
+        let mut manifests = Vec::new();
+        let mut docker = Vec::new();
+        let mut written = std::collections::BTreeSet::new();
+        for name in names {
+            let image = self.find(name)?.ok_or_else(|| StoreError::NotFound(name.clone()))?;
+            if image.manifest.is_empty() {
+                return Err(StoreError::Invalid(format!("image {name:?} is built in: it is this program's own file")));
+            }
+            // Of an index only this machine's manifest is here.
+            let (digest, document) = self.resolve_manifest(&image.manifest)?;
+            let config = document.config.clone().unwrap_or_default();
+            for blob in [&digest, &config.digest].into_iter().chain(document.layers.iter().map(|l| &l.digest)) {
+                if written.insert(blob.clone()) {
+                    archive.append_file(blob_name(blob), &mut File::open(self.blob_path(blob))?)?;
+                }
+            }
+            let tag = Reference::parse(name).ok().filter(|_| !is_digest(name)).and_then(|r| r.tagged());
+            let annotations = tag.iter().map(|t| (IMAGE_NAME.to_owned(), t.clone())).collect();
+            let size = fs::metadata(self.blob_path(&digest))?.len();
+            manifests.push(Descriptor { media_type: OCI_MANIFEST.into(), digest, size, annotations, platform: None });
+            docker.push(DockerImage {
+                config: blob_name(&config.digest),
+                repo_tags: Some(tag.into_iter().collect()),
+                layers: document.layers.iter().map(|l| blob_name(&l.digest)).collect(),
+            });
+        }
+        let index = Document { schema_version: 2, media_type: OCI_INDEX.into(), manifests, ..Default::default() };
+        append(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        append(&mut archive, "index.json", &serde_json::to_vec(&index).map_err(io::Error::from)?)?;
+        append(&mut archive, "manifest.json", &serde_json::to_vec(&docker).map_err(io::Error::from)?)?;
+        archive.finish()?;
+        Ok(())
+    }
+}
+
+fn blob_name(digest: &str) -> String {
+    format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"))
+}
+
+fn append(archive: &mut tar::Builder<&mut dyn Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    header.set_cksum();
+    archive.append_data(&mut header, name, bytes)
+}
+
+fn find<'a>(files: &'a BTreeMap<String, PathBuf>, name: &str) -> Result<&'a Path, StoreError> {
+    let missing = || StoreError::Invalid(format!("the archive's manifest.json names {name:?}, which is not in it"));
+    files.get(name).map(PathBuf::as_path).ok_or_else(missing)
+}
+
+/// Writes an archive's files into a directory under numbers, so that no name in it is ever used as a path. Answers which
+/// file is which; links, with which older versions of Docker share layers, lead to the file they name.
+fn spread(file: File, scratch: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut archive = tar::Archive::new(decompress(file)?);
+    let mut files = BTreeMap::new();
+    let mut links = Vec::new();
+    for (number, entry) in archive.entries()?.enumerate() {
+        let mut entry = entry?;
+        let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
+        match entry.header().entry_type() {
+            kind if kind.is_file() => {
+                let path = scratch.join(number.to_string());
+                io::copy(&mut entry.by_ref(), &mut File::create_new(&path)?)?;
+                files.insert(name, path);
+            }
+            kind if kind.is_symlink() || kind.is_hard_link() => {
+                let target = entry.link_name()?.map(|t| t.to_string_lossy().into_owned()).unwrap_or_default();
+                links.push((name, target.trim_start_matches("../").to_owned()));
+            }
+            _ => {}
+        }
+    }
+    for (name, target) in links {
+        if let Some(path) = files.get(&target).cloned() {
+            files.insert(name, path);
+        }
+    }
+    Ok(files)
+}
