@@ -98,9 +98,7 @@ impl Cni {
 
     /// Detaches a container. Succeeds where nothing is attached or the namespace is gone. Blocks.
     pub fn del(&self, container: &ContainerNet) -> Result<(), CniError> {
-        let remembered = cache::all(&self.cache_dir)
-            .into_iter()
-            .find(|a| a.container_id == container.container_id && a.if_name == container.if_name);
+        let remembered = cache::find(&self.cache_dir, &self.network.name, &container.container_id, &container.if_name);
         self.del_attachment(&remembered.unwrap_or_else(|| self.attachment(container)))
     }
 
@@ -129,9 +127,7 @@ impl Cni {
         if self.network.disable_check || matches!(self.network.cni_version.as_str(), "0.3.0" | "0.3.1") {
             return Ok(());
         }
-        let remembered = cache::all(&self.cache_dir)
-            .into_iter()
-            .find(|a| a.container_id == container.container_id && a.if_name == container.if_name);
+        let remembered = cache::find(&self.cache_dir, &self.network.name, &container.container_id, &container.if_name);
         let attachment = remembered.unwrap_or_else(|| self.attachment(container));
         let network = attachment.network();
         for plugin in &network.plugins {

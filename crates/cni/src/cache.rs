@@ -62,6 +62,14 @@ impl Attachment {
     }
 }
 
+/// The remembered attachment of a container's interface; that of `network` is looked for first.
+pub(crate) fn find(dir: &Path, network: &str, container_id: &str, if_name: &str) -> Option<Attachment> {
+    let file = dir.join("results").join(format!("{network}-{container_id}-{if_name}"));
+    let direct = std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    // The network may have another name since.
+    direct.or_else(|| all(dir).into_iter().find(|a| a.container_id == container_id && a.if_name == if_name))
+}
+
 /// All remembered attachments that can be read.
 pub(crate) fn all(dir: &Path) -> Vec<Attachment> {
     let Ok(entries) = std::fs::read_dir(dir.join("results")) else { return Vec::new() };

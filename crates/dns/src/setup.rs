@@ -338,8 +338,15 @@ fn upstreams(directive: &Directive, text: &str) -> Result<Vec<SocketAddr>, Coref
     match std::fs::read_to_string(Path::new(text)) {
         Err(_) => error(format!("not an IP address or file: {text:?}")),
         Ok(contents) => match forward::name_servers(&contents) {
-            servers if servers.is_empty() => error(format!("no nameservers found in {text:?}")),
-            servers => Ok(servers),
+            servers => {
+                // CoreDNS refuses to start; a machine without name servers should still have cluster DNS.
+                if servers.is_empty() {
+                    tracing::warn!(
+                        "plugin/forward: no nameservers found in {text:?}: only the cluster's names resolve"
+                    );
+                }
+                Ok(servers)
+            }
         },
     }
 }
@@ -410,6 +417,15 @@ mod tests {
         );
         assert_eq!((block.plugins.len(), block.forwards.len()), (1, 1));
         assert_eq!(setup.not_ready(), ["kubernetes"]);
+    }
+
+    #[test]
+    fn a_machine_without_name_servers_has_cluster_dns() {
+        let dir = tempfile::tempdir().unwrap();
+        let resolv = dir.path().join("resolv.conf");
+        std::fs::write(&resolv, "search test\n").unwrap();
+        let setup = try_load(&format!(". {{\n forward . {}\n}}\n", resolv.display())).unwrap();
+        assert_eq!(setup.ports[&53].blocks[0].forwards.len(), 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,12 @@ use crate::service::{Endpoints, ServicePort, add_slice, service_ports};
 /// After a failure the rules are tried again this much later, doubling up to the maximum.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
+
+/// The families that this kernel has.
+fn families() -> impl Iterator<Item = (usize, Family)> {
+    let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+    [Family::Ip, Family::Ip6].into_iter().enumerate().filter(move |(_, family)| has_ipv6 || *family == Family::Ip)
+}
 
 /// Why kube-proxy could not start.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +64,7 @@ pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = 
 /// Removes what kube-proxy put into the kernel of this network namespace.
 pub fn cleanup() -> Result<(), NetlinkError> {
     let mut nft = Nftables::open()?;
-    FAMILIES.into_iter().try_for_each(|family| nft.delete_table(family, TABLE))
+    families().try_for_each(|(_, family)| nft.delete_table(family, TABLE))
 }
 
 /// Aborts its tasks when dropped.
@@ -260,7 +266,8 @@ impl Kernel {
 
     fn sync_blocking(&mut self, snapshot: &Snapshot) -> Result<(), NetlinkError> {
         let mut nft = Nftables::open()?;
-        for (family, applied) in FAMILIES.into_iter().zip(&mut self.applied) {
+        for (i, family) in families() {
+            let applied = &mut self.applied[i];
             let desired = plan(family, &snapshot.services, &snapshot.endpoints, &snapshot.settings);
             let actual = match applied.take() {
                 Some(table) => Some(table),
@@ -273,7 +280,7 @@ impl Kernel {
         }
         let udp = UdpServices::new(&snapshot.services, &snapshot.endpoints);
         if udp != self.udp {
-            for family in FAMILIES.into_iter().filter(|_| !udp.is_empty()) {
+            for (_, family) in families().filter(|_| !udp.is_empty()) {
                 if let Err(error) = forget_stale(&udp, family) {
                     // New flows are right in any case; old ones end by their timeout.
                     tracing::warn!(%error, "cannot clean up stale UDP flows");

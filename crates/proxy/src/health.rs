@@ -175,4 +175,31 @@ mod tests {
             r#"{"localEndpoints":2,"service":{"name":"s","namespace":"n"},"serviceProxyHealthy":false}"#
         );
     }
+
+    #[tokio::test]
+    async fn health_ports_open_follow_and_close() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let get = async || {
+            let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.ok()?;
+            text.split(' ').nth(1).map(str::to_owned)
+        };
+        let health = Arc::new(Health::default());
+        health.set_programmed(true);
+        let mut servers = ServiceHealthServers::new(health);
+        let want = |local_endpoints| {
+            BTreeMap::from([(port, ServiceHealth { namespace: "n".into(), name: "s".into(), local_endpoints })])
+        };
+        servers.reconcile(want(1)).await;
+        assert_eq!(get().await.as_deref(), Some("200"));
+        servers.reconcile(want(0)).await;
+        assert_eq!(get().await.as_deref(), Some("503"));
+        servers.reconcile(BTreeMap::new()).await;
+        // The task ends at its next await.
+        tokio::task::yield_now().await;
+        assert_eq!(get().await, None);
+    }
 }
