@@ -25,6 +25,8 @@ impl UserInfo {
 /// authenticated again.
 pub struct Credentials<'a> {
     pub headers: &'a http::HeaderMap,
+    /// The URL's path: anonymous requests are let in by it.
+    pub path: &'a str,
     /// The client's certificate chain (DER), verified by TLS against the client CA; empty when none was shown.
     pub client_certificates: &'a [rustls::pki_types::CertificateDer<'static>],
 }

@@ -17,7 +17,7 @@ pub(super) async fn authenticate(server: &Server, request: &mut Request<Body>) -
     }
     let peer: Option<Arc<Peer>> = request.extensions().get().cloned();
     let client_certificates = peer.as_ref().map_or(&[][..], |peer| &peer.certificates);
-    let credentials = Credentials { headers: request.headers(), client_certificates };
+    let credentials = Credentials { headers: request.headers(), path: request.uri().path(), client_certificates };
     let mut found = None;
     for authenticator in &server.authenticators {
         match authenticator.authenticate(&credentials).await {

@@ -110,7 +110,7 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
 
 enum Pair {
     Rsa(Box<RsaKeyPair>),
-    P256(EcdsaKeyPair),
+    P256(Box<EcdsaKeyPair>),
 }
 
 /// A key that signs tokens.
@@ -134,7 +134,7 @@ impl SigningKey {
             let pair = match block.label.as_str() {
                 "PRIVATE KEY" => {
                     match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &block.der, &SystemRandom::new()) {
-                        Ok(pair) => Pair::P256(pair),
+                        Ok(pair) => Pair::P256(Box::new(pair)),
                         Err(_) => Pair::Rsa(Box::new(
                             RsaKeyPair::from_pkcs8(&block.der).map_err(|e| rejected(e.to_string()))?,
                         )),
@@ -151,7 +151,7 @@ impl SigningKey {
                         point,
                         &SystemRandom::new(),
                     );
-                    Pair::P256(pair.map_err(|e| rejected(e.to_string()))?)
+                    Pair::P256(Box::new(pair.map_err(|e| rejected(e.to_string()))?))
                 }
                 _ => continue,
             };

@@ -1,6 +1,8 @@
 //! What a fresh cluster holds before its first user comes, made at each start where it is missing: namespaces, the default
-//! roles, the Service `kubernetes`, the system's priority classes.
+//! roles, the Service `kubernetes`, the system's priority classes, flow control.
 
+mod authentication;
+mod flow_control;
 mod kubernetes_service;
 mod reconcile;
 mod roles;
@@ -11,6 +13,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::connect::Objects;
 
+pub use authentication::authentication_config;
 use reconcile::ensure;
 
 /// Objects made at once, so that they share commits.
@@ -43,6 +46,7 @@ pub async fn run(objects: &dyn Objects, options: &BootstrapOptions) -> Result<()
     for class in priority_classes() {
         ensure(objects, "scheduling.k8s.io", "priorityclasses", class, reconcile::keep).await?;
     }
+    flow_control::ensure_all(objects).await?;
     kubernetes_service::ensure_all(objects, options).await
 }
 

@@ -82,7 +82,7 @@ fn job_spec(out: &mut Errors, path: &FieldPath, spec: &Value) {
     if has(spec, "podFailurePolicy") {
         if restart != "Never" {
             out.push(FieldError::invalid(
-                &path,
+                path,
                 spec["podFailurePolicy"].clone(),
                 "only \"Never\" is supported when podFailurePolicy is specified",
             ));

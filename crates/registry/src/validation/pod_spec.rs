@@ -59,7 +59,7 @@ pub(crate) fn pod_spec(out: &mut Errors, path: &FieldPath, spec: &Value) {
             kybern_apimachinery::validation::label_key,
         );
     }
-    if list(spec, "schedulingGates").first().is_some() && !text(spec, "nodeName").is_empty() {
+    if !list(spec, "schedulingGates").is_empty() && !text(spec, "nodeName").is_empty() {
         out.push(FieldError::forbidden(
             &path.child("nodeName"),
             "cannot be set until all schedulingGates have been cleared",

@@ -17,28 +17,29 @@ use kybern_auth::token::{Issuer, SigningKey};
 use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
 
-pub struct Cluster {
-    pub server: Arc<Server>,
-    pub tokens: Arc<ServiceAccountTokens>,
+pub(crate) struct Cluster {
+    pub(crate) server: Arc<Server>,
+    pub(crate) tokens: Arc<ServiceAccountTokens>,
+    pub(crate) pki: Pki,
     _directory: tempfile::TempDir,
 }
 
 /// A user by name and groups.
-pub fn user(name: &str, groups: &[&str]) -> UserInfo {
+pub(crate) fn user(name: &str, groups: &[&str]) -> UserInfo {
     let groups = groups.iter().chain(&["system:authenticated"]).map(|g| (*g).to_owned()).collect();
     UserInfo { name: name.to_owned(), groups, ..UserInfo::default() }
 }
 
-pub fn admin() -> UserInfo {
+pub(crate) fn admin() -> UserInfo {
     user("admin", &["system:masters"])
 }
 
-pub fn node(name: &str) -> UserInfo {
+pub(crate) fn node(name: &str) -> UserInfo {
     user(&format!("system:node:{name}"), &["system:nodes"])
 }
 
 impl Cluster {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = PkiOptions {
             directory: directory.path().to_owned(),
@@ -85,13 +86,13 @@ impl Cluster {
             service_cidr: "10.96.0.0/12".to_owned(),
         };
         bootstrap::run(server.as_ref(), &options).await.unwrap();
-        let cluster = Self { server, tokens, _directory: directory };
+        let cluster = Self { server, tokens, pki, _directory: directory };
         // What its controller would make.
         cluster.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
         cluster
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         user: UserInfo,
         method: Method,
@@ -109,40 +110,46 @@ impl Cluster {
         (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into()))
     }
 
-    pub async fn as_user(&self, user: UserInfo, method: Method, path: &str, object: Option<Value>) -> (u16, Value) {
+    pub(crate) async fn as_user(
+        &self,
+        user: UserInfo,
+        method: Method,
+        path: &str,
+        object: Option<Value>,
+    ) -> (u16, Value) {
         self.send(user, method, path, "application/json", object).await
     }
 
     /// As administrator.
-    pub async fn ask(&self, method: Method, path: &str, object: Option<Value>) -> (u16, Value) {
+    pub(crate) async fn ask(&self, method: Method, path: &str, object: Option<Value>) -> (u16, Value) {
         self.as_user(admin(), method, path, object).await
     }
 
-    pub async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let (code, object) = self.ask(Method::GET, path, None).await;
         assert_eq!(code, 200, "GET {path}: {object}");
         object
     }
 
-    pub async fn create(&self, path: &str, object: Value) -> Value {
+    pub(crate) async fn create(&self, path: &str, object: Value) -> Value {
         let (code, created) = self.ask(Method::POST, path, Some(object)).await;
         assert_eq!(code, 201, "POST {path}: {created}");
         created
     }
 
     /// The message of a refusal.
-    pub async fn refusal(&self, method: Method, path: &str, object: Option<Value>, expect: u16) -> String {
+    pub(crate) async fn refusal(&self, method: Method, path: &str, object: Option<Value>, expect: u16) -> String {
         let (code, status) = self.ask(method.clone(), path, object).await;
         assert_eq!(code, expect, "{method} {path}: {status}");
         status["message"].as_str().unwrap_or("").to_owned()
     }
 
-    pub async fn patch(&self, path: &str, patch: Value) -> (u16, Value) {
+    pub(crate) async fn patch(&self, path: &str, patch: Value) -> (u16, Value) {
         self.send(admin(), Method::PATCH, path, "application/merge-patch+json", Some(patch)).await
     }
 
     /// The cells of `kubectl get`, by row.
-    pub async fn table(&self, path: &str) -> Vec<Vec<Value>> {
+    pub(crate) async fn table(&self, path: &str) -> Vec<Vec<Value>> {
         let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
         let mut request = Request::builder().uri(path).header("accept", accept).body(body::empty()).unwrap();
         request.extensions_mut().insert(admin());
@@ -153,7 +160,7 @@ impl Cluster {
     }
 }
 
-pub fn pod(name: &str) -> Value {
+pub(crate) fn pod(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"containers": [{"name": "c", "image": "nginx:1.14", "ports": [{"containerPort": 80}],
             "resources": {"limits": {"cpu": "1", "memory": "64Mi"}}}]}})

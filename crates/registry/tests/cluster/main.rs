@@ -3,6 +3,7 @@
 mod access;
 mod every_kind;
 mod harness;
+mod kubelets;
 mod nodes;
 mod pods;
 mod services;

@@ -70,15 +70,17 @@ impl Binding {
     }
 }
 
+type Bindings = HashMap<Arc<str>, Arc<Binding>>;
+
 /// Everything RBAC decides from. Its parts are shared, so that a changed copy is cheap.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     cluster_roles: HashMap<Arc<str>, Arc<[Rule]>>,
     /// By `namespace/name`.
     roles: HashMap<Arc<str>, Arc<[Rule]>>,
-    cluster_bindings: HashMap<Arc<str>, Arc<Binding>>,
+    cluster_bindings: Bindings,
     /// By namespace, then name.
-    bindings: HashMap<Arc<str>, Arc<HashMap<Arc<str>, Arc<Binding>>>>,
+    bindings: HashMap<Arc<str>, Arc<Bindings>>,
 }
 
 impl Snapshot {
