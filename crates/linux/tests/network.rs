@@ -242,3 +242,26 @@ fn nft_shows_tables_as_they_would_be_written() {
         assert!(text.contains(line), "{line}\n{text}");
     }
 }
+
+#[test]
+fn changes_by_others_are_noticed() {
+    let Some(test) = TestNs::new("nft-monitor") else { return };
+    test.ns
+        .run(|| {
+            let (mut own, mut other) = (Nftables::open().map_err(io_error)?, Nftables::open().map_err(io_error)?);
+            let mut monitor = kybern_linux::nft::Monitor::open().map_err(io_error)?;
+            let port = own.port().map_err(io_error)?;
+            let mut changed = || monitor.changed_by_others("kybern-test", port).map_err(io_error);
+            own.reconcile(&everything(Family::Ip, &["a"])).map_err(io_error)?;
+            assert!(!changed()?, "an own change");
+            other.reconcile(&Table::new(Family::Ip, "another")).map_err(io_error)?;
+            assert!(!changed()?, "another table");
+            other.reconcile(&everything(Family::Ip, &["b"])).map_err(io_error)?;
+            assert!(changed()?);
+            assert!(!changed()?, "told once");
+            other.delete_table(Family::Ip, "kybern-test").map_err(io_error)?;
+            assert!(changed()?);
+            Ok(())
+        })
+        .unwrap();
+}

@@ -14,7 +14,8 @@ use kybern_apimachinery::time::{Clock, SystemClock, to_rfc3339};
 use kybern_client::{Changes, Client, Informer, ListOptions, Store};
 use kybern_component_base::{Reply, Server, metrics as encode_metrics};
 use kybern_linux::netlink::NetlinkError;
-use kybern_linux::nft::{Family, Nftables, Table, diff};
+use kybern_linux::nft::{Family, Monitor, Nftables, Table, diff};
+use tokio::io::unix::AsyncFd;
 
 use crate::config::{Config, LocalTraffic, NodePorts};
 use crate::conntrack::{UdpServices, forget_stale};
@@ -127,6 +128,7 @@ async fn proxy(config: Config, client: Client, health: Arc<Health>, metrics: Arc
 
     let mut ports = ServiceHealthServers::new(health.clone());
     let mut kernel = Kernel::default();
+    let mut monitor = monitor();
     let mut retry = RETRY_MIN;
     loop {
         let node = nodes.get(&config.node_name);
@@ -152,6 +154,11 @@ async fn proxy(config: Config, client: Client, health: Arc<Health>, metrics: Arc
                 changes = service_changes.changed() => (count(&changes), 0),
                 changes = slice_changes.changed() => (0, count(&changes)),
                 _ = node_changes.changed() => (0, 0),
+                () = changed_by_others(monitor.as_mut(), kernel.port) => {
+                    tracing::warn!("another program has changed the table kube-proxy: it is put right");
+                    kernel.forget();
+                    (0, 0)
+                }
             }
         };
         if ok {
@@ -162,6 +169,30 @@ async fn proxy(config: Config, client: Client, health: Arc<Health>, metrics: Arc
             // Either a change or the time makes the next attempt.
             let _ = tokio::time::timeout(retry, wait).await;
             retry = (retry * 2).min(RETRY_MAX);
+        }
+    }
+}
+
+/// Without it all works but the repair of what others break.
+// Its replacement is unsafe because a descriptor might be closed early; a `Monitor` owns its own.
+#[allow(deprecated)]
+fn monitor() -> Option<AsyncFd<Monitor>> {
+    let monitor = Monitor::open().map_err(std::io::Error::other).and_then(AsyncFd::new);
+    monitor.inspect_err(|error| tracing::warn!(%error, "cannot watch nftables")).ok()
+}
+
+/// Resolves when another program has changed kube-proxy's tables.
+async fn changed_by_others(monitor: Option<&mut AsyncFd<Monitor>>, own_port: u32) {
+    let Some(monitor) = monitor else { return std::future::pending().await };
+    loop {
+        let Ok(mut ready) = monitor.readable_mut().await else { return std::future::pending().await };
+        match ready.get_inner_mut().changed_by_others(TABLE, own_port) {
+            Ok(true) => return,
+            Ok(false) => ready.clear_ready(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch nftables any longer");
+                return std::future::pending().await;
+            }
         }
     }
 }
@@ -245,14 +276,25 @@ struct Kernel {
     /// As last applied; read from the kernel where unknown: at the start and after a failure.
     applied: [Option<Table>; 2],
     udp: UdpServices,
+    nft: Option<Nftables>,
+    /// The port of `nft`.
+    port: u32,
 }
 
 impl Kernel {
+    /// Reads the tables anew next time.
+    fn forget(&mut self) {
+        self.applied = [None, None];
+    }
+
     /// Plans and applies the difference, on a thread that may block.
     async fn sync(&mut self, snapshot: Arc<Snapshot>) -> Result<(), NetlinkError> {
         let mut this = std::mem::take(self);
         let work = tokio::task::spawn_blocking(move || {
             let result = this.sync_blocking(&snapshot);
+            if result.is_err() {
+                this.nft = None;
+            }
             (this, result)
         });
         match work.await {
@@ -265,7 +307,11 @@ impl Kernel {
     }
 
     fn sync_blocking(&mut self, snapshot: &Snapshot) -> Result<(), NetlinkError> {
-        let mut nft = Nftables::open()?;
+        let nft = match &mut self.nft {
+            Some(nft) => nft,
+            none => none.insert(Nftables::open()?),
+        };
+        self.port = nft.port()?;
         for (i, family) in families() {
             let applied = &mut self.applied[i];
             let desired = plan(family, &snapshot.services, &snapshot.endpoints, &snapshot.settings);

@@ -266,6 +266,10 @@ fn services_work_and_survive_restarts() {
     api.put("endpointslices", slice(&PODS[..1], &[]));
     eventually("the same endpoints give the same rules", true, || read().unwrap() == before);
 
+    // Another program throws the rules away.
+    node.ns.run(|| kybern_proxy::driver::cleanup().map_err(io_error)).unwrap();
+    eventually("the rules come back", true, || read().unwrap() == before);
+
     // A UDP client keeps its socket while the endpoint behind the service changes.
     let udp = b.ns.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
     udp.connect(format!("{VIP}:53")).unwrap();

@@ -2,15 +2,16 @@
 //! a caller on an async thread may call it directly for single requests and should wrap big batches in a blocking task.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 
-use super::wire::{Attributes, Buffer, Messages, NLMSG_DONE, NLMSG_ERROR, flags, u32_ne};
+use super::wire::{Attributes, Buffer, Messages, NLMSG_DONE, NLMSG_ERROR, Received, flags, u32_ne};
 
 const SOL_NETLINK: i32 = 270;
+const NETLINK_ADD_MEMBERSHIP: i32 = 1;
 const NETLINK_EXT_ACK: i32 = 11;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const NLM_F_CAPPED: u16 = 0x100;
@@ -79,8 +80,37 @@ impl Socket {
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .map_err(fail)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).map_err(fail)?;
-        enable_extended_ack(&fd);
+        // Extended error texts are a courtesy of newer kernels; without them only the errno is told.
+        let _ = set_option(&fd, NETLINK_EXT_ACK, 1);
         Ok(Self { fd, seq: 0, receive: vec![0; RECEIVE_LEN].into_boxed_slice() })
+    }
+
+    /// The port by which the kernel names this socket's requests in notifications.
+    pub fn port(&self) -> Result<u32, NetlinkError> {
+        let address =
+            rustix::net::getsockname(&self.fd).map_err(|errno| NetlinkError::new("name netlink socket", errno))?;
+        SocketAddrNetlink::try_from(address)
+            .map(|a| a.pid())
+            .map_err(|errno| NetlinkError::new("name netlink socket", errno))
+    }
+
+    /// Joins a multicast group: its notifications make the socket readable; [`Socket::drain`] takes them.
+    pub fn join(&self, group: i32) -> Result<(), NetlinkError> {
+        set_option(&self.fd, NETLINK_ADD_MEMBERSHIP, group)
+            .map_err(|errno| NetlinkError::new(format!("join netlink group {group}"), errno))
+    }
+
+    /// Hands all waiting notifications to `each`. Answers whether none were lost.
+    pub fn drain(&mut self, mut each: impl FnMut(Received<'_>)) -> Result<bool, NetlinkError> {
+        let mut complete = true;
+        loop {
+            match rustix::net::recv(&self.fd, &mut self.receive[..], RecvFlags::DONTWAIT) {
+                Ok((len, _)) => Messages(&self.receive[..len]).for_each(&mut each),
+                Err(Errno::AGAIN) => return Ok(complete),
+                Err(Errno::NOBUFS) => complete = false,
+                Err(errno) => return Err(NetlinkError::new("receive notifications", errno)),
+            }
+        }
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
@@ -197,20 +227,31 @@ fn rejection(message_flags: u16, payload: &[u8]) -> Option<(Errno, Option<String
     Some((Errno::from_raw_os_error(code), attributes.find_str(NLMSGERR_ATTR_MSG).map(str::to_owned)))
 }
 
-/// Extended error texts are a courtesy of newer kernels; without them only the errno is told.
-#[allow(unsafe_code)]
-fn enable_extended_ack(fd: &OwnedFd) {
-    let one: libc::c_int = 1;
-    // SAFETY: the pointer and length describe a local integer that outlives the call.
-    unsafe {
-        libc::setsockopt(
-            fd.as_fd().as_raw_fd(),
-            SOL_NETLINK,
-            NETLINK_EXT_ACK,
-            (&raw const one).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        );
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+#[allow(unsafe_code)]
+fn set_option(fd: &OwnedFd, option: i32, value: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: the pointer and length describe a local integer that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            SOL_NETLINK,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)) }
 }
 
 #[cfg(test)]

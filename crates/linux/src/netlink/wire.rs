@@ -119,6 +119,8 @@ pub struct Received<'a> {
     pub kind: u16,
     pub flags: u16,
     pub seq: u32,
+    /// Port of the socket that asked for it, or whose request it tells of.
+    pub port: u32,
     /// Family header and attributes.
     pub payload: &'a [u8],
 }
@@ -133,8 +135,13 @@ impl<'a> Iterator for Messages<'a> {
         let head = self.0.get(..HEADER_LEN)?;
         let len = u32_ne(head)? as usize;
         let payload = self.0.get(HEADER_LEN..len)?;
-        let message =
-            Received { kind: u16_ne(&head[4..])?, flags: u16_ne(&head[6..])?, seq: u32_ne(&head[8..])?, payload };
+        let message = Received {
+            kind: u16_ne(&head[4..])?,
+            flags: u16_ne(&head[6..])?,
+            seq: u32_ne(&head[8..])?,
+            port: u32_ne(&head[12..])?,
+            payload,
+        };
         self.0 = self.0.get(len.next_multiple_of(4)..).unwrap_or(&[]);
         Some(message)
     }

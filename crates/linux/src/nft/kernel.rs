@@ -16,6 +16,11 @@ impl Nftables {
         Socket::open(Protocol::Netfilter).map(Self)
     }
 
+    /// The port by which a [`super::Monitor`] tells this socket's changes from others'.
+    pub fn port(&self) -> Result<u32, NetlinkError> {
+        self.0.port()
+    }
+
     /// Whether a table exists.
     pub fn has_table(&mut self, family: Family, name: &str) -> Result<bool, NetlinkError> {
         let mut found = false;

@@ -9,9 +9,11 @@ pub mod diff;
 pub mod encode;
 pub mod kernel;
 pub mod model;
+pub mod monitor;
 pub mod rule;
 pub mod trace;
 
 pub use diff::{Op, diff};
 pub use kernel::Nftables;
 pub use model::*;
+pub use monitor::Monitor;
