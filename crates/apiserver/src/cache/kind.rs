@@ -9,6 +9,7 @@ use kybern_storage::Revision;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
+use super::watchers::Watchers;
 use super::{Entry, Selection};
 use crate::resource::StoredKind;
 
@@ -20,8 +21,6 @@ const WINDOW_AGE: Duration = Duration::from_secs(300);
 const WINDOW_MAX: usize = 65_536;
 /// Bytes of replaced objects that the window keeps alive at most.
 const WINDOW_BYTES: usize = 24 << 20;
-/// Events that wait for one watcher at most, before it has to catch up from the window.
-const WATCHER_QUEUE: usize = 128;
 
 /// `ADDED`, `MODIFIED` or `DELETED`, as one watcher is to see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +83,7 @@ struct State {
     window_start: Revision,
     /// The last event's revision.
     revision: Revision,
-    watchers: Vec<Watcher>,
-}
-
-struct Watcher {
-    selection: Arc<Selection>,
-    queue: mpsc::Sender<WatchEvent>,
+    watchers: Watchers,
 }
 
 /// A piece of a list.
@@ -127,7 +121,7 @@ impl KindCache {
             window_bytes: 0,
             window_start: revision,
             revision,
-            watchers: Vec::new(),
+            watchers: Watchers::default(),
         };
         Self { kind, prefix, state: RwLock::new(state) }
     }
@@ -156,9 +150,7 @@ impl KindCache {
     }
 
     pub fn watchers(&self) -> usize {
-        let mut state = self.state.write();
-        state.watchers.retain(|w| !w.queue.is_closed());
-        state.watchers.len()
+        self.state.write().watchers.count()
     }
 
     /// Takes in an object at load, before there are watchers.
@@ -188,11 +180,7 @@ impl KindCache {
                 }
             };
             let change = Change { entry, deleted, previous, at: now };
-            state.watchers.retain(|watcher| match change.seen_by(&watcher.selection) {
-                // A full queue: the watcher finds it closed, and catches up from the window.
-                Some(event) => watcher.queue.try_send(event).is_ok(),
-                None => true,
-            });
+            state.watchers.tell(change.previous.as_deref(), &change.entry, |selection| change.seen_by(selection));
             state.window_bytes += change.weight();
             state.window.push_back(change);
             state.trim(now);
@@ -337,10 +325,7 @@ impl State {
     }
 
     fn subscribe(&mut self, selection: Arc<Selection>, backlog: Vec<WatchEvent>) -> Subscription {
-        let (sender, queue) = mpsc::channel(WATCHER_QUEUE);
-        self.watchers.retain(|w| !w.queue.is_closed());
-        self.watchers.push(Watcher { selection, queue: sender });
-        Subscription { backlog, queue, revision: self.revision }
+        Subscription { backlog, queue: self.watchers.add(selection), revision: self.revision }
     }
 }
 

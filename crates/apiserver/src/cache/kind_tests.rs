@@ -5,6 +5,7 @@ use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 use proptest::prelude::*;
 
 use super::*;
+use crate::resource::SelectableField;
 
 fn cache() -> KindCache {
     let kind = StoredKind {
@@ -101,10 +102,58 @@ fn a_watcher_that_does_not_read_is_dropped_but_can_catch_up() {
     while let Ok(event) = watch.queue.try_recv() {
         seen.push(event);
     }
-    assert_eq!(seen.len(), WATCHER_QUEUE);
+    assert_eq!(seen.len(), super::super::watchers::QUEUE);
     assert_eq!(watch.queue.try_recv().err(), Some(mpsc::error::TryRecvError::Disconnected));
     let resumed = cache.watch(selection(&cache, ""), seen.last().unwrap().entry.revision).unwrap();
     assert_eq!(replay(replay(Seen::new(), &seen), &resumed.backlog), listed(&cache, &Selection::default(), None));
+}
+
+#[test]
+fn pinned_watchers_see_what_comes_and_goes() {
+    let kind = StoredKind {
+        prefix: "pods".into(),
+        gvk: Gvk::new("", "v1", "Pod"),
+        resource: "pods".into(),
+        namespaced: true,
+        selectable: vec![SelectableField {
+            path: "spec.nodeName".into(),
+            json_path: vec!["spec".into(), "nodeName".into()],
+            unset: String::new(),
+        }],
+    };
+    let cache = KindCache::new(Arc::new(kind), 1);
+    let node = |name: &str, node: &str, revision| {
+        let key = cache.key("ns", name);
+        let value = format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}"}},"spec":{{"nodeName":"{node}"}}}}"#
+        );
+        let entry = Entry::new(&cache.kind, cache.prefix.len(), key.clone(), value.as_bytes(), revision).unwrap();
+        cache.apply(vec![(key, Some(entry), revision)], Instant::now());
+    };
+    let watch = |fields: &str| {
+        let fields = FieldSelector::parse(fields).unwrap();
+        let selection = Selection::new(&cache.kind, "", LabelSelector::everything(), &fields).unwrap();
+        cache.watch(Arc::new(selection), 1).unwrap().queue
+    };
+    let mut watches = ["spec.nodeName=n1", "spec.nodeName=n2", "metadata.name=x", "spec.nodeName!=n1"].map(watch);
+    assert_eq!(cache.watchers(), 4);
+    node("x", "n1", 2);
+    node("x", "n2", 3);
+    node("y", "n1", 4);
+    delete(&cache, "y", 5);
+    let mut seen = |i: usize| {
+        let mut seen = String::new();
+        while let Ok(event) = watches[i].try_recv() {
+            seen.push_str(&format!("{:?} {} ", event.kind, event.entry.revision));
+        }
+        seen
+    };
+    assert_eq!(seen(0), "Added 2 Deleted 3 Added 4 Deleted 5 ");
+    assert_eq!(seen(1), "Added 3 ");
+    assert_eq!(seen(2), "Added 2 Modified 3 ");
+    assert_eq!(seen(3), "Added 3 ");
+    drop(watches);
+    assert_eq!(cache.watchers(), 0);
 }
 
 #[test]

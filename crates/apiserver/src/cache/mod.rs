@@ -5,6 +5,7 @@ mod entry;
 mod extract;
 mod kind;
 mod selection;
+mod watchers;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -24,12 +24,33 @@ struct Term {
     equal: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A field of an object that a selection can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Field {
     Name,
     Namespace,
     /// By its place in [`StoredKind::selectable`].
     Selectable(usize),
+}
+
+impl Field {
+    fn value(self, entry: &Entry) -> &str {
+        match self {
+            Self::Name => entry.name(),
+            Self::Namespace => entry.namespace(),
+            Self::Selectable(index) => entry.field(index),
+        }
+    }
+}
+
+/// A field that must have one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Pinned(Field);
+
+impl Pinned {
+    pub(super) fn value(self, entry: &Entry) -> &str {
+        self.0.value(entry)
+    }
 }
 
 impl Selection {
@@ -72,18 +93,19 @@ impl Selection {
         !self.labels.is_everything() || !self.terms.is_empty() || !self.name.is_empty()
     }
 
+    /// A field and the only value of it that is selected, where there is one.
+    pub(super) fn pin(&self) -> Option<(Pinned, &str)> {
+        if !self.name.is_empty() {
+            return Some((Pinned(Field::Name), &self.name));
+        }
+        self.terms.iter().find(|term| term.equal).map(|term| (Pinned(term.field), term.value.as_str()))
+    }
+
     pub fn matches(&self, entry: &Entry) -> bool {
         let is = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
         is(&self.name, entry.name())
             && is(&self.namespace, entry.namespace())
-            && self.terms.iter().all(|term| {
-                let value = match term.field {
-                    Field::Name => entry.name(),
-                    Field::Namespace => entry.namespace(),
-                    Field::Selectable(index) => entry.field(index),
-                };
-                (value == term.value) == term.equal
-            })
+            && self.terms.iter().all(|term| (term.field.value(entry) == term.value) == term.equal)
             && self.labels.matches(|key| entry.label(key))
     }
 }
