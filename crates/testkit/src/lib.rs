@@ -1,1 +1,3 @@
-//! kybern-testkit
+//! What tests of several components together need.
+
+pub mod api_server;

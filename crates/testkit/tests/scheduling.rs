@@ -1,0 +1,177 @@
+//! The scheduler against the real API server.
+
+use std::time::{Duration, Instant};
+
+use kybern_api::condition;
+use kybern_api::core::v1::{Event, Pod};
+use kybern_apimachinery::{Gvr, Value, json};
+use kybern_client::{Client, DeleteOptions, Informer, ListOptions, Patch, Store};
+use kybern_testkit::api_server::ApiServer;
+
+/// Far beyond what anything takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Cluster {
+    server: ApiServer,
+    client: Client,
+    pods: Store<Pod>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let server = ApiServer::start().await;
+        let client = server.admin();
+        let pods = Informer::<Pod>::new(client.clone(), ListOptions::default()).spawn();
+        let cluster = Self { server, client, pods };
+        // What its controller would make.
+        let metadata = json!({"name": "default", "namespace": "default"});
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+        cluster.create("serviceaccounts", account).await;
+        cluster
+    }
+
+    /// Starts a scheduler with the rights that upstream's has.
+    fn schedule(&self) -> tokio::task::JoinHandle<()> {
+        let client = self.server.client("system:kube-scheduler", &[]);
+        tokio::spawn(kybern_scheduler::run(Default::default(), client, std::future::pending()))
+    }
+
+    async fn create(&self, resource: &str, object: Value) {
+        self.client.raw(&Gvr::new("", "v1", resource)).create(&object).await.expect("created");
+    }
+
+    async fn node(&self, name: &str, cpu: &str, spec: Value) {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec});
+        self.create("nodes", node).await;
+        let capacity = json!({"cpu": cpu, "memory": "64Gi", "pods": "110"});
+        // What the node controller does once a node is ready.
+        let ready = Patch::Merge(json!({"spec": {"taints": null}}));
+        self.client.raw(&Gvr::new("", "v1", "nodes")).patch("", name, &ready, None).await.unwrap();
+        let status = json!({"status": {"capacity": capacity, "allocatable": capacity}});
+        self.client
+            .raw(&Gvr::new("", "v1", "nodes"))
+            .patch("", name, &Patch::Merge(status), Some("status"))
+            .await
+            .unwrap();
+    }
+
+    async fn pod(&self, name: &str, cpu: &str) {
+        let container = json!({"name": "c", "image": "pause", "resources": {"requests": {"cpu": cpu}}});
+        let metadata = json!({"name": name, "namespace": "default"});
+        self.create(
+            "pods",
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}),
+        )
+        .await;
+    }
+
+    async fn until(&self, what: &str, reached: impl Fn(&Store<Pod>) -> bool) {
+        tokio::time::timeout(PATIENCE, self.pods.wait_until(reached)).await.unwrap_or_else(|_| {
+            let states: Vec<_> = self.pods.list().iter().take(3).map(|pod| pod.status.clone()).collect();
+            panic!("never came: {what}; pods: {states:?}")
+        });
+    }
+
+    async fn events(&self, reason: &str) -> Vec<String> {
+        // The recorder writes behind the scheduler's back.
+        for _ in 0..100 {
+            let events = self.client.list::<Event>("default", &ListOptions::default()).await.unwrap();
+            let of_reason = events.into_iter().filter(|e| e.reason.as_deref() == Some(reason));
+            let found: Vec<String> = of_reason.filter_map(|e| e.message).collect();
+            if !found.is_empty() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no event {reason}");
+    }
+}
+
+fn node_of(pods: &Store<Pod>, name: &str) -> String {
+    let pod = pods.get_in("default", name);
+    pod.and_then(|pod| pod.spec.clone()?.node_name).unwrap_or_default()
+}
+
+fn is_bound(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
+}
+
+/// The status, reason and message of `PodScheduled`.
+fn scheduled(pods: &Store<Pod>, name: &str) -> Option<(String, String, String)> {
+    let conditions = pods.get_in("default", name)?.status.clone()?.conditions;
+    let found = condition::find(&conditions, "PodScheduled")?;
+    Some((found.status.clone(), found.reason.clone().unwrap_or_default(), found.message.clone().unwrap_or_default()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_waits_for_a_node_that_can_take_it() {
+    let cluster = Cluster::start().await;
+    cluster.node("cordoned", "8", json!({"unschedulable": true})).await;
+    cluster.node("small", "1", json!({})).await;
+    let _scheduler = cluster.schedule();
+    cluster.pod("large", "4").await;
+    cluster.pod("little", "500m").await;
+    cluster.until("the small pod's binding", |pods| node_of(pods, "little") == "small").await;
+    cluster.until("its condition", |pods| scheduled(pods, "little").is_some_and(|c| c.0 == "True")).await;
+    assert!(cluster.events("Scheduled").await.contains(&"Successfully assigned default/little to small".to_owned()));
+    let text = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable.";
+    let unschedulable = ("False".to_owned(), "Unschedulable".to_owned(), text.to_owned());
+    cluster.until("the large pod's condition", |pods| scheduled(pods, "large").as_ref() == Some(&unschedulable)).await;
+    assert_eq!(cluster.events("FailedScheduling").await, [text]);
+
+    let uncordon = Patch::Merge(json!({"spec": {"unschedulable": null}}));
+    cluster.client.raw(&Gvr::new("", "v1", "nodes")).patch("", "cordoned", &uncordon, None).await.unwrap();
+    cluster.until("the large pod's binding", |pods| node_of(pods, "large") == "cordoned").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_takes_the_place_of_one_that_leaves() {
+    let cluster = Cluster::start().await;
+    cluster.node("n", "1", json!({})).await;
+    let first = cluster.schedule();
+    cluster.pod("old", "1").await;
+    cluster.until("the first binding", |pods| node_of(pods, "old") == "n").await;
+    // Another scheduler takes over what it finds.
+    first.abort();
+    let _second = cluster.schedule();
+    cluster.pod("new", "1").await;
+    cluster.until("the second pod to wait", |pods| scheduled(pods, "new").is_some_and(|c| c.0 == "False")).await;
+    let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    cluster.client.delete::<Pod>("default", "old", &now).await.unwrap();
+    cluster.until("the second binding", |pods| node_of(pods, "new") == "n").await;
+}
+
+/// Nothing is bound twice or beyond what a node has; the rate is printed, for it says where a slow machine stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_pods_fill_the_nodes_exactly() {
+    const NODES: usize = 50;
+    let cluster = Cluster::start().await;
+    for n in 0..NODES {
+        cluster.node(&format!("n{n}"), "1", json!({})).await;
+    }
+    for n in 0..NODES * 10 + 3 {
+        cluster.pod(&format!("p{n}"), "100m").await;
+    }
+    let start = Instant::now();
+    let _scheduler = cluster.schedule();
+    let bound = |pods: &Store<Pod>| pods.list().iter().filter(|pod| is_bound(pod)).count();
+    cluster.until("all bindings", |pods| bound(pods) == NODES * 10).await;
+    println!("{} pods on {NODES} nodes in {:.2?}", NODES * 10, start.elapsed());
+    cluster
+        .until("three left over", |pods| {
+            pods.list()
+                .iter()
+                .filter(|pod| {
+                    scheduled(pods, pod.metadata.name.as_deref().unwrap_or("")).is_some_and(|c| c.0 == "False")
+                })
+                .count()
+                == 3
+        })
+        .await;
+    let mut per_node = std::collections::BTreeMap::new();
+    for pod in cluster.pods.list().iter().filter(|pod| is_bound(pod)) {
+        *per_node.entry(pod.spec.clone().unwrap().node_name).or_insert(0) += 1;
+    }
+    assert_eq!(per_node.len(), NODES);
+    assert!(per_node.values().all(|count| *count == 10), "{per_node:?}");
+}
