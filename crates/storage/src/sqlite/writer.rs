@@ -62,11 +62,11 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        let before = self.shared.revision();
         let mut results = Vec::with_capacity(batch.len());
         let committed = self.connection().and_then(|(connection, shared)| {
             let mut events = Vec::new();
-            let done = write_batch(connection, before, batch, &mut results, &mut events);
+            // Read now: opening again may have found more.
+            let done = write_batch(connection, shared.revision(), batch, &mut results, &mut events);
             done.map(|revision| (revision, events)).map_err(|e| shared.error(&e))
         });
         match committed {
@@ -229,4 +229,70 @@ fn compact(connection: &mut Connection, from: Revision, to: Revision) -> rusqlit
         .execute([after, last])?;
     transaction.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'compacted'")?.execute([to])?;
     transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::OpenError;
+    use std::path::Path;
+
+    fn writer(directory: &Path) -> Result<Writer, OpenError> {
+        let path = directory.join("state.db");
+        schema::make_private_file(&path).unwrap();
+        let connection = schema::open_for_writing(&path).unwrap();
+        schema::prepare(&connection).unwrap();
+        let revision = schema::last_revision(&connection).unwrap().max(1);
+        let shared = Shared { path, revision: revision.into(), oldest: 1.into(), hub: Default::default() };
+        Ok(Writer::new(Arc::new(shared), connection, Options::default(), DirectoryLock::take(directory)?))
+    }
+
+    fn put(writer: &mut Writer, key: &str, bytes: usize) -> Result<Revision, StorageError> {
+        let (answer, mut answered) = oneshot::channel();
+        writer.commit(&mut vec![(Txn::create(key.into(), vec![b'x'; bytes].into()), answer)]);
+        answered.try_recv().unwrap()
+    }
+
+    fn revisions(writer: &Writer) -> Vec<Revision> {
+        let connection = schema::open_for_reading(&writer.shared.path).unwrap();
+        reader::events_after(&connection, 0).unwrap().into_iter().map(|e| e.revision).collect()
+    }
+
+    #[test]
+    fn a_full_disk_refuses_and_loses_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path()).unwrap();
+        assert_eq!(put(&mut writer, "/a", 100).unwrap(), 2);
+        let limit = |writer: &mut Writer, pages: i64| {
+            let connection = writer.connection.as_ref().unwrap();
+            connection.pragma_update(None, "max_page_count", pages).unwrap();
+        };
+        limit(&mut writer, 1);
+        let error = put(&mut writer, "/b", 1 << 20).unwrap_err();
+        assert!(matches!(error, StorageError::Full { .. }), "{error}");
+        assert!(error.to_string().contains(directory.path().to_str().unwrap()), "{error}");
+        assert_eq!((revisions(&writer), writer.shared.revision()), (vec![2], 2));
+        limit(&mut writer, 1 << 20);
+        assert_eq!(put(&mut writer, "/b", 1 << 20).unwrap(), 3);
+    }
+
+    #[test]
+    fn after_an_io_error_the_store_is_opened_again_and_caught_up_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path()).unwrap();
+        put(&mut writer, "/a", 1).unwrap();
+        let mut watcher = writer.shared.hub.register();
+        // A commit whose answer was an error, and that reached the disk all the same.
+        let mut connection = writer.connection.take().unwrap();
+        let (answer, _) = oneshot::channel();
+        let batch = [(Txn::create("/lost".into(), Default::default()), answer)];
+        write_batch(&mut connection, 2, &batch, &mut Vec::new(), &mut Vec::new()).unwrap();
+        drop(connection);
+        assert_eq!(put(&mut writer, "/b", 1).unwrap(), 4, "its revision is not given out twice");
+        let announced: Vec<_> = [watcher.try_recv().unwrap(), watcher.try_recv().unwrap()]
+            .iter()
+            .flat_map(|events| events.iter().map(|e| e.key.to_string()).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(announced, ["/lost", "/b"]);
+    }
 }
