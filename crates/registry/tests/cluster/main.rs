@@ -4,6 +4,7 @@ mod access;
 mod every_kind;
 mod harness;
 mod kubelets;
+mod minimal;
 mod nodes;
 mod pods;
 mod services;

@@ -1,0 +1,49 @@
+//! The smallest object of each kind that upstream accepts, beyond its metadata.
+
+use kybern_apimachinery::{Value, json};
+
+pub(crate) fn minimal(kind: &str) -> Value {
+    let template =
+        || json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let job = || json!({"spec": {"containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"}});
+    let selector = || json!({"matchLabels": {"a": "b"}});
+    let webhook = json!({"name": "w.example.com", "clientConfig": {"url": "https://example.com"}, "sideEffects": "None", "admissionReviewVersions": ["v1"]});
+    match kind {
+        "Pod" => json!({"spec": template()["spec"]}),
+        "PodTemplate" => json!({"template": template()}),
+        "ReplicationController" => json!({"spec": {"selector": {"a": "b"}, "template": template()}}),
+        "Deployment" | "ReplicaSet" | "DaemonSet" => json!({"spec": {"selector": selector(), "template": template()}}),
+        "StatefulSet" => json!({"spec": {"selector": selector(), "serviceName": "s", "template": template()}}),
+        "ControllerRevision" => json!({"revision": 1, "data": {}}),
+        "Job" => json!({"spec": {"template": job()}}),
+        "CronJob" => json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": job()}}}}),
+        "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
+        "Event" => json!({
+            "involvedObject": {"namespace": "default"}, "regarding": {"namespace": "default"}, "reportingController": "c",
+            "eventTime": "2026-11-20T00:00:00.000000Z", "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal",
+        }),
+        "PersistentVolume" => {
+            json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}})
+        }
+        "PersistentVolumeClaim" => {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+        }
+        "StorageClass" => json!({"provisioner": "p"}),
+        "RoleBinding" | "ClusterRoleBinding" => {
+            json!({"roleRef": {"kind": "ClusterRole", "name": "view", "apiGroup": "rbac.authorization.k8s.io"}})
+        }
+        "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": [], "ports": []}),
+        "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}}),
+        "HorizontalPodAutoscaler" => {
+            json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
+        }
+        "CertificateSigningRequest" => {
+            json!({"spec": {"request": "eA==", "signerName": "example.com/s", "usages": ["client auth"]}})
+        }
+        "PriorityClass" => json!({"value": 1}),
+        "CSIStorageCapacity" => json!({"storageClassName": "c"}),
+        "RuntimeClass" => json!({"handler": "h"}),
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => json!({"webhooks": [webhook]}),
+        _ => json!({}),
+    }
+}
