@@ -21,6 +21,11 @@ pub trait Controller: Send + Sync + 'static {
         self.name()
     }
 
+    /// The service account in `kube-system` whose role `system:controller:…` allows what it does.
+    fn account(&self) -> &'static str {
+        self.name()
+    }
+
     /// Says which changes bring which keys into the queue.
     fn watches(&self, watches: &mut Watches<'_>);
 
@@ -43,6 +48,8 @@ pub struct Context {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub verb: Verb,
+    /// The plan was made on an old state (conflict, already there): a new look mends it. Never shown to `reconcile`.
+    pub stale: bool,
     pub message: String,
 }
 
@@ -175,6 +182,11 @@ impl Op {
     pub fn patch<K: Object>(object: &K, patch: Patch) -> Self {
         let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
         Self::Patch { gvr: K::gvr(), namespace, name, subresource: None, patch }
+    }
+
+    pub fn patch_status<K: Object>(object: &K, patch: Patch) -> Self {
+        let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+        Self::Patch { gvr: K::gvr(), namespace, name, subresource: Some("status"), patch }
     }
 
     /// Deletes this very object (its uid is the precondition).

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, info};
 
 use crate::controller::{Context, Controller, Failure, Op, Plan, Verb};
+use crate::manager::ClientFor;
 use crate::snapshot::{Effect, Snapshot, Written};
 use crate::watches::Watches;
 
@@ -24,7 +25,8 @@ const WORKERS: usize = 5;
 
 /// What all drivers share.
 pub(crate) struct Environment {
-    pub(crate) client: Client,
+    /// By service account.
+    pub(crate) client_for: ClientFor,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: QueueMetrics,
@@ -42,8 +44,8 @@ struct Driver {
 
 /// Adds a controller's tasks to `tasks`; dropping the set ends them.
 pub(crate) fn start(controller: Arc<dyn Controller>, environment: &Arc<Environment>, tasks: &mut JoinSet<()>) {
-    let client =
-        environment.client.clone().with_user_agent(&format!("kube-controller-manager/{}", controller.component()));
+    let client = (environment.client_for)(controller.account())
+        .with_user_agent(&format!("kube-controller-manager/{}", controller.component()));
     let queue = WorkQueue::with_metrics(controller.name(), &environment.metrics);
     let mut watches = Watches::new(&environment.snapshot, queue.clone());
     controller.watches(&mut watches);
@@ -92,6 +94,10 @@ impl Driver {
                     self.queue.add_after(key.to_owned(), delay);
                 }
             }
+            Err(failure) if failure.stale => {
+                debug!(controller = self.controller.name(), key, "stale: {}", failure.message);
+                self.queue.add_rate_limited(key.to_owned());
+            }
             Err(failure) => {
                 info!(controller = self.controller.name(), key, "{} (will be tried again)", failure.message);
                 self.failures.lock().insert(key.to_owned(), failure);
@@ -136,6 +142,10 @@ impl Driver {
         match op {
             Op::Create { gvr, namespace, body, announce } => {
                 let result = self.client.raw(&gvr).create_bytes(&namespace, body).await;
+                // Its owner goes with the namespace; until then there is nothing to tell or to try again.
+                if result.as_ref().is_err_and(is_namespace_terminating) {
+                    return Ok(None);
+                }
                 self.announce(announce.as_ref(), &gvr.resource, true, &result, "");
                 let object = result.map_err(fail(Verb::Create))?;
                 Ok(Some(reflected(gvr, &object)))
@@ -153,7 +163,9 @@ impl Driver {
             Op::Delete { gvr, namespace, name, options, announce } => {
                 let uid = options.uid.clone().unwrap_or_default();
                 let result = self.client.raw(&gvr).delete(&namespace, &name, &options).await;
-                if result.as_ref().is_err_and(ClientError::is_not_found) {
+                // One of the same name but another uid: the one that was meant is gone.
+                let replaced = |e: &ClientError| e.is_conflict() && options.resource_version.is_none();
+                if result.as_ref().is_err_and(|e| e.is_not_found() || replaced(e)) {
                     return Ok(None);
                 }
                 self.announce(announce.as_ref(), &gvr.resource, false, &result, &name);
@@ -174,7 +186,7 @@ impl Driver {
                     Err(error) if error.is_not_found() => Ok(None),
                     Ok(_) => {
                         let message = format!("{} still has objects in namespace {namespace:?}", gvr.group_resource());
-                        Err(Failure { verb: Verb::Read, message })
+                        Err(Failure { verb: Verb::Read, stale: false, message })
                     }
                     Err(error) => Err(fail(Verb::Read)(error)),
                 }
@@ -183,7 +195,7 @@ impl Driver {
                 match self.client.raw(&gvr).get_metadata(&namespace, &name).await {
                     Ok(found) if uid.is_empty() || *found.uid == *uid => {
                         let message = format!("{} {name:?} exists", gvr.group_resource());
-                        Err(Failure { verb: Verb::Read, message })
+                        Err(Failure { verb: Verb::Read, stale: false, message })
                     }
                     Ok(_) => Ok(None),
                     Err(error) if error.is_not_found() => Ok(None),
@@ -227,7 +239,16 @@ impl Driver {
 }
 
 fn fail(verb: Verb) -> impl Fn(ClientError) -> Failure {
-    move |error| Failure { verb, message: error.to_string() }
+    move |error| {
+        let stale = error.is_conflict() || error.is_already_exists() || (verb == Verb::Update && error.is_not_found());
+        Failure { verb, stale, message: error.to_string() }
+    }
+}
+
+fn is_namespace_terminating(error: &ClientError) -> bool {
+    let ClientError::Api(error) = error else { return false };
+    let causes = error.details().and_then(|d| d["causes"].as_array()).into_iter().flatten();
+    causes.into_iter().any(|cause| cause["reason"] == "NamespaceTerminating")
 }
 
 fn reflected(gvr: kybern_apimachinery::Gvr, object: &Value) -> Written {

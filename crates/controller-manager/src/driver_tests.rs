@@ -59,7 +59,10 @@ fn driver(refuse: bool) -> (Arc<Driver>, Arc<Server>, crate::snapshot::Writers) 
     let server = Arc::new(Server { refuse, created: Mutex::default() });
     let client = Client::new(server.clone());
     let environment = Arc::new(Environment {
-        client: client.clone(),
+        client_for: Arc::new({
+            let client = client.clone();
+            move |_| client.clone()
+        }),
         snapshot: Arc::new(world.snapshot),
         clock: Arc::new(SystemClock),
         metrics: QueueMetrics::default(),

@@ -30,6 +30,9 @@ use crate::driver::{self, Environment};
 use crate::inventory::Inventory;
 use crate::snapshot::Snapshot;
 
+/// Makes the client of one controller, named by its service account in `kube-system`.
+pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
+
 /// What the controllers need to be told.
 #[derive(Clone)]
 pub struct Config {
@@ -43,6 +46,9 @@ pub struct Config {
     /// How long events are kept after they last happened, upstream's `--event-ttl` of the API server. Zero: an API server
     /// that removes them itself.
     pub event_ttl: Duration,
+    /// Upstream's `--use-service-account-credentials`: what each controller writes with, so that it may do what its role
+    /// allows and no more. Without it all use the one client, which then needs all the roles.
+    pub client_for: Option<ClientFor>,
     pub clock: Arc<dyn Clock>,
     pub metrics: QueueMetrics,
 }
@@ -53,6 +59,7 @@ impl Default for Config {
             controllers: vec!["*".to_owned()],
             root_ca: None,
             leader_elect: None,
+            client_for: None,
             event_ttl: Duration::from_secs(3600),
             clock: Arc::new(SystemClock),
             metrics: QueueMetrics::default(),
@@ -124,7 +131,10 @@ async fn work(config: &Config, client: &Client) {
     let inventory = Arc::new(Inventory::default());
     let snapshot = Arc::new(Snapshot::spawn(client, inventory.clone()));
     let environment = Arc::new(Environment {
-        client: client.clone(),
+        client_for: config.client_for.clone().unwrap_or_else(|| {
+            let client = client.clone();
+            Arc::new(move |_| client.clone())
+        }),
         snapshot: snapshot.clone(),
         clock: config.clock.clone(),
         metrics: config.metrics.clone(),

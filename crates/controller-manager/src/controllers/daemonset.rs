@@ -40,6 +40,10 @@ impl Controller for DaemonSetController {
         "daemonset-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "daemon-set-controller"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.daemon_sets);

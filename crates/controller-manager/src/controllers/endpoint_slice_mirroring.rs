@@ -37,6 +37,10 @@ impl Controller for EndpointSliceMirroringController {
         "endpoint-slice-mirroring-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "endpointslicemirroring-controller"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.endpoints);

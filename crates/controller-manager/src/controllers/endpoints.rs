@@ -33,6 +33,10 @@ impl Controller for EndpointsController {
         "endpoint-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "endpoint-controller"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.services);

@@ -83,6 +83,10 @@ impl Controller for EventTtlController {
         "event-ttl-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "generic-garbage-collector"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let (queue, clock, ttl) = (watches.queue(), self.clock.clone(), self.ttl);
         watches.on(&self.events, move |change, _| {

@@ -41,6 +41,10 @@ impl Controller for GarbageCollector {
         "garbage-collector-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "generic-garbage-collector"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let (queue, inventory) = (watches.queue(), Arc::downgrade(&watches.snapshot.inventory));
         watches.snapshot.inventory.listen(move |resource, change| {

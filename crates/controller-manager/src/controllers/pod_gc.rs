@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use kybern_api::core::v1::{Node, Pod, PodCondition};
 use kybern_api::meta::v1::Time;
-use kybern_api::{Object, condition};
-use kybern_client::DeleteOptions;
+use kybern_api::{Object, condition, encode};
+use kybern_apimachinery::json;
+use kybern_client::{DeleteOptions, Patch};
 
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::pods;
@@ -36,6 +37,10 @@ impl Default for PodGarbageCollector {
 impl Controller for PodGarbageCollector {
     fn name(&self) -> &'static str {
         "pod-garbage-collector-controller"
+    }
+
+    fn account(&self) -> &'static str {
+        "pod-garbage-collector"
     }
 
     fn watches(&self, watches: &mut Watches<'_>) {
@@ -103,12 +108,15 @@ fn on_missing_node(node: &str, snapshot: &Snapshot, context: &Context) -> Plan {
         if !pods::is_finished(&pod) {
             let mut failed = (*pod).clone();
             let status = failed.status.get_or_insert_default();
-            status.phase = Some("Failed".into());
+
             condition::set(
                 &mut status.conditions,
                 disruption("DeletionByPodGC", "PodGC: node no longer exists", context),
             );
-            plan.push(Op::update_status(&failed));
+            let conditions = encode::value(&failed)["status"]["conditions"].take();
+            let status =
+                json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed", "conditions": conditions}});
+            plan.push(Op::patch_status(&*pod, Patch::Merge(status)));
         }
         plan.push(force_delete(&pod));
     }
@@ -136,7 +144,7 @@ fn force_delete(pod: &Pod) -> Op {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{World, deleted, meta, pod, status_of};
+    use crate::testing::{World, deleted, meta, pod};
 
     #[test]
     fn pods_of_a_missing_node_fail_and_go() {
@@ -151,9 +159,11 @@ mod tests {
         assert!(world.reconcile(&collector, "node/here").ops.is_empty());
         let plan = world.reconcile(&collector, "node/gone");
         assert!(matches!(&plan.ops[0], Op::RequireAbsent { name, .. } if name == "gone"));
-        let status = status_of::<Pod>(&plan).unwrap().status.unwrap();
-        assert_eq!(status.phase.as_deref(), Some("Failed"));
-        assert!(condition::is_true(&status.conditions, "DisruptionTarget"));
+        let Op::Patch { subresource: Some("status"), patch: Patch::Merge(patch), .. } = &plan.ops[1] else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(patch["status"]["phase"], "Failed");
+        assert_eq!(patch["status"]["conditions"][0]["type"], "DisruptionTarget");
         assert_eq!(deleted(&plan), ["a"]);
     }
 

@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_failure_becomes_a_condition() {
         let world = world(1, []);
-        let failure = Failure { verb: Verb::Create, message: "quota".into() };
+        let failure = Failure { verb: Verb::Create, stale: false, message: "quota".into() };
         let plan = world.reconcile_after(&ReplicaSetController, "default/web", failure);
         let conditions = status_of::<ReplicaSet>(&plan).unwrap().status.unwrap().conditions;
         let found = condition::find(&conditions, "ReplicaFailure").unwrap();

@@ -24,6 +24,10 @@ impl Controller for ReplicationControllerController {
         "replication-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "replication-controller"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.replication_controllers);

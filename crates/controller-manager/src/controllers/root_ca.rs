@@ -6,8 +6,6 @@ use std::collections::BTreeMap;
 use kybern_api::Object;
 use kybern_api::core::v1::ConfigMap;
 use kybern_api::meta::v1::ObjectMeta;
-use kybern_apimachinery::json;
-use kybern_client::Patch;
 
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::snapshot::Snapshot;
@@ -29,6 +27,10 @@ impl Controller for RootCaPublisher {
         "root-ca-certificate-publisher-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "root-ca-cert-publisher"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.namespaces);
@@ -42,10 +44,7 @@ impl Controller for RootCaPublisher {
         let data = BTreeMap::from([(KEY.to_owned(), self.ca.clone())]);
         match snapshot.root_ca_maps.get_in(key, NAME) {
             Some(map) if map.data.as_ref() == Some(&data) => Plan::idle(),
-            Some(map) => {
-                let replace = json!([{"op": "add", "path": "/data", "value": data}]);
-                Plan::of(vec![Op::patch(&*map, Patch::Json(replace))])
-            }
+            Some(map) => Plan::of(vec![Op::update(&ConfigMap { data: Some(data), ..(*map).clone() })]),
             None => {
                 let annotations = BTreeMap::from([("kubernetes.io/description".to_owned(), DESCRIPTION.to_owned())]);
                 let metadata = ObjectMeta {
@@ -63,7 +62,7 @@ impl Controller for RootCaPublisher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{World, created, namespace};
+    use crate::testing::{World, created, namespace, updated};
 
     #[test]
     fn the_bundle_is_published_and_kept() {
@@ -76,6 +75,7 @@ mod tests {
         assert!(world.reconcile(&controller, "work").ops.is_empty());
         map.data.as_mut().unwrap().insert("extra".into(), "x".into());
         world.writers.root_ca_maps.upsert(map);
-        assert!(matches!(&world.reconcile(&controller, "work").ops[..], [Op::Patch { .. }]));
+        let map: ConfigMap = updated(&world.reconcile(&controller, "work")).remove(0);
+        assert_eq!(map.data.unwrap().into_keys().collect::<Vec<_>>(), ["ca.crt"]);
     }
 }

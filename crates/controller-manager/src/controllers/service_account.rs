@@ -15,6 +15,10 @@ impl Controller for ServiceAccountController {
         "serviceaccount-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "service-account-controller"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.namespaces);

@@ -19,6 +19,10 @@ impl Controller for TaintEvictionController {
         "taint-eviction-controller"
     }
 
+    fn account(&self) -> &'static str {
+        "node-controller"
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.on(&snapshot.pods, |change, _| {

@@ -4,76 +4,115 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_api::Object;
-use kybern_api::core::v1::Pod;
+use kybern_api::core::v1::{Pod, ServiceAccount};
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_apiserver::access::UserInfo;
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_apiserver::{Options, Server};
 use kybern_auth::authn::ServiceAccountTokens;
-use kybern_auth::authz::{AlwaysAllow, Masters};
+use kybern_auth::authz::Masters;
+use kybern_auth::authz::rbac::Rbac;
+use kybern_auth::pki::{Pki, PkiOptions};
 use kybern_auth::token::{Issuer, SigningKey};
 use kybern_client::{
     Body, BoxFuture, Changes, Client, DeleteOptions, Informer, ListOptions, Patch, Transport, TransportError,
 };
 use kybern_controller_manager::Config;
+use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
 use tokio::task::JoinSet;
 
 /// How long a test waits for what it expects; far beyond what it takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct InProcess(Arc<Server>);
+struct InProcess {
+    server: Arc<Server>,
+    user: UserInfo,
+}
 
 impl Transport for InProcess {
     fn call(
         &self,
         mut request: http::Request<Body>,
     ) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
-        let user = UserInfo { name: "admin".into(), groups: vec!["system:masters".into()], ..UserInfo::default() };
-        request.extensions_mut().insert(user);
-        let server = self.0.clone();
+        request.extensions_mut().insert(self.user.clone());
+        let server = self.server.clone();
         Box::pin(async move { Ok(server.handle(request).await) })
     }
 }
 
+fn client(server: &Arc<Server>, name: &str, groups: &[&str]) -> Client {
+    let groups = groups.iter().chain(&["system:authenticated"]).map(|g| (*g).to_owned()).collect();
+    let user = UserInfo { name: name.to_owned(), groups, ..UserInfo::default() };
+    Client::new(Arc::new(InProcess { server: server.clone(), user }))
+}
+
 pub(crate) struct Cluster {
     pub(crate) client: Client,
+    _directory: tempfile::TempDir,
     _tasks: JoinSet<()>,
 }
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pki = PkiOptions {
+            directory: directory.path().to_owned(),
+            service_ip: [10, 96, 0, 1].into(),
+            node_ips: vec![[192, 0, 2, 1].into()],
+            extra_names: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+        };
+        let pki = Pki::load_or_create(&pki, SystemClock.now()).expect("certificates");
         let (slot, clock): (_, Arc<dyn Clock>) = (ObjectsSlot::default(), Arc::new(SystemClock));
-        let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
-        let issuer = vec!["https://kubernetes.default.svc".to_owned()];
-        let issuer =
-            Arc::new(Issuer::new(issuer.clone(), issuer, SigningKey::from_pem(&key).expect("a key"), Vec::new()));
+        let signer = SigningKey::from_pem(&pki.service_account_key_pem).expect("a key");
+        let issuer = Arc::new(Issuer::new(vec!["https://kubernetes.default.svc".to_owned()], vec![], signer, vec![]));
         let services = Arc::new(ServiceAllocators::new("10.96.0.0/12".parse().expect("a network"), 30_000..=32_767));
+        let rbac = Arc::new(Rbac::default());
         let deps = Deps {
             objects: slot.clone(),
             clock: clock.clone(),
             issuer: issuer.clone(),
             tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock)),
-            authorizer: Arc::new(AlwaysAllow),
-            rbac: None,
-            services,
-            kubelet: Arc::new(KubeletClient),
+            authorizer: rbac.clone(),
+            rbac: Some(rbac.clone()),
+            services: services.clone(),
+            kubelet: Arc::new(KubeletClient::new(&pki).expect("certificates")),
         };
         let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
         options.resources = kybern_registry::resources(&deps);
-        options.authorizers = vec![Arc::new(Masters)];
+        options.admission = kybern_registry::admission_plugins(&deps);
+        options.authorizers = vec![Arc::new(Masters), rbac.clone()];
+        options.observers = vec![rbac, services];
         let server = Server::start(options).await.expect("an empty store loads");
         slot.fill(server.clone());
-        let client = Client::new(Arc::new(InProcess(server)));
+        let bootstrap = BootstrapOptions {
+            advertise_address: [192, 0, 2, 1].into(),
+            secure_port: 6443,
+            kubernetes_ip: [10, 96, 0, 1].into(),
+            service_cidr: "10.96.0.0/12".to_owned(),
+        };
+        bootstrap::run(server.as_ref(), &bootstrap).await.expect("first objects");
+        let admin = client(&server, "admin", &["system:masters"]);
+        // Every controller with its own account: its role must allow what it does.
+        let accounts = server.clone();
+        let client_for = move |account: &str| {
+            let name = format!("system:serviceaccount:kube-system:{account}");
+            client(&accounts, &name, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+        };
+        let config =
+            Config { root_ca: Some("PEM".into()), client_for: Some(Arc::new(client_for)), ..Config::default() };
+        let manager = client(&server, "system:kube-controller-manager", &[]);
         let mut tasks = JoinSet::new();
-        let config = Config { root_ca: Some("PEM".into()), ..Config::default() };
-        tasks.spawn(kybern_controller_manager::run(config, client.clone(), std::future::pending()));
-        tasks.spawn(play_node(client.clone()));
-        let cluster = Self { client, _tasks: tasks };
-        cluster
-            .create(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}), "namespaces")
-            .await;
+        tasks.spawn(kybern_controller_manager::run(config, manager, std::future::pending()));
+        tasks.spawn(play_node(admin.clone()));
+        let cluster = Self { client: admin, _directory: directory, _tasks: tasks };
+        // Admission wants a pod's account to be there.
+        for namespace in ["default", "kube-system"] {
+            let made = async |c: &Self| c.get::<ServiceAccount>(namespace, "default").await.is_some();
+            cluster.until("the default service account", made).await;
+        }
         cluster
     }
 

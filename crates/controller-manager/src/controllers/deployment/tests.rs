@@ -248,7 +248,8 @@ fn a_taken_name_counts_as_a_collision() {
 #[test]
 fn a_failed_creation_becomes_a_condition() {
     let world = world(deployment(1, "nginx:1.14", "1", "0"));
-    let failure = crate::controller::Failure { verb: crate::controller::Verb::Create, message: "quota".into() };
+    let failure =
+        crate::controller::Failure { verb: crate::controller::Verb::Create, stale: false, message: "quota".into() };
     let plan = world.reconcile_after(&DeploymentController, KEY, failure);
     world.apply(&plan);
     let (status, reason, message) = progressing(&world);
