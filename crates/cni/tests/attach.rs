@@ -203,6 +203,34 @@ fn pods_reach_each_other_the_node_and_the_outside() {
     outside.ns.run(|| UdpSocket::bind("0.0.0.0:0")?.send_to(b"hello", "192.168.7.1:18081")).unwrap();
     assert_eq!(udp.recv(&mut [0; 16]).unwrap(), 5, "host port over UDP");
 
+    // Many at once do not undo each other's rules.
+    let crowd: Vec<_> = (0..8).filter_map(|i| TestNs::new(dir.path(), &format!("crowd-{i}"))).collect();
+    let crowd: Vec<_> = crowd
+        .iter()
+        .enumerate()
+        .map(|(i, ns)| {
+            let mut pod = container(&format!("crowd-{i}"), &ns.path);
+            pod.port_mappings = vec![mapping(20000 + i as u16, "tcp")];
+            pod
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for pod in &crowd {
+            scope.spawn(|| in_host(&|| cni.add(pod).map(drop)));
+        }
+    });
+    let hostports = || {
+        let read = || Nftables::open().and_then(|mut nft| nft.read(Family::Ip, "kybern-cni-hostport"));
+        host.ns.run(|| read().map_err(io_error)).unwrap().unwrap().chains["hostports"].rules.len()
+    };
+    assert_eq!(hostports(), 2 + crowd.len());
+    std::thread::scope(|scope| {
+        for pod in &crowd {
+            scope.spawn(|| in_host(&|| cni.del(pod)));
+        }
+    });
+    assert_eq!(hostports(), 2);
+
     // Deleting is done twice, and once with the namespace gone.
     in_host(&|| cni.del(&pod_a));
     in_host(&|| cni.del(&pod_a));

@@ -337,17 +337,14 @@ fn upstreams(directive: &Directive, text: &str) -> Result<Vec<SocketAddr>, Coref
     }
     match std::fs::read_to_string(Path::new(text)) {
         Err(_) => error(format!("not an IP address or file: {text:?}")),
-        Ok(contents) => match forward::name_servers(&contents) {
-            servers => {
-                // CoreDNS refuses to start; a machine without name servers should still have cluster DNS.
-                if servers.is_empty() {
-                    tracing::warn!(
-                        "plugin/forward: no nameservers found in {text:?}: only the cluster's names resolve"
-                    );
-                }
-                Ok(servers)
+        Ok(contents) => {
+            let servers = forward::name_servers(&contents);
+            // CoreDNS refuses to start; a machine without name servers should still have cluster DNS.
+            if servers.is_empty() {
+                tracing::warn!("plugin/forward: no nameservers found in {text:?}: only the cluster's names resolve");
             }
-        },
+            Ok(servers)
+        }
     }
 }
 

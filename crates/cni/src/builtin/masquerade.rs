@@ -4,7 +4,9 @@
 use ipnet::IpNet;
 use kybern_linux::netlink::NetlinkError;
 use kybern_linux::nft::rule::family_of;
-use kybern_linux::nft::{BaseChain, ChainKind, CmpOp, Family, Hook, Nftables, Rule, Table, diff, priority};
+use kybern_linux::nft::{BaseChain, ChainKind, CmpOp, Family, Hook, Rule, Table, priority};
+
+use super::tables;
 
 /// Name of the table, in the families `ip` and `ip6`.
 pub(crate) const TABLE: &str = "kybern-cni-masquerade";
@@ -12,13 +14,12 @@ const CHAIN: &str = "postrouting";
 
 /// Adds the rule of a subnet unless it is there.
 pub(super) fn ensure(network: &str, subnet: IpNet) -> Result<(), NetlinkError> {
-    let mut nft = Nftables::open()?;
     let family = family_of(subnet.addr());
-    let actual = nft.read(family, TABLE)?;
-    let mut desired = actual.clone().unwrap_or_else(|| Table::new(family, TABLE));
-    add(&mut desired, network, subnet.trunc());
-    let ops = diff(&desired, actual.as_ref());
-    nft.apply(family, TABLE, &ops)
+    tables::change(family, TABLE, |actual| {
+        let mut desired = actual.cloned().unwrap_or_else(|| Table::new(family, TABLE));
+        add(&mut desired, network, subnet.trunc());
+        Some(desired)
+    })
 }
 
 fn add(table: &mut Table, network: &str, subnet: IpNet) {

@@ -6,6 +6,7 @@ pub(crate) mod host_local;
 mod loopback;
 pub(crate) mod masquerade;
 pub(crate) mod portmap;
+mod tables;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -7,14 +7,12 @@ use ipnet::IpNet;
 use kybern_linux::conntrack::Conntrack;
 use kybern_linux::netlink::NetlinkError;
 use kybern_linux::nft::rule::family_of;
-use kybern_linux::nft::{
-    BaseChain, CT_STATUS_DNAT, ChainKind, CmpOp, Family, Hook, Nftables, Rule, Table, Verdict, diff, priority,
-};
+use kybern_linux::nft::{BaseChain, CT_STATUS_DNAT, ChainKind, CmpOp, Family, Hook, Rule, Table, Verdict, priority};
 use kybern_linux::sysctl;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::parse;
+use super::{parse, tables};
 use crate::PortMapping;
 use crate::error::{PluginError, code};
 use crate::exec::{Call, Command};
@@ -89,21 +87,17 @@ fn add(call: &Call<'_>, prev: &CniResult, mappings: &[PortMapping]) -> Result<()
     Ok(())
 }
 
-/// Replaces the container's rules by those that `add` adds; does nothing where there is no table and nothing to add.
+/// Replaces the container's rules by those that `add` adds; makes no table where there is nothing to put in.
 fn change(family: Family, container_id: &str, add: impl FnOnce(&mut Table)) -> Result<(), NetlinkError> {
-    let mut nft = Nftables::open()?;
-    let actual = nft.read(family, TABLE)?;
-    let mut desired = actual.clone().unwrap_or_else(|| base_table(family));
-    for chain in desired.chains.values_mut() {
-        chain.rules.retain(|rule| rule.comment.as_deref() != Some(container_id));
-    }
-    let before = desired.clone();
-    add(&mut desired);
-    if actual.is_none() && desired == before {
-        return Ok(());
-    }
-    let ops = diff(&desired, actual.as_ref());
-    nft.apply(family, TABLE, &ops)
+    tables::change(family, TABLE, |actual| {
+        let mut desired = actual.cloned().unwrap_or_else(|| base_table(family));
+        for chain in desired.chains.values_mut() {
+            chain.rules.retain(|rule| rule.comment.as_deref() != Some(container_id));
+        }
+        let without = desired.clone();
+        add(&mut desired);
+        (actual.is_some() || desired != without).then_some(desired)
+    })
 }
 
 fn base_table(family: Family) -> Table {

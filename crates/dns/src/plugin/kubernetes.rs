@@ -191,7 +191,7 @@ impl Kubernetes {
                     }
                 }
             }
-            ([hostname], ServiceKind::Headless) => {
+            ([hostname], ServiceKind::Headless | ServiceKind::Cluster { .. }) => {
                 let Some(hostname) = text(hostname) else { return Found::Nothing };
                 let mut found = endpoints().iter().filter(|endpoint| &*endpoint.hostname == hostname).peekable();
                 if found.peek().is_none() {
