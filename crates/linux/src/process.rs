@@ -89,17 +89,21 @@ pub fn reset_signals() {
     }
 }
 
-/// The duty of process 1 of a pid namespace that does nothing else: reap orphans, for ever.
-pub fn reap_forever() -> ! {
+/// The duty of process 1 of a pid namespace that does nothing else: reap orphans until told to end (`SIGTERM`, `SIGINT`).
+pub fn pause() -> ! {
     // SAFETY: the set is initialised before use; sigwaitinfo may be given a null info.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGCHLD);
+        for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT] {
+            libc::sigaddset(&mut set, signal);
+        }
         libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
         loop {
             while reap().is_some() {}
-            libc::sigwaitinfo(&set, std::ptr::null_mut());
+            if matches!(libc::sigwaitinfo(&set, std::ptr::null_mut()), libc::SIGTERM | libc::SIGINT) {
+                libc::_exit(0);
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The pod network through CNI.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kybern_cni::{Cni, ContainerNet};
@@ -75,6 +76,14 @@ impl PodNetwork for CniNetwork {
         Box::pin(on_worker(move || {
             let result = loaded?.add(&container).map_err(|error| error.to_string())?;
             Ok(result.container_ips().map(|ip| ip.to_string()).collect())
+        }))
+    }
+
+    fn collect_garbage(&self, alive: BTreeSet<String>) -> BoxFuture<'_, Result<(), String>> {
+        let loaded = self.load();
+        Box::pin(on_worker(move || match loaded {
+            Ok(cni) => cni.collect_garbage(|id| alive.contains(id)).map(drop).map_err(|error| error.to_string()),
+            Err(_) => Ok(()),
         }))
     }
 

@@ -264,6 +264,9 @@ impl Engine {
             }
             _ => None,
         };
+        if let Some(dir) = log_path.as_deref().and_then(std::path::Path::parent) {
+            disk::make_dirs(dir, 0o755).map_err(failed)?;
+        }
         let mut limits = launch_spec::resources(&config.resources);
         limits.devices = Some(launch_spec::device_rules(security.privileged, &devices));
         let around = Surroundings {
@@ -318,11 +321,16 @@ impl Engine {
         if !container.advance(state) {
             return;
         }
+        self.announce(ContainerEventType::Stopped, &container.sandbox, &container.id);
+        self.remove_cgroup(container).await;
+    }
+
+    /// Removes the group of an ended container. What holds it up now is gone when the container is removed.
+    pub(crate) async fn remove_cgroup(&self, container: &Container) {
         let (cgroups, group) = (self.cgroups.clone(), container.record.cgroup.clone());
         if let Ok(Err(error)) = blocking(move || cgroups.remove(&group)).await {
             tracing::warn!(container = container.id, %error, "cannot remove the control group of an ended container");
         }
-        self.announce(ContainerEventType::Stopped, &container.sandbox, &container.id);
     }
 
     /// Ends a container whose shim is gone.

@@ -92,6 +92,8 @@ pub(crate) fn build(config: &ContainerConfig, image: &ImageConfig, around: Surro
         masked_paths: paths(&security.masked_paths, &MASKED_PATHS),
         readonly_paths: paths(&security.readonly_paths, &READONLY_PATHS),
         readonly_root: security.readonly_rootfs,
+        // On a writable root the image's volumes need nothing: the container's own layer holds them.
+        writable_paths: image.volumes.keys().filter(|_| security.readonly_rootfs).cloned().collect(),
         privileged,
         pid: match security.namespaces.pid {
             NamespaceMode::Pod => PidNamespace::Pod,

@@ -29,3 +29,8 @@ pub use network::{PodNet, PodNetwork};
 pub use purge::purge;
 pub use service::Runtime;
 pub use shim::{SHIM_COMMAND, shim_main};
+
+/// What the built-in pause image runs (`kybern pause`): reaps orphans until it is told to end.
+pub fn pause_main() -> ! {
+    kybern_linux::process::pause()
+}

@@ -1,5 +1,6 @@
 //! The pod network as the runtime sees it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kybern_cri::{BoxFuture, DnsConfig, PodSandboxMetadata, PortMapping};
@@ -20,6 +21,8 @@ pub trait PodNetwork: Send + Sync {
     fn ready(&self) -> Result<(), String>;
     /// Connects a sandbox's namespace; answers its addresses, the primary one first.
     fn add<'a>(&'a self, net: &'a PodNet) -> BoxFuture<'a, Result<Vec<String>, String>>;
+    /// Releases what sandboxes other than these still hold: a machine that went down could not undo their connections.
+    fn collect_garbage(&self, alive: BTreeSet<String>) -> BoxFuture<'_, Result<(), String>>;
     /// Undoes [`Self::add`]. Idempotent; also called when `add` failed half-way, and when the namespace is gone.
     fn del<'a>(&'a self, net: &'a PodNet) -> BoxFuture<'a, Result<(), String>>;
 }

@@ -257,8 +257,11 @@ impl Engine {
                 Ok(id)
             }
             Err(error) => {
-                self.tear_down(&sandbox).await?;
-                disk::remove_all(&sandbox.dir).map_err(|e| internal("remove failed sandbox", e))?;
+                // What went wrong first is what the user must hear of.
+                if let Err(cleanup) = self.tear_down(&sandbox).await {
+                    tracing::warn!(sandbox = id, error = %cleanup, "cannot take down a sandbox that failed to start");
+                }
+                let _ = disk::remove_all(&sandbox.dir);
                 Err(error)
             }
         }
@@ -317,6 +320,8 @@ impl Engine {
         let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
         for container in self.containers_of(id) {
             self.stop(&container, Duration::ZERO).await?;
+            // The pod's own group can only go when those in it have gone.
+            self.remove_cgroup(&container).await;
         }
         self.tear_down(&sandbox).await?;
         self.mark_not_ready(&sandbox);
@@ -365,6 +370,12 @@ impl Engine {
             self.sandboxes.write().insert(id.clone(), sandbox.clone());
             if !self.attach_events(&sandbox).await {
                 self.shim_gone(&sandbox).await;
+            }
+        }
+        if let Some(network) = &self.config.network {
+            let alive = self.sandboxes.read().keys().cloned().collect();
+            if let Err(error) = network.collect_garbage(alive).await {
+                tracing::warn!(%error, "cannot release the addresses of sandboxes that are gone");
             }
         }
         let known = self.containers.read();

@@ -15,6 +15,9 @@ pub(crate) struct LaunchSpec {
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
     pub readonly_root: bool,
+    /// Directories that stay writable on a read-only root: the image's volumes.
+    #[serde(default)]
+    pub writable_paths: Vec<String>,
     /// Writable `/sys` and control groups.
     pub privileged: bool,
     pub pid: PidNamespace,

@@ -186,7 +186,7 @@ mod tests {
             4 => architecture,
             _ => {
                 let argument = arguments[((offset - 16) / 8) as usize];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
         };
         let (mut a, mut at) = (0u32, 0usize);

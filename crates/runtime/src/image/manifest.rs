@@ -77,10 +77,17 @@ pub(crate) struct ImageConfig {
     pub cmd: Vec<String>,
     pub working_dir: String,
     pub stop_signal: String,
+    /// A set, as Go writes one.
+    #[serde(deserialize_with = "or_default")]
+    pub volumes: BTreeMap<String, serde_json::Value>,
 }
 
 /// Go writes an absent list as `null`.
-fn or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -135,6 +142,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(blob.config.cmd, ["a"]);
+        assert!(blob.config.volumes.contains_key("/x"));
         assert!(blob.config.env.is_empty() && blob.rootfs.diff_ids.is_empty());
     }
 

@@ -242,7 +242,7 @@ fn make(entry: &mut tar::Entry<'_, impl Read>, path: &Path) -> io::Result<()> {
         disk::remove_all(path)?;
     }
     let mode = entry.header().mode()? & 0o7777;
-    let mtime = entry.header().mtime()?;
+    let mtime = entry.header().mtime().unwrap_or(0);
     match kind {
         EntryType::Directory if merges => {}
         EntryType::Directory => fs::create_dir(path)?,
@@ -271,12 +271,9 @@ fn make(entry: &mut tar::Entry<'_, impl Read>, path: &Path) -> io::Result<()> {
             io::copy(entry, &mut file)?;
         }
     }
-    let id = |value: io::Result<u64>| {
-        value.and_then(|v| {
-            u32::try_from(v).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "owner out of range"))
-        })
-    };
-    let owner = (Uid::from_raw(id(entry.header().uid())?), Gid::from_raw(id(entry.header().gid())?));
+    let old = entry.header().as_old();
+    let (uid, gid) = (owner(&old.uid, entry.header().uid())?, owner(&old.gid, entry.header().gid())?);
+    let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
     rustix::fs::chownat(CWD, path, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
     if kind != EntryType::Symlink {
         // After the owner, whose change clears setuid.
@@ -287,6 +284,14 @@ fn make(entry: &mut tar::Entry<'_, impl Read>, path: &Path) -> io::Result<()> {
         set_mtime(path, mtime)?;
     }
     Ok(())
+}
+
+/// An owner's number; a blank field is zero, as Go reads it.
+fn owner(field: &[u8], parsed: io::Result<u64>) -> io::Result<u32> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    u32::try_from(parsed?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "owner out of range"))
 }
 
 /// Extended attributes, as GNU tar and Go write them.

@@ -109,7 +109,7 @@ impl Session {
                 Some(format!("Bearer {}", self.token(&realm, &service, &scope).await?))
             }
         };
-        let mut value = match value.map(|v| HeaderValue::try_from(v)) {
+        let mut value = match value.map(HeaderValue::try_from) {
             None => return Ok(None),
             Some(value) => {
                 value.map_err(|_| RegistryError::Invalid("the registry's token is not a header value".into()))?

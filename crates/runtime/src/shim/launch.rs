@@ -233,11 +233,6 @@ fn become_program(spec: &ProcessSpec, report: BorrowedFd<'_>) -> Result<(), Stri
         process::set_rlimit(name, *soft, *hard).map_err(|error| format!("set the limit {name}: {error}"))?;
     }
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
-    if let Err(error) = std::fs::create_dir_all(cwd)
-        && !Path::new(cwd).exists()
-    {
-        return Err(format!("mkdir {cwd}: {error}"));
-    }
     give_streams(&who);
 
     let program: Vec<seccomp::Instruction> = spec

@@ -114,7 +114,7 @@ fn start_pause() -> io::Result<i32> {
         let _ = rustix::thread::set_name(c"pause");
         process::close_from(0);
         process::reset_signals();
-        process::reap_forever()
+        process::pause()
     })
 }
 

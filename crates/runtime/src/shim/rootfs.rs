@@ -44,10 +44,15 @@ pub(super) fn enter(spec: &LaunchSpec, cgroups: &Cgroups) -> Result<()> {
     attach_new(root, "/sys", "sysfs", &[], sys)?;
     mount_cgroups(root, spec, cgroups, sys)?;
 
+    for path in &spec.writable_paths {
+        wrap(keep_writable(root, Path::new(path)), || format!("make the volume {path}"))?;
+    }
     for (bind, source) in spec.mounts.iter().zip(sources) {
         attach_bind(root, bind, source)?;
     }
     wrap(pivot(root), || "pivot_root".into())?;
+    // Made where missing, as every runtime does, while the root is still writable; a failure shows when it is entered.
+    let _ = std::fs::create_dir_all(&spec.process.cwd);
     for path in &spec.readonly_paths {
         wrap(make_read_only(path), || format!("make {path} read-only"))?;
     }
@@ -198,6 +203,14 @@ fn attach_bind(root: BorrowedFd<'_>, bind: &BindMount, tree: OwnedFd) -> Result<
     wrap(attach(), || {
         format!("error mounting {:?} to rootfs at {:?}", bind.source.display(), bind.destination.display())
     })
+}
+
+/// Mounts a directory of the root over itself, so that making the root read-only leaves it out.
+fn keep_writable(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let target = mount::create_in_root(root, path, true)?;
+    let tree = mount::open_tree(Path::new(&format!("/proc/self/fd/{}", target.as_raw_fd())), false)?;
+    mount::attach(tree.as_fd(), target.as_fd())
 }
 
 fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {

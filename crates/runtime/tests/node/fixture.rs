@@ -22,6 +22,10 @@ impl PodNetwork for LoopbackOnly {
         Box::pin(async { Ok(vec!["127.0.0.1".to_owned()]) })
     }
 
+    fn collect_garbage(&self, _: std::collections::BTreeSet<String>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn del<'a>(&'a self, _: &'a PodNet) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
@@ -60,7 +64,7 @@ impl Node {
 
     /// Forgets the runtime as a crash would: nothing is stopped.
     pub(crate) async fn crash(&mut self) {
-        let runtime = Arc::downgrade(&&self.service.take().unwrap());
+        let runtime = Arc::downgrade(&self.service.take().unwrap());
         // The tasks that follow shims let go when their shims next speak; the lock must be free before a new start.
         for _ in 0..200 {
             if runtime.strong_count() == 0 {
@@ -175,6 +179,16 @@ impl Node {
         assert!(left.is_empty(), "mounts left: {left:?}");
         let cgroups = kybern_linux::cgroup::Cgroups::detect().unwrap();
         cgroups.remove(&format!("/{}", self.dir.file_name().unwrap().display())).unwrap();
-        std::fs::remove_dir_all(&self.dir).unwrap();
+    }
+}
+
+/// A failed test leaves nothing behind either.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = kybern_runtime::purge(&self.config);
+        if let Ok(cgroups) = kybern_linux::cgroup::Cgroups::detect() {
+            let _ = cgroups.remove(&format!("/{}", self.dir.file_name().unwrap().display()));
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

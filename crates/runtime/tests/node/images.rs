@@ -95,7 +95,7 @@ fn archive(dir: &Path, tag: &str, layers: &[Vec<u8>], gzip: bool) -> PathBuf {
     let diff_ids: Vec<String> = layers.iter().map(|l| format!("sha256:{}", digest(l))).collect();
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        "config": {"User": "app", "Env": ["PATH=/bin", "FROM=image"], "Entrypoint": ["/bin/sh", "-c"], "Cmd": ["echo default"], "WorkingDir": "/tmp"},
+        "config": {"User": "app", "Env": ["PATH=/bin", "FROM=image"], "Entrypoint": ["/bin/sh", "-c"], "Cmd": ["echo default"], "WorkingDir": "/tmp", "Volumes": {"/private": {}}},
     });
     let names: Vec<String> = (0..layers.len()).map(|i| format!("layer{i}/layer.tar")).collect();
     let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [tag], "Layers": names}]);
@@ -164,6 +164,18 @@ pub(crate) async fn layers_and_archives() {
         )
         .await;
     assert_eq!(output, "default\n");
+
+    let (_, output) = node
+        .run(
+            |pod, container| {
+                uses("example.com/app:1")(pod, container);
+                container.security.readonly_rootfs = true;
+                container.security.run_as_user = Some(0);
+            },
+            "(echo x > /file) 2>&1; echo x > /private/written && busybox cat /private/old",
+        )
+        .await;
+    assert!(output.contains("Read-only file system") && output.ends_with("old\n"), "a volume stays writable: {output}");
 
     let exported = node.dir.join("exported.tar");
     archives.export(&["example.com/app:1".into()], &mut std::fs::File::create(&exported).unwrap()).unwrap();

@@ -4,6 +4,7 @@
 mod containers;
 mod fixture;
 mod images;
+mod registry_protocol;
 mod restart;
 mod sandboxes;
 mod streams;
@@ -39,6 +40,7 @@ const TESTS: &[Test] = tests![
     images::layers_and_archives,
     images::hostile_layers,
     images::pull_from_a_registry,
+    registry_protocol::credentials_and_broken_connections,
     restart::purge_removes_everything,
     restart::kybern_dies_and_comes_back,
     restart::a_shim_dies,
