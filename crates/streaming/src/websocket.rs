@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use crate::channel::{ChannelReader, ChannelWriter, Outgoing};
 use crate::exec::{Wants, resizes_from};
@@ -128,7 +129,13 @@ async fn write_messages<T>(
             return;
         }
     }
+    let _ = sink.send(goodbye()).await;
     let _ = sink.close().await;
+}
+
+/// The close message that clients take for a good end (RFC 6455, 1000); without a code they report an error.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 fn encode(channel: u8, data: &[u8], base64: bool) -> Message {
@@ -241,6 +248,7 @@ where
                 return;
             }
         }
+        let _ = sink.send(goodbye()).await;
         let _ = sink.close().await;
     });
     tokio::spawn(async move {

@@ -95,6 +95,18 @@ impl Reporter {
         Ok(())
     }
 
+    /// Tells by an event when the node becomes ready or stops being so.
+    fn announce(&self, new: &NodeStatus) {
+        let is_ready =
+            |status: &NodeStatus| status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+        let (was, is) = (self.published.as_ref().is_some_and(is_ready), is_ready(new));
+        let name = &self.shared.config.node_name;
+        let reason = if is { "NodeReady" } else { "NodeNotReady" };
+        if was != is {
+            self.shared.events.node(name, reason, format!("Node {name} status is now: {reason}"));
+        }
+    }
+
     /// Publishes if there is something to say; answers when to look again.
     async fn report(&mut self) -> Result<Duration, ClientError> {
         let now = Timestamp::now();
@@ -114,6 +126,7 @@ impl Reporter {
                 }
                 done => done.map(drop)?,
             }
+            self.announce(&new);
             self.published = Some(new);
             self.at = now;
         }

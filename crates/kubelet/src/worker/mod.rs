@@ -96,6 +96,8 @@ pub struct Worker {
     stale: bool,
     /// The volumes' sources changed while the volumes were being made.
     volumes_again: bool,
+    /// How often in a row volumes or sandbox could not be made.
+    failures: u32,
 }
 
 /// Starts a pod's task. It ends, and drops `ended`, when nothing of the pod is left on the node.
@@ -145,6 +147,7 @@ impl Worker {
             view,
             stale: true,
             volumes_again: false,
+            failures: 0,
         }
     }
 

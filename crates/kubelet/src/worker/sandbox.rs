@@ -33,6 +33,10 @@ pub fn hosts(shared: &Shared, pod: &Pod, ips: &[String]) -> Result<String, Strin
 impl Worker {
     pub(super) fn create_sandbox(&mut self, attempt: u32) {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        if attempt > 0 {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            shared.events.normal(&pod, None, "SandboxChanged", message);
+        }
         self.step(StepKey::Sandbox, async move {
             let work = async {
                 let config = configuration(&shared, &pod, attempt)?;

@@ -11,6 +11,8 @@ use crate::pod::{Action, spec};
 /// How long to wait after an error before the next attempt, as upstream's pod workers do.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
 
+const FIRST_RETRY: SignedDuration = SignedDuration::from_millis(500);
+
 /// How long a thing that could not be removed is left alone.
 const REMOVE_RETRY: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -72,6 +74,7 @@ impl Worker {
             Done::Volumes(Ok(renew_at)) => {
                 self.renew_at = renew_at;
                 self.memory.volumes_ready = true;
+                self.failures = 0;
                 self.memory.retry_at = None;
                 if std::mem::take(&mut self.volumes_again) {
                     self.prepare_volumes();
@@ -79,18 +82,21 @@ impl Worker {
             }
             Done::Volumes(Err(message)) => {
                 self.shared.events.warning(&self.pod, None, "FailedMount", message);
-                self.renew_at = self.memory.volumes_ready.then_some(now + RETRY);
-                self.memory.retry_at = Some(now + RETRY);
+                // What the volumes are made of has changed meanwhile: that may have been what was missing.
+                let retry = if std::mem::take(&mut self.volumes_again) { now } else { self.retry_at(now) };
+                self.renew_at = self.memory.volumes_ready.then_some(retry);
+                self.memory.retry_at = Some(retry);
             }
             Done::Sandbox(Ok(id)) => {
                 self.ids.sandboxes.insert(id);
+                self.failures = 0;
                 self.memory.retry_at = None;
                 self.stale = true;
             }
             Done::Sandbox(Err(message)) => {
                 let text = format!("Failed to create pod sandbox: {message}");
                 self.shared.events.warning(&self.pod, None, "FailedCreatePodSandBox", text);
-                self.memory.retry_at = Some(now + RETRY);
+                self.memory.retry_at = Some(self.retry_at(now));
                 self.stale = true;
             }
             Done::Start(result) => self.started(key, result, now),
@@ -111,6 +117,13 @@ impl Worker {
             Done::Published(outcome) => self.took_status(outcome, now),
             Done::Deleted(outcome) => self.took_deletion(outcome, now),
         }
+    }
+
+    /// When to try again what the whole pod waits for: soon at first, for what is missing mostly comes within moments.
+    fn retry_at(&mut self, now: Timestamp) -> Timestamp {
+        let wait = (FIRST_RETRY * 2_i32.pow(self.failures.min(10))).min(RETRY);
+        self.failures += 1;
+        now + wait
     }
 
     fn started(&mut self, key: StepKey, result: Result<String, StartError>, now: Timestamp) {
