@@ -116,7 +116,7 @@ impl DefaultNetwork {
         // are missing without the module br_netfilter.
         for key in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
             if let Err(error) = kybern_linux::sysctl::set(key, "1") {
-                missing.push(format!("load the module br_netfilter for Services between pods of this node: {error}"));
+                missing.push(format!("pods of this node see the node's address when they call each other through a Service: load the module br_netfilter ({error})"));
                 break;
             }
         }

@@ -198,6 +198,27 @@ fn pods_reach_each_other_the_node_and_the_outside() {
     assert_eq!(heard(&host.ns, "127.0.0.1:18080", &a.ns, at), Ok("10.244.0.1".into()), "host port by loopback");
     assert_eq!(heard(&a.ns, "192.168.7.1:18080", &a.ns, at), Ok("10.244.0.1".into()), "a pod's own host port");
 
+    // A reply within the bridge must be translated back, with the help of br_netfilter or without.
+    if Path::new("/proc/sys/net/bridge").exists() {
+        assert_eq!(heard(&b.ns, "192.168.7.1:18080", &a.ns, at), Ok("10.244.0.3".into()), "host port of a neighbour");
+        let pass_netfilter = |value: &str| {
+            host.ns
+                .run(|| kybern_linux::sysctl::set("net/bridge/bridge-nf-call-iptables", value).map_err(io_error))
+                .unwrap();
+        };
+        pass_netfilter("0");
+        in_host(&|| cni.add(&pod_b).map(drop));
+        assert_eq!(
+            heard(&b.ns, "192.168.7.1:18080", &a.ns, at),
+            Ok("10.244.0.1".into()),
+            "the same without br_netfilter"
+        );
+        pass_netfilter("1");
+        in_host(&|| cni.add(&pod_b).map(drop));
+    } else {
+        eprintln!("not tested: the module br_netfilter is not loaded");
+    }
+
     let udp = a.ns.run(|| UdpSocket::bind("0.0.0.0:8080")).unwrap();
     udp.set_read_timeout(Some(TIMEOUT)).unwrap();
     outside.ns.run(|| UdpSocket::bind("0.0.0.0:0")?.send_to(b"hello", "192.168.7.1:18081")).unwrap();
