@@ -46,6 +46,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The `Warning` of every answer about a kind that upstream has deprecated.
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What a name must look like; upstream's default is an RFC 1123 subdomain.
     fn validate_name(&self, name: &str) -> Vec<String> {
         kybern_apimachinery::validation::dns1123_subdomain(name)

@@ -68,8 +68,17 @@ impl Exchange {
     }
 }
 
-/// Calls the verb's handler.
+/// Calls the verb's handler, and warns of a kind that is on its way out.
 pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
+    let deprecation = exchange.resource.strategy.deprecation();
+    let mut answer = answer(exchange, body).await;
+    if let (Ok(response), Some(text)) = (&mut answer, deprecation) {
+        warn(response, &[text.to_owned()]);
+    }
+    answer
+}
+
+async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let verb = exchange.info.verb;
     let refuse = |exchange: &Exchange| Err(ApiError::method_not_supported(&exchange.group_resource(), verb));
     if exchange.resource.unstored.is_some() {

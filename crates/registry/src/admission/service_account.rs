@@ -13,6 +13,9 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 /// Upstream's odd number: an hour and seven seconds, by which such tokens are told from hand-made ones.
 const TOKEN_SECONDS: i64 = 3607;
+/// How often, and after what pause, the `default` account is looked for: a second in all.
+const DEFAULT_ACCOUNT_TRIES: u32 = 20;
+const DEFAULT_ACCOUNT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 /// The annotation of a pod that a kubelet made from a file.
 pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -23,6 +26,20 @@ pub(super) struct ServiceAccount {
 impl ServiceAccount {
     pub(super) fn new(objects: ObjectsSlot) -> Self {
         Self { objects }
+    }
+
+    /// The account. A namespace that was made a moment ago gets its `default` one from a controller, for which upstream
+    /// waits a little, too: `kubectl create namespace` and `kubectl run` may follow each other.
+    async fn find(&self, namespace: &str, name: &str) -> Result<Value, ApiError> {
+        let objects = self.objects.get()?;
+        let mut tries = if name == "default" { DEFAULT_ACCOUNT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            match objects.get("", "serviceaccounts", namespace, name).await {
+                Err(e) if e.code() == 404 && tries > 0 => tokio::time::sleep(DEFAULT_ACCOUNT_PAUSE).await,
+                answer => return answer,
+            }
+        }
     }
 }
 
@@ -49,7 +66,7 @@ impl AdmissionPlugin for ServiceAccount {
             let forbidden = |cause: String, pod: &Value| {
                 ApiError::forbidden(&GroupResource::new("", "pods"), object::name(pod), &cause)
             };
-            let found = self.objects.get()?.get("", "serviceaccounts", request.namespace, &name).await;
+            let found = self.find(request.namespace, &name).await;
             let account = match found {
                 Ok(account) => account,
                 Err(e) if e.code() == 404 => {

@@ -69,6 +69,10 @@ impl Strategy for Endpoints {
         out
     }
 
+    fn deprecation(&self) -> Option<&'static str> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    }
+
     fn has_generation(&self) -> bool {
         false
     }

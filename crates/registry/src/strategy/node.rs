@@ -52,6 +52,16 @@ impl Strategy for Node {
     }
 }
 
+/// Never stored, hence without rules.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ComponentStatus;
+
+impl Strategy for ComponentStatus {
+    fn deprecation(&self) -> Option<&'static str> {
+        Some("v1 ComponentStatus is deprecated in v1.19+")
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lease;
 

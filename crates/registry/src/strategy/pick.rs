@@ -19,6 +19,7 @@ pub(crate) fn strategy(
     services: &Arc<ServiceAllocators>,
 ) -> Arc<dyn Strategy> {
     match (group, resource) {
+        ("", "componentstatuses") => Arc::new(node::ComponentStatus),
         ("", "configmaps") => Arc::new(config::ConfigMap),
         ("", "endpoints") => Arc::new(network::Endpoints),
         ("" | "events.k8s.io", "events") => Arc::new(event::Event),

@@ -40,6 +40,14 @@ pub(crate) fn node(name: &str) -> UserInfo {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        let cluster = Self::on(Arc::new(kybern_storage::memory::Memory::default())).await;
+        // What its controller would make.
+        cluster.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+        cluster
+    }
+
+    /// A server on what another one has stored.
+    pub(crate) async fn on(storage: Arc<dyn kybern_storage::Storage>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = PkiOptions {
             directory: directory.path().to_owned(),
@@ -72,7 +80,7 @@ impl Cluster {
             services: services.clone(),
             kubelet: Arc::new(KubeletClient::new(&pki).unwrap()),
         };
-        let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
+        let mut options = Options::new(storage);
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = authorizers;
@@ -86,10 +94,7 @@ impl Cluster {
             service_cidr: "10.96.0.0/12".to_owned(),
         };
         bootstrap::run(server.as_ref(), &options).await.unwrap();
-        let cluster = Self { server, tokens, pki, _directory: directory };
-        // What its controller would make.
-        cluster.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
-        cluster
+        Self { server, tokens, pki, _directory: directory }
     }
 
     pub(crate) async fn send(

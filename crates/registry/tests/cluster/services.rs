@@ -56,3 +56,22 @@ async fn claims_follow_the_services_life() {
     again["metadata"]["name"] = "c".into();
     cluster.create(SERVICES, again).await;
 }
+
+#[tokio::test]
+async fn a_restarted_server_knows_what_is_held() {
+    let storage = std::sync::Arc::new(kybern_storage::memory::Memory::default());
+    let first = Cluster::on(storage.clone()).await;
+    let mut wanted = service("a", "NodePort");
+    wanted["spec"]["ports"][0]["nodePort"] = 30080.into();
+    let made = first.create(SERVICES, wanted).await;
+    drop(first);
+    let second = Cluster::on(storage).await;
+    for (field, value) in
+        [("clusterIP", made["spec"]["clusterIP"].clone()), ("ports", json!([{"port": 1, "nodePort": 30080}]))]
+    {
+        let mut thief = service("thief", "NodePort");
+        thief["spec"][field] = value;
+        let text = second.refusal(Method::POST, SERVICES, Some(thief), 422).await;
+        assert!(text.ends_with("is already allocated"), "{text}");
+    }
+}
