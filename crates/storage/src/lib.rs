@@ -116,6 +116,9 @@ pub struct RangeRequest<'a> {
     pub at: Option<Revision>,
 }
 
+/// The pieces of a [`Storage::scan`], each of some hundred items; it ends after the last or after an error.
+pub type Scan = tokio::sync::mpsc::Receiver<Result<Vec<KeyValue>, StorageError>>;
+
 /// How large the store is, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
@@ -155,6 +158,9 @@ pub trait Storage: Send + Sync + 'static {
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StorageError>>;
 
     fn range<'a>(&'a self, request: RangeRequest<'a>) -> BoxFuture<'a, Result<Page, StorageError>>;
+
+    /// Everything under a prefix at a revision, in any order: the quickest way to read a lot.
+    fn scan<'a>(&'a self, prefix: &'a str, at: Revision) -> BoxFuture<'a, Result<Scan, StorageError>>;
 
     /// Commits, and answers the new revision (the current one where there was nothing to write). Dropping the future does
     /// not undo the transaction.

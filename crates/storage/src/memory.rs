@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use crate::hub::Hub;
 use crate::{
-    BoxFuture, Event, Guard, KeyValue, MAX_WRITES, Page, RangeRequest, Revision, Size, Storage, StorageError, Txn,
-    Watch, Write,
+    BoxFuture, Event, Guard, KeyValue, MAX_WRITES, Page, RangeRequest, Revision, Scan, Size, Storage, StorageError,
+    Txn, Watch, Write,
 };
 
 /// See the module.
@@ -155,6 +155,17 @@ impl Storage for Memory {
 
     fn range<'a>(&'a self, request: RangeRequest<'a>) -> BoxFuture<'a, Result<Page, StorageError>> {
         Box::pin(async move { self.state.lock().range(&request) })
+    }
+
+    fn scan<'a>(&'a self, prefix: &'a str, at: Revision) -> BoxFuture<'a, Result<Scan, StorageError>> {
+        Box::pin(async move {
+            let request = RangeRequest { prefix, after: "", limit: usize::MAX, at: Some(at) };
+            let items = self.state.lock().range(&request)?.items;
+            // What is in memory anyway may go in one piece.
+            let (sender, pieces) = tokio::sync::mpsc::channel(1);
+            let _ = sender.try_send(Ok(items));
+            Ok(pieces)
+        })
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, StorageError>> {

@@ -77,6 +77,15 @@ async fn ranges_are_pages_of_one_revision() {
         assert_eq!((texts(&rest), rest.more), (vec!["/p/c=2@4".into()], false));
         assert_eq!(texts(&range(&*s, "/p/", Some(5)).await.unwrap()), ["/p/a=0@2", "/p/b=1@3", "/p/c=2@4"]);
         assert_eq!(texts(&range(&*s, "/p/", None).await.unwrap()), ["/p/a=new@7", "/p/b=1@3", "/p/d=new@8"]);
+        for at in [5, 6, 8] {
+            let mut scan = s.scan("/p/", at).await.unwrap();
+            let mut items = Vec::new();
+            while let Some(piece) = scan.recv().await {
+                items.extend(piece.unwrap());
+            }
+            items.sort_by(|a, b| a.key.cmp(&b.key));
+            assert_eq!(items, range(&*s, "/p/", Some(at)).await.unwrap().items, "at {at}");
+        }
         assert!(matches!(range(&*s, "/p/", Some(99)).await, Err(StorageError::Future { current: 8, .. })));
     })
     .await;

@@ -154,11 +154,8 @@ impl KindCache {
     }
 
     /// Takes in an object at load, before there are watchers.
-    pub(super) fn load(&self, entries: Vec<Entry>) {
-        let mut state = self.state.write();
-        for entry in entries {
-            state.objects.insert(entry.key.clone(), Arc::new(entry));
-        }
+    pub(super) fn load(&self, entry: Entry) {
+        self.state.write().objects.insert(entry.key.clone(), Arc::new(entry));
     }
 
     /// Takes in committed changes, in order; an entry that is `None` is a deletion. What it has had already is ignored.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use kybern_storage::{Event, Lagged, RangeRequest, Revision, Storage, StorageError};
+use kybern_storage::{Event, KeyValue, Lagged, RangeRequest, Revision, Storage, StorageError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -58,18 +58,29 @@ impl Cache {
     pub async fn load(&self, kinds: &[Arc<StoredKind>]) -> Result<Revision, StorageError> {
         let latest = self.storage.revision().await?;
         let at = self.storage.oldest().await?.max(latest.saturating_sub(REPLAY));
-        self.load_at(kinds, at).await?;
+        let all = kinds.iter().map(|kind| (kind.prefix.clone(), Arc::new(KindCache::new(kind.clone(), at))));
+        let all: HashMap<String, Arc<KindCache>> = all.collect();
+        let mut scan = self.storage.scan("/registry/", at).await?;
+        while let Some(piece) = scan.recv().await {
+            for kv in piece? {
+                let Some(cache) = kind_of(&all, &kv.key) else { continue };
+                self.load_object(cache, kv);
+            }
+        }
+        self.install(all.into_values().collect());
         self.advance(at);
         Ok(at)
     }
 
-    async fn load_at(&self, kinds: &[Arc<StoredKind>], at: Revision) -> Result<(), StorageError> {
-        let mut loaded = Vec::new();
-        for kind in kinds {
-            loaded.push(Arc::new(self.read(kind, at).await?));
+    /// Takes in an object as it is loaded.
+    fn load_object(&self, cache: &KindCache, kv: KeyValue) {
+        match Entry::new(&cache.kind, cache.prefix.len(), kv.key, &kv.value, kv.mod_revision) {
+            Ok(entry) => {
+                self.observe(&cache.kind, entry.namespace(), entry.name(), Some(&entry.bytes));
+                cache.load(entry);
+            }
+            Err(error) => tracing::error!(%error, "an object is left out"),
         }
-        self.install(loaded);
-        Ok(())
     }
 
     /// A kind's objects at a revision.
@@ -81,15 +92,9 @@ impl Cache {
             let page = self.storage.range(request).await?;
             let Some(last) = page.items.last() else { return Ok(cache) };
             after = last.key.clone();
-            let entries = page.items.into_iter().filter_map(|kv| {
-                let entry = Entry::new(kind, cache.prefix.len(), kv.key, &kv.value, kv.mod_revision);
-                entry.inspect_err(|error| tracing::error!(%error, "an object is left out")).ok()
-            });
-            let entries: Vec<Entry> = entries.collect();
-            for entry in &entries {
-                self.observe(kind, entry.namespace(), entry.name(), Some(&entry.bytes));
+            for kv in page.items {
+                self.load_object(&cache, kv);
             }
-            cache.load(entries);
             if !page.more {
                 return Ok(cache);
             }

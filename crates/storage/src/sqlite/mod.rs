@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::hub::Hub;
 use crate::lock::{DirectoryLock, LockError};
-use crate::{BoxFuture, Page, RangeRequest, Revision, Size, Storage, StorageError, Txn, Watch};
+use crate::{BoxFuture, Page, RangeRequest, Revision, Scan, Size, Storage, StorageError, Txn, Watch};
 use reader::Reader;
 use writer::{Command, Writer};
 
@@ -153,6 +153,23 @@ impl Storage for Sqlite {
         Box::pin(self.read(move |reader| {
             reader.range(&RangeRequest { prefix: &prefix, after: &after, limit: request.limit, at: request.at })
         }))
+    }
+
+    fn scan<'a>(&'a self, prefix: &'a str, at: Revision) -> BoxFuture<'a, Result<Scan, StorageError>> {
+        Box::pin(async move {
+            self.shared.check(at)?;
+            let (sender, pieces) = mpsc::channel(4);
+            let (shared, prefix) = (self.shared.clone(), prefix.to_owned());
+            tokio::task::spawn_blocking(move || {
+                // A connection of its own: a scan must not hold up other readers.
+                let scanned = Reader::open(shared.clone()).and_then(|mut reader| reader.scan(&prefix, at, &sender));
+                let end = scanned.map_err(|e| shared.error(&e)).and_then(|()| shared.check(at));
+                if let Err(error) = end {
+                    let _ = sender.blocking_send(Err(error));
+                }
+            });
+            Ok(pieces)
+        })
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, StorageError>> {

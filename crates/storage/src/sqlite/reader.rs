@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
+use tokio::sync::mpsc;
 
 use super::{Shared, schema};
 use crate::{Event, KeyValue, Page, RangeRequest, Revision, Size, StorageError};
@@ -22,6 +23,9 @@ SELECT key, id, create_revision, value FROM (
     SELECT old.key, old.id, old.create_revision, old.value FROM log new JOIN log old ON old.id = new.prev_id
     WHERE new.id > ?5 AND new.prev_id > 0 AND new.prev_id <= ?5 AND old.key >= ?1 AND old.key > ?2 AND old.key < ?3
 ) ORDER BY key LIMIT ?4";
+
+/// Items in one piece of a scan.
+const SCAN_PIECE: usize = 256;
 
 pub(super) struct Reader {
     shared: Arc<Shared>,
@@ -69,6 +73,56 @@ impl Reader {
         let more = items.len() > request.limit;
         items.truncate(request.limit);
         Ok(Page { revision, items, more })
+    }
+
+    /// Sends what lives under a prefix at a revision, in the order that it lies on disk: several times faster than by key.
+    /// Ends early when nobody listens.
+    pub(super) fn scan(
+        &mut self,
+        prefix: &str,
+        at: Revision,
+        pieces: &mpsc::Sender<Result<Vec<KeyValue>, StorageError>>,
+    ) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        let last = schema::last_id(at);
+        let mut live: Vec<i64> = Vec::new();
+        for query in [
+            "SELECT id FROM current WHERE key >= ?1 AND key < ?2 AND id <= ?3",
+            "SELECT prev_id FROM log WHERE id > ?3 AND prev_id > 0 AND prev_id <= ?3 AND key >= ?1 AND key < ?2",
+        ] {
+            let mut statement = transaction.prepare(query)?;
+            let ids = statement.query_map(params![prefix, end_of(prefix), last], |row| row.get(0))?;
+            for id in ids {
+                live.push(id?);
+            }
+        }
+        live.sort_unstable();
+        let mut live = live.into_iter().peekable();
+        let mut statement =
+            transaction.prepare("SELECT id, key, create_revision, value FROM log WHERE id <= ?1 ORDER BY id")?;
+        let mut rows = statement.query([last])?;
+        let mut piece = Vec::with_capacity(SCAN_PIECE);
+        while let (Some(row), Some(_)) = (rows.next()?, live.peek()) {
+            let id: i64 = row.get(0)?;
+            while live.next_if(|next| *next < id).is_some() {}
+            if live.next_if_eq(&id).is_none() {
+                continue;
+            }
+            piece.push(KeyValue {
+                key: row.get_ref(1)?.as_str()?.into(),
+                create_revision: row.get(2)?,
+                value: Bytes::copy_from_slice(row.get_ref(3)?.as_blob()?),
+                mod_revision: schema::revision_of(id),
+            });
+            if piece.len() == SCAN_PIECE {
+                let full = std::mem::replace(&mut piece, Vec::with_capacity(SCAN_PIECE));
+                if pieces.blocking_send(Ok(full)).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        let _ = pieces.blocking_send(Ok(piece));
+        Ok(())
     }
 
     pub(super) fn events_after(&mut self, from: Revision) -> Result<VecDeque<Event>, StorageError> {
