@@ -102,7 +102,7 @@ impl PortServer {
             return Step::Reply(encode(&query, &Answer::code(rcode::REFUSED), false, 512));
         };
         let block = &self.blocks[index];
-        block.metrics.request(source.over_tcp, source.address.is_ipv6(), query.qtype);
+        block.metrics.request(source.over_tcp, source.address.ip().to_canonical().is_ipv6(), query.qtype);
         let finish = |answer: Answer| Step::Reply(block.finish(&query, answer, source, started));
         if block.is_own_probe(&query) {
             return finish(Answer::code(rcode::REFUSED));
@@ -291,7 +291,7 @@ impl Block {
             let protocol = if source.over_tcp { "tcp" } else { "udp" };
             tracing::info!(
                 "{} - {} \"{} IN {} {protocol} {} {}\" {} {} {:.9}s",
-                source.address,
+                SocketAddr::new(source.address.ip().to_canonical(), source.address.port()),
                 query.id,
                 rtype::name(query.qtype),
                 Shown(query.name()),
