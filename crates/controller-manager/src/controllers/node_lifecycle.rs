@@ -76,20 +76,24 @@ impl Controller for NodeLifecycleController {
         let mut plan = Plan::idle();
         let deadline =
             last_heard(&node, snapshot, context) + SignedDuration::try_from(GRACE).unwrap_or(SignedDuration::ZERO);
-        let mut now = (*node).clone();
         if deadline > context.now {
             plan.requeue_at(deadline, context.now);
-        } else if mark_silent(&mut now, context.now) {
-            plan.push(Op::update_status(&now));
-            if status_of(&node, "Ready") == "True" {
-                let message = format!("Node {key} status is now: NodeNotReady");
-                plan.push(Op::normal(&*node, "NodeNotReady", message));
+        } else {
+            let mut silent = (*node).clone();
+            if mark_silent(&mut silent, context.now) {
+                plan.push(Op::update_status(&silent));
+                if status_of(&node, "Ready") == "True" {
+                    let message = format!("Node {key} status is now: NodeNotReady");
+                    plan.push(Op::normal(&*node, "NodeNotReady", message));
+                }
+                // What follows from the status is decided when it is written: the change brings the node back here.
+                return plan;
             }
         }
-        if status_of(&now, "Ready") != "True" {
+        if status_of(&node, "Ready") == "Unknown" {
             plan.ops.extend(unready_pods(&node, snapshot, context));
         }
-        plan.ops.extend(taint(&node, &wanted_taints(&now), context.now));
+        plan.ops.extend(taint(&node, &wanted_taints(&node), context.now));
         plan
     }
 }
@@ -140,15 +144,12 @@ fn mark_silent(node: &mut Node, now: Timestamp) -> bool {
     changed
 }
 
-/// Pods on a node that is not ready do not serve: Services must know (`MarkPodsNotReady`).
+/// Pods on a silent node may not serve: Services must know (`MarkPodsNotReady`). A kubelet that speaks keeps its pods'
+/// readiness itself.
 fn unready_pods(node: &Node, snapshot: &Snapshot, context: &Context) -> Vec<Op> {
     let mut ops = Vec::new();
     for pod in snapshot.pods.by_index(NODE, node.name()) {
         if pods::node_name(&pod) != node.name() || !pods::is_ready(&pod) {
-            continue;
-        }
-        // A kubelet that speaks keeps its pods' readiness itself.
-        if status_of(node, "Ready") == "False" {
             continue;
         }
         let mut unready: Pod = (*pod).clone();
@@ -197,14 +198,19 @@ fn taint(node: &Node, wanted: &[(&str, &str)], now: Timestamp) -> Option<Op> {
             taints.push(Taint { key, effect, time_added: Some(Time(now)), value: None });
         }
     }
+    // Evictions count from when a taint was added; who adds one by hand does not say when.
+    for taint in taints.iter_mut().filter(|t| t.effect == "NoExecute" && t.time_added.is_none()) {
+        taint.time_added = Some(Time(now));
+    }
     if taints == have {
         return None;
     }
     let mut changed = node.clone();
     changed.spec.get_or_insert_default().taints = Some(taints);
     let list = encode::value(&changed)["spec"]["taints"].take();
-    // The old list is the precondition: others change taints too. Its version may just have moved by the status write.
-    let patch = json!({"metadata": {"uid": node.uid()}, "spec": {"taints": list}});
+    // Others change taints too: the list is replaced only if it is the one that was read.
+    let metadata = json!({"uid": node.uid(), "resourceVersion": node.resource_version()});
+    let patch = json!({"metadata": metadata, "spec": {"taints": list}});
     Some(Op::patch(node, Patch::Merge(patch)))
 }
 
@@ -277,12 +283,26 @@ mod tests {
         );
         let memory = condition::find(&status.conditions, "MemoryPressure").unwrap();
         assert_eq!(memory.reason.as_deref(), Some("NodeStatusNeverUpdated"));
-        assert_eq!(
-            events(&plan),
-            ["NodeNotReady: Node n1 status is now: NodeNotReady", "NodeNotReady: Node is not ready"]
-        );
+        assert_eq!(events(&plan), ["NodeNotReady: Node n1 status is now: NodeNotReady"]);
+        world.writers.nodes.upsert(written::<Node>(&plan).unwrap());
+        let plan = run(&world);
+        assert!(written::<Node>(&plan).is_none());
+        assert_eq!(events(&plan), ["NodeNotReady: Node is not ready"]);
         assert!(!pods::is_ready(&written::<Pod>(&plan).unwrap()));
         assert_eq!(taints(&plan).unwrap(), ["unreachable:NoSchedule", "unreachable:NoExecute"]);
+    }
+
+    #[test]
+    fn a_taint_added_by_hand_gets_its_time() {
+        let mut tainted = node("True");
+        let mine = Taint { key: "mine".into(), effect: "NoExecute".into(), ..Taint::default() };
+        tainted.spec.get_or_insert_default().taints = Some(vec![mine]);
+        let plan = run(&world(tainted, 1));
+        let Op::Patch { patch: Patch::Merge(patch), .. } = &plan.ops[0] else { panic!("{plan:?}") };
+        assert_eq!(
+            patch["spec"]["taints"][0]["timeAdded"],
+            kybern_apimachinery::time::to_rfc3339(crate::testing::now())
+        );
     }
 
     #[test]
