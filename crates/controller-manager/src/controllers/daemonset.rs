@@ -25,8 +25,9 @@ mod tests;
 
 /// The most pods that are made or removed in one go.
 const BURST: usize = 250;
-/// A pod that fails within its first second is replaced after this.
-const FAILED_POD_DELAY: Duration = Duration::from_secs(1);
+/// A failed pod is replaced at this age at the earliest: one that its node refuses would else be made again at once, for
+/// ever.
+const FAILED_POD_AGE: Duration = Duration::from_secs(10);
 pub(super) const HASH_LABEL: &str = "controller-revision-hash";
 pub(super) const GENERATION_LABEL: &str = "pod-template-generation";
 const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
@@ -214,10 +215,10 @@ impl Work<'_> {
     }
 
     fn replace_finished(&self, pod: &Arc<Pod>, phase: &str, node: &str, changes: &mut Changes) {
-        // The age of the failed pod is its own back-off: one that failed at once waits.
-        let age = self.context.now.duration_since(pods::created(&pod.metadata)).as_secs();
-        if phase == "Failed" && age < 1 {
-            changes.requeue = Some(FAILED_POD_DELAY);
+        let age = self.context.now.duration_since(pods::created(&pod.metadata));
+        let left = FAILED_POD_AGE.saturating_sub(Duration::try_from(age).unwrap_or_default());
+        if phase == "Failed" && !left.is_zero() {
+            changes.requeue = Some(changes.requeue.map_or(left, |old| old.min(left)));
             return;
         }
         let (reason, what) =
