@@ -106,10 +106,9 @@ impl Cni {
     pub fn collect_garbage(&self, is_alive: impl Fn(&str) -> bool) -> Result<usize, CniError> {
         let dead: Vec<_> =
             cache::all(&self.cache_dir).into_iter().filter(|attachment| !is_alive(&attachment.container_id)).collect();
-        for attachment in &dead {
-            self.del_attachment(attachment)?;
-        }
-        Ok(dead.len())
+        // One that cannot be detached does not keep the others.
+        let results: Vec<_> = dead.iter().map(|attachment| self.del_attachment(attachment)).collect();
+        results.into_iter().collect::<Result<Vec<()>, _>>().map(|done| done.len())
     }
 
     fn del_attachment(&self, attachment: &Attachment) -> Result<(), CniError> {
