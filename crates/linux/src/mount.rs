@@ -167,6 +167,15 @@ pub fn detach_all(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes everything off that is mounted below `directory`, the innermost first.
+pub fn detach_below(directory: &Path) -> io::Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mut points: Vec<_> = parse_mountinfo(&table).into_iter().map(|entry| entry.mount_point).collect();
+    points.retain(|point| Path::new(point).starts_with(directory));
+    points.sort();
+    points.iter().rev().try_for_each(|point| detach_all(Path::new(point)))
+}
+
 /// One line of `/proc/<pid>/mountinfo` (proc(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {

@@ -213,6 +213,32 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<bool> {
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
 }
 
+/// Ends a process that need not be a child: SIGTERM, and SIGKILL if it is still there after `patience`. Succeeds when there
+/// is no such process.
+pub fn terminate(pid: u32, patience: std::time::Duration) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // A pidfd names the process even after its number is given to another.
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        opened => opened?,
+    };
+    for (signal, wait) in [(Signal::TERM, patience), (Signal::KILL, std::time::Duration::from_secs(10))] {
+        match pidfd_send_signal(&process, signal) {
+            Err(rustix::io::Errno::SRCH) => return Ok(()),
+            sent => sent?,
+        }
+        let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+        if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&wait))? > 0 {
+            return Ok(());
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end, even by SIGKILL"))
+}
+
 /// Sets soft and hard limit of a resource by its name without prefix (`NOFILE`). `InvalidInput` for an unknown name.
 pub fn set_rlimit(name: &str, soft: u64, hard: u64) -> io::Result<()> {
     let short = name.trim_start_matches("RLIMIT_");

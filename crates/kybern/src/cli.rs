@@ -1,0 +1,42 @@
+//! The command line. Names and flags of the components are upstream's.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{
+    completion, coredns, down, kube_apiserver, kube_controller_manager, kube_proxy, kube_scheduler, kubelet, server, up,
+};
+use crate::testapp;
+
+/// A complete Kubernetes in one program.
+#[derive(Debug, Parser)]
+#[command(name = "kybern", version = crate::version::KYBERN, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Starts a local cluster in the background and waits until it is usable.
+    Up(up::Up),
+    /// Stops the local cluster and removes everything it made.
+    Down(down::Down),
+    /// Runs control plane and node in the foreground.
+    Server(server::Server),
+    /// Runs the API server alone.
+    KubeApiserver(Box<kube_apiserver::KubeApiserver>),
+    /// Runs the controllers alone.
+    KubeControllerManager(kube_controller_manager::KubeControllerManager),
+    /// Runs the scheduler alone.
+    KubeScheduler(kube_scheduler::KubeScheduler),
+    /// Runs the kubelet and the container runtime alone.
+    Kubelet(kubelet::Kubelet),
+    /// Runs the service proxy.
+    KubeProxy(kube_proxy::KubeProxy),
+    /// Runs the cluster DNS server.
+    Coredns(coredns::Coredns),
+    /// Prints a shell's completion script.
+    Completion(completion::Completion),
+    /// Sample and test application, for demos and tests.
+    Testapp(testapp::TestApp),
+}

@@ -1,0 +1,111 @@
+//! `kybern kube-apiserver`, with upstream's flags.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use ipnet::IpNet;
+use kybern_auth::authz::parse_modes;
+use kybern_auth::pki::Kubeconfig;
+
+use crate::node_address;
+use crate::notify::Notifier;
+use crate::wiring::control_plane::{self, ApiServerOptions};
+use crate::wiring::shutdown;
+
+#[derive(Debug, Args)]
+pub(crate) struct KubeApiserver {
+    /// The port that the API is served on.
+    #[arg(long, default_value_t = 6443)]
+    secure_port: u16,
+    /// The address that the API is served on.
+    #[arg(long, default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    /// How others reach this server [default: the bind address, or the default route's].
+    #[arg(long)]
+    advertise_address: Option<IpAddr>,
+    /// Holds the store; certificates, too, unless --cert-dir says otherwise.
+    #[arg(long, default_value = "/var/lib/kybern")]
+    data_dir: PathBuf,
+    /// Holds certificates and keys [default: <data-dir>/server/pki].
+    #[arg(long)]
+    cert_dir: Option<PathBuf>,
+    /// Static tokens: lines of token,user,uid,"group1,group2".
+    #[arg(long)]
+    token_auth_file: Option<PathBuf>,
+    /// The Services' addresses.
+    #[arg(long, default_value = "10.96.0.0/12")]
+    service_cluster_ip_range: IpNet,
+    /// The Services' node ports.
+    #[arg(long, default_value = "30000-32767", value_parser = parse_port_range)]
+    service_node_port_range: (u16, u16),
+    /// The issuer in service-account tokens; further ones are accepted, too.
+    #[arg(long)]
+    service_account_issuer: Vec<String>,
+    /// PEM file of keys that verify service-account tokens; may be repeated.
+    #[arg(long)]
+    service_account_key_file: Vec<PathBuf>,
+    /// PEM file of the key that signs service-account tokens.
+    #[arg(long)]
+    service_account_signing_key_file: Option<PathBuf>,
+    /// The audiences that tokens are good for [default: the issuer].
+    #[arg(long, value_delimiter = ',')]
+    api_audiences: Vec<String>,
+    /// Of Node, RBAC, AlwaysAllow, AlwaysDeny, in the order in which they are asked.
+    #[arg(long, default_value = "Node,RBAC")]
+    authorization_mode: String,
+    /// Lets requests without credentials pass as system:anonymous.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    anonymous_auth: bool,
+}
+
+fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
+    let bounds = text.split_once('-').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+    bounds.filter(|(low, high)| low <= high).ok_or_else(|| format!("{text:?} is not of the form 30000-32767"))
+}
+
+pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
+    let notifier = Notifier::from_env();
+    let server_options = ApiServerOptions {
+        store: options.data_dir.join("server/db"),
+        cert_dir: options.cert_dir.clone().unwrap_or_else(|| options.data_dir.join("server/pki")),
+        bind_address: options.bind_address,
+        secure_port: options.secure_port,
+        advertise_address: advertise_address(&options),
+        service_cidr: options.service_cluster_ip_range,
+        node_ports: options.service_node_port_range.0..=options.service_node_port_range.1,
+        cluster_domain: "cluster.local".to_owned(),
+        sans: Vec::new(),
+        token_file: options.token_auth_file.clone(),
+        authorization: parse_modes(&options.authorization_mode)?,
+        issuers: options.service_account_issuer.clone(),
+        audiences: options.api_audiences.clone(),
+        signing_key: options.service_account_signing_key_file.clone(),
+        verifying_keys: options.service_account_key_file.clone(),
+        anonymous: options.anonymous_auth,
+    };
+    let running = control_plane::start(&server_options, |step| notifier.status(step)).await?;
+    let admin = running.pki.admin(jiff::Timestamp::now())?;
+    let server = format!("https://{}:{}", loopback_or(options.bind_address), options.secure_port);
+    let kubeconfig = options.data_dir.join("admin.kubeconfig");
+    Kubeconfig::with_certificate(&server, running.pki.ca.certificate_pem(), "kubernetes-admin", &admin)
+        .write(&kubeconfig)
+        .with_context(|| format!("cannot write {}", kubeconfig.display()))?;
+    tracing::info!("serving the API on {}:{}", options.bind_address, options.secure_port);
+    notifier.ready();
+    shutdown::requested().await;
+    Ok(())
+}
+
+/// An address of this machine, for its own kubectl.
+pub(crate) fn loopback_or(bind_address: IpAddr) -> IpAddr {
+    if bind_address.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind_address }
+}
+
+/// A server that is reached only by this machine needs no other address than it is bound to.
+fn advertise_address(options: &KubeApiserver) -> IpAddr {
+    let bound = (!options.bind_address.is_unspecified()).then_some(options.bind_address);
+    let said = options.advertise_address.or(bound);
+    said.unwrap_or_else(|| node_address::detect().unwrap_or(Ipv4Addr::LOCALHOST.into()))
+}

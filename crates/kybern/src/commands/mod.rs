@@ -1,0 +1,12 @@
+//! One file per command: its flags, and how they become the configuration of the parts.
+
+pub(crate) mod completion;
+pub(crate) mod coredns;
+pub(crate) mod down;
+pub(crate) mod kube_apiserver;
+pub(crate) mod kube_controller_manager;
+pub(crate) mod kube_proxy;
+pub(crate) mod kube_scheduler;
+pub(crate) mod kubelet;
+pub(crate) mod server;
+pub(crate) mod up;

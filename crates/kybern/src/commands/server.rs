@@ -1,0 +1,118 @@
+//! `kybern server`: control plane and node in one process.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use ipnet::IpNet;
+
+use crate::node_address;
+use crate::paths::Paths;
+use crate::wiring::{Cluster, server};
+
+#[derive(Debug, Args)]
+pub(crate) struct Server {
+    #[command(flatten)]
+    cluster: ClusterOptions,
+}
+
+/// What `up` and `server` share.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClusterOptions {
+    /// Holds all state.
+    #[arg(long, default_value = "/var/lib/kybern")]
+    data_dir: PathBuf,
+    /// Holds what does not survive a reboot: sockets, network namespaces.
+    #[arg(long, default_value = "/run/kybern")]
+    run_dir: PathBuf,
+    /// This node's name [default: the host name].
+    #[arg(long)]
+    node_name: Option<String>,
+    /// This node's address [default: the default route's].
+    #[arg(long)]
+    node_ip: Option<IpAddr>,
+    /// The address that the API is served on.
+    #[arg(long, default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    /// The port that the API is served on.
+    #[arg(long, default_value_t = 6443)]
+    secure_port: u16,
+    /// The pods' addresses.
+    #[arg(long, default_value = "10.244.0.0/16")]
+    cluster_cidr: IpNet,
+    /// The Services' addresses.
+    #[arg(long, default_value = "10.96.0.0/12")]
+    service_cluster_ip_range: IpNet,
+    /// The Services' DNS domain.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// A further name or address that the API server's certificate holds; may be repeated.
+    #[arg(long)]
+    tls_san: Vec<String>,
+    /// Leaves kube-proxy and coredns out.
+    #[arg(long)]
+    no_add_ons: bool,
+}
+
+impl ClusterOptions {
+    pub(crate) fn paths(&self) -> Paths {
+        Paths::new(&self.data_dir, &self.run_dir)
+    }
+
+    /// Fills in what was not said.
+    pub(crate) fn resolve(&self) -> Result<Cluster> {
+        let absolute =
+            |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{} is no path", path.display()));
+        let paths = Paths::new(&absolute(&self.data_dir)?, &absolute(&self.run_dir)?);
+        let node_name = self.node_name.clone().map_or_else(node_address::host_name, Ok)?;
+        let node_ip = self.node_ip.map_or_else(node_address::detect, Ok)?;
+        let service_ip = |index: usize| {
+            let range = self.service_cluster_ip_range;
+            range.hosts().nth(index).with_context(|| format!("--service-cluster-ip-range {range} is too small"))
+        };
+        Ok(Cluster {
+            paths,
+            node_name,
+            node_ip,
+            bind_address: self.bind_address,
+            secure_port: self.secure_port,
+            cluster_cidr: self.cluster_cidr,
+            service_cidr: self.service_cluster_ip_range,
+            kubernetes_ip: service_ip(0)?,
+            dns_ip: service_ip(9)?,
+            cluster_domain: self.cluster_domain.clone(),
+            tls_sans: self.tls_san.clone(),
+            add_ons: !self.no_add_ons,
+        })
+    }
+
+    /// The same options as arguments of another `kybern`.
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--data-dir={}", self.data_dir.display()),
+            format!("--run-dir={}", self.run_dir.display()),
+            format!("--bind-address={}", self.bind_address),
+            format!("--secure-port={}", self.secure_port),
+            format!("--cluster-cidr={}", self.cluster_cidr),
+            format!("--service-cluster-ip-range={}", self.service_cluster_ip_range),
+            format!("--cluster-domain={}", self.cluster_domain),
+        ];
+        arguments.extend(self.node_name.iter().map(|name| format!("--node-name={name}")));
+        arguments.extend(self.node_ip.iter().map(|ip| format!("--node-ip={ip}")));
+        arguments.extend(self.tls_san.iter().map(|san| format!("--tls-san={san}")));
+        if self.no_add_ons {
+            arguments.push("--no-add-ons".to_owned());
+        }
+        arguments
+    }
+}
+
+/// The process id of the server that runs on this data, if one does.
+pub(crate) fn running(paths: &Paths) -> Option<u32> {
+    kybern_storage::lock::holder(&paths.data)
+}
+
+pub(crate) async fn run(options: Server) -> Result<()> {
+    server::run(options.cluster.resolve()?).await
+}

@@ -1,0 +1,20 @@
+//! Where log lines go: standard error, one line each, with the level that `KYBERN_LOG` names (default `info`).
+
+use tracing::Level;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::cli::Command;
+
+/// `up`, `down` and the other commands for people speak through their own output and log warnings only.
+pub(crate) fn init(command: &Command) {
+    let for_people =
+        matches!(command, Command::Up(_) | Command::Down(_) | Command::Completion(_) | Command::Testapp(_));
+    let default = if for_people { Level::WARN } else { Level::INFO };
+    let level = std::env::var("KYBERN_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_span_events(FmtSpan::NONE)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+}

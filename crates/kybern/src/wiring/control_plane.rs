@@ -1,0 +1,231 @@
+//! An API server with the built-in kinds: what `kybern server` and `kybern kube-apiserver` have in common.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use kybern_apimachinery::json;
+use kybern_apimachinery::time::{Clock, SystemClock};
+use kybern_apiserver::access::{Authenticator, Authorizer};
+use kybern_apiserver::connect::{ObjectsSlot, Observer};
+use kybern_apiserver::{Options, Server, serve};
+use kybern_auth::authn::{Anonymous, BootstrapTokens, ClientCertificate, ServiceAccountTokens, TokenFile};
+use kybern_auth::authz::rbac::Rbac;
+use kybern_auth::authz::{self, Mode};
+use kybern_auth::pki::{Pki, PkiOptions};
+use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
+use kybern_registry::bootstrap::{self, BootstrapOptions};
+use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+use kybern_storage::sqlite::{self, Sqlite};
+use tokio::net::TcpListener;
+
+use super::certificate::Certificate;
+use super::discovery_routes;
+use crate::version;
+
+/// What an API server is told.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiServerOptions {
+    /// Holds the store.
+    pub(crate) store: PathBuf,
+    /// Holds certificates and keys.
+    pub(crate) cert_dir: PathBuf,
+    pub(crate) bind_address: IpAddr,
+    pub(crate) secure_port: u16,
+    /// How others reach this server.
+    pub(crate) advertise_address: IpAddr,
+    pub(crate) service_cidr: IpNet,
+    pub(crate) node_ports: std::ops::RangeInclusive<u16>,
+    pub(crate) cluster_domain: String,
+    /// Further names and addresses in the certificate.
+    pub(crate) sans: Vec<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) authorization: Vec<Mode>,
+    /// Empty: `https://kubernetes.default.svc.<domain>`.
+    pub(crate) issuers: Vec<String>,
+    pub(crate) audiences: Vec<String>,
+    /// `None`: the key in `cert_dir`.
+    pub(crate) signing_key: Option<PathBuf>,
+    pub(crate) verifying_keys: Vec<PathBuf>,
+    pub(crate) anonymous: bool,
+}
+
+/// A running API server.
+pub(crate) struct ApiServer {
+    pub(crate) server: Arc<Server>,
+    pub(crate) pki: Pki,
+}
+
+impl ApiServerOptions {
+    pub(crate) fn kubernetes_ip(&self) -> Result<IpAddr> {
+        let first = self.service_cidr.hosts().next();
+        first.with_context(|| format!("--service-cluster-ip-range {} holds no address", self.service_cidr))
+    }
+
+    fn pki(&self) -> Result<PkiOptions> {
+        let mut node_ips = vec![self.advertise_address];
+        let mut extra_names = Vec::new();
+        for san in &self.sans {
+            match san.parse() {
+                Ok(ip) => node_ips.push(ip),
+                Err(_) => extra_names.push(san.clone()),
+            }
+        }
+        node_ips.extend((!self.bind_address.is_unspecified()).then_some(self.bind_address));
+        Ok(PkiOptions {
+            directory: self.cert_dir.clone(),
+            service_ip: self.kubernetes_ip()?,
+            node_ips,
+            extra_names,
+            cluster_domain: self.cluster_domain.clone(),
+        })
+    }
+}
+
+/// Starts an API server; when this answers, it serves. `on_step` hears each finished step.
+pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) -> Result<ApiServer> {
+    let pki_options = options.pki()?;
+    let pki = Pki::load_or_create(&pki_options, jiff::Timestamp::now())?;
+    on_step("certificates");
+    // Before anything is written: a port in use must leave no trace in the store.
+    let listener = listen(SocketAddr::new(options.bind_address, options.secure_port)).await?;
+    let storage = Arc::new(Sqlite::open(&options.store, sqlite::Options::default())?);
+    on_step("store");
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let slot = ObjectsSlot::default();
+    let issuer = Arc::new(issuer(options, &pki)?);
+    let tokens = Arc::new(ServiceAccountTokens::new(Arc::clone(&issuer), slot.clone(), Arc::clone(&clock)));
+    let rbac = options.authorization.contains(&Mode::Rbac).then(|| Arc::new(Rbac::default()));
+    let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
+    let authorizers = authorizers(options, rbac.as_ref(), &mut observers);
+    let services = Arc::new(ServiceAllocators::new(options.service_cidr, options.node_ports.clone()));
+    observers.push(services.clone());
+    let deps = Deps {
+        objects: slot.clone(),
+        clock: Arc::clone(&clock),
+        issuer: Arc::clone(&issuer),
+        tokens: Arc::clone(&tokens),
+        authorizer: Arc::new(authz::Union(authorizers.clone())),
+        rbac,
+        services,
+        kubelet: Arc::new(KubeletClient::new(&pki)?),
+    };
+    let mut server = Options::new(storage);
+    server.resources = kybern_registry::resources(&deps);
+    server.admission = kybern_registry::admission_plugins(&deps);
+    server.authenticators = authenticators(options, tokens, &slot, &clock)?;
+    server.authorizers = authorizers;
+    server.observers = observers;
+    server.routes = discovery_routes::of(&issuer);
+    server.version = version_document();
+    server.clock = clock;
+    let server = Server::start(server).await.context("cannot load the store")?;
+    slot.fill(server.clone());
+    let bootstrap = BootstrapOptions {
+        advertise_address: options.advertise_address,
+        secure_port: options.secure_port,
+        kubernetes_ip: options.kubernetes_ip()?,
+        service_cidr: options.service_cidr.to_string(),
+    };
+    bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;
+    let certificate = Certificate::new(&pki.apiserver)?;
+    tokio::spawn(Arc::clone(&certificate).keep_renewed(pki_options, pki.next_renewal()));
+    let client_roots = [pki.ca.certificate_der().to_vec().into()];
+    let tls = Arc::new(serve::tls_config(certificate, &client_roots)?);
+    tokio::spawn(serve::serve(Arc::clone(&server), listener, tls));
+    Ok(ApiServer { server, pki })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
+            "cannot serve the API on {address}: the port is in use; stop what uses it (ss -ltnp 'sport = :{}'), or name \
+             another with --secure-port",
+            address.port()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot serve the API on {address}")),
+    }
+}
+
+fn issuer(options: &ApiServerOptions, pki: &Pki) -> Result<Issuer> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let signer = match &options.signing_key {
+        Some(path) => SigningKey::from_pem(&read(path)?)
+            .with_context(|| format!("{} is not usable as --service-account-signing-key-file", path.display()))?,
+        None => SigningKey::from_pem(&pki.service_account_key_pem)?,
+    };
+    let mut keys: Vec<PublicKey> = Vec::new();
+    for path in &options.verifying_keys {
+        let found = read_public_keys(&read(path)?);
+        keys.extend(found.with_context(|| format!("{} is not usable as --service-account-key-file", path.display()))?);
+    }
+    let issuers = if options.issuers.is_empty() {
+        vec![format!("https://kubernetes.default.svc.{}", options.cluster_domain)]
+    } else {
+        options.issuers.clone()
+    };
+    Ok(Issuer::new(issuers, options.audiences.clone(), signer, keys))
+}
+
+/// In the order in which they are asked.
+fn authenticators(
+    options: &ApiServerOptions,
+    tokens: Arc<ServiceAccountTokens>,
+    slot: &ObjectsSlot,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<Arc<dyn Authenticator>>> {
+    let mut list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificate)];
+    if let Some(path) = &options.token_file {
+        list.push(Arc::new(TokenFile::read(path)?));
+    }
+    list.push(tokens);
+    list.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));
+    if options.anonymous {
+        list.push(Arc::new(Anonymous));
+    }
+    Ok(list)
+}
+
+/// In the order in which they are asked. Members of `system:masters` pass before all others, as upstream has it.
+fn authorizers(
+    options: &ApiServerOptions,
+    rbac: Option<&Arc<Rbac>>,
+    observers: &mut Vec<Arc<dyn Observer>>,
+) -> Vec<Arc<dyn Authorizer>> {
+    let mut list: Vec<Arc<dyn Authorizer>> = vec![Arc::new(authz::Masters)];
+    for mode in &options.authorization {
+        match mode {
+            Mode::Node => {
+                let node = Arc::new(authz::node::NodeAuthorizer::default());
+                observers.push(node.clone());
+                list.push(node);
+            }
+            Mode::Rbac => {
+                let rbac = rbac.expect("made when the mode is on");
+                observers.push(rbac.clone());
+                list.push(rbac.clone());
+            }
+            Mode::AlwaysAllow => list.push(Arc::new(authz::AlwaysAllow)),
+            Mode::AlwaysDeny => list.push(Arc::new(authz::AlwaysDeny)),
+        }
+    }
+    list
+}
+
+/// `version.Info`, the body of `/version`.
+fn version_document() -> kybern_apimachinery::Value {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    json!({
+        "major": version::KUBERNETES_MAJOR, "minor": version::KUBERNETES_MINOR, "gitVersion": version::KUBERNETES,
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{architecture}"),
+    })
+}

@@ -1,0 +1,35 @@
+//! Putting the parts together: which part gets which configuration, in which order they start.
+
+mod certificate;
+pub(crate) mod control_plane;
+mod discovery_routes;
+pub(crate) mod in_process;
+pub(crate) mod node;
+mod pod_network;
+pub(crate) mod removal;
+pub(crate) mod server;
+pub(crate) mod shutdown;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::paths::Paths;
+
+/// One cluster's settings, complete.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    pub(crate) paths: Paths,
+    pub(crate) node_name: String,
+    pub(crate) node_ip: IpAddr,
+    pub(crate) bind_address: IpAddr,
+    pub(crate) secure_port: u16,
+    pub(crate) cluster_cidr: IpNet,
+    pub(crate) service_cidr: IpNet,
+    /// The address of the Service `kubernetes`.
+    pub(crate) kubernetes_ip: IpAddr,
+    pub(crate) dns_ip: IpAddr,
+    pub(crate) cluster_domain: String,
+    pub(crate) tls_sans: Vec<String>,
+    pub(crate) add_ons: bool,
+}

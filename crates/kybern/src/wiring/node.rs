@@ -1,0 +1,106 @@
+//! A node: container runtime, pod network, kubelet.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use kybern_auth::pki::Pki;
+use kybern_client::Client;
+use kybern_cni::DefaultNetwork;
+use kybern_kubelet::ServerConfig;
+use kybern_runtime::{Runtime, Service};
+
+use super::{Cluster, pod_network, shutdown};
+use crate::paths::Paths;
+use crate::version;
+
+/// The port of the kubelet's API.
+const KUBELET_PORT: u16 = 10250;
+
+/// The pod network of a node on which nobody has put another.
+pub(crate) fn default_network(paths: &Paths, subnet: IpNet) -> DefaultNetwork {
+    let data_dir = Some(paths.cni_state().join("networks"));
+    DefaultNetwork { subnets: vec![subnet], data_dir, ..DefaultNetwork::default() }
+}
+
+/// The first /24 (IPv6: /64) of the pods' range: what a cluster of one node needs.
+pub(crate) fn first_subnet(cluster_cidr: IpNet) -> Result<IpNet> {
+    let length = if cluster_cidr.addr().is_ipv4() { 24 } else { 64 };
+    if cluster_cidr.prefix_len() >= length {
+        return Ok(cluster_cidr);
+    }
+    cluster_cidr.subnets(length)?.next().with_context(|| format!("--cluster-cidr {cluster_cidr} is too small"))
+}
+
+/// The runtime's configuration.
+pub(crate) fn runtime_config(paths: &Paths) -> Result<kybern_runtime::Config> {
+    Ok(kybern_runtime::Config {
+        root_dir: paths.runtime(),
+        state_dir: paths.runtime_state(),
+        netns_dir: paths.run.join("netns"),
+        executable: std::env::current_exe().context("cannot tell this program's own path")?,
+        version: version::KYBERN.to_owned(),
+        registries_file: paths.registries(),
+        network: Some(pod_network::of(paths)),
+    })
+}
+
+/// Opens the runtime, as its two services.
+pub(crate) async fn open_runtime(paths: &Paths) -> Result<(Arc<Service>, Arc<Service>)> {
+    let runtime = Runtime::open(runtime_config(paths)?).await.context("cannot start the container runtime")?;
+    Ok((Arc::new(Service(Arc::clone(&runtime))), Arc::new(Service(runtime))))
+}
+
+/// Starts the node; the answer resolves when its kubelet has ended.
+pub(crate) async fn start(
+    cluster: &Cluster,
+    pki: &Pki,
+    client: Client,
+) -> Result<impl Future<Output = Result<()>> + use<>> {
+    let paths = &cluster.paths;
+    let subnet = first_subnet(cluster.cluster_cidr)?;
+    let network = default_network(paths, subnet);
+    if network.write(&paths.cni_config).context("cannot configure the pod network")? {
+        network.prepare_node().iter().for_each(|missing| tracing::warn!("{missing}"));
+    }
+    let (runtime, images) = open_runtime(paths).await?;
+    let server = server_config(cluster, pki)?;
+    let mut config = kybern_kubelet::Config::new(cluster.node_name.clone(), cluster.node_ip, &paths.data);
+    config.pod_logs_dir = paths.pod_logs.clone();
+    config.cluster_dns = vec![cluster.dns_ip.to_string()];
+    config.cluster_domain.clone_from(&cluster.cluster_domain);
+    config.pod_cidr = Some(subnet.to_string());
+    config.server = Some(server);
+    config.control_plane = true;
+    config.version = version::KUBERNETES.to_owned();
+    let kubelet = kybern_kubelet::run(config, client, runtime, images, shutdown::requested());
+    let kubelet = tokio::spawn(kubelet);
+    Ok(async move { Ok(kubelet.await??) })
+}
+
+/// The kubelet's API lets the API server in, and who else the cluster's authority certifies as a master.
+fn server_config(cluster: &Cluster, pki: &Pki) -> Result<ServerConfig> {
+    let pair = pki.kubelet_server(&cluster.node_name, &[cluster.node_ip], jiff::Timestamp::now())?;
+    let folder = cluster.paths.kubelet().join("pki");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (certificate, key) = (folder.join("kubelet.crt"), folder.join("kubelet.key"));
+    write_private(&certificate, &pair.certificate_pem)?;
+    write_private(&key, &pair.key_pem)?;
+    Ok(ServerConfig {
+        address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, KUBELET_PORT)),
+        certificate,
+        key,
+        client_ca: cluster.paths.pki().join("ca.crt"),
+        authorizer: kybern_kubelet::server::auth::masters_only(),
+    })
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let open = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path);
+    let written = open.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}

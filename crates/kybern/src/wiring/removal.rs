@@ -1,0 +1,66 @@
+//! `kybern down`: everything that a cluster has made, and nothing else. Works from what it finds, so it also removes what
+//! a crash has left.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use kybern_linux::{mount, process};
+
+use super::node;
+use crate::paths::Paths;
+
+/// How long a server may take to end by itself. It has nothing to save.
+const END_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Stops the server and removes processes, mounts, namespaces, cgroups, links, nftables tables and, unless it is to be
+/// kept, the data.
+pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
+    if !paths.data.exists() && !paths.run.exists() {
+        println!("There is no cluster in {}.", paths.data.display());
+        return Ok(());
+    }
+    if paths.data.exists() && !is_ours(&paths.data)? {
+        bail!("{} does not look like a Kybern data directory; nothing was removed", paths.data.display());
+    }
+    stop_server(paths)?;
+    let subnet = "10.244.0.0/24".parse().expect("a constant");
+    kybern_cni::purge(&node::default_network(paths, subnet), &paths.cni_state())
+        .context("cannot remove the pod network")?;
+    let _ = std::fs::remove_file(paths.cni_config.join(kybern_cni::default::CONFIG_FILE));
+    kybern_proxy::driver::cleanup().context("cannot remove the Services' rules")?;
+    mount::detach_below(&paths.data)?;
+    mount::detach_below(&paths.run)?;
+    remove_tree(&paths.run)?;
+    if !keep_data {
+        remove_tree(&paths.data)?;
+    }
+    println!("The cluster is gone{}.", if keep_data { "; its data is kept" } else { "" });
+    Ok(())
+}
+
+/// Guards against a mistyped `--data-dir`: only what a server has made there may be there.
+fn is_ours(data: &Path) -> Result<bool> {
+    const KNOWN: &[&str] =
+        &["admin.kubeconfig", "cni", "home", "kubelet", "lock", "registries.yaml", "runtime", "server", "server.log"];
+    for entry in std::fs::read_dir(data).with_context(|| format!("cannot read {}", data.display()))? {
+        let name = entry?.file_name();
+        if !KNOWN.iter().any(|known| name == *known) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn stop_server(paths: &Paths) -> Result<()> {
+    let Some(pid) = kybern_storage::lock::holder(&paths.data) else { return Ok(()) };
+    process::terminate(pid, END_TIMEOUT).with_context(|| format!("cannot stop the server, process {pid}"))
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,110 @@
+//! `kybern server`: every part of a one-node cluster in one process, joined by the in-process transport.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kybern_apiserver::Server;
+use kybern_auth::authz::Mode;
+use kybern_auth::pki::{Kubeconfig, Pki};
+use kybern_storage::lock::DirectoryLock;
+
+use super::control_plane::{self, ApiServer, ApiServerOptions};
+use super::{Cluster, in_process, node, shutdown};
+use crate::addons;
+use crate::commands::kube_apiserver::loopback_or;
+use crate::notify::Notifier;
+use crate::version;
+
+/// Runs until the process is asked to end. Containers go on.
+pub(crate) async fn run(cluster: Cluster) -> Result<()> {
+    let notifier = Notifier::from_env();
+    make_directories(&cluster)?;
+    let _lock = DirectoryLock::take(&cluster.paths.data)?;
+    let ApiServer { server, pki } = control_plane::start(&options(&cluster), |step| notifier.status(step)).await?;
+    write_admin_kubeconfig(&cluster, &pki)?;
+    tracing::info!("serving the API on {}:{}", cluster.bind_address, cluster.secure_port);
+    start_controllers(&server, &pki);
+    start_scheduler(&server);
+    if cluster.add_ons {
+        let settings = add_on_settings(&cluster);
+        let client = in_process::client(&server, "system:kybern:addons", &["system:masters"]);
+        tokio::spawn(async move {
+            if let Err(error) = addons::apply(&client, &settings).await {
+                tracing::error!("{error:#}");
+            }
+        });
+    }
+    let client = in_process::client(&server, &format!("system:node:{}", cluster.node_name), &["system:nodes"])
+        .with_user_agent("kubelet");
+    let node = node::start(&cluster, &pki, client).await?;
+    notifier.ready();
+    tokio::select! {
+        ended = node => ended.context("the kubelet ended")?,
+        () = shutdown::requested() => tracing::info!("asked to end; containers go on"),
+    }
+    Ok(())
+}
+
+fn make_directories(cluster: &Cluster) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    for path in [&cluster.paths.data, &cluster.paths.run] {
+        // Secrets of pods lie below.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.with_context(|| format!("cannot make {}; Kybern needs root", path.display()))?;
+    }
+    Ok(())
+}
+
+fn options(cluster: &Cluster) -> ApiServerOptions {
+    ApiServerOptions {
+        store: cluster.paths.store(),
+        cert_dir: cluster.paths.pki(),
+        bind_address: cluster.bind_address,
+        secure_port: cluster.secure_port,
+        advertise_address: cluster.node_ip,
+        service_cidr: cluster.service_cidr,
+        node_ports: 30000..=32767,
+        cluster_domain: cluster.cluster_domain.clone(),
+        sans: cluster.tls_sans.iter().cloned().chain([cluster.node_name.clone()]).collect(),
+        token_file: None,
+        authorization: vec![Mode::Node, Mode::Rbac],
+        issuers: Vec::new(),
+        audiences: Vec::new(),
+        signing_key: None,
+        verifying_keys: Vec::new(),
+        anonymous: true,
+    }
+}
+
+fn write_admin_kubeconfig(cluster: &Cluster, pki: &Pki) -> Result<()> {
+    let admin = pki.admin(jiff::Timestamp::now())?;
+    let server = format!("https://{}:{}", loopback_or(cluster.bind_address), cluster.secure_port);
+    let path = cluster.paths.admin_kubeconfig();
+    Kubeconfig::with_certificate(&server, pki.ca.certificate_pem(), "kubernetes-admin", &admin)
+        .write(&path)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn start_controllers(server: &Arc<Server>, pki: &Pki) {
+    let client = in_process::client(server, "system:kube-controller-manager", &[]);
+    let config = kybern_controller_manager::Config {
+        root_ca: Some(pki.ca.certificate_pem().to_owned()),
+        ..kybern_controller_manager::Config::default()
+    };
+    tokio::spawn(kybern_controller_manager::run(config, client, std::future::pending()));
+}
+
+fn start_scheduler(server: &Arc<Server>) {
+    let client = in_process::client(server, "system:kube-scheduler", &[]);
+    tokio::spawn(kybern_scheduler::run(kybern_scheduler::Config::default(), client, std::future::pending()));
+}
+
+fn add_on_settings(cluster: &Cluster) -> addons::Settings {
+    addons::Settings {
+        image: version::image(),
+        api_server: format!("https://{}:{}", cluster.node_ip, cluster.secure_port),
+        cluster_domain: cluster.cluster_domain.clone(),
+        cluster_cidr: cluster.cluster_cidr.to_string(),
+        dns_ip: cluster.dns_ip.to_string(),
+    }
+}
