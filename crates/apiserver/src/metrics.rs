@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
+use kybern_apimachinery::{ApiError, GroupResource, Gvr};
 use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -14,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::pipeline::RequestInfo;
+use crate::resources::ResourceTable;
 use crate::server::Server;
 use crate::{Body, body};
 
@@ -88,7 +90,7 @@ impl Metrics {
         add(&mut self.registry.write());
     }
 
-    pub(crate) fn request(&self, info: &RequestInfo, code: StatusCode, duration: Duration) {
+    pub(crate) fn request(&self, table: &ResourceTable, info: &RequestInfo, code: StatusCode, duration: Duration) {
         let verb = match info.verb {
             "get" => "GET",
             "list" => "LIST",
@@ -100,9 +102,12 @@ impl Metrics {
             "deletecollection" => "DELETECOLLECTION",
             _ => "other",
         };
-        // What no resource serves must not make labels without bound.
-        let known = code != StatusCode::NOT_FOUND || !info.name.is_empty();
-        let text = |text: &str| if known { text.to_owned() } else { String::new() };
+        // What nobody serves must not make labels without bound.
+        let gvr = Gvr::new(&info.group, &info.version, &info.resource);
+        let row = table.get(&gvr);
+        let text = |text: &str, known: bool| if known { text.to_owned() } else { String::new() };
+        let served = row.is_some();
+        let subresource = row.is_some_and(|row| row.subresource(&info.subresource).is_some());
         let scope = match (info.resource_request, info.name.is_empty(), info.namespace.is_empty()) {
             (false, ..) => "",
             (true, false, _) => "resource",
@@ -111,10 +116,10 @@ impl Metrics {
         };
         let labels = DurationLabels {
             verb,
-            group: text(&info.group),
-            version: text(&info.version),
-            resource: text(&info.resource),
-            subresource: text(&info.subresource),
+            group: text(&info.group, served),
+            version: text(&info.version, served),
+            resource: text(&info.resource, served),
+            subresource: text(&info.subresource, subresource),
             scope,
         };
         let DurationLabels { group, version, resource, subresource, .. } = labels.clone();
@@ -127,8 +132,7 @@ impl Metrics {
 
     pub(crate) async fn serve(&self, server: &Server) -> Response<Body> {
         for cache in server.cache.kinds() {
-            let resource =
-                kybern_apimachinery::GroupResource::new(&cache.kind.gvk.group, &cache.kind.resource).to_string();
+            let resource = GroupResource::new(&cache.kind.gvk.group, &cache.kind.resource).to_string();
             let labels = ResourceLabels { resource };
             self.objects.get_or_create(&labels).set(cache.len() as i64);
             self.watchers.get_or_create(&labels).set(cache.watchers() as i64);
@@ -142,7 +146,7 @@ impl Metrics {
             Ok(()) => {
                 body::response(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
             }
-            Err(error) => body::error(&kybern_apimachinery::ApiError::internal(error)),
+            Err(error) => body::error(&ApiError::internal(error)),
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::{Body, body, codec, table};
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// A watch ends after this, or up to twice this, when the client names no time.
 const MIN_TIMEOUT: u64 = 1800;
+/// No watch lasts longer, whatever the client asks for.
+const MAX_TIMEOUT: u64 = 7 * 86_400;
 /// Events are gathered up to this many bytes before they are sent.
 const PIECE: usize = 64 << 10;
 
@@ -50,7 +52,7 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
         (None, Some(false)) => kind.watch(selection.clone(), server.cache.revision()),
         (Some(revision), _) => kind.watch(selection.clone(), revision),
     };
-    let timeout = options.timeout_seconds.unwrap_or_else(|| MIN_TIMEOUT + spread(MIN_TIMEOUT));
+    let timeout = options.timeout_seconds.unwrap_or_else(|| MIN_TIMEOUT + spread(MIN_TIMEOUT)).min(MAX_TIMEOUT);
     let encoder = Encoder { resource: exchange.resource.clone(), presentation, first: true };
     let media = encoder.media_type();
     let watcher = match subscription {

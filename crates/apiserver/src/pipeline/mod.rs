@@ -55,7 +55,7 @@ pub(crate) async fn run(server: &Arc<Server>, request: Request<Body>) -> Respons
         headers.insert(AUDIT_ID, id);
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-    server.metrics.request(&info, response.status(), started.elapsed());
+    server.metrics.request(&server.served.load().table, &info, response.status(), started.elapsed());
     response
 }
 

@@ -106,9 +106,11 @@ async fn health_version_and_metrics() {
     let verbose = client.get("/readyz?verbose").await;
     assert!(String::from_utf8_lossy(&verbose.bytes).ends_with("readyz check passed\n"));
     client.get(PODS).await.ok();
+    client.get("/apis/made.up/v1/namespaces/ns/inventions/x").await;
     let metrics = String::from_utf8(client.get("/metrics").await.bytes.to_vec()).unwrap();
     let line = "apiserver_request_total{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\",code=\"200\"} 1";
     assert!(metrics.contains(line), "{metrics}");
+    assert!(!metrics.contains("inventions"), "labels come from what is served only");
 }
 
 #[tokio::test]
