@@ -69,6 +69,7 @@ pub async fn run(
     }
     tasks.spawn(reporter::run(shared.clone()));
     tasks.spawn(lease::run(shared.clone(), nodes.clone()));
+    tasks.spawn(crate::image_gc::run(shared.clone()));
     tasks.spawn(crate::log_rotation::run(shared.clone(), table.clone()));
     let (ended_tx, mut ended) = mpsc::channel(64);
     let qos = QosCgroups::new(shared.cgroups.clone(), &shared.config.cgroup_root, shared.machine.milli_cpus);

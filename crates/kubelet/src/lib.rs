@@ -4,6 +4,7 @@
 //! `node` reports the machine; `probe` and `volume` serve the workers; `server` is the kubelet's HTTP API.
 
 pub mod config;
+pub mod image_gc;
 pub mod kubelet;
 pub mod log_rotation;
 pub mod node;

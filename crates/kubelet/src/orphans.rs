@@ -1,10 +1,11 @@
 //! What pods leave behind, and removing it: once a pod is gone, and at the start for pods that went unseen.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kybern_api::core::v1::Pod;
 use kybern_cri::CriError;
+use kybern_linux::cgroup::Cgroups;
 
 use crate::kubelet::RuntimePod;
 use crate::pod::{config, resources, spec};
@@ -60,18 +61,88 @@ pub async fn remove_unknown(shared: &Shared, unknown: Vec<RuntimePod>) {
     }
 }
 
-/// Removes the directories of pods that nobody knows any more.
+/// Removes the directories, logs and cgroups of pods that nobody knows any more. Only a pod whose directory is here was
+/// this node's: logs and cgroups of others are left alone.
 pub async fn remove_directories(shared: &Shared, known: BTreeSet<String>) {
-    let root = shared.config.root_dir.clone();
+    let places = Places {
+        root: shared.config.root_dir.clone(),
+        logs: shared.config.pod_logs_dir.clone(),
+        links: shared.config.container_logs_dir.clone(),
+        cgroups: shared.cgroups.clone(),
+        cgroup_root: shared.facts.cgroup_root.trim_end_matches('/').to_owned(),
+    };
     let work = tokio::task::spawn_blocking(move || {
-        for entry in std::fs::read_dir(root.join("pods")).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(places.root.join("pods")).into_iter().flatten().flatten() {
             let uid = entry.file_name().to_string_lossy().into_owned();
-            if !known.contains(&uid)
-                && let Err(error) = setup::remove_pod_dir(&root, &uid)
-            {
-                tracing::warn!(%error, uid, "cannot remove an orphaned pod's directory");
+            if !known.contains(&uid) {
+                places.remove(&uid);
             }
         }
     });
     let _ = work.await;
+}
+
+/// Where a pod leaves traces.
+struct Places {
+    root: PathBuf,
+    logs: PathBuf,
+    links: PathBuf,
+    cgroups: Option<Cgroups>,
+    cgroup_root: String,
+}
+
+impl Places {
+    fn remove(&self, uid: &str) {
+        for class in ["", "burstable/", "besteffort/"] {
+            let group = format!("{}/kubepods/{class}pod{uid}", self.cgroup_root);
+            if let Some(cgroups) = &self.cgroups
+                && cgroups.directories(&group).iter().any(|dir| dir.exists())
+                && let Err(error) = cgroups.remove(&group)
+            {
+                tracing::warn!(%error, group, "cannot remove an orphaned pod's cgroup");
+            }
+        }
+        let suffix = format!("_{uid}");
+        for entry in std::fs::read_dir(&self.logs).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().ends_with(&suffix) {
+                remove_links(&self.links, "", &entry.path());
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        if let Err(error) = setup::remove_pod_dir(&self.root, uid) {
+            tracing::warn!(%error, uid, "cannot remove an orphaned pod's directory");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_orphan_goes_with_its_logs_and_nobody_elses() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = |path: &str| {
+            let path = temp.path().join(path);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (own, other) = (dir("logs/ns_p_u1"), dir("logs/ns_p_u2"));
+        let links = dir("links");
+        std::os::unix::fs::symlink(own.join("c/0.log"), links.join("p_ns_c-1.log")).unwrap();
+        std::os::unix::fs::symlink(other.join("c/0.log"), links.join("p_ns_c-2.log")).unwrap();
+        let pod = dir("kubelet/pods/u1/volumes");
+        let root = temp.path().join("kubelet");
+        let places = Places {
+            root,
+            logs: temp.path().join("logs"),
+            links: links.clone(),
+            cgroups: None,
+            cgroup_root: String::new(),
+        };
+        places.remove("u1");
+        assert!(!own.exists() && !pod.exists() && other.exists());
+        let left: Vec<_> = std::fs::read_dir(links).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["p_ns_c-2.log"]);
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use kybern_apimachinery::{Value, json};
 use kybern_client::Client;
 use kybern_cri::{BoxFuture, ContainerStatus, RuntimeService};
-use kybern_runtime::{PodNet, PodNetwork, Runtime, Service};
+use kybern_runtime::{PodNet, PodNetwork, Runtime};
 use tokio::task::JoinHandle;
 
 use crate::fake_api::{FakeApi, Wire};
@@ -26,6 +26,10 @@ impl PodNetwork for LoopbackOnly {
         Box::pin(async { Ok(vec!["127.0.0.1".to_owned()]) })
     }
 
+    fn collect_garbage(&self, _: std::collections::BTreeSet<String>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn del<'a>(&'a self, _: &'a PodNet) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
@@ -34,7 +38,7 @@ impl PodNetwork for LoopbackOnly {
 pub(crate) struct Machine {
     pub(crate) api: Arc<FakeApi>,
     pub(crate) dir: PathBuf,
-    pub(crate) runtime: Arc<Service>,
+    pub(crate) runtime: Arc<Runtime>,
     kubelet: JoinHandle<()>,
 }
 
@@ -53,7 +57,7 @@ impl Machine {
             registries_file: dir.join("registries.yaml"),
             network: Some(Arc::new(LoopbackOnly)),
         };
-        let runtime = Arc::new(Service(Runtime::open(config).await.unwrap()));
+        let runtime = Runtime::open(config).await.unwrap();
         let api = FakeApi::new();
         let kubelet = run(&api, &runtime, &dir);
         Self { api, dir, runtime, kubelet }
@@ -150,7 +154,7 @@ impl Machine {
     }
 }
 
-fn run(api: &Arc<FakeApi>, runtime: &Arc<Service>, dir: &std::path::Path) -> JoinHandle<()> {
+fn run(api: &Arc<FakeApi>, runtime: &Arc<Runtime>, dir: &std::path::Path) -> JoinHandle<()> {
     let mut config = kybern_kubelet::Config::new("n1", "127.0.0.1".parse().unwrap(), dir);
     config.pod_logs_dir = dir.join("pod-logs");
     config.container_logs_dir = dir.join("container-logs");

@@ -27,9 +27,9 @@ const TESTS: &[Test] = tests![
 ];
 
 fn main() {
-    let mut args = std::env::args_os().skip(1);
-    if args.next().as_deref() == Some(kybern_runtime::SHIM_COMMAND.as_ref()) {
-        kybern_runtime::shim_main(args);
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|a| a == kybern_runtime::SHIM_COMMAND) {
+        kybern_runtime::shim_main(&args[2..]);
     }
     if !rustix::process::geteuid().is_root() || !std::path::Path::new(fixture::BUSYBOX).exists() {
         println!("SKIPPED: machine tests need root and {} (package busybox-static)", fixture::BUSYBOX);
