@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::device;
 use crate::disk;
 use crate::engine::{Engine, blocking, internal, new_id};
-use crate::image::{LAYERS, StoredImage, snapshot_files};
+use crate::image::{LAYERS, snapshot_files};
 use crate::launch_spec::{self, Surroundings};
 use crate::sandbox::Sandbox;
 use crate::seccomp_profile;
@@ -173,12 +173,9 @@ impl Engine {
         if !sandbox.is_ready() {
             return Err(CriError::FailedPrecondition(format!("sandbox {sandbox_id:?} is not running")));
         }
-        let image = self.images.find(&config.image.image)?.ok_or_else(|| {
-            CriError::NotFound(format!("failed to resolve image {:?}: not found", config.image.image))
-        })?;
         let id = new_id()?;
         let runtime = self.clone();
-        let made = blocking(move || runtime.make(&sandbox, id, &config, &image)).await?;
+        let made = blocking(move || runtime.make(&sandbox, id, &config)).await?;
         let container = match made {
             Ok(container) => Arc::new(container),
             Err((id, sandbox, error)) => {
@@ -197,21 +194,19 @@ impl Engine {
         sandbox: &Arc<Sandbox>,
         id: String,
         config: &ContainerConfig,
-        image: &StoredImage,
     ) -> Result<Container, (String, Arc<Sandbox>, CriError)> {
-        match self.try_make(sandbox, &id, config, image) {
+        match self.try_make(sandbox, &id, config) {
             Ok(container) => Ok(container),
             Err(error) => Err((id, sandbox.clone(), error)),
         }
     }
 
-    fn try_make(
-        &self,
-        sandbox: &Arc<Sandbox>,
-        id: &str,
-        config: &ContainerConfig,
-        image: &StoredImage,
-    ) -> Result<Container, CriError> {
+    fn try_make(&self, sandbox: &Arc<Sandbox>, id: &str, config: &ContainerConfig) -> Result<Container, CriError> {
+        // Between finding the image and listing what of it is used here, nobody may collect its snapshots.
+        let ingest = self.images.ingest().map_err(|error| internal("image store", error))?;
+        let image = self.images.find(&config.image.image)?.ok_or_else(|| {
+            CriError::NotFound(format!("failed to resolve image {:?}: not found", config.image.image))
+        })?;
         let dir = sandbox.containers_dir().join(id);
         let own = self.config.containers_dir().join(id);
         let rootfs = Rootfs {
@@ -227,6 +222,7 @@ impl Engine {
         }
         // From here on the image's removal leaves its snapshots in place.
         disk::replace_json(&own.join(LAYERS), &image.snapshots).map_err(failed)?;
+        drop(ingest);
 
         let security = &config.security;
         let signal = [&config.stop_signal, &image.config.stop_signal].into_iter().find(|s| !s.is_empty());

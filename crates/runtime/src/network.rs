@@ -19,7 +19,7 @@ pub struct PodNet {
 pub trait PodNetwork: Send + Sync {
     /// Why no pod can be connected yet, if so; the text of the node's `NetworkReady` condition.
     fn ready(&self) -> Result<(), String>;
-    /// Connects a sandbox's namespace; answers its addresses, the primary one first.
+    /// Connects a sandbox's namespace, of which not even the loopback link is up; answers its addresses, the primary one first.
     fn add<'a>(&'a self, net: &'a PodNet) -> BoxFuture<'a, Result<Vec<String>, String>>;
     /// Releases what sandboxes other than these still hold: a machine that went down could not undo their connections.
     fn collect_garbage(&self, alive: BTreeSet<String>) -> BoxFuture<'_, Result<(), String>>;

@@ -75,7 +75,6 @@ fn prepare(dir: &Path) -> io::Result<server::Server> {
     if let Some(netns) = &spec.netns {
         let file = std::fs::File::open(netns).map_err(|error| disk::named(error, netns))?;
         process::join_namespace(&file, process::CLONE_NEWNET)?;
-        process::loopback_up()?;
     }
     if !spec.host_ipc {
         flags |= process::CLONE_NEWIPC;

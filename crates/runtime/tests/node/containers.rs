@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kybern_cri::*;
+use kybern_linux::cgroup::Cgroups;
 
 use crate::fixture::Node;
 
@@ -154,6 +155,117 @@ pub(crate) async fn mounts() {
     node.finish().await;
 }
 
+pub(crate) async fn mount_propagation() {
+    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+    let node = Node::new().await;
+    let shared = node.dir.join("shared");
+    for sub in ["", "from-host", "from-container"] {
+        std::fs::create_dir_all(shared.join(sub)).unwrap();
+        if sub.is_empty() {
+            mount("t", &shared, "tmpfs", MountFlags::empty(), None).unwrap();
+            mount_change(&shared, MountPropagationFlags::SHARED).unwrap();
+        }
+    }
+    let sandbox = node.sandbox(&node.pod("propagation")).await;
+    let mut ids = Vec::new();
+    for (name, propagation) in [
+        ("both", MountPropagation::Bidirectional),
+        ("down", MountPropagation::HostToContainer),
+        ("none", MountPropagation::Private),
+    ] {
+        let mut config = node.shell(name, "busybox sleep 600");
+        config.security.privileged = true;
+        config.mounts.push(Mount {
+            container_path: "/shared".into(),
+            host_path: shared.display().to_string(),
+            propagation,
+            ..Default::default()
+        });
+        ids.push(node.start(&sandbox, config).await);
+    }
+    mount("t", shared.join("from-host"), "tmpfs", MountFlags::empty(), None).unwrap();
+    std::fs::write(shared.join("from-host/file"), "x").unwrap();
+    let sh = |script: &str| ["/bin/busybox", "sh", "-c", script].map(str::to_owned).into();
+    for (id, expect) in ids.iter().zip([0, 0, 1]) {
+        let seen = node.service().exec_sync(id, sh("[ -e /shared/from-host/file ]"), None).await.unwrap();
+        assert_eq!(seen.exit_code, expect);
+    }
+    let script = "busybox mount -t tmpfs t /shared/from-container && echo x > /shared/from-container/file";
+    for (id, expect) in ids.iter().zip([true, false, false]) {
+        node.service().exec_sync(id, sh(script), None).await.unwrap();
+        assert_eq!(shared.join("from-container/file").exists(), expect);
+        let _ = unmount(shared.join("from-container"), UnmountFlags::DETACH);
+        let _ = std::fs::remove_file(shared.join("from-container/file"));
+    }
+    node.service().remove_pod_sandbox(&sandbox).await.unwrap();
+    for path in [shared.join("from-host"), shared] {
+        unmount(&path, UnmountFlags::DETACH).unwrap();
+    }
+    node.finish().await;
+}
+
+pub(crate) async fn resources() {
+    let node = Node::new().await;
+    let pod = node.pod("resources");
+    let sandbox = node.sandbox(&pod).await;
+    let mut config = node.shell("main", "busybox sleep 600");
+    config.resources = LinuxContainerResources {
+        cpu_shares: 512,
+        cpu_quota: 20_000,
+        cpu_period: 100_000,
+        memory_limit_in_bytes: 64 << 20,
+        pids_limit: 50,
+        oom_score_adj: 900,
+        ..Default::default()
+    };
+    let id = node.start(&sandbox, config).await;
+    let cgroups = Cgroups::detect().unwrap();
+    let read = |controller: &str, v1: &str, v2: &str| {
+        let file = if matches!(cgroups, Cgroups::V1(_)) { v1 } else { v2 };
+        let dir = cgroups.directory(controller, &format!("{}/{id}", pod.cgroup_parent)).unwrap();
+        std::fs::read_to_string(dir.join(file)).unwrap().trim().to_owned()
+    };
+    assert_eq!(read("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    assert_eq!(read("pids", "pids.max", "pids.max"), "50");
+    let cpu = read("cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!(cpu == "20000" || cpu == "20000 100000", "{cpu}");
+    let update = LinuxContainerResources { memory_limit_in_bytes: 96 << 20, cpu_quota: -1, ..Default::default() };
+    node.service().update_container_resources(&id, update).await.unwrap();
+    assert_eq!(read("memory", "memory.limit_in_bytes", "memory.max"), (96 << 20).to_string());
+    assert_eq!(read("pids", "pids.max", "pids.max"), "50", "what was not named stays");
+    let score = ["/bin/busybox", "cat", "/proc/1/oom_score_adj"].map(str::to_owned).into();
+    assert_eq!(node.service().exec_sync(&id, score, None).await.unwrap().stdout, b"900\n");
+    node.finish().await;
+}
+
+/// The filter is a program for the unified hierarchy, which a v1 machine has beside the others.
+pub(crate) async fn device_filter_of_cgroup_v2() {
+    use kybern_linux::cgroup::{DeviceRule, Resources};
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let unified = kybern_linux::mount::parse_mountinfo(&mounts).into_iter().find(|m| m.fs_type == "cgroup2");
+    let Some(unified) = unified else {
+        println!("  SKIPPED: no cgroup2 hierarchy is mounted");
+        return;
+    };
+    let cgroups = Cgroups::V2(unified.mount_point.into());
+    let group = format!("/kybern-device-test-{}", std::process::id());
+    let rules = vec![DeviceRule::character(1, Some(3))];
+    cgroups.create(&group, &Resources { devices: Some(rules), ..Default::default() }).unwrap();
+    let script = "read go; echo x > /dev/null && echo null; busybox head -c 1 /dev/zero | busybox wc -c";
+    let mut child = std::process::Command::new("/bin/busybox")
+        .args(["sh", "-c", script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    cgroups.add_process(&group, child.id() as i32).unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    cgroups.remove(&group).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "null\n0\n");
+}
+
 pub(crate) async fn start_errors_are_upstreams() {
     let node = Node::new().await;
     let sandbox = node.sandbox(&node.pod("errors")).await;
@@ -240,5 +352,18 @@ pub(crate) async fn start_is_fast() {
         sandbox.as_millis()
     );
     assert!(total < Duration::from_millis(250), "{times:?}");
+    let started = Instant::now();
+    let pods = (0..20).map(|i| {
+        let node = &node;
+        async move {
+            let sandbox = node.sandbox(&node.pod(&format!("many-{i}"))).await;
+            node.start(&sandbox, node.shell("main", "busybox sleep 60")).await
+        }
+    });
+    let ids = futures_util::future::join_all(pods).await;
+    println!("  20 pods at once: {} ms", started.elapsed().as_millis());
+    for id in ids {
+        assert_eq!(node.status(&id).await.container.state, ContainerState::Running);
+    }
     node.finish().await;
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kybern_cri::*;
+use kybern_linux::netns::NetNs;
+use kybern_linux::rtnl::Rtnl;
 use kybern_runtime::{Config, PodNet, PodNetwork, Runtime};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
@@ -18,8 +20,16 @@ impl PodNetwork for LoopbackOnly {
         Ok(())
     }
 
-    fn add<'a>(&'a self, _: &'a PodNet) -> BoxFuture<'a, Result<Vec<String>, String>> {
-        Box::pin(async { Ok(vec!["127.0.0.1".to_owned()]) })
+    fn add<'a>(&'a self, net: &'a PodNet) -> BoxFuture<'a, Result<Vec<String>, String>> {
+        Box::pin(async {
+            let namespace = NetNs::open(&net.netns).unwrap();
+            let up = namespace.run(|| {
+                let mut netlink = Rtnl::open().map_err(std::io::Error::other)?;
+                let lo = netlink.require_link("lo").map_err(std::io::Error::other)?;
+                netlink.set_up(lo.index).map_err(std::io::Error::other)
+            });
+            up.map(|()| vec!["127.0.0.1".to_owned()]).map_err(|error| error.to_string())
+        })
     }
 
     fn collect_garbage(&self, _: std::collections::BTreeSet<String>) -> BoxFuture<'_, Result<(), String>> {

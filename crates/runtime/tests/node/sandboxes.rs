@@ -61,6 +61,12 @@ pub(crate) async fn pods_share_what_they_should() {
         node.ended(&id).await;
         outputs.push(node.output(&id).await);
     }
+    let mut config = node.shell("long", "busybox sleep 600");
+    config.security.namespaces.pid = NamespaceMode::Pod;
+    let id = node.start(&sandbox, config).await;
+    let ps = ["/bin/busybox", "ps"].map(str::to_owned).into();
+    let seen = String::from_utf8(node.service().exec_sync(&id, ps, None).await.unwrap().stdout).unwrap();
+    assert!(seen.contains("pause") && seen.contains("sleep 600"), "an exec is in the pod's namespace: {seen}");
     let lines: Vec<Vec<&str>> = outputs.iter().map(|o| o.lines().collect()).collect();
     assert_eq!(lines[0][..4], lines[1][..4], "net, ipc, uts and pid are the pod's");
     let host = std::fs::read_link("/proc/self/ns/net").unwrap();
