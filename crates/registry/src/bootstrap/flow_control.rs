@@ -8,8 +8,11 @@ use super::reconcile::{ensure, keep};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
+/// Queues, hand size and queue length.
+type Queuing = (i64, i64, i64);
+
 /// Name, shares, lendable percent, and queues, hand size and queue length; no queues: excess is rejected.
-const LEVELS: [(&str, i64, i64, Option<(i64, i64, i64)>); 7] = [
+const LEVELS: [(&str, i64, i64, Option<Queuing>); 7] = [
     ("system", 30, 33, Some((64, 6, 50))),
     ("node-high", 40, 25, Some((64, 6, 50))),
     ("leader-election", 10, 0, Some((16, 4, 50))),

@@ -5,11 +5,10 @@ mod escalation;
 mod rules;
 mod snapshot;
 
-use arc_swap::ArcSwap;
 use kybern_apimachinery::object;
 use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::connect::Observer;
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 
 pub use escalation::{escalation_refusal, uncovered};
 pub use rules::Rule;
@@ -18,29 +17,23 @@ pub use snapshot::{Binding, RoleRef, Snapshot, Subject};
 /// The group of RBAC's kinds.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// The RBAC authorizer.
+/// The RBAC authorizer. Changes are made in place: a start shows it every role and binding one by one.
 #[derive(Default)]
 pub struct Rbac {
-    snapshot: ArcSwap<Snapshot>,
-    /// Serializes changes; readers never wait.
-    writing: Mutex<()>,
+    snapshot: RwLock<Snapshot>,
 }
 
 impl Rbac {
-    pub fn snapshot(&self) -> std::sync::Arc<Snapshot> {
-        self.snapshot.load_full()
-    }
-
     /// Every rule that applies to a user in a namespace (empty: cluster-wide only).
     pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.snapshot.read();
         snapshot.rules(user, namespace).flat_map(|(_, rules)| rules.iter().cloned()).collect()
     }
 }
 
 impl Authorizer for Rbac {
     fn authorize(&self, attributes: &Attributes) -> Decision {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.snapshot.read();
         let allowed = snapshot
             .rules(&attributes.user, &attributes.namespace)
             .any(|(_, rules)| rules.iter().any(|r| r.allows(attributes)));
@@ -55,10 +48,7 @@ impl Observer for Rbac {
 
     fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&[u8]>) {
         let value = object.and_then(|bytes| serde_json::from_slice(bytes).ok());
-        let _one_at_a_time = self.writing.lock();
-        let mut next = Snapshot::clone(&self.snapshot.load());
-        next.apply(resource, &object::key_of(namespace, name), value.as_ref());
-        self.snapshot.store(std::sync::Arc::new(next));
+        self.snapshot.write().apply(resource, &object::key_of(namespace, name), value.as_ref());
     }
 }
 

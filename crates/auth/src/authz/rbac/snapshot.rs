@@ -72,15 +72,15 @@ impl Binding {
 
 type Bindings = HashMap<Arc<str>, Arc<Binding>>;
 
-/// Everything RBAC decides from. Its parts are shared, so that a changed copy is cheap.
-#[derive(Clone, Debug, Default)]
+/// Everything RBAC decides from.
+#[derive(Debug, Default)]
 pub struct Snapshot {
     cluster_roles: HashMap<Arc<str>, Arc<[Rule]>>,
     /// By `namespace/name`.
     roles: HashMap<Arc<str>, Arc<[Rule]>>,
     cluster_bindings: Bindings,
     /// By namespace, then name.
-    bindings: HashMap<Arc<str>, Arc<Bindings>>,
+    bindings: HashMap<Arc<str>, Bindings>,
 }
 
 impl Snapshot {
@@ -101,7 +101,7 @@ impl Snapshot {
             "rolebindings" => {
                 let (namespace, name) = object::split_key(key);
                 let inner = self.bindings.entry(namespace.into()).or_default();
-                put(Arc::make_mut(inner), name, binding());
+                put(inner, name, binding());
                 if inner.is_empty() {
                     self.bindings.remove(namespace);
                 }
