@@ -23,7 +23,10 @@ fn main() -> ExitCode {
     // A shim must stay a single small thread, so it parts before anything else begins.
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|a| a == kybern_runtime::SHIM_COMMAND) {
-        kybern_runtime::shim_main(arguments.into_iter().skip(2));
+        kybern_runtime::shim_main(&arguments[2..]);
+    }
+    if arguments.get(1).is_some_and(|a| a == "pause") {
+        kybern_runtime::pause_main();
     }
     let cli = Cli::parse_from(with_two_dashes(with_applet_name(arguments)));
     logging::init(&cli.command);

@@ -68,7 +68,8 @@ async fn on_worker<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> +
 
 impl PodNetwork for CniNetwork {
     fn ready(&self) -> Result<(), String> {
-        self.load().map(drop).map_err(|_| "cni plugin not initialized".to_owned())
+        let cni = self.load().map_err(|_| "cni plugin not initialized".to_owned())?;
+        cni.status().map_err(|error| error.to_string())
     }
 
     fn add<'a>(&'a self, net: &'a PodNet) -> BoxFuture<'a, Result<Vec<String>, String>> {

@@ -62,13 +62,13 @@ pub(crate) async fn run(options: Kubelet) -> Result<()> {
     let name = options.hostname_override.clone().map_or_else(node_address::host_name, Ok)?;
     let ip = options.node_ip.map_or_else(node_address::detect, Ok)?;
     let paths = Paths::new(&options.data_dir, &options.run_dir);
-    let (runtime, images) = node::open_runtime(&paths).await?;
+    let runtime = node::open_runtime(&paths).await?;
     let mut config = kybern_kubelet::Config::new(name, ip, &paths.data);
     config.cluster_dns.clone_from(&options.cluster_dns);
     config.cluster_domain.clone_from(&options.cluster_domain);
     config.max_pods = options.max_pods;
     config.server = server(&options);
-    Ok(kybern_kubelet::run(config, client, runtime, images, shutdown::requested()).await?)
+    Ok(kybern_kubelet::run(config, client, runtime.clone(), runtime, shutdown::requested()).await?)
 }
 
 fn server(options: &Kubelet) -> Option<ServerConfig> {

@@ -5,7 +5,6 @@ pub(crate) mod control_plane;
 mod discovery_routes;
 pub(crate) mod in_process;
 pub(crate) mod node;
-mod pod_network;
 pub(crate) mod removal;
 pub(crate) mod server;
 pub(crate) mod shutdown;

@@ -11,9 +11,9 @@ use kybern_auth::pki::Pki;
 use kybern_client::Client;
 use kybern_cni::DefaultNetwork;
 use kybern_kubelet::ServerConfig;
-use kybern_runtime::{Runtime, Service};
+use kybern_runtime::{CniNetwork, Runtime};
 
-use super::{Cluster, pod_network, shutdown};
+use super::{Cluster, shutdown};
 use crate::paths::Paths;
 use crate::version;
 
@@ -44,14 +44,17 @@ pub(crate) fn runtime_config(paths: &Paths) -> Result<kybern_runtime::Config> {
         executable: std::env::current_exe().context("cannot tell this program's own path")?,
         version: version::KYBERN.to_owned(),
         registries_file: paths.registries(),
-        network: Some(pod_network::of(paths)),
+        network: Some(Arc::new(CniNetwork::new(
+            paths.cni_config.clone(),
+            vec![paths.cni_bin.clone()],
+            paths.cni_state(),
+        ))),
     })
 }
 
-/// Opens the runtime, as its two services.
-pub(crate) async fn open_runtime(paths: &Paths) -> Result<(Arc<Service>, Arc<Service>)> {
-    let runtime = Runtime::open(runtime_config(paths)?).await.context("cannot start the container runtime")?;
-    Ok((Arc::new(Service(Arc::clone(&runtime))), Arc::new(Service(runtime))))
+/// Opens the runtime, which is also the image service.
+pub(crate) async fn open_runtime(paths: &Paths) -> Result<Arc<Runtime>> {
+    Runtime::open(runtime_config(paths)?).await.context("cannot start the container runtime")
 }
 
 /// Starts the node; the answer resolves when its kubelet has ended.
@@ -66,7 +69,7 @@ pub(crate) async fn start(
     if network.write(&paths.cni_config).context("cannot configure the pod network")? {
         network.prepare_node().iter().for_each(|missing| tracing::warn!("{missing}"));
     }
-    let (runtime, images) = open_runtime(paths).await?;
+    let runtime = open_runtime(paths).await?;
     let server = server_config(cluster, pki)?;
     let mut config = kybern_kubelet::Config::new(cluster.node_name.clone(), cluster.node_ip, &paths.data);
     config.pod_logs_dir = paths.pod_logs.clone();
@@ -76,7 +79,7 @@ pub(crate) async fn start(
     config.server = Some(server);
     config.control_plane = true;
     config.version = version::KUBERNETES.to_owned();
-    let kubelet = kybern_kubelet::run(config, client, runtime, images, shutdown::requested());
+    let kubelet = kybern_kubelet::run(config, client, runtime.clone(), runtime, shutdown::requested());
     let kubelet = tokio::spawn(kubelet);
     Ok(async move { Ok(kubelet.await??) })
 }

@@ -23,6 +23,7 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
         bail!("{} does not look like a Kybern data directory; nothing was removed", paths.data.display());
     }
     stop_server(paths)?;
+    kybern_runtime::purge(&node::runtime_config(paths)?).context("cannot remove the containers")?;
     let subnet = "10.244.0.0/24".parse().expect("a constant");
     kybern_cni::purge(&node::default_network(paths, subnet), &paths.cni_state())
         .context("cannot remove the pod network")?;
