@@ -370,11 +370,22 @@ impl<'a> Walk<'a, '_> {
             }
             return;
         }
-        // Restart counts go on over new sandboxes.
-        let attempt = self.observed.latest(name).map_or(0, |latest| restart_count(latest) + 1);
+        // Restart counts go on over new sandboxes, and over a reboot in which the runtime has lost its containers.
+        let attempt = match self.observed.latest(name) {
+            Some(latest) => restart_count(latest) + 1,
+            None => published_restarts(self.pod, name).map_or(0, |count| count + 1),
+        };
         self.starting = true;
         self.plan.actions.push(Action::Start { container: name.clone(), attempt });
     }
+}
+
+/// How often the API says that a container was restarted; `None` when it was never started.
+fn published_restarts(pod: &Pod, name: &str) -> Option<u32> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let found = lists.into_iter().flatten().flatten().find(|s| s.name == name && s.container_id.is_some())?;
+    u32::try_from(found.restart_count).ok()
 }
 
 #[cfg(test)]

@@ -285,6 +285,19 @@ fn probes_and_changes_restart_a_container() {
 }
 
 #[test]
+fn restarts_are_counted_over_a_reboot() {
+    let mut lost = world(&["a"]);
+    let status = kybern_api::core::v1::ContainerStatus {
+        name: "a".into(),
+        restart_count: 4,
+        container_id: Some("kybern://a4".into()),
+        ..Default::default()
+    };
+    lost.pod.status = Some(PodStatus { container_statuses: Some(vec![status]), ..Default::default() });
+    lost.check(&["start a 5"]);
+}
+
+#[test]
 fn the_deadline_fails_the_pod() {
     let mut pod = world(&["a"]).with([running("a")]).spec(|spec| spec.active_deadline_seconds = Some(60));
     pod.pod.status = Some(PodStatus { start_time: Some(Time(at(50))), ..Default::default() });
