@@ -43,16 +43,14 @@ fn answer(response: kybern_streaming::upgrade::Answer) -> Response<Body> {
     response.map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }
 
-/// `/exec/<namespace>/<pod>/[<uid>/]<container>`: its pod and running container.
-fn target(context: &Context, path: &[&str]) -> Result<(String, bool), Box<Response<Body>>> {
+/// `/exec/<namespace>/<pod>/[<uid>/]<container>`: the id of its running container.
+fn target(context: &Context, path: &[&str]) -> Result<String, Box<Response<Body>>> {
     let (namespace, pod, container) = match path {
         [namespace, pod, container] | [namespace, pod, _, container] => (namespace, pod, container),
         _ => return Err(Box::new(text(StatusCode::NOT_FOUND, "404 page not found\n"))),
     };
     let view = pods::find(context, namespace, pod)?;
-    let status = pods::running(&view, container)?;
-    let tty = spec::container(&view.pod, container).is_some_and(|(_, c)| c.tty == Some(true));
-    Ok((status.container.id.clone(), tty))
+    Ok(pods::running(&view, container)?.container.id.clone())
 }
 
 pub async fn exec(request: Request<Incoming>, context: &Context, path: &[&str]) -> Response<Body> {
@@ -64,7 +62,7 @@ pub async fn exec(request: Request<Incoming>, context: &Context, path: &[&str]) 
         return text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr");
     }
     let id = match target(context, path) {
-        Ok((id, _)) => id,
+        Ok(id) => id,
         Err(refusal) => return *refusal,
     };
     let runtime = context.shared.runtime.clone();
@@ -79,12 +77,12 @@ pub async fn exec(request: Request<Incoming>, context: &Context, path: &[&str]) 
 
 pub async fn attach(request: Request<Incoming>, context: &Context, path: &[&str]) -> Response<Body> {
     let query = Query::parse(request.uri().query().unwrap_or(""));
-    let (id, tty) = match target(context, path) {
-        Ok(found) => found,
+    let id = match target(context, path) {
+        Ok(id) => id,
         Err(refusal) => return *refusal,
     };
     let runtime = context.shared.runtime.clone();
-    answer(kybern_streaming::exec(request, Wants { tty, ..query.wants }, move |io| async move {
+    answer(kybern_streaming::exec(request, query.wants, move |io| async move {
         match runtime.attach(&id, io).await {
             Ok(()) => Exit::Success,
             Err(error) => Exit::Failed(error.to_string()),
@@ -116,7 +114,7 @@ pub async fn port_forward(request: Request<Incoming>, context: &Context, path: &
 /// Runs a command to its end and answers with what it printed.
 pub async fn run(context: &Context, namespace: &str, pod: &str, container: &str, query: &str) -> Response<Body> {
     let id = match target(context, &[namespace, pod, container]) {
-        Ok((id, _)) => id,
+        Ok(id) => id,
         Err(refusal) => return *refusal,
     };
     let command = Query::parse(query).command;
