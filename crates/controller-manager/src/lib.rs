@@ -20,4 +20,4 @@ mod slices;
 #[cfg(test)]
 mod testing;
 
-pub use manager::{Config, run};
+pub use manager::{ClientFor, Config, run};

@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completion, coredns, down, kube_apiserver, kube_controller_manager, kube_proxy, kube_scheduler, kubelet, server, up,
+    completion, coredns, down, image, kube_apiserver, kube_controller_manager, kube_proxy, kube_scheduler, kubelet,
+    server, up,
 };
 use crate::testapp;
 
@@ -23,6 +24,8 @@ pub(crate) enum Command {
     Down(down::Down),
     /// Runs control plane and node in the foreground.
     Server(server::Server),
+    /// Works on the node's images.
+    Image(image::Image),
     /// Runs the API server alone.
     KubeApiserver(Box<kube_apiserver::KubeApiserver>),
     /// Runs the controllers alone.

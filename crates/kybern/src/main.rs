@@ -77,6 +77,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Up(up) => commands::up::run(up).await,
         Command::Down(down) => commands::down::run(down),
         Command::Server(server) => commands::server::run(server).await,
+        Command::Image(image) => commands::image::run(image).await,
         Command::KubeApiserver(options) => commands::kube_apiserver::run(*options).await,
         Command::KubeControllerManager(options) => commands::kube_controller_manager::run(options).await,
         Command::KubeScheduler(options) => commands::kube_scheduler::run(options).await,

@@ -2,6 +2,55 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+use clap::Args;
+
+/// The directories of a node, as its commands' flags. Several nodes on one machine need different ones.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Directories {
+    /// Holds all state.
+    #[arg(long, global = true, default_value = "/var/lib/kybern")]
+    pub(crate) data_dir: PathBuf,
+    /// Holds what does not survive a reboot: sockets, network namespaces.
+    #[arg(long, global = true, default_value = "/run/kybern")]
+    pub(crate) run_dir: PathBuf,
+    /// Holds the pod network's configuration.
+    #[arg(long, global = true, default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Holds the containers' logs.
+    #[arg(long, global = true, default_value = "/var/log/pods")]
+    pub(crate) pod_logs_dir: PathBuf,
+}
+
+impl Directories {
+    /// The paths, made absolute.
+    pub(crate) fn paths(&self) -> Result<Paths> {
+        let absolute =
+            |path: &Path| std::path::absolute(path).with_context(|| format!("{} is no path", path.display()));
+        let pod_logs = absolute(&self.pod_logs_dir)?;
+        // Upstream's links lie beside the logs.
+        let container_logs = pod_logs.parent().unwrap_or(Path::new("/")).join("containers");
+        Ok(Paths {
+            data: absolute(&self.data_dir)?,
+            run: absolute(&self.run_dir)?,
+            pod_logs,
+            container_logs,
+            cni_config: absolute(&self.cni_conf_dir)?,
+            cni_bin: PathBuf::from("/opt/cni/bin"),
+        })
+    }
+
+    /// The same as arguments of another `kybern`.
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        vec![
+            format!("--data-dir={}", self.data_dir.display()),
+            format!("--run-dir={}", self.run_dir.display()),
+            format!("--cni-conf-dir={}", self.cni_conf_dir.display()),
+            format!("--pod-logs-dir={}", self.pod_logs_dir.display()),
+        ]
+    }
+}
+
 /// All paths of one cluster's server or agent. Everything that must survive a reboot is below `data`; everything that must
 /// not is below `run`.
 #[derive(Clone, Debug)]
@@ -9,21 +58,12 @@ pub(crate) struct Paths {
     pub(crate) data: PathBuf,
     pub(crate) run: PathBuf,
     pub(crate) pod_logs: PathBuf,
+    pub(crate) container_logs: PathBuf,
     pub(crate) cni_config: PathBuf,
     pub(crate) cni_bin: PathBuf,
 }
 
 impl Paths {
-    pub(crate) fn new(data: &Path, run: &Path) -> Self {
-        Self {
-            data: data.to_owned(),
-            run: run.to_owned(),
-            pod_logs: PathBuf::from("/var/log/pods"),
-            cni_config: PathBuf::from("/etc/cni/net.d"),
-            cni_bin: PathBuf::from("/opt/cni/bin"),
-        }
-    }
-
     /// For people: full rights.
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.data.join("admin.kubeconfig")

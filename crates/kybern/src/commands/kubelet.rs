@@ -9,7 +9,7 @@ use kybern_client::Client;
 use kybern_kubelet::ServerConfig;
 
 use crate::node_address;
-use crate::paths::Paths;
+use crate::paths::Directories;
 use crate::wiring::{node, shutdown};
 
 #[derive(Debug, Args)]
@@ -17,12 +17,8 @@ pub(crate) struct Kubelet {
     /// Where the API server is, and who this is.
     #[arg(long)]
     kubeconfig: PathBuf,
-    /// Holds the node's state.
-    #[arg(long, default_value = "/var/lib/kybern")]
-    data_dir: PathBuf,
-    /// Holds what does not survive a reboot.
-    #[arg(long, default_value = "/run/kybern")]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    directories: Directories,
     /// This node's name [default: the host name].
     #[arg(long)]
     hostname_override: Option<String>,
@@ -35,6 +31,9 @@ pub(crate) struct Kubelet {
     /// The Services' DNS domain.
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
+    /// The cgroup below which the pods' lie.
+    #[arg(long, default_value = "/")]
+    cgroup_root: String,
     /// The most pods that run here.
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
@@ -61,11 +60,14 @@ pub(crate) async fn run(options: Kubelet) -> Result<()> {
         .with_user_agent("kubelet");
     let name = options.hostname_override.clone().map_or_else(node_address::host_name, Ok)?;
     let ip = options.node_ip.map_or_else(node_address::detect, Ok)?;
-    let paths = Paths::new(&options.data_dir, &options.run_dir);
+    let paths = options.directories.paths()?;
     let runtime = node::open_runtime(&paths).await?;
     let mut config = kybern_kubelet::Config::new(name, ip, &paths.data);
     config.cluster_dns.clone_from(&options.cluster_dns);
     config.cluster_domain.clone_from(&options.cluster_domain);
+    config.pod_logs_dir = paths.pod_logs.clone();
+    config.container_logs_dir = paths.container_logs.clone();
+    config.cgroup_root.clone_from(&options.cgroup_root);
     config.max_pods = options.max_pods;
     config.server = server(&options);
     Ok(kybern_kubelet::run(config, client, runtime.clone(), runtime, shutdown::requested()).await?)

@@ -3,6 +3,7 @@
 pub(crate) mod completion;
 pub(crate) mod coredns;
 pub(crate) mod down;
+pub(crate) mod image;
 pub(crate) mod kube_apiserver;
 pub(crate) mod kube_controller_manager;
 pub(crate) mod kube_proxy;

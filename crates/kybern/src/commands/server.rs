@@ -1,14 +1,13 @@
 //! `kybern server`: control plane and node in one process.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::IpNet;
 
 use crate::node_address;
-use crate::paths::Paths;
+use crate::paths::{Directories, Paths};
 use crate::wiring::{Cluster, server};
 
 #[derive(Debug, Args)]
@@ -20,12 +19,8 @@ pub(crate) struct Server {
 /// What `up` and `server` share.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ClusterOptions {
-    /// Holds all state.
-    #[arg(long, default_value = "/var/lib/kybern")]
-    data_dir: PathBuf,
-    /// Holds what does not survive a reboot: sockets, network namespaces.
-    #[arg(long, default_value = "/run/kybern")]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) directories: Directories,
     /// This node's name [default: the host name].
     #[arg(long)]
     node_name: Option<String>,
@@ -50,21 +45,18 @@ pub(crate) struct ClusterOptions {
     /// A further name or address that the API server's certificate holds; may be repeated.
     #[arg(long)]
     tls_san: Vec<String>,
+    /// The cgroup below which the pods' lie.
+    #[arg(long, default_value = "/")]
+    cgroup_root: String,
     /// Leaves kube-proxy and coredns out.
     #[arg(long)]
     no_add_ons: bool,
 }
 
 impl ClusterOptions {
-    pub(crate) fn paths(&self) -> Paths {
-        Paths::new(&self.data_dir, &self.run_dir)
-    }
-
     /// Fills in what was not said.
     pub(crate) fn resolve(&self) -> Result<Cluster> {
-        let absolute =
-            |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{} is no path", path.display()));
-        let paths = Paths::new(&absolute(&self.data_dir)?, &absolute(&self.run_dir)?);
+        let paths = self.directories.paths()?;
         let node_name = self.node_name.clone().map_or_else(node_address::host_name, Ok)?;
         let node_ip = self.node_ip.map_or_else(node_address::detect, Ok)?;
         let service_ip = |index: usize| {
@@ -82,6 +74,7 @@ impl ClusterOptions {
             kubernetes_ip: service_ip(0)?,
             dns_ip: service_ip(9)?,
             cluster_domain: self.cluster_domain.clone(),
+            cgroup_root: self.cgroup_root.clone(),
             tls_sans: self.tls_san.clone(),
             add_ons: !self.no_add_ons,
         })
@@ -89,15 +82,15 @@ impl ClusterOptions {
 
     /// The same options as arguments of another `kybern`.
     pub(crate) fn to_arguments(&self) -> Vec<String> {
-        let mut arguments = vec![
-            format!("--data-dir={}", self.data_dir.display()),
-            format!("--run-dir={}", self.run_dir.display()),
+        let mut arguments = self.directories.to_arguments();
+        arguments.extend([
             format!("--bind-address={}", self.bind_address),
             format!("--secure-port={}", self.secure_port),
             format!("--cluster-cidr={}", self.cluster_cidr),
             format!("--service-cluster-ip-range={}", self.service_cluster_ip_range),
             format!("--cluster-domain={}", self.cluster_domain),
-        ];
+            format!("--cgroup-root={}", self.cgroup_root),
+        ]);
         arguments.extend(self.node_name.iter().map(|name| format!("--node-name={name}")));
         arguments.extend(self.node_ip.iter().map(|ip| format!("--node-ip={ip}")));
         arguments.extend(self.tls_san.iter().map(|san| format!("--tls-san={san}")));

@@ -25,7 +25,7 @@ pub(crate) async fn run(options: Up) -> Result<()> {
     progress.finish();
     let hints = result?;
     println!("\nThe cluster is up ({:.1} s). To use it:\n", progress.elapsed().as_secs_f64());
-    println!("  export KUBECONFIG={}", options.cluster.paths().admin_kubeconfig().display());
+    println!("  export KUBECONFIG={}", options.cluster.directories.paths()?.admin_kubeconfig().display());
     println!("  {hints}\n  kybern down                # removes it");
     Ok(())
 }

@@ -131,6 +131,10 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         service_cidr: options.service_cidr.to_string(),
     };
     bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;
+    let (ca, front_proxy_ca) = (pki.ca.certificate_pem(), pki.front_proxy_ca.certificate_pem());
+    bootstrap::authentication_config(server.as_ref(), ca, front_proxy_ca)
+        .await
+        .context("cannot publish the cluster's authorities")?;
     let certificate = Certificate::new(&pki.apiserver)?;
     tokio::spawn(Arc::clone(&certificate).keep_renewed(pki_options, pki.next_renewal()));
     let client_roots = [pki.ca.certificate_der().to_vec().into()];

@@ -29,6 +29,7 @@ pub(crate) struct Cluster {
     pub(crate) kubernetes_ip: IpAddr,
     pub(crate) dns_ip: IpAddr,
     pub(crate) cluster_domain: String,
+    pub(crate) cgroup_root: String,
     pub(crate) tls_sans: Vec<String>,
     pub(crate) add_ons: bool,
 }

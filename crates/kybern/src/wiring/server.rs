@@ -89,9 +89,18 @@ fn start_controllers(server: &Arc<Server>, pki: &Pki) {
     let client = in_process::client(server, "system:kube-controller-manager", &[]);
     let config = kybern_controller_manager::Config {
         root_ca: Some(pki.ca.certificate_pem().to_owned()),
+        client_for: Some(controllers_own_clients(Arc::clone(server))),
         ..kybern_controller_manager::Config::default()
     };
     tokio::spawn(kybern_controller_manager::run(config, client, std::future::pending()));
+}
+
+/// Each controller writes as its own service account, so that it may do what its role allows and no more.
+fn controllers_own_clients(server: Arc<Server>) -> kybern_controller_manager::ClientFor {
+    const GROUPS: &[&str] = &["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+    Arc::new(move |account| {
+        in_process::client(&server, &format!("system:serviceaccount:kube-system:{account}"), GROUPS)
+    })
 }
 
 fn start_scheduler(server: &Arc<Server>) {
