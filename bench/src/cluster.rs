@@ -48,7 +48,10 @@ async fn measure_running(site: &Site, report: &mut Report) -> Result<()> {
 
 fn kybern(site: &Site, command: &str) -> Result<()> {
     let mut kybern = Command::new(&site.kybern);
-    kybern.arg(command).arg("--data-dir").arg(site.folder.join("data")).arg("--run-dir").arg(site.folder.join("run"));
+    let below = |name: &str| site.folder.join(name).display().to_string();
+    kybern.arg(command).arg(format!("--data-dir={}", below("data"))).arg(format!("--run-dir={}", below("run")));
+    kybern.arg(format!("--cni-conf-dir={}", below("cni"))).arg(format!("--pod-logs-dir={}", below("log/pods")));
+    kybern.arg("--cgroup-root=/kybern-bench");
     let output = kybern.output().with_context(|| format!("cannot start kybern {command}"))?;
     if !output.status.success() {
         bail!("kybern {command}: {}", String::from_utf8_lossy(&output.stderr));

@@ -21,7 +21,8 @@ pub struct Cluster {
     pub node_ip: String,
     pub kybern: PathBuf,
     pub data_dir: PathBuf,
-    pub run_dir: PathBuf,
+    /// The node's directories, as flags.
+    pub directories: Vec<String>,
     /// Official kubectl programs, oldest first.
     pub kubectls: Vec<PathBuf>,
 }
@@ -41,7 +42,7 @@ impl Cluster {
             node_ip: variable("KYBERN_E2E_NODE_IP"),
             kybern: variable("KYBERN_E2E_KYBERN").into(),
             data_dir: variable("KYBERN_E2E_DATA_DIR").into(),
-            run_dir: variable("KYBERN_E2E_RUN_DIR").into(),
+            directories: variable("KYBERN_E2E_DIRECTORIES").split(' ').map(str::to_owned).collect(),
             kubectls: variable("KYBERN_E2E_KUBECTLS").split(':').map(PathBuf::from).collect(),
         })
     }
@@ -61,7 +62,7 @@ impl Cluster {
     /// `kybern COMMAND` for this cluster, on the node's network.
     pub fn kybern(&self, command: &str) -> Command {
         let mut kybern = self.on_node(&self.kybern.display().to_string());
-        kybern.arg(command).arg("--data-dir").arg(&self.data_dir).arg("--run-dir").arg(&self.run_dir);
+        kybern.arg(command).args(&self.directories);
         kybern
     }
 

@@ -11,42 +11,50 @@ use crate::process::run;
 /// Addresses for documentation (RFC 5737).
 pub(crate) const NODE_IP: &str = "192.0.2.10";
 const LAN_IP: &str = "192.0.2.1";
-const NODE: &str = "kybern-test-node";
-const LAN: &str = "kybern-test-lan";
 
-pub(crate) struct Network;
+pub(crate) struct Network {
+    node: String,
+    lan: String,
+}
+
+/// Tells runs on one machine apart: `KYBERN_TEST_ID`, by default `test`.
+pub(crate) fn id() -> String {
+    std::env::var("KYBERN_TEST_ID").unwrap_or_else(|_| "test".to_owned())
+}
 
 impl Network {
     pub(crate) fn new() -> Self {
-        Self
+        Self { node: format!("kybern-{}-node", id()), lan: format!("kybern-{}-lan", id()) }
     }
 
     pub(crate) fn create(&self) -> Result<()> {
         self.remove();
-        run(&["ip", "netns", "add", NODE])?;
-        run(&["ip", "netns", "add", LAN])?;
-        run(&["ip", "-n", NODE, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", LAN])?;
-        for (namespace, address) in [(NODE, NODE_IP), (LAN, LAN_IP)] {
+        run(&["ip", "netns", "add", &self.node])?;
+        run(&["ip", "netns", "add", &self.lan])?;
+        run(&[
+            "ip", "-n", &self.node, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &self.lan,
+        ])?;
+        for (namespace, address) in [(&self.node, NODE_IP), (&self.lan, LAN_IP)] {
             run(&["ip", "-n", namespace, "address", "add", &format!("{address}/24"), "dev", "eth0"])?;
             run(&["ip", "-n", namespace, "link", "set", "lo", "up"])?;
             run(&["ip", "-n", namespace, "link", "set", "eth0", "up"])?;
         }
-        run(&["ip", "-n", NODE, "route", "add", "default", "via", LAN_IP])
+        run(&["ip", "-n", &self.node, "route", "add", "default", "via", LAN_IP])
     }
 
     /// Removes what is there of it.
     pub(crate) fn remove(&self) {
-        for namespace in [NODE, LAN] {
+        for namespace in [&self.node, &self.lan] {
             let _ = Command::new("ip").args(["netns", "delete", namespace]).stderr(Stdio::null()).status();
         }
     }
 
     pub(crate) fn node_path(&self) -> PathBuf {
-        Path::new("/run/netns").join(NODE)
+        Path::new("/run/netns").join(&self.node)
     }
 
     pub(crate) fn lan_path(&self) -> PathBuf {
-        Path::new("/run/netns").join(LAN)
+        Path::new("/run/netns").join(&self.lan)
     }
 
     /// A program on the node's network. Before the namespace exists, one without network at all.

@@ -20,6 +20,9 @@ pub(crate) struct Directories {
     /// Holds the containers' logs.
     #[arg(long, global = true, default_value = "/var/log/pods")]
     pub(crate) pod_logs_dir: PathBuf,
+    /// The cgroup below which the pods' lie.
+    #[arg(long, global = true, default_value = "/")]
+    pub(crate) cgroup_root: String,
 }
 
 impl Directories {
@@ -37,6 +40,7 @@ impl Directories {
             container_logs,
             cni_config: absolute(&self.cni_conf_dir)?,
             cni_bin: PathBuf::from("/opt/cni/bin"),
+            cgroup_root: self.cgroup_root.clone(),
         })
     }
 
@@ -47,6 +51,7 @@ impl Directories {
             format!("--run-dir={}", self.run_dir.display()),
             format!("--cni-conf-dir={}", self.cni_conf_dir.display()),
             format!("--pod-logs-dir={}", self.pod_logs_dir.display()),
+            format!("--cgroup-root={}", self.cgroup_root),
         ]
     }
 }
@@ -61,6 +66,7 @@ pub(crate) struct Paths {
     pub(crate) container_logs: PathBuf,
     pub(crate) cni_config: PathBuf,
     pub(crate) cni_bin: PathBuf,
+    pub(crate) cgroup_root: String,
 }
 
 impl Paths {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::container::Container;
 use crate::image::{ImageStore, StoreError};
+use crate::pull::Puller;
 use crate::sandbox::Sandbox;
 use crate::{Config, disk};
 
@@ -22,12 +23,11 @@ const EVENTS_MAX: usize = 1024;
 pub(crate) struct Engine {
     pub(crate) config: Config,
     pub(crate) cgroups: Cgroups,
-    pub(crate) images: ImageStore,
+    pub(crate) images: Arc<ImageStore>,
+    pub(crate) puller: Arc<Puller>,
     pub(crate) sandboxes: RwLock<BTreeMap<String, Arc<Sandbox>>>,
     pub(crate) containers: RwLock<BTreeMap<String, Arc<Container>>>,
     listeners: Mutex<Vec<mpsc::Sender<ContainerEvent>>>,
-    /// Whose turn it is to pull a reference.
-    pub(crate) pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Held so that no second runtime works on the same state.
     _lock: std::fs::File,
 }
@@ -48,13 +48,14 @@ impl Engine {
         disk::make_dirs(&config.containers_dir(), 0o711)?;
         let mut images = ImageStore::open(config.images_dir(), config.containers_dir())?;
         images.install_builtin(&config)?;
+        let images = Arc::new(images);
         let runtime = Arc::new(Engine {
             cgroups: Cgroups::detect()?,
+            puller: Puller::new(images.clone(), &config),
             images,
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             listeners: Mutex::default(),
-            pulls: Mutex::default(),
             _lock: lock,
             config,
         });

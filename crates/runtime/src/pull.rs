@@ -1,5 +1,6 @@
 //! Pulling: a reference to blobs in the store, and from there to an image.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,11 +11,12 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt};
 use http_body_util::BodyExt;
 use kybern_cri::{AuthConfig, CriError};
+use parking_lot::Mutex;
 
-use crate::disk;
-use crate::engine::{Engine, blocking};
-use crate::image::{Descriptor, Document, Reference, StoreError, choose, digest_text, parse, sha256};
+use crate::engine::blocking;
+use crate::image::{Descriptor, Document, ImageStore, Reference, StoreError, choose, digest_text, parse, sha256};
 use crate::registry::{Credential, Registries, RegistryError, Session};
+use crate::{Config, disk};
 
 /// How many layers of one image are fetched at a time.
 const LAYERS_AT_ONCE: usize = 3;
@@ -37,20 +39,32 @@ enum PullError {
     Invalid(String),
 }
 
-impl Engine {
+/// Fetches images into a store.
+pub(crate) struct Puller {
+    images: Arc<ImageStore>,
+    registries_file: PathBuf,
+    /// Whose turn it is to pull a reference.
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Puller {
+    pub(crate) fn new(images: Arc<ImageStore>, config: &Config) -> Arc<Puller> {
+        Arc::new(Puller { images, registries_file: config.registries_file.clone(), turns: Mutex::default() })
+    }
+
     /// Pulls an image; concurrent pulls of the same one wait for the first, whose blobs they then find.
     pub(crate) async fn pull(self: &Arc<Self>, name: &str, auth: Vec<AuthConfig>) -> Result<String, CriError> {
         let reference = Reference::parse(name).map_err(|error| CriError::InvalidArgument(error.to_string()))?;
         if let Some(image) = self.images.find(name)?.filter(|image| image.pinned) {
             return Ok(image.id);
         }
-        let turn = self.pulls.lock().entry(reference.to_string()).or_default().clone();
+        let turn = self.turns.lock().entry(reference.to_string()).or_default().clone();
         let result = {
             let _turn = turn.lock().await;
             self.pull_reference(&reference, &auth).await
         };
         drop(turn);
-        self.pulls.lock().retain(|_, turn| Arc::strong_count(turn) > 1);
+        self.turns.lock().retain(|_, turn| Arc::strong_count(turn) > 1);
         result.map_err(|error| {
             let text = format!("failed to pull and unpack image {:?}: {error}", reference.to_string());
             match error {
@@ -76,15 +90,15 @@ impl Engine {
             digests.push(reference.at_digest(&digest));
         }
         let tags = reference.tagged().filter(|_| reference.digest.is_none()).into_iter().collect();
-        let engine = self.clone();
-        let installed = blocking(move || engine.images.install(&top, tags, digests)).await;
+        let images = self.images.clone();
+        let installed = blocking(move || images.install(&top, tags, digests)).await;
         Ok(installed.map_err(|error| PullError::Invalid(error.to_string()))??.id)
     }
 
     /// Finds an endpoint and credential that give the reference's manifest. Answers its digest, with the manifest stored.
     async fn resolve(&self, reference: &Reference, auth: &[AuthConfig]) -> Result<(Session, String), PullError> {
         // Read at each pull, so that a changed file needs no restart.
-        let registries = Registries::load(&self.config.registries_file)?;
+        let registries = Registries::load(&self.registries_file)?;
         let endpoints = registries.endpoints(&reference.registry, &reference.repository).map_err(PullError::Invalid)?;
         let asked = reference.digest.as_deref().or(reference.tag.as_deref()).unwrap_or("latest");
         let mut last = PullError::Invalid("no registry endpoint".into());

@@ -210,7 +210,7 @@ impl ImageService for Runtime {
 
     fn pull_image(&self, image: &ImageSpec, auth: Vec<AuthConfig>) -> CriFuture<'_, String> {
         let name = image.image.clone();
-        Box::pin(async move { self.0.pull(&name, auth).await })
+        Box::pin(async move { self.0.puller.pull(&name, auth).await })
     }
 
     fn remove_image(&self, image: &ImageSpec) -> CriFuture<'_, ()> {

@@ -1,12 +1,9 @@
 //! Images: archives in and out, and the registry.
 
-use std::process::Command;
-
 use kybern_e2e::{Cluster, eventually};
 
 fn image(cluster: &Cluster, arguments: &[&str]) -> std::process::Output {
-    let mut command: Command = cluster.on_node(&cluster.kybern.display().to_string());
-    command.arg("image").args(arguments).arg("--data-dir").arg(&cluster.data_dir).output().expect("kybern starts")
+    cluster.kybern("image").args(arguments).output().expect("kybern starts")
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -82,9 +82,11 @@ fn add_ons_and_shims_crash() {
     let namespace = cluster.namespace("parts");
     namespace.run(&["create", "deployment", "web", "--image=nginx:1.14"]).ok();
     namespace.run(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
-    for words in
-        [&["/kybern", "coredns"][..], &["/kybern", "kube-proxy"], &["shim", &cluster.run_dir.display().to_string()]]
-    {
+    for words in [
+        &["/kybern", "coredns"][..],
+        &["/kybern", "kube-proxy"],
+        &["shim", &cluster.data_dir.parent().expect("a folder").display().to_string()],
+    ] {
         let victims = processes(words);
         assert!(!victims.is_empty(), "no process {words:?}");
         let killed = std::process::Command::new("kill").arg("-9").arg(victims[0].to_string()).status().unwrap();

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use super::Site;
 use crate::process::output;
 
 /// Fails and lists what is left of a cluster below `folder`.
-pub(super) fn check(folder: &Path) -> Result<()> {
+pub(super) fn check(site: &Site) -> Result<()> {
+    let folder = &site.folder;
     let mut left = Vec::new();
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let below = folder.display().to_string();
@@ -16,17 +18,18 @@ pub(super) fn check(folder: &Path) -> Result<()> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(link) = fs::read_link(entry.path().join("exe")) else { continue };
         // `kybern` itself, and what containers ran.
-        if link.file_name().is_some_and(|name| name == "kybern") || link.starts_with(folder) {
+        if link == site.kybern || link.starts_with(folder) {
             left.push(format!("process {}: {}", entry.file_name().display(), link.display()));
         }
     }
     for hierarchy in ["", "memory", "cpu", "pids", "systemd", "unified", "freezer", "cpuset"] {
-        let path = Path::new("/sys/fs/cgroup").join(hierarchy).join("kubepods");
+        let path = Path::new("/sys/fs/cgroup").join(hierarchy).join(site.cgroup_root().trim_start_matches('/'));
         if path.exists() {
             left.push(format!("cgroup: {}", path.display()));
         }
     }
-    let node = ["nsenter", "--net=/run/netns/kybern-test-node", "--"];
+    let netns = format!("--net={}", site.network.node_path().display());
+    let node = ["nsenter", &netns, "--"];
     let links = output(&[&node[..], &["ip", "-o", "link"]].concat())?;
     left.extend(links.lines().filter(|l| !l.contains(" lo:") && !l.contains(" eth0")).map(|l| format!("link: {l}")));
     let tables = output(&[&node[..], &["nft", "list", "tables"]].concat())?;

@@ -31,10 +31,26 @@ impl Site {
         self.folder.join("run")
     }
 
+    /// The node's own directories: another cluster may be on this machine.
+    fn directories(&self) -> Vec<String> {
+        let folder = self.folder.display();
+        vec![
+            format!("--data-dir={}", self.data_dir().display()),
+            format!("--run-dir={}", self.run_dir().display()),
+            format!("--cni-conf-dir={folder}/cni/net.d"),
+            format!("--pod-logs-dir={folder}/log/pods"),
+            format!("--cgroup-root={}", self.cgroup_root()),
+        ]
+    }
+
+    fn cgroup_root(&self) -> String {
+        format!("/kybern-{}", network::id())
+    }
+
     /// `kybern …` on the node's network.
     fn kybern(&self, command: &str) -> Command {
         let mut kybern = self.network.on_node(&self.kybern);
-        kybern.arg(command).arg("--data-dir").arg(self.data_dir()).arg("--run-dir").arg(self.run_dir());
+        kybern.arg(command).args(self.directories());
         kybern
     }
 
@@ -57,7 +73,7 @@ pub(crate) fn run_all(filters: &[String]) -> Result<()> {
     step("packages", packages::ensure)?;
     let kubectls = kubectls()?;
     let kybern = step_value("build", build)?;
-    let folder = PathBuf::from("/tmp/kybern-e2e");
+    let folder = PathBuf::from(format!("/tmp/kybern-e2e-{}", network::id()));
     let site = Site { kybern, network: Network::new(), folder };
     // What a broken run may have left.
     site.down().context("cannot remove the cluster of an earlier run")?;
@@ -65,8 +81,7 @@ pub(crate) fn run_all(filters: &[String]) -> Result<()> {
     fs::create_dir_all(site.data_dir())?;
     site.network.create()?;
     let outcome = run_in(&site, &kubectls, filters);
-    let removed =
-        step("down", || site.down()).and_then(|()| step("nothing is left", || leftovers::check(&site.folder)));
+    let removed = step("down", || site.down()).and_then(|()| step("nothing is left", || leftovers::check(&site)));
     site.network.remove();
     outcome.and(removed)
 }
@@ -115,7 +130,7 @@ fn test_command(site: &Site, kubectls: &[PathBuf], binary: &str, filters: &[Stri
         .env("KYBERN_E2E_NODE_IP", network::NODE_IP)
         .env("KYBERN_E2E_KYBERN", &site.kybern)
         .env("KYBERN_E2E_DATA_DIR", site.data_dir())
-        .env("KYBERN_E2E_RUN_DIR", site.run_dir());
+        .env("KYBERN_E2E_DIRECTORIES", site.directories().join(" "));
     test
 }
 

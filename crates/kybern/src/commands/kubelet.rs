@@ -31,9 +31,6 @@ pub(crate) struct Kubelet {
     /// The Services' DNS domain.
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
-    /// The cgroup below which the pods' lie.
-    #[arg(long, default_value = "/")]
-    cgroup_root: String,
     /// The most pods that run here.
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
@@ -67,7 +64,7 @@ pub(crate) async fn run(options: Kubelet) -> Result<()> {
     config.cluster_domain.clone_from(&options.cluster_domain);
     config.pod_logs_dir = paths.pod_logs.clone();
     config.container_logs_dir = paths.container_logs.clone();
-    config.cgroup_root.clone_from(&options.cgroup_root);
+    config.cgroup_root.clone_from(&paths.cgroup_root);
     config.max_pods = options.max_pods;
     config.server = server(&options);
     Ok(kybern_kubelet::run(config, client, runtime.clone(), runtime, shutdown::requested()).await?)

@@ -45,9 +45,6 @@ pub(crate) struct ClusterOptions {
     /// A further name or address that the API server's certificate holds; may be repeated.
     #[arg(long)]
     tls_san: Vec<String>,
-    /// The cgroup below which the pods' lie.
-    #[arg(long, default_value = "/")]
-    cgroup_root: String,
     /// Leaves kube-proxy and coredns out.
     #[arg(long)]
     no_add_ons: bool,
@@ -71,10 +68,8 @@ impl ClusterOptions {
             secure_port: self.secure_port,
             cluster_cidr: self.cluster_cidr,
             service_cidr: self.service_cluster_ip_range,
-            kubernetes_ip: service_ip(0)?,
             dns_ip: service_ip(9)?,
             cluster_domain: self.cluster_domain.clone(),
-            cgroup_root: self.cgroup_root.clone(),
             tls_sans: self.tls_san.clone(),
             add_ons: !self.no_add_ons,
         })
@@ -89,7 +84,6 @@ impl ClusterOptions {
             format!("--cluster-cidr={}", self.cluster_cidr),
             format!("--service-cluster-ip-range={}", self.service_cluster_ip_range),
             format!("--cluster-domain={}", self.cluster_domain),
-            format!("--cgroup-root={}", self.cgroup_root),
         ]);
         arguments.extend(self.node_name.iter().map(|name| format!("--node-name={name}")));
         arguments.extend(self.node_ip.iter().map(|ip| format!("--node-ip={ip}")));

@@ -25,11 +25,6 @@ impl Progress {
         self.bar.enable_steady_tick(Duration::from_millis(120));
     }
 
-    /// What the running step waits for.
-    pub(crate) fn detail(&self, text: &str) {
-        self.bar.set_message(text.to_owned());
-    }
-
     /// The step is done.
     pub(crate) fn done(&mut self, text: &str) {
         let seconds = self.step_started.elapsed().as_secs_f64();

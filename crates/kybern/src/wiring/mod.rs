@@ -25,11 +25,8 @@ pub(crate) struct Cluster {
     pub(crate) secure_port: u16,
     pub(crate) cluster_cidr: IpNet,
     pub(crate) service_cidr: IpNet,
-    /// The address of the Service `kubernetes`.
-    pub(crate) kubernetes_ip: IpAddr,
     pub(crate) dns_ip: IpAddr,
     pub(crate) cluster_domain: String,
-    pub(crate) cgroup_root: String,
     pub(crate) tls_sans: Vec<String>,
     pub(crate) add_ons: bool,
 }

@@ -76,7 +76,7 @@ pub(crate) async fn start(
     config.cluster_dns = vec![cluster.dns_ip.to_string()];
     config.cluster_domain.clone_from(&cluster.cluster_domain);
     config.pod_cidr = Some(subnet.to_string());
-    config.cgroup_root.clone_from(&cluster.cgroup_root);
+    config.cgroup_root.clone_from(&paths.cgroup_root);
     config.container_logs_dir = paths.container_logs.clone();
     config.server = Some(server);
     config.control_plane = true;

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kybern_linux::cgroup::Cgroups;
 use kybern_linux::{mount, process};
 
 use super::node;
@@ -24,6 +25,7 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
     }
     stop_server(paths)?;
     kybern_runtime::purge(&node::runtime_config(paths)?).context("cannot remove the containers")?;
+    remove_cgroups(&paths.cgroup_root).context("cannot remove the pods' cgroups")?;
     let subnet = "10.244.0.0/24".parse().expect("a constant");
     kybern_cni::purge(&node::default_network(paths, subnet), &paths.cni_state())
         .context("cannot remove the pod network")?;
@@ -50,6 +52,16 @@ fn is_ours(data: &Path) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The cgroups above the pods', which go with the containers.
+fn remove_cgroups(root: &str) -> std::io::Result<()> {
+    let cgroups = Cgroups::detect()?;
+    let root = root.trim_end_matches('/');
+    for group in ["kubepods/burstable", "kubepods/besteffort", "kubepods"] {
+        cgroups.remove(&format!("{root}/{group}"))?;
+    }
+    if root.is_empty() { Ok(()) } else { cgroups.remove(root) }
 }
 
 fn stop_server(paths: &Paths) -> Result<()> {
