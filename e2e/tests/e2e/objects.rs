@@ -219,7 +219,7 @@ fn bad_manifests_are_refused_with_the_cause() {
     );
     check("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: 3}", &["cannot unmarshal"]);
     check(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {selector: {matchLabels: {x: y}}, template: {metadata: {labels: {x: z}}, spec: {containers: [{name: a, image: b}]}}}",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {selector: {matchLabels: {x: one}}, template: {metadata: {labels: {x: two}}, spec: {containers: [{name: a, image: b}]}}}",
         &["`selector` does not match template `labels`"],
     );
     check("apiVersion: v1\nkind: Nonsense\nmetadata: {name: a}", &["Nonsense"]);

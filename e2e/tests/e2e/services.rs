@@ -34,7 +34,8 @@ spec:
 }
 
 fn from_pod(namespace: &Namespace, url: &str) -> Result<String, String> {
-    let finished = namespace.run(&["exec", "client", "--", "wget", "-q", "-T", "3", "-O", "-", url]);
+    // Not `wget -T`: Debian's static busybox 1.35 crashes in it.
+    let finished = namespace.run(&["exec", "client", "--", "timeout", "5", "wget", "-q", "-O", "-", url]);
     if finished.code == Some(0) { Ok(finished.stdout) } else { Err(finished.to_string()) }
 }
 
