@@ -131,7 +131,9 @@ fn check_file(file: &Path, complaints: &mut Vec<String>) -> Result<()> {
             }
         }
         let allows_unsafe = line.contains("allow(unsafe_code)") && !is_tidy;
-        if allows_unsafe && !file.starts_with("crates/linux") {
+        // Tests alone link it: it defines a function of the C library, to make randomness follow from a seed.
+        let is_entropy = file.ends_with("testkit/src/entropy.rs");
+        if allows_unsafe && !is_entropy && !file.starts_with("crates/linux") {
             complaints.push(format!("{shown}:{number}: unsafe code lives in the crate linux"));
         }
     }

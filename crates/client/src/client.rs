@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use kybern_api::Object;
+use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apimachinery::{ApiError, Gvr, Value};
 
 use crate::backoff::{Random, SystemRandom};
@@ -31,12 +32,13 @@ pub struct Client {
     transport: Arc<dyn Transport>,
     user_agent: HeaderValue,
     random: Arc<dyn Random>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Client {
     pub fn new(transport: Arc<dyn Transport>) -> Self {
         let user_agent = HeaderValue::from_static(concat!("kybern/", env!("CARGO_PKG_VERSION")));
-        Self { transport, user_agent, random: Arc::new(SystemRandom) }
+        Self { transport, user_agent, random: Arc::new(SystemRandom), clock: Arc::new(SystemClock) }
     }
 
     /// A TLS client.
@@ -68,6 +70,18 @@ impl Client {
     pub fn with_random(mut self, random: Arc<dyn Random>) -> Self {
         self.random = random;
         self
+    }
+
+    /// The same client with another clock, which tells the times of events and leases.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// What components stamp their writes with.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     pub(crate) fn random(&self) -> &dyn Random {

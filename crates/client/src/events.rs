@@ -1,7 +1,9 @@
 //! Writes events about objects, in the background: callers never wait for them.
 
+use std::sync::Arc;
+
 use kybern_api::Object;
-use kybern_apimachinery::time::{self, Clock, SystemClock};
+use kybern_apimachinery::time::{self, Clock};
 use kybern_apimachinery::{GroupVersion, Gvr, Value, json};
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -73,6 +75,7 @@ impl ObjectRef {
 #[derive(Clone)]
 pub struct EventRecorder {
     sender: mpsc::Sender<Event>,
+    clock: Arc<dyn Clock>,
 }
 
 struct Event {
@@ -88,6 +91,7 @@ impl EventRecorder {
     /// the source (`deployment-controller`, `kubelet`), `host` the node's name or empty.
     pub fn new(client: Client, component: &str, host: &str) -> Self {
         let (sender, receiver) = mpsc::channel(BACKLOG);
+        let clock = client.clock().clone();
         let writer = Writer {
             client,
             component: component.to_owned(),
@@ -95,7 +99,7 @@ impl EventRecorder {
             correlator: Correlator::default(),
         };
         tokio::spawn(writer.run(receiver));
-        Self { sender }
+        Self { sender, clock }
     }
 
     /// Records that something happened. Never waits; drops the event when too many wait.
@@ -105,7 +109,7 @@ impl EventRecorder {
             kind,
             reason: reason.to_owned(),
             message: message.into(),
-            at: SystemClock.now(),
+            at: self.clock.now(),
         };
         if self.sender.try_send(event).is_err() {
             debug!(reason, "event dropped: too many wait");
@@ -190,8 +194,6 @@ fn namespace_of(object: &ObjectRef) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use http::{Request, Response};
     use http_body_util::BodyExt;
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kybern_api::coordination::v1::{Lease, LeaseSpec};
 use kybern_api::meta::v1::MicroTime;
-use kybern_apimachinery::time::{Clock, SystemClock};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -89,7 +88,7 @@ impl LeaderElector {
             let seen_at = Instant::now();
             let mut waited = Duration::ZERO;
             loop {
-                let result = match step(&self.config, seen.as_deref(), waited, SystemClock.now()) {
+                let result = match step(&self.config, seen.as_deref(), waited, self.client.clock().now()) {
                     Step::Create(lease) => self.client.create(&lease).await,
                     Step::Update(lease) => self.client.update(&lease).await,
                     Step::Wait(time) => {
@@ -116,7 +115,7 @@ impl LeaderElector {
         let mut renewed = Instant::now();
         while renewed.elapsed() < self.config.renew_deadline {
             tokio::time::sleep(self.config.retry_period).await;
-            let Step::Update(next) = step(&self.config, Some(&lease), Duration::ZERO, SystemClock.now()) else {
+            let Step::Update(next) = step(&self.config, Some(&lease), Duration::ZERO, self.client.clock().now()) else {
                 return;
             };
             let attempt = tokio::time::timeout(self.config.retry_period, self.client.update(&next));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kybern_api::Object;
 use kybern_api::core::v1::{Node as ApiNode, Pod};
-use kybern_apimachinery::time::{Clock, SystemClock, to_rfc3339};
+use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{Value, json};
 use kybern_client::{
     Changes, Client, ClientError, EventRecorder, Informer, LeaderElector, ListOptions, ObjectRef, Patch, Subscription,
@@ -179,7 +179,7 @@ impl Driver {
     fn report(&mut self, pod: Arc<PodInfo>, reason: &'static str, message: String) {
         let client = self.client.clone();
         self.calls.spawn(async move {
-            let patch = Patch::Strategic(condition(&pod, reason, &message, &to_rfc3339(SystemClock.now())));
+            let patch = Patch::Strategic(condition(&pod, reason, &message, &to_rfc3339(client.clock().now())));
             if let Err(error) = client.patch::<Pod>(&pod.namespace, &pod.name, &patch, Some("status")).await {
                 debug!(pod = %pod.name, namespace = %pod.namespace, "cannot report why the pod is not scheduled: {error}");
             }

@@ -1,7 +1,8 @@
-//! The real API server with all built-in kinds, admission and authorization, in this process and on memory.
+//! The real API server with all built-in kinds, admission and authorization, in this process.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use kybern_apimachinery::ApiError;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apiserver::access::{Authorizer, UserInfo};
 use kybern_apiserver::connect::ObjectsSlot;
@@ -15,31 +16,54 @@ use kybern_auth::token::{Issuer, SigningKey};
 use kybern_client::{Body, BoxFuture, Client, Transport, TransportError};
 use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+use kybern_storage::memory::Memory;
+use kybern_storage::{Storage, StorageError};
 
 const SERVICE_CIDR: &str = "10.96.0.0/12";
 const KUBERNETES_IP: [u8; 4] = [10, 96, 0, 1];
 /// An address of RFC 5737 that nothing answers on.
 const ADDRESS: [u8; 4] = [192, 0, 2, 1];
 
-/// A server that holds what a new cluster holds.
-pub struct ApiServer {
-    server: Arc<Server>,
-    /// Of the certificates.
-    _directory: tempfile::TempDir,
-}
-
-impl ApiServer {
-    pub async fn start() -> Self {
+/// Made once for all servers of a test program: keys take long.
+fn pki() -> &'static Pki {
+    static PKI: OnceLock<Pki> = OnceLock::new();
+    PKI.get_or_init(|| {
         let directory = tempfile::tempdir().expect("a directory");
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let pki = PkiOptions {
+        let options = PkiOptions {
             directory: directory.path().to_owned(),
             service_ip: KUBERNETES_IP.into(),
             node_ips: vec![ADDRESS.into()],
             extra_names: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
         };
-        let pki = Pki::load_or_create(&pki, clock.now()).expect("certificates");
+        Pki::load_or_create(&options, SystemClock.now()).expect("certificates")
+    })
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the store cannot be loaded: {0}")]
+    Load(#[from] StorageError),
+    #[error("the first objects cannot be made: {0}")]
+    Bootstrap(#[from] ApiError),
+}
+
+/// A server that holds what a new cluster holds.
+pub struct ApiServer {
+    server: Arc<Server>,
+}
+
+impl ApiServer {
+    /// A new cluster in memory.
+    pub async fn start() -> Self {
+        let started = Self::start_on(Arc::new(Memory::default()), Arc::new(SystemClock)).await;
+        started.expect("an empty store loads")
+    }
+
+    /// A server on a store that may hold a cluster already.
+    pub async fn start_on(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let pki = pki();
         let signer = SigningKey::from_pem(&pki.service_account_key_pem).expect("a key");
         let names = vec!["https://kubernetes.default.svc.cluster.local".to_owned()];
         let issuer = Arc::new(Issuer::new(names, Vec::new(), signer, Vec::new()));
@@ -52,18 +76,19 @@ impl ApiServer {
             objects: slot.clone(),
             clock: clock.clone(),
             issuer: issuer.clone(),
-            tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock)),
+            tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock.clone())),
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
             services: services.clone(),
-            kubelet: Arc::new(KubeletClient::new(&pki).expect("a way to kubelets")),
+            kubelet: Arc::new(KubeletClient::new(pki).expect("a way to kubelets")),
         };
-        let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
+        let mut options = Options::new(storage);
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = authorizers;
         options.observers = vec![rbac, nodes, services];
-        let server = Server::start(options).await.expect("an empty store loads");
+        options.clock = clock;
+        let server = Server::start(options).await?;
         slot.fill(server.clone());
         let options = BootstrapOptions {
             advertise_address: ADDRESS.into(),
@@ -71,8 +96,12 @@ impl ApiServer {
             kubernetes_ip: KUBERNETES_IP.into(),
             service_cidr: SERVICE_CIDR.to_owned(),
         };
-        bootstrap::run(server.as_ref(), &options).await.expect("the first objects");
-        Self { server, _directory: directory }
+        bootstrap::run(server.as_ref(), &options).await?;
+        Ok(Self { server })
+    }
+
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
     }
 
     /// A client that may do all.

@@ -10,12 +10,12 @@ mod watchers;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use kybern_storage::{Event, KeyValue, Lagged, RangeRequest, Revision, Storage, StorageError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::connect::Observer;
 use crate::resource::StoredKind;

@@ -1,0 +1,51 @@
+//! What may go wrong in one simulation, and how often.
+
+use std::time::Duration;
+
+use super::random::Random;
+
+/// Probabilities are per occasion, delays the longest.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Of a request to be lost before it reaches the server.
+    pub lost_request: f64,
+    /// Of a response to be lost after the server has acted.
+    pub lost_response: f64,
+    pub network_delay: Duration,
+    /// Of a watch to break off some time after it started.
+    pub broken_watch: f64,
+    pub disk_delay: Duration,
+    /// Of a commit to fail without having happened.
+    pub failed_commit: f64,
+    /// Processes crash and restart.
+    pub crashes: bool,
+    /// Nodes die, and some come back.
+    pub node_deaths: bool,
+    /// A defect, to show that it is found: a crash of the disk forgets the last commits although they were acknowledged.
+    pub forgets_on_crash: usize,
+}
+
+impl Faults {
+    /// A mixture: each seed has some kinds of faults and lacks others, so that rules that hold only without a kind of
+    /// fault are checked too.
+    pub fn drawn(random: &mut Random) -> Self {
+        let mut some = |value: f64| if random.chance(0.5) { value } else { 0.0 };
+        Self {
+            lost_request: some(0.03),
+            lost_response: some(0.03),
+            broken_watch: some(0.5),
+            failed_commit: some(0.02),
+            network_delay: Duration::from_millis(some(1.0).mul_add(495.0, 5.0) as u64),
+            disk_delay: Duration::from_millis(some(1.0).mul_add(195.0, 5.0) as u64),
+            crashes: some(1.0) > 0.0,
+            node_deaths: some(1.0) > 0.0,
+            forgets_on_crash: 0,
+        }
+    }
+
+    /// Only the delays are left: what was disturbed can now settle.
+    #[must_use]
+    pub fn none(&self) -> Self {
+        Self { network_delay: Duration::from_millis(5), disk_delay: Duration::from_millis(5), ..Self::default() }
+    }
+}

@@ -1,0 +1,85 @@
+//! The simulator: the real storage, API server, controllers and scheduler with fake nodes on one thread, with a simulated
+//! clock, disk, network and randomness, all of which follow from one seed.
+//!
+//! [`scenario`] acts as users do while [`faults`] disturb [`disk`] and [`network`] and processes crash; [`model`] checks
+//! every commit; at the end the faults stop and the cluster has to become [`settled`].
+
+pub mod clock;
+pub mod disk;
+pub mod faults;
+pub mod model;
+pub mod network;
+pub mod node;
+pub mod random;
+pub mod scenario;
+pub mod settled;
+mod world;
+
+use std::time::Duration;
+
+use faults::Faults;
+use random::Random;
+
+/// What one simulation did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub commits: u64,
+    pub bindings: usize,
+    pub crashes: usize,
+    /// In simulated time.
+    pub lasted: Duration,
+    /// Equal where every commit came at the same time with the same bytes.
+    pub digest: u64,
+}
+
+/// A rule that was broken, and what had been done until then.
+#[derive(Debug, thiserror::Error)]
+#[error("{rule}\n{}\nreproduce with KYBERN_SIM_SEED={seed}", history.join("\n"))]
+pub struct Failure {
+    pub seed: u64,
+    pub rule: String,
+    pub history: Vec<String>,
+}
+
+/// Runs one seed on a thread of its own.
+pub fn run(seed: u64) -> Result<Report, Failure> {
+    run_with(seed, None)
+}
+
+/// The same with given faults, or with those that the seed draws.
+pub fn run_with(seed: u64, faults: Option<Faults>) -> Result<Report, Failure> {
+    warm_up();
+    on_own_thread(seed, move || {
+        let mut random = Random::new(seed);
+        let drawn = Faults::drawn(&mut random);
+        runtime().block_on(world::simulate(seed, random, faults.unwrap_or(drawn)))
+    })
+}
+
+/// What a process makes once (tables, keys) must not depend on which seed comes first.
+fn warm_up() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        on_own_thread(0, || {
+            runtime().block_on(async {
+                let server = crate::api_server::ApiServer::start().await;
+                let path = http::Request::get("/openapi/v2").body(kybern_client::body::empty()).expect("a path");
+                let _ = server.admin().request(path).await;
+            });
+        });
+    });
+}
+
+fn on_own_thread<T: Send + 'static>(seed: u64, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let body = move || {
+        crate::entropy::seed(seed);
+        work()
+    };
+    let thread = std::thread::Builder::new().name(format!("seed {seed}")).stack_size(16 << 20).spawn(body);
+    thread.expect("a thread").join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime needs nothing but memory")
+}

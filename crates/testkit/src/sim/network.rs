@@ -1,0 +1,229 @@
+//! The simulated network between clients and the API server: it delays, loses and breaks off, and knows which writes were
+//! acknowledged. Requests and responses are the real ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Method, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use kybern_apimachinery::time::Clock;
+use kybern_apimachinery::{Value, object};
+use kybern_apiserver::Server;
+use kybern_apiserver::access::UserInfo;
+use kybern_client::{Body, BoxFuture, Client, Transport, TransportError, body};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::faults::Faults;
+use super::random::Random;
+
+/// The longest life of a watch that will be broken.
+const BROKEN_WATCH_LIFE: Duration = Duration::from_secs(60);
+/// What a connection attempt takes where nothing listens.
+const REFUSAL: Duration = Duration::from_millis(10);
+
+/// A write that a client was told to have happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    pub revision: u64,
+    pub uid: String,
+}
+
+/// See the module.
+pub struct Network {
+    state: Mutex<State>,
+    /// The server that is up; changes break what goes on.
+    server: watch::Sender<Option<Arc<Server>>>,
+    clock: Arc<dyn Clock>,
+}
+
+struct State {
+    random: Random,
+    faults: Faults,
+    acknowledged: Vec<Acknowledged>,
+}
+
+/// What will happen to one request.
+struct Fate {
+    before: Duration,
+    after: Duration,
+    request_lost: bool,
+    response_lost: bool,
+    watch_life: Option<Duration>,
+}
+
+impl Network {
+    pub fn new(random: Random, faults: Faults, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let state = State { random, faults, acknowledged: Vec::new() };
+        Arc::new(Self { state: Mutex::new(state), server: watch::Sender::new(None), clock })
+    }
+
+    pub fn set_faults(&self, faults: Faults) {
+        self.state.lock().faults = faults;
+    }
+
+    /// From now on this server answers; `None`: nothing does. What went on with the last one breaks off.
+    pub fn set_server(&self, server: Option<Arc<Server>>) {
+        self.server.send_replace(server);
+    }
+
+    pub fn server(&self) -> Option<Arc<Server>> {
+        self.server.borrow().clone()
+    }
+
+    /// Every write that was acknowledged since this was last called.
+    pub fn take_acknowledged(&self) -> Vec<Acknowledged> {
+        std::mem::take(&mut self.state.lock().acknowledged)
+    }
+
+    /// A client of a user in these groups and that of the authenticated. Once `alive` is false, nothing comes back to it.
+    pub fn client(self: &Arc<Self>, user: &str, groups: &[&str], alive: &watch::Receiver<bool>) -> Client {
+        let groups = groups.iter().chain(&["system:authenticated"]).map(|g| (*g).into()).collect();
+        let user = UserInfo { name: user.into(), groups, ..UserInfo::default() };
+        let link = Link { network: self.clone(), user, alive: alive.clone() };
+        Client::new(Arc::new(link)).with_clock(self.clock.clone())
+    }
+
+    fn fate(&self) -> Fate {
+        let mut state = self.state.lock();
+        let State { random, faults, .. } = &mut *state;
+        Fate {
+            before: random.delay(faults.network_delay),
+            after: random.delay(faults.network_delay),
+            request_lost: random.chance(faults.lost_request),
+            response_lost: random.chance(faults.lost_response),
+            watch_life: random.chance(faults.broken_watch).then(|| random.delay(BROKEN_WATCH_LIFE)),
+        }
+    }
+
+    fn event_delay(&self) -> Duration {
+        let mut state = self.state.lock();
+        let State { random, faults, .. } = &mut *state;
+        random.delay(faults.network_delay)
+    }
+
+    async fn exchange(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, TransportError> {
+        let fate = self.fate();
+        let method = request.method().clone();
+        let path = request.uri().clone();
+        let lost = |what: &str| TransportError::new(format!("{method} {path}"), format!("connection reset: {what}"));
+        tokio::time::sleep(fate.before).await;
+        let mut server = self.server.subscribe();
+        let Some(up) = server.borrow_and_update().clone() else {
+            tokio::time::sleep(REFUSAL).await;
+            return Err(lost("connection refused"));
+        };
+        if fate.request_lost {
+            return Err(lost("the request was lost"));
+        }
+        let is_watch = path.query().is_some_and(|q| q.split('&').any(|p| p == "watch=true" || p == "watch=1"));
+        let work = async {
+            let response = up.handle(request).await;
+            if is_watch {
+                return Ok(response);
+            }
+            let (head, body) = response.into_parts();
+            let bytes = body::collect(body, usize::MAX).await.map_err(|_| lost("the body broke off"))?;
+            Ok(Response::from_parts(head, body::full(bytes)))
+        };
+        let response = tokio::select! {
+            biased;
+            _ = server.changed() => return Err(lost("the server crashed")),
+            response = work => response?,
+        };
+        drop(up);
+        if is_watch {
+            let end = fate.watch_life.map(|life| tokio::time::Instant::now() + life);
+            return Ok(response.map(|body| self.watched(body, end, server)));
+        }
+        tokio::time::sleep(fate.after).await;
+        if fate.response_lost {
+            return Err(lost("the response was lost"));
+        }
+        self.acknowledge(&method, response).await
+    }
+
+    /// A watch's events come late, and end when the server does or at `end`.
+    fn watched(
+        self: &Arc<Self>,
+        body: Body,
+        end: Option<tokio::time::Instant>,
+        mut server: watch::Receiver<Option<Arc<Server>>>,
+    ) -> Body {
+        let network = self.clone();
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+        // The server's side must see it when the client goes: the task ends with the receiver.
+        tokio::spawn(async move {
+            let mut pieces = body.into_data_stream();
+            let until = async move {
+                match end {
+                    Some(end) => tokio::time::sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let carry = async {
+                while let Some(Ok(piece)) = pieces.next().await {
+                    tokio::time::sleep(network.event_delay()).await;
+                    if sender.send(piece).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = server.changed() => {}
+                () = sender.closed() => {}
+                () = until => {}
+                () = carry => {}
+            }
+        });
+        let frames = futures_util::stream::unfold(receiver, |mut receiver| async move {
+            let piece = receiver.recv().await?;
+            Some((Ok(Frame::data(piece)), receiver))
+        });
+        StreamBody::new(frames).boxed_unsync()
+    }
+
+    async fn acknowledge(&self, method: &Method, response: Response<Body>) -> Result<Response<Body>, TransportError> {
+        let is_write = [Method::POST, Method::PUT, Method::PATCH].contains(method) && response.status().is_success();
+        if !is_write {
+            return Ok(response);
+        }
+        let (head, body) = response.into_parts();
+        let bytes = body::collect(body, usize::MAX).await.map_err(|e| TransportError::new("response", e))?;
+        if let Ok(object) = serde_json::from_slice::<Value>(&bytes)
+            && let Ok(revision) = object::resource_version(&object).parse()
+            && !object::uid(&object).is_empty()
+        {
+            let uid = object::uid(&object).to_owned();
+            self.state.lock().acknowledged.push(Acknowledged { revision, uid });
+        }
+        Ok(Response::from_parts(head, body::full(bytes)))
+    }
+}
+
+/// One client's way to the server.
+struct Link {
+    network: Arc<Network>,
+    user: UserInfo,
+    alive: watch::Receiver<bool>,
+}
+
+impl Transport for Link {
+    fn call(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
+        request.extensions_mut().insert(self.user.clone());
+        let (network, mut alive) = (self.network.clone(), self.alive.clone());
+        Box::pin(async move {
+            let death = async { drop(alive.wait_for(|alive| !alive).await) };
+            tokio::select! {
+                biased;
+                // The process is dead: its request dies with it, and nobody waits for an answer.
+                () = death => std::future::pending().await,
+                response = network.exchange(request) => response,
+            }
+        })
+    }
+}

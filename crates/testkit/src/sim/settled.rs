@@ -1,0 +1,148 @@
+//! What must be true once nothing goes wrong any more and time has passed: what is there is what is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kybern_apimachinery::{Value, object};
+use kybern_apiserver::Server;
+
+use super::model::{Model, is_serving, node_of, number, owner_uid};
+
+/// Names what is not yet as it should be; nothing when all is.
+pub fn unsettled(model: &Model, server: &Server) -> Vec<String> {
+    let mut complaints = Vec::new();
+    namespaces(model, &mut complaints);
+    deployments(model, &mut complaints);
+    daemon_sets(model, &mut complaints);
+    pods(model, &mut complaints);
+    owners(model, &mut complaints);
+    endpoints(model, &mut complaints);
+    caches(model, server, &mut complaints);
+    complaints
+}
+
+fn namespaces(model: &Model, complaints: &mut Vec<String>) {
+    let mut names = BTreeSet::new();
+    for namespace in model.all("namespaces") {
+        let name = object::name(namespace);
+        names.insert(name);
+        if object::is_deleting(namespace) {
+            let conditions = &namespace["status"]["conditions"];
+            complaints.push(format!("namespace {name} is still being deleted: {conditions}"));
+        } else if !model.objects.contains_key(&format!("/registry/serviceaccounts/{name}/default")) {
+            complaints.push(format!("namespace {name} has no service account default"));
+        }
+    }
+    for (key, object) in &model.objects {
+        let namespace = object::namespace(object);
+        if !namespace.is_empty() && !names.contains(namespace) {
+            complaints.push(format!("{key} is left of a namespace that is gone"));
+        }
+    }
+}
+
+fn deployments(model: &Model, complaints: &mut Vec<String>) {
+    for deployment in model.all("deployments") {
+        let (key, uid) = (object::key(deployment), object::uid(deployment));
+        let wanted = number(deployment, &["spec", "replicas"]);
+        let sets: BTreeSet<&str> =
+            model.all("replicasets").filter(|rs| owner_uid(rs) == uid).map(object::uid).collect();
+        let pods: Vec<&Value> = model.all("pods").filter(|pod| sets.contains(owner_uid(pod))).collect();
+        let image = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
+        let good = pods.iter().filter(|p| is_serving(p) && p["spec"]["containers"][0]["image"] == *image).count();
+        if good as i64 != wanted || pods.len() as i64 != wanted {
+            let all = pods.len();
+            complaints.push(format!("deployment {key} wants {wanted} pods and has {all}, of them {good} as wanted"));
+        }
+        let status = |what: &str| number(deployment, &["status", what]);
+        let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"];
+        let generation = object::generation(deployment);
+        if counts.iter().any(|what| status(what) != wanted) || status("observedGeneration") != generation {
+            complaints.push(format!("deployment {key} of generation {generation} says {}", deployment["status"]));
+        }
+    }
+}
+
+fn daemon_sets(model: &Model, complaints: &mut Vec<String>) {
+    let nodes: BTreeSet<&str> = model.all("minions").map(object::name).collect();
+    for set in model.all("daemonsets") {
+        let (key, uid) = (object::key(set), object::uid(set));
+        let pods: Vec<&Value> = model.all("pods").filter(|pod| owner_uid(pod) == uid).collect();
+        let on: BTreeSet<&str> = pods.iter().filter(|pod| is_serving(pod)).map(|pod| node_of(pod)).collect();
+        if on != nodes || pods.len() != nodes.len() {
+            complaints.push(format!("daemon set {key} has {} pods, serving on {on:?}", pods.len()));
+        }
+    }
+}
+
+fn pods(model: &Model, complaints: &mut Vec<String>) {
+    for pod in model.all("pods") {
+        let (key, node) = (object::key(pod), node_of(pod));
+        if object::is_deleting(pod) {
+            complaints.push(format!("pod {key} is still being deleted"));
+        } else if !is_serving(pod) {
+            complaints.push(format!("pod {key} on {node:?} is not serving: {}", pod["status"]));
+        } else if !model.has_node(node) {
+            complaints.push(format!("pod {key} is on {node}, which is gone"));
+        }
+    }
+    for node in model.all("minions") {
+        if node["spec"]["taints"].as_array().is_some_and(|taints| !taints.is_empty()) {
+            complaints.push(format!("node {} has taints: {}", object::name(node), node["spec"]["taints"]));
+        }
+    }
+}
+
+/// What has owners has one that is there.
+fn owners(model: &Model, complaints: &mut Vec<String>) {
+    let uids: BTreeSet<&str> = model.objects.values().map(object::uid).collect();
+    for (key, object) in &model.objects {
+        let owners = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        let owners: Vec<&str> = owners.filter_map(|o| o["uid"].as_str()).collect();
+        if !owners.is_empty() && !owners.iter().any(|uid| uids.contains(uid)) {
+            complaints.push(format!("{key} is garbage"));
+        }
+    }
+}
+
+fn endpoints(model: &Model, complaints: &mut Vec<String>) {
+    for service in model.all("services/specs") {
+        let Some(selector) = service["spec"]["selector"].as_object() else { continue };
+        let (key, namespace) = (object::key(service), object::namespace(service));
+        let selected = |pod: &Value| selector.iter().all(|(k, v)| object::label(pod, k) == v.as_str());
+        let pods = model.all("pods").filter(|p| object::namespace(p) == namespace && selected(p) && is_serving(p));
+        let wanted: BTreeSet<String> = pods.map(|p| object::str_at(p, &["status", "podIP"]).to_owned()).collect();
+        let name = Some(object::name(service));
+        let slices = model
+            .all("endpointslices")
+            .filter(|s| object::namespace(s) == namespace && object::label(s, "kubernetes.io/service-name") == name);
+        let endpoints = slices.flat_map(|s| s["endpoints"].as_array().into_iter().flatten());
+        let ready = endpoints.filter(|e| e["conditions"]["ready"] == true);
+        let addresses = ready.flat_map(|e| e["addresses"].as_array().into_iter().flatten());
+        let has: BTreeSet<String> = addresses.filter_map(|a| a.as_str().map(str::to_owned)).collect();
+        if has != wanted {
+            complaints.push(format!("service {key} should lead to {wanted:?} and leads to {has:?}"));
+        }
+    }
+}
+
+/// The server's watch caches hold what was committed.
+fn caches(model: &Model, server: &Server, complaints: &mut Vec<String>) {
+    let mut cached = BTreeMap::new();
+    for kind in server.cache().kinds() {
+        let listing = kind.list(&Default::default(), None, 0, None, || server.cache().revision());
+        for entry in listing.into_iter().flat_map(|l| l.items) {
+            cached.insert(entry.key.to_string(), entry.bytes.clone());
+        }
+    }
+    for (key, object) in &model.objects {
+        let found = cached.remove(key).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let found = found.map(|mut found| {
+            object::remove(&mut found, &["metadata", "resourceVersion"]);
+            found
+        });
+        if found.as_ref() != Some(object) {
+            complaints.push(format!("the watch cache has another state of {key}"));
+        }
+    }
+    complaints.extend(cached.keys().map(|key| format!("the watch cache still has {key}")));
+}
