@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::StatusCode;
 use kybern_apimachinery::time::{Clock, SystemClock};
-use kybern_client::Client;
+use kybern_client::{Client, ClientError};
 use kybern_component_base::{Reply, Server, metrics as encode_metrics};
 use kybern_linux::inotify::DirectoryWatch;
 use tokio::io::unix::AsyncFd;
@@ -41,6 +41,8 @@ pub struct Config {
 pub enum RunError {
     #[error(transparent)]
     Corefile(#[from] CorefileError),
+    #[error("plugin/kubernetes: cannot tell how to reach the API server: {0}")]
+    Connect(ClientError),
     #[error("{what} {address}: {cause}")]
     Listen { what: &'static str, address: SocketAddr, cause: io::Error },
     #[error(
@@ -49,15 +51,20 @@ pub enum RunError {
     Loop(String),
 }
 
-/// Runs cluster DNS until `shutdown`, and then for as long as `lameduck` says.
-pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+/// Runs cluster DNS until `shutdown`, and then for as long as `lameduck` says. `connect` is asked once the Corefile wants
+/// the cluster's names: without them no API server is needed.
+pub async fn run(
+    config: Config,
+    connect: impl Fn() -> Result<Client, ClientError> + Send + Sync + 'static,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
     let cluster = Arc::new(Cluster::default());
     cluster.start_serial(SystemClock.now().as_second() as u32);
     // Watched before it is read, so that no change is missed.
     let watch = watch(&config.corefile);
     let (mut text, setup) = read(&config, &cluster, &metrics)?;
-    let mut instance = Instance::start(setup, client, cluster.clone(), metrics.clone()).await?;
+    let mut instance = Instance::start(setup, Box::new(connect), cluster.clone(), metrics.clone()).await?;
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
@@ -126,6 +133,8 @@ impl Drop for Task {
     }
 }
 
+type Connect = Box<dyn Fn() -> Result<Client, ClientError> + Send + Sync>;
+
 /// All that runs.
 struct Instance {
     setup: Arc<ArcSwap<Setup>>,
@@ -134,7 +143,7 @@ struct Instance {
     follower: Option<Task>,
     follows: (bool, bool),
     probes: Vec<Task>,
-    client: Client,
+    connect: Connect,
     cluster: Arc<Cluster>,
     metrics: Arc<Metrics>,
 }
@@ -142,7 +151,7 @@ struct Instance {
 impl Instance {
     async fn start(
         setup: Setup,
-        client: Client,
+        connect: Connect,
         cluster: Arc<Cluster>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, RunError> {
@@ -153,7 +162,7 @@ impl Instance {
             follower: None,
             follows: (false, false),
             probes: Vec::new(),
-            client,
+            connect,
             cluster,
             metrics,
         };
@@ -178,7 +187,8 @@ impl Instance {
         if setup.needs_cluster {
             let wanted = (setup.needs_pods, setup.pod_names);
             if self.follower.is_none() || self.follows != wanted {
-                let task = tokio::spawn(follow(self.client.clone(), self.cluster.clone(), wanted.0, wanted.1));
+                let client = (self.connect)().map_err(RunError::Connect)?;
+                let task = tokio::spawn(follow(client, self.cluster.clone(), wanted.0, wanted.1));
                 self.follower = Some(Task(task.abort_handle()));
                 self.follows = wanted;
             }

@@ -64,7 +64,8 @@ impl Dns {
         let (stop, stopped) = oneshot::channel::<()>();
         let port = free_port();
         let config = Config { corefile: corefile.clone(), port };
-        let running = tokio::spawn(kybern_dns::run(config, Client::new(api.clone()), async {
+        let client = Client::new(api.clone());
+        let running = tokio::spawn(kybern_dns::run(config, move || Ok(client.clone()), async {
             let _ = stopped.await;
         }));
         Self { port, web, corefile, stop: Some(stop), running }

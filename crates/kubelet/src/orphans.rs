@@ -102,22 +102,46 @@ impl Places {
                 tracing::warn!(%error, group, "cannot remove an orphaned pod's cgroup");
             }
         }
-        let suffix = format!("_{uid}");
-        for entry in std::fs::read_dir(&self.logs).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().ends_with(&suffix) {
-                remove_links(&self.links, "", &entry.path());
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
+        remove_logs(&self.logs, &self.links, uid);
         if let Err(error) = setup::remove_pod_dir(&self.root, uid) {
             tracing::warn!(%error, uid, "cannot remove an orphaned pod's directory");
         }
     }
 }
 
+fn remove_logs(logs: &Path, links: &Path, uid: &str) {
+    let suffix = format!("_{uid}");
+    for entry in std::fs::read_dir(logs).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(&suffix) {
+            remove_links(links, "", &entry.path());
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Removes the logs of all pods of the kubelet whose directory is `root`, which does not run any more.
+pub fn purge_logs(root: &Path, logs: &Path, links: &Path) {
+    for entry in std::fs::read_dir(root.join("pods")).into_iter().flatten().flatten() {
+        remove_logs(logs, links, &entry.file_name().to_string_lossy());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kubelets_logs_are_purged_and_nobody_elses() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = |path: &str| temp.path().join(path);
+        for made in ["kubelet/pods/u1", "logs/ns_p_u1/c", "logs/ns_p_u2/c", "links"] {
+            std::fs::create_dir_all(path(made)).unwrap();
+        }
+        std::os::unix::fs::symlink(path("logs/ns_p_u1/c/0.log"), path("links/p_ns_c-1.log")).unwrap();
+        purge_logs(&path("kubelet"), &path("logs"), &path("links"));
+        assert!(!path("logs/ns_p_u1").exists() && path("logs/ns_p_u2").exists());
+        assert_eq!(std::fs::read_dir(path("links")).unwrap().count(), 0);
+    }
 
     #[test]
     fn an_orphan_goes_with_its_logs_and_nobody_elses() {

@@ -28,6 +28,7 @@ pub(super) fn check(site: &Site) -> Result<()> {
             left.push(format!("cgroup: {}", path.display()));
         }
     }
+    left.extend(files(site)?.into_iter().map(|path| format!("file: {path}")));
     let netns = format!("--net={}", site.network.node_path().display());
     let node = ["nsenter", &netns, "--"];
     let links = output(&[&node[..], &["ip", "-o", "link"]].concat())?;
@@ -35,4 +36,12 @@ pub(super) fn check(site: &Site) -> Result<()> {
     let tables = output(&[&node[..], &["nft", "list", "tables"]].concat())?;
     left.extend(tables.lines().map(|l| format!("nftables: {l}")));
     if left.is_empty() { Ok(()) } else { bail!("left behind:\n  {}", left.join("\n  ")) }
+}
+
+/// What is in the cluster's folder, but for what the test has put there: the registries and their settings.
+fn files(site: &Site) -> Result<Vec<String>> {
+    let own = [site.folder.join("registry"), site.data_dir().join("registries.yaml")];
+    let found = output(&["find", &site.folder.display().to_string(), "-not", "-type", "d"])?;
+    let left = found.lines().filter(|path| !own.iter().any(|own| Path::new(path).starts_with(own)));
+    Ok(left.map(str::to_owned).collect())
 }

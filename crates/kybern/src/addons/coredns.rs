@@ -45,6 +45,11 @@ pub(super) fn manifests(settings: &Settings) -> Vec<Manifest> {
                             "httpGet": {"path": "/health", "port": "liveness-probe", "scheme": "HTTP"},
                             "initialDelaySeconds": 60, "timeoutSeconds": 5, "successThreshold": 1, "failureThreshold": 5,
                         },
+                        // Every second until it is ready the first time; afterwards the readiness probe's ten are enough.
+                        "startupProbe": {
+                            "httpGet": {"path": "/ready", "port": "readiness-probe", "scheme": "HTTP"},
+                            "periodSeconds": 1, "failureThreshold": 300,
+                        },
                         "readinessProbe": {"httpGet": {"path": "/ready", "port": "readiness-probe", "scheme": "HTTP"}},
                         "securityContext": {
                             "allowPrivilegeEscalation": false,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use kybern_client::Client;
 
@@ -22,12 +22,11 @@ pub(crate) struct Coredns {
 }
 
 pub(crate) async fn run(options: Coredns) -> Result<()> {
-    let client = match &options.kubeconfig {
-        Some(path) => Client::from_kubeconfig(path).with_context(|| format!("cannot use {}", path.display()))?,
-        None => {
-            Client::in_cluster().context("cannot tell how to reach the API server; pass --kubeconfig outside a pod")?
-        }
+    let connect = move || match &options.kubeconfig {
+        Some(path) => Client::from_kubeconfig(path),
+        None => Client::in_cluster(),
     };
     let config = kybern_dns::Config { corefile: options.conf, port: options.port };
-    Ok(kybern_dns::run(config, client.with_user_agent("coredns"), shutdown::requested()).await?)
+    let connect = move || connect().map(|client| client.with_user_agent("coredns"));
+    Ok(kybern_dns::run(config, connect, shutdown::requested()).await?)
 }

@@ -30,12 +30,16 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
     kybern_cni::purge(&node::default_network(paths, subnet), &paths.cni_state())
         .context("cannot remove the pod network")?;
     let _ = std::fs::remove_file(paths.cni_config.join(kybern_cni::default::CONFIG_FILE));
+    remove_if_empty(&paths.cni_config);
     kybern_proxy::driver::cleanup().context("cannot remove the Services' rules")?;
     mount::detach_below(&paths.data)?;
     mount::detach_below(&paths.run)?;
     remove_tree(&paths.run)?;
     if !keep_data {
-        remove_tree(&paths.data)?;
+        kybern_kubelet::orphans::purge_logs(&paths.kubelet(), &paths.pod_logs, &paths.container_logs);
+        remove_if_empty(&paths.pod_logs);
+        remove_if_empty(&paths.container_logs);
+        remove_data(paths)?;
     }
     println!("The cluster is gone{}.", if keep_data { "; its data is kept" } else { "" });
     Ok(())
@@ -67,6 +71,28 @@ fn remove_cgroups(root: &str) -> std::io::Result<()> {
 fn stop_server(paths: &Paths) -> Result<()> {
     let Some(pid) = kybern_storage::lock::holder(&paths.data) else { return Ok(()) };
     process::terminate(pid, END_TIMEOUT).with_context(|| format!("cannot stop the server, process {pid}"))
+}
+
+/// All but the registries' settings, which the user has made.
+fn remove_data(paths: &Paths) -> Result<()> {
+    for entry in std::fs::read_dir(&paths.data).into_iter().flatten().flatten() {
+        if entry.path() == paths.registries() {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        } else {
+            let removed = std::fs::remove_file(entry.path());
+            removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
+    remove_if_empty(&paths.data);
+    Ok(())
+}
+
+/// Others may keep things there, too.
+fn remove_if_empty(path: &Path) {
+    let _ = std::fs::remove_dir(path);
 }
 
 fn remove_tree(path: &Path) -> Result<()> {
