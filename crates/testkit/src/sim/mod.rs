@@ -41,33 +41,19 @@ pub struct Failure {
     pub history: Vec<String>,
 }
 
-/// Runs one seed on a thread of its own.
+/// Runs one seed on a thread of its own. The same seed makes the same simulation as the first one of a process: a process
+/// counts a few things, such as tokio's runtimes, for all its threads.
 pub fn run(seed: u64) -> Result<Report, Failure> {
     run_with(seed, None)
 }
 
 /// The same with given faults, or with those that the seed draws.
 pub fn run_with(seed: u64, faults: Option<Faults>) -> Result<Report, Failure> {
-    warm_up();
     on_own_thread(seed, move || {
         let mut random = Random::new(seed);
         let drawn = Faults::drawn(&mut random);
         runtime().block_on(world::simulate(seed, random, faults.unwrap_or(drawn)))
     })
-}
-
-/// What a process makes once (tables, keys) must not depend on which seed comes first.
-fn warm_up() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        on_own_thread(0, || {
-            runtime().block_on(async {
-                let server = crate::api_server::ApiServer::start().await;
-                let path = http::Request::get("/openapi/v2").body(kybern_client::body::empty()).expect("a path");
-                let _ = server.admin().request(path).await;
-            });
-        });
-    });
 }
 
 fn on_own_thread<T: Send + 'static>(seed: u64, work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -7,7 +7,7 @@ use super::random::Random;
 
 const NAMESPACES: [&str; 3] = ["default", "blue", "green"];
 const WORKLOADS: [&str; 2] = ["web", "db"];
-const MAX_REPLICAS: u64 = 5;
+const MAX_REPLICAS: u64 = 8;
 
 /// A user with a plan of no sense.
 pub struct User {
@@ -39,40 +39,40 @@ impl User {
         let image = format!("registry.test/app:{}", self.images);
         let apps = |resource| Gvr::new("apps", "v1", resource);
         let core = |resource| Gvr::new("", "v1", resource);
-        let (what, result) = match self.random.below(20) {
-            0..=5 => (
+        let (what, result) = match self.random.below(24) {
+            0..=9 => (
                 format!("create deployment {namespace}/{name} of {replicas}"),
                 self.create(apps("deployments"), deployment(namespace, name, replicas, &image)).await,
             ),
-            6..=8 => (
+            10..=12 => (
                 format!("scale deployment {namespace}/{name} to {replicas}"),
                 self.patch(apps("deployments"), namespace, name, json!({"spec": {"replicas": replicas}})).await,
             ),
-            9..=11 => {
+            13..=15 => {
                 let containers = json!([{"name": "c", "image": image}]);
                 let patch = json!({"spec": {"template": {"spec": {"containers": containers}}}});
                 let result = self.patch(apps("deployments"), namespace, name, patch).await;
                 (format!("update deployment {namespace}/{name} to {image}"), result)
             }
-            12 => (
+            16 => (
                 format!("delete deployment {namespace}/{name}"),
                 self.delete(apps("deployments"), namespace, name).await,
             ),
-            13 => {
+            17 => {
                 let object = daemon_set(namespace, &image);
                 (format!("create daemon set {namespace}/agent"), self.create(apps("daemonsets"), object).await)
             }
-            14 => (
+            18 => (
                 format!("delete daemon set {namespace}/agent"),
                 self.delete(apps("daemonsets"), namespace, "agent").await,
             ),
-            15..=16 => {
+            19..=20 => {
                 let kind = if self.random.chance(0.5) { "NodePort" } else { "ClusterIP" };
                 let object = service(namespace, name, kind);
                 (format!("create service {namespace}/{name}"), self.create(core("services"), object).await)
             }
-            17 => (format!("delete service {namespace}/{name}"), self.delete(core("services"), namespace, name).await),
-            18 => {
+            21 => (format!("delete service {namespace}/{name}"), self.delete(core("services"), namespace, name).await),
+            22 => {
                 let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
                 (format!("create namespace {namespace}"), self.create(core("namespaces"), object).await)
             }

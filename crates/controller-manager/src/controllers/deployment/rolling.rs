@@ -53,7 +53,8 @@ fn shrink_old(rollout: &mut Rollout<'_>) -> bool {
     }
     // Pods that do not serve are removed first: that costs no availability.
     let unhealthy = shrink_oldest(rollout, max_removed, |set| (set.0 - set.1).max(0));
-    let available: i32 = rollout.all().map(|s| s.available()).sum();
+    // A set that was shrunk still says that the pods are available which it is about to remove.
+    let available: i32 = rollout.all().map(|s| s.available().min(s.replicas)).sum();
     let healthy = shrink_oldest(rollout, available - min_available, |set| set.0);
     unhealthy + healthy > 0
 }

@@ -1,5 +1,6 @@
 //! Rolling updates under every limit and every order in which pods come and go.
 
+use kybern_api::apps::v1::ReplicaSet;
 use proptest::prelude::*;
 
 use super::tests::{change, deployment, report, run};
@@ -7,9 +8,10 @@ use crate::testing::{World, template};
 
 fn totals(world: &World) -> (i32, i32) {
     let sets = world.snapshot.replica_sets.list();
-    let wanted = sets.iter().map(|s| s.spec.as_ref().unwrap().replicas.unwrap()).sum();
-    let available = sets.iter().map(|s| s.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)).sum();
-    (wanted, available)
+    let size = |set: &ReplicaSet| set.spec.as_ref().unwrap().replicas.unwrap();
+    let available = |set: &ReplicaSet| set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0);
+    // What a set says to be available and is no more wanted is about to go.
+    (sets.iter().map(|s| size(s)).sum(), sets.iter().map(|s| available(s).min(size(s))).sum())
 }
 
 /// Removing pods is at once; making them takes as long as `luck` says. Unready pods are removed first.
@@ -62,7 +64,10 @@ proptest! {
             world.apply(&plan);
             let (wanted, _) = totals(&world);
             prop_assert!(wanted <= replicas + surge, "{} pods wanted", wanted);
-            pods_come_and_go(&world, &mut luck);
+            // The sets' controller may lag: then their status says what was.
+            if luck.next().is_none_or(|n| n % 3 > 0) {
+                pods_come_and_go(&world, &mut luck);
+            }
             let (_, available) = totals(&world);
             prop_assert!(available >= replicas - unavailable, "{} pods available", available);
         }
