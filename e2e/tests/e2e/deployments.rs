@@ -106,11 +106,9 @@ fn a_rolling_update_loses_no_request() {
         let sender = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) && sent.load(Ordering::Relaxed) < 20_000 {
                 sent.fetch_add(1, Ordering::Relaxed);
-                if let Err(error) = cluster.fetch(&url) {
-                    return Err(error);
-                }
+                cluster.fetch(&url)?;
             }
-            Ok(())
+            Ok::<(), String>(())
         });
         namespace.run(&["set", "image", "deployment/web", "nginx=nginx:1.15"]).ok();
         namespace.run(&["rollout", "status", "deployment/web", "--timeout=120s"]).ok();

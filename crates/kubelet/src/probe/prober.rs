@@ -21,6 +21,15 @@ pub struct Verdict {
     pub success: bool,
 }
 
+/// When readiness is asked for in the first period after the start, beyond what upstream does. A container is seldom ready
+/// at once, and mostly soon after: waiting a whole period would keep it out of its Services for nothing. A failure among
+/// these neither counts nor becomes an event: a container that has just started is not ready anyway.
+fn early_offsets(period: Duration) -> Vec<Duration> {
+    let steps = std::iter::successors(Some(Duration::from_millis(25)), |step| Some(*step * 2));
+    let sums = steps.scan(Duration::ZERO, |sum, step| Some(std::mem::replace(sum, *sum + step)));
+    sums.take_while(|offset| *offset < period).collect()
+}
+
 /// Probes until dropped, until the startup probe has decided, or until the liveness probe has failed.
 pub async fn run(
     shared: Arc<Shared>,
@@ -35,12 +44,29 @@ pub async fn run(
     let period = Duration::from_secs(seconds(probe.period_seconds, 10).max(1));
     let due = started + SignedDuration::from_secs(seconds(probe.initial_delay_seconds, 0) as i64);
     let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
-    let mut ticks = interval_at(tokio::time::Instant::now() + wait, period);
+    let begin = tokio::time::Instant::now() + wait;
+    let mut early = if kind == ProbeKind::Readiness { early_offsets(period) } else { Vec::new() }.into_iter();
+    let first_tick = if early.len() > 0 { begin + period } else { begin };
+    let mut ticks = interval_at(first_tick, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut machine = Machine::new(Thresholds::of(&probe));
     loop {
-        ticks.tick().await;
+        let is_early = match early.next() {
+            Some(offset) => {
+                tokio::time::sleep_until(begin + offset).await;
+                true
+            }
+            None => {
+                ticks.tick().await;
+                false
+            }
+        };
         let result = check(&probe, &target, shared.runtime.as_ref()).await;
+        if is_early && result.is_err() {
+            continue;
+        }
+        // Ready: from here on the probe keeps to its period.
+        early = Vec::new().into_iter();
         if let Err(output) = &result {
             let message = format!("{} probe failed: {output}", kind.title());
             shared.events.warning(&pod, Some(&target.container.name), "Unhealthy", message);
@@ -54,5 +80,18 @@ pub async fn run(
             (ProbeKind::Startup, _) | (ProbeKind::Liveness, false) => return,
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_checks_thin_out_and_end_with_the_period() {
+        let millis =
+            |period| early_offsets(Duration::from_secs(period)).iter().map(|o| o.as_millis()).collect::<Vec<_>>();
+        assert_eq!(millis(1), [0, 25, 75, 175, 375, 775]);
+        assert_eq!(millis(10).last(), Some(&6375));
     }
 }
