@@ -101,40 +101,34 @@ impl Puller {
         let registries = Registries::load(&self.registries_file)?;
         let endpoints = registries.endpoints(&reference.registry, &reference.repository).map_err(PullError::Invalid)?;
         let asked = reference.digest.as_deref().or(reference.tag.as_deref()).unwrap_or("latest");
-        let mut last = PullError::Invalid("no registry endpoint".into());
+        let mut failures = Vec::new();
         for endpoint in endpoints {
             // A pod's secrets are for the registry it names, not for the mirrors in between.
             let of_pod = auth.iter().filter(|_| endpoint.mirror_of.is_none()).filter_map(Credential::from_cri);
             let credentials = of_pod.chain(registries.credential(&endpoint.host)).map(Some).chain([None]);
+            let mut failure = None;
             for credential in credentials {
                 let session = Session::new(endpoint.clone(), credential);
                 match session.manifest(asked).await {
                     Ok(bytes) => {
                         let digest = self.images.put_blob(&bytes)?;
-                        match &reference.digest {
-                            Some(wanted) if *wanted != digest => {
-                                last = PullError::Invalid(format!(
-                                    "{} sent a manifest with the digest {digest}",
-                                    endpoint.host
-                                ));
-                                break;
-                            }
-                            _ => return Ok((session, digest)),
+                        if reference.digest.as_ref().is_none_or(|wanted| *wanted == digest) {
+                            return Ok((session, digest));
                         }
+                        let host = &endpoint.host;
+                        failure = Some(PullError::Invalid(format!("{host} sent a manifest with the digest {digest}")));
+                        break;
                     }
-                    Err(error) if error.is_denied() => last = error.into(),
+                    Err(error) if error.is_denied() => failure = Some(error.into()),
                     Err(error) => {
-                        last = error.into();
+                        failure = Some(error.into());
                         break;
                     }
                 }
             }
+            failures.extend(failure);
         }
-        let name = reference.to_string();
-        Err(match last {
-            PullError::Registry(error @ RegistryError::Status { .. }) => PullError::Registry(error),
-            other => PullError::Invalid(format!("failed to resolve reference {name:?}: {other}")),
-        })
+        Err(unresolved(reference, failures))
     }
 
     /// The manifest for this machine: `top` itself, or what it lists.
@@ -179,6 +173,17 @@ impl Puller {
         // Written and renamed: the store's list, written last, makes it durable.
         Ok(fs::rename(path, target)?)
     }
+}
+
+/// What to say when no endpoint has the reference: each one's reason, mirrors first, for any may be the one that was
+/// meant to have it.
+fn unresolved(reference: &Reference, mut failures: Vec<PullError>) -> PullError {
+    if let [PullError::Registry(RegistryError::Status { .. })] = failures.as_slice() {
+        return failures.remove(0);
+    }
+    let reasons: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    let reasons = if reasons.is_empty() { "no registry endpoint".to_owned() } else { reasons.join("; ") };
+    PullError::Invalid(format!("failed to resolve reference {:?}: {reasons}", reference.to_string()))
 }
 
 /// One blob on its way to disk.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::Config;
 use crate::engine::{Engine, blocking, internal};
-use crate::image::StoredImage;
+use crate::image::{Reference, StoredImage, is_digest};
 use crate::spec::now_ns;
 
 /// The container runtime, as the kubelet calls it. It lives as long as it is held; its pods live on.
@@ -204,8 +204,8 @@ impl ImageService for Runtime {
     }
 
     fn image_status(&self, image: &ImageSpec) -> CriFuture<'_, Option<Image>> {
-        let found = self.0.images.find(&image.image);
-        Box::pin(async move { Ok(found?.map(Image::from)) })
+        let known = check_name(&image.image).and_then(|()| Ok(self.0.images.find(&image.image)?));
+        Box::pin(async move { Ok(known?.map(Image::from)) })
     }
 
     fn pull_image(&self, image: &ImageSpec, auth: Vec<AuthConfig>) -> CriFuture<'_, String> {
@@ -224,4 +224,12 @@ impl ImageService for Runtime {
             Ok(FilesystemUsage { mountpoint: self.0.images.dir().display().to_string(), used_bytes, inodes_used })
         })
     }
+}
+
+/// Whether this names an image at all: by its id, or by a reference.
+fn check_name(image: &str) -> Result<(), CriError> {
+    if is_digest(image) {
+        return Ok(());
+    }
+    Reference::parse(image).map(drop).map_err(|error| CriError::InvalidArgument(error.to_string()))
 }

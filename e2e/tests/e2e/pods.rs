@@ -20,7 +20,7 @@ spec:
   - name: main
     image: busybox
     command: [sh, -c]
-    args: ['env | sort; echo arg $(PLAIN) $$(PLAIN)']
+    args: ['env | sort; echo \"$0\" \"$1\"', 'arg $(PLAIN)', '$$(PLAIN)']
     resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 250m, memory: 64Mi}}
     envFrom:
     - configMapRef: {name: settings}
@@ -228,4 +228,26 @@ fn unknown_images_name_the_registrys_reason() {
         if events.contains("Failed to pull image") { Ok(events) } else { Err(events) }
     });
     assert!(events.contains("not found") || events.contains("unknown"), "{events}");
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let namespace = Cluster::get().namespace("cannot");
+    namespace.apply(&shell_pod("name", "true").replace("busybox", "Bad//Image"));
+    let of_host = shell_pod("sysctl", "true");
+    let sysctl = "spec:\n  securityContext: {sysctls: [{name: net.core.somaxconn, value: '80'}]}\n";
+    namespace.apply(&of_host.replace("spec:\n", sysctl));
+    let missing = shell_pod("command", "true").replace("[sh,", "[no-such-program,");
+    namespace.apply(&missing.replace("spec:\n", "spec:\n  restartPolicy: Never\n"));
+    for (pod, path, part) in [
+        ("name", "{.status.containerStatuses[0].state.waiting}", "InvalidImageName"),
+        ("sysctl", "{.status.reason}: {.status.message}", "SysctlForbidden: forbidden sysctl: \"net.core.somaxconn\""),
+        ("command", "{.status.containerStatuses[0].state.terminated}", "no-such-program"),
+    ] {
+        eventually("the reason shows", || {
+            let shown = namespace.jsonpath(&["pod", pod], path);
+            if shown.contains(part) { Ok(()) } else { Err(shown) }
+        });
+    }
+    assert_eq!(namespace.jsonpath(&["pod", "command"], "{.status.containerStatuses[0].lastState}"), "{}");
 }

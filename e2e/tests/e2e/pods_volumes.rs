@@ -52,7 +52,7 @@ spec:
     let check = |script: &str, expect: &str| assert_eq!(exec(script).ok().trim(), expect, "{script}");
     check("echo x > /disk/f && cat /disk/f", "x");
     check("grep ' /memory ' /proc/mounts | cut -d' ' -f1", "tmpfs");
-    assert!(exec("head -c 3000000 /dev/zero > /memory/f").fails().contains("No space left"));
+    assert!(exec("dd if=/dev/zero of=/memory/f bs=1M count=3").fails().contains("No space left"));
     check("cat /host/from-host", "host file");
     assert!(exec("touch /host/new").fails().contains("Read-only file system"));
     check("cat /settings/color /one/color", "blueblue");
@@ -70,6 +70,34 @@ spec:
     check("cat /one/color", "blue");
     namespace.run(&["delete", "pod", "p", "--timeout=60s"]).ok();
     std::fs::remove_dir_all(&host).unwrap();
+}
+
+#[test]
+fn a_user_of_the_group_writes_where_the_group_may() {
+    let namespace = Cluster::get().namespace("group");
+    namespace.apply(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  restartPolicy: Never
+  securityContext: {runAsUser: 1000, runAsNonRoot: true, fsGroup: 3000}
+  volumes: [{name: v, emptyDir: {}}, {name: m, emptyDir: {medium: Memory}}]
+  containers:
+  - name: main
+    image: busybox
+    command: [sh, -c, 'for d in /v /m /deep /own; do touch $d/f && stat -c %g $d/f; done']
+    env: [{name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+    volumeMounts:
+    - {name: v, mountPath: /v}
+    - {name: m, mountPath: /m}
+    - {name: v, mountPath: /deep, subPath: one/two}
+    - {name: v, mountPath: /own, subPathExpr: of-$(NAME)}
+",
+    );
+    namespace.wait("pod/p", "jsonpath={.status.phase}=Succeeded");
+    assert_eq!(namespace.run(&["logs", "p"]).ok(), "3000\n".repeat(4));
 }
 
 #[test]

@@ -48,7 +48,43 @@ pub fn admit(pod: &Pod, others: &[Arc<Pod>], node: &Node) -> Option<Failure> {
     {
         return refuse("NodePorts", "Pod was rejected: Predicate NodePorts failed".to_owned());
     }
+    if let Some(reason) = forbidden_sysctl(pod) {
+        return refuse("SysctlForbidden", format!("forbidden sysctl: {reason}"));
+    }
     None
+}
+
+/// The sysctls that a pod may set: those of its own namespaces that cannot harm others
+/// (`pkg/kubelet/sysctl/safe_sysctls.go`).
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+fn forbidden_sysctl(pod: &Pod) -> Option<String> {
+    let spec = spec::spec(pod);
+    let sysctls = spec.security_context.as_ref()?.sysctls.iter().flatten();
+    sysctls.map(|s| s.name.replace('/', ".")).find_map(|name| {
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            return Some(format!("{name:?} not allowlisted"));
+        }
+        let of_host = if name.starts_with("net.") {
+            spec::host_network(pod).then_some("net")
+        } else {
+            spec.host_ipc.unwrap_or_default().then_some("ipc")
+        };
+        of_host.map(|namespace| format!("{name:?} not allowed with host {namespace} enabled"))
+    })
 }
 
 fn out_of(name: &str, requested: i64, used: i64, capacity: i64) -> String {
@@ -81,7 +117,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use kybern_api::Quantity as ApiQuantity;
-    use kybern_api::core::v1::{ContainerPort, NodeStatus};
+    use kybern_api::core::v1::{ContainerPort, NodeStatus, PodSecurityContext, Sysctl};
 
     use super::*;
     use crate::pod::testing::{container, pod, resources};
@@ -123,5 +159,22 @@ mod tests {
         };
         check(with_port("a", 80), vec![with_port("b", 80)], Some("NodePorts"));
         check(with_port("a", 80), vec![with_port("b", 81)], None);
+    }
+
+    #[test]
+    fn only_safe_sysctls_of_own_namespaces() {
+        let check = |name: &str, host_network: bool, expect: Option<&str>| {
+            let mut p = pod("a", vec![]);
+            let spec = p.spec.as_mut().unwrap();
+            spec.host_network = Some(host_network);
+            let sysctls = vec![Sysctl { name: name.to_owned(), value: "1".to_owned() }];
+            spec.security_context = Some(PodSecurityContext { sysctls: Some(sysctls), ..Default::default() });
+            assert_eq!(forbidden_sysctl(&p).as_deref(), expect, "{name}");
+        };
+        check("net.ipv4.tcp_syncookies", false, None);
+        check("net/ipv4/tcp_syncookies", false, None);
+        check("net.ipv4.tcp_syncookies", true, Some("\"net.ipv4.tcp_syncookies\" not allowed with host net enabled"));
+        check("kernel.shm_rmid_forced", true, None);
+        check("net.core.somaxconn", false, Some("\"net.core.somaxconn\" not allowlisted"));
     }
 }

@@ -188,6 +188,10 @@ fn phase(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus]) -> &'sta
     }
 }
 
+fn is_of(state: &ContainerState, id: &str) -> bool {
+    state.terminated.as_ref().is_some_and(|t| t.container_id.as_deref() == Some(id))
+}
+
 fn last_exit(status: &ContainerStatus) -> Option<i32> {
     Some(status.last_state.as_ref()?.terminated.as_ref()?.exit_code)
 }
@@ -219,7 +223,8 @@ impl View<'_> {
         };
         if let Some(waiting) = self.memory.waiting.get(name) {
             let runs = status.state.as_ref().is_some_and(|s| s.running.is_some());
-            if !runs && !is_terminating(self.pod, self.memory) {
+            let over = terminated(&status).is_some_and(|t| !self.restarts(kind, container, t.exit_code));
+            if !runs && !over && !is_terminating(self.pod, self.memory) {
                 if let Some(ended) = status.state.take().filter(|s| s.terminated.is_some()) {
                     status.last_state = Some(ended);
                 }
@@ -228,6 +233,15 @@ impl View<'_> {
         }
         status.volume_mounts = some(self.mounts(container));
         status
+    }
+
+    fn restarts(&self, kind: ContainerKind, container: &Container, code: i32) -> bool {
+        match kind {
+            ContainerKind::Init => spec::init_restarts(self.pod, container, code),
+            ContainerKind::Sidecar => true,
+            ContainerKind::Main => spec::restarts(self.pod, container, code),
+            ContainerKind::Ephemeral => false,
+        }
     }
 
     /// A container that was never started, or whose every trace is gone.
@@ -288,7 +302,8 @@ impl View<'_> {
         let old_last = old.filter(|o| i64::from(o.restart_count) == i64::from(restart_count(latest)));
         let last_state = match previous {
             Some(previous) => ended(previous, &self.node.runtime),
-            None => old_last.and_then(|o| o.last_state.clone()).unwrap_or_default(),
+            // What was shown as the last state while this start waited to be followed by another is its own end.
+            None => old_last.and_then(|o| o.last_state.clone()).filter(|last| !is_of(last, &id)).unwrap_or_default(),
         };
         let probed = self.memory.probed.get(&seen.id);
         let starting = self.memory.is_starting(&container.name);

@@ -35,7 +35,7 @@ pub async fn check(probe: &Probe, target: &Target, runtime: &dyn RuntimeService)
         let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(&target.pod_ip);
         return match tokio::time::timeout(timeout, TcpStream::connect((host, port))).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(format!("dial tcp {host}:{port}: {e}")),
+            Ok(Err(e)) => Err(format!("dial tcp {host}:{port}: {}", http::dial_error(&e))),
             Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
         };
     }

@@ -16,7 +16,7 @@ pub async fn check(ip: &str, port: u16, service: &str, user_agent: &str, timeout
     let exchange = async {
         let stream = TcpStream::connect((ip, port))
             .await
-            .map_err(|e| format!("failed to connect service {authority:?}: {e}"))?;
+            .map_err(|e| format!("failed to connect service {authority:?}: {}", super::http::dial_error(&e)))?;
         ask(stream, &authority, service, user_agent).await
     };
     match tokio::time::timeout(timeout, exchange).await {
@@ -112,7 +112,14 @@ fn status_name(status: u8) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::combinators::BoxBody;
+    use hyper::body::Incoming;
+
     use super::*;
+
+    type Answer = BoxBody<Bytes, Infallible>;
 
     #[test]
     fn messages() {
@@ -120,5 +127,45 @@ mod tests {
         assert_eq!(&request_message("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
         assert_eq!(serving_status(&[0, 0, 0, 0, 2, 0x08, 2]), 2);
         assert_eq!(serving_status(&[0, 0, 0, 0, 0]), 0);
+    }
+
+    /// A health service that knows `up` and `down`, and trailers or not.
+    async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Answer>, Infallible> {
+        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+        let asked = request.into_body().collect().await.unwrap().to_bytes();
+        let reply = |message: &'static [u8], code: &'static str| {
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static(code));
+            let body = Full::new(Bytes::from_static(message)).with_trailers(std::future::ready(Some(Ok(trailers))));
+            http::Response::builder().header("content-type", "application/grpc").body(body.boxed()).unwrap()
+        };
+        Ok(match asked.get(7..).unwrap_or(b"") {
+            b"" | b"up" => reply(&[0, 0, 0, 0, 2, 0x08, 1], "0"),
+            b"down" => reply(&[0, 0, 0, 0, 2, 0x08, 2], "0"),
+            b"none" => reply(&[], "12"),
+            _ => reply(&[], "5"),
+        })
+    }
+
+    #[tokio::test]
+    async fn answers_of_a_server() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer)));
+            }
+        });
+        for (service, expect) in [
+            ("", Ok(())),
+            ("up", Ok(())),
+            ("down", Err("service unhealthy (responded with \"NOT_SERVING\")")),
+            ("none", Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)")),
+            ("other", Err("error: health rpc failed: rpc error: code = 5 desc = ")),
+        ] {
+            let got = check("127.0.0.1", port, service, "test", Duration::from_secs(5)).await;
+            assert_eq!(got, expect.map_err(str::to_owned), "{service}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! One HTTP or HTTPS GET, for probes and lifecycle hooks. Certificates are not verified: upstream does not either, for a
 //! container's own certificate says nothing about its health.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,16 @@ pub fn port(container: &Container, port: &IntOrString) -> Result<u16, String> {
         .and_then(|n| u16::try_from(n).ok())
         .filter(|n| *n != 0)
         .ok_or_else(|| format!("invalid port number: {port:?}"))
+}
+
+/// Why no connection came about, in the words of upstream's language.
+pub fn dial_error(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        _ => format!("connect: {error}"),
+    }
 }
 
 /// Performs the request. `Ok` holds the status and the start of the body.
@@ -63,7 +74,8 @@ pub async fn get(
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
     let exchange = async {
-        let stream = TcpStream::connect((host, port)).await.map_err(|e| format!("dial tcp {authority}: {e}"))?;
+        let stream =
+            TcpStream::connect((host, port)).await.map_err(|e| format!("dial tcp {authority}: {}", dial_error(&e)))?;
         if https {
             let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
             let stream = tokio_rustls::TlsConnector::from(unverified())

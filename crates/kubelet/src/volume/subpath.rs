@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -23,15 +24,22 @@ pub fn open(volume: &Path, sub_path: &str) -> Result<OwnedFd, String> {
         Err(rustix::io::Errno::NOENT) => {}
         opened => return opened.map_err(|e| fail(&e)),
     }
+    // As the volume itself: whoever may write there may write here.
+    let mode = rustix::fs::fstat(&root).map_err(|e| fail(&e))?.st_mode & 0o7777;
     let mut here = PathBuf::new();
     let mut parent = rustix::io::fcntl_dupfd_cloexec(&root, 0).map_err(|e| fail(&e))?;
     for part in relative.components() {
         here.push(part);
-        match rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        let made = match rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o700)) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::EXIST) => false,
             Err(e) => return Err(fail(&e)),
-        }
+        };
         parent = open(&here).map_err(|e| fail(&e))?;
+        if made {
+            let made = format!("/proc/self/fd/{}", parent.as_raw_fd());
+            fs::set_permissions(made, fs::Permissions::from_mode(mode)).map_err(|e| fail(&e))?;
+        }
     }
     Ok(parent)
 }
@@ -82,5 +90,15 @@ mod tests {
             assert_eq!(open(&volume, path).is_ok(), allowed, "{path}");
         }
         assert!(volume.join("new/deep").is_dir());
+    }
+
+    #[test]
+    fn made_directories_are_as_open_as_the_volume() {
+        let volume = tempfile::tempdir().unwrap();
+        fs::set_permissions(volume.path(), fs::Permissions::from_mode(0o2777)).unwrap();
+        open(volume.path(), "new/deep").unwrap();
+        for made in ["new", "new/deep"] {
+            assert_eq!(fs::metadata(volume.path().join(made)).unwrap().permissions().mode() & 0o7777, 0o2777, "{made}");
+        }
     }
 }

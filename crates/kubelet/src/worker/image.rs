@@ -35,8 +35,7 @@ pub async fn ensure(
     let events = |reason: &str, message: String| shared.events.warning(pod, Some(&container.name), reason, message);
     let present = shared.images.image_status(&image).await.map_err(|error| match error {
         CriError::InvalidArgument(cause) => {
-            let message =
-                format!("Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: {cause}");
+            let message = format!("Failed to apply default image tag {name:?}: {cause}");
             events("InspectFailed", message.clone());
             StartError::new(INVALID_NAME, message)
         }
