@@ -33,6 +33,28 @@ fn export_remove_import_run() {
 }
 
 #[test]
+fn what_cannot_be_done_is_said() {
+    let cluster = Cluster::get();
+    let folder = std::env::temp_dir().join(format!("kybern-archives-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = |name: &str| folder.join(name).display().to_string();
+    std::fs::write(path("text"), "no archive\n".repeat(200)).unwrap();
+    let fails = |arguments: &[&str], message: &str| {
+        let output = image(cluster, arguments);
+        let seen = text(&output.stderr);
+        assert!(!output.status.success() && seen.contains(message), "{arguments:?}: {seen}");
+    };
+    fails(&["remove", "busybox:nonsense"], "\"busybox:nonsense\" not found");
+    fails(&["export", "busybox:nonsense", &path("new")], "\"busybox:nonsense\" not found");
+    assert!(!folder.join("new").exists(), "a failed export leaves no archive");
+    fails(&["import", &path("text")], "is not a tar archive");
+    fails(&["import", &path("missing")], "No such file or directory");
+    fails(&["pull", "busybox:nonsense"], "busybox:nonsense");
+    fails(&["pull", "Busybox"], "must be lowercase");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn private_images_need_credentials() {
     let namespace = Cluster::get().namespace("private");
     let pod = |name: &str, secret: &str| {

@@ -2,4 +2,5 @@
 //! the tutorial and on the same cluster.
 
 mod crashes;
+mod cycles;
 mod refusals;

@@ -68,9 +68,15 @@ pub(crate) async fn run(options: Image) -> Result<()> {
             let store = open()?;
             let shown = archive.display();
             let file = std::fs::File::create(archive).with_context(|| format!("cannot write {shown}"))?;
+            let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
             let mut out = BufWriter::new(file);
-            store.export(images, &mut out).with_context(|| format!("cannot export to {shown}"))?;
-            out.flush().with_context(|| format!("cannot write {shown}"))?;
+            let exported = store.export(images, &mut out).map_err(anyhow::Error::from);
+            let written = exported.and_then(|()| Ok(out.flush()?));
+            if written.is_err() && regular {
+                // Half an archive is worth nothing.
+                let _ = std::fs::remove_file(archive);
+            }
+            written.with_context(|| format!("cannot export to {shown}"))?;
         }
         Command::Pull { images } => {
             let store = open()?;

@@ -36,7 +36,7 @@ impl ImageStore {
         disk::remove_all(&scratch)?;
         disk::make_dirs(&scratch, 0o700)?;
         let file = File::open(archive).map_err(|error| disk::named(error, archive))?;
-        let imported = spread(file, &scratch).map_err(StoreError::from).and_then(|files| {
+        let imported = spread(file, &scratch).map_err(|error| unreadable(error, archive)).and_then(|files| {
             if let Some(list) = files.get("manifest.json") {
                 self.import_docker(&disk::read_json::<Vec<DockerImage>>(list)?, &files)
             } else if let Some(index) = files.get("index.json") {
@@ -157,6 +157,17 @@ impl ImageStore {
         append(&mut archive, "manifest.json", &serde_json::to_vec(&docker).map_err(io::Error::from)?)?;
         archive.finish()?;
         Ok(())
+    }
+}
+
+/// The tar reader's own words quote what it takes for headers.
+fn unreadable(error: io::Error, archive: &Path) -> StoreError {
+    use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    match error.kind() {
+        Other | InvalidData | InvalidInput | UnexpectedEof => {
+            StoreError::Invalid(format!("{} is not a tar archive, or is cut short", archive.display()))
+        }
+        _ => error.into(),
     }
 }
 

@@ -45,8 +45,11 @@ impl ImageArchives {
         self.images.export(names, out)
     }
 
-    /// Removes an image, or only the tag when it has others. Succeeds when there is none.
+    /// Removes an image, or only the tag when it has others. Fails when there is none.
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
+        if self.images.find(name)?.is_none() {
+            return Err(StoreError::NotFound(name.to_owned()));
+        }
         self.images.remove(name)
     }
 }

@@ -42,7 +42,7 @@ pub struct StoredImage {
 /// What can go wrong with the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("image store: {0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     #[error("image {0:?} is built in and cannot be removed")]
     Pinned(String),
