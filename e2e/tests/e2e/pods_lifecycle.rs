@@ -126,6 +126,33 @@ spec:
 }
 
 #[test]
+fn any_answer_to_an_http_hook_will_do() {
+    let namespace = Cluster::get().namespace("httphook");
+    namespace.apply(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  terminationGracePeriodSeconds: 5
+  containers:
+  - name: nginx
+    image: nginx:1.14
+    ports: [{name: web, containerPort: 80}]
+    readinessProbe: {httpGet: {path: /, port: web}, periodSeconds: 1}
+    lifecycle: {preStop: {httpGet: {path: /absent, port: web}}}
+",
+    );
+    namespace.wait("pod/p", "condition=Ready");
+    namespace.run(&["delete", "pod", "p", "--timeout=60s"]).ok();
+    eventually("the stop is told", || {
+        let events = namespace.run(&["get", "events"]).ok();
+        assert!(!events.contains("FailedPreStopHook"), "{events}");
+        if events.contains("Stopping container nginx") { Ok(()) } else { Err(events) }
+    });
+}
+
+#[test]
 fn a_deaf_process_is_killed_after_its_grace() {
     let namespace = Cluster::get().namespace("deaf");
     let pod = shell_pod("p", "trap '' TERM; while true; do sleep 0.1; done");
