@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kybern_cri::{
     Container as CriContainer, ContainerConfig, ContainerEventType, ContainerMetadata, ContainerState, ContainerStatus,
-    CriError, Labels, LinuxContainerResources, NamespaceMode, SecurityProfile,
+    CriError, ImageSpec, Labels, LinuxContainerResources, NamespaceMode, SecurityProfile,
 };
 use kybern_linux::process;
 use rustix::process::Signal;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::device;
 use crate::disk;
 use crate::engine::{Engine, blocking, internal, new_id};
-use crate::image::{LAYERS, snapshot_files};
+use crate::image::{LAYERS, Reference, is_digest, snapshot_files};
 use crate::launch_spec::{self, Surroundings};
 use crate::sandbox::Sandbox;
 use crate::seccomp_profile;
@@ -242,11 +242,7 @@ impl Engine {
             metadata: config.metadata.clone(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
-            image: [&config.image.user_specified_image, &config.image.image]
-                .into_iter()
-                .find(|i| !i.is_empty())
-                .cloned()
-                .unwrap_or_default(),
+            image: name_in_full(&config.image),
             image_ref: image.digests.first().cloned().unwrap_or_else(|| image.id.clone()),
             created_at: now_ns(),
             log_path: log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
@@ -426,4 +422,32 @@ impl Engine {
 /// The control group of the container recorded in a directory.
 pub(crate) fn cgroup_of(dir: &std::path::Path) -> Option<String> {
     disk::read_json::<Record>(&dir.join(RECORD)).ok().map(|record| record.cgroup)
+}
+
+/// The image as the pod names it, with what the name leaves out: `docker.io/library/nginx:latest`.
+fn name_in_full(image: &ImageSpec) -> String {
+    let given = [&image.user_specified_image, &image.image].into_iter().find(|name| !name.is_empty());
+    let given = given.map(String::as_str).unwrap_or_default();
+    match Reference::parse(given) {
+        Ok(reference) if !is_digest(given) => reference.to_string(),
+        _ => given.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_named_in_full() {
+        let check = |given: &str, image: &str, expect: &str| {
+            let image =
+                ImageSpec { user_specified_image: given.to_owned(), image: image.to_owned(), ..ImageSpec::default() };
+            assert_eq!(name_in_full(&image), expect);
+        };
+        let id = format!("sha256:{}", "0".repeat(64));
+        check("nginx:1.14", &id, "docker.io/library/nginx:1.14");
+        check("", "registry.example:5000/a/b", "registry.example:5000/a/b:latest");
+        check("", &id, &id);
+    }
 }
