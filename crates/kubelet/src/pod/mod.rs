@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod conditions;
 pub mod config;
 pub mod dns;
+pub mod drain;
 pub mod env;
 pub mod labels;
 pub mod memory;

@@ -25,6 +25,7 @@ impl Worker {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
         let ips = self.observed.ready_sandbox().map(|s| s.ips.clone()).unwrap_or_default();
         let ip = if spec::host_network(&pod) { shared.view.host_ips.first().cloned() } else { ips.first().cloned() };
+        let drained_at = self.drained_at.filter(|_| !self.gone);
         self.step(StepKey::Kill(id.clone()), async move {
             let begun = Instant::now();
             if let (Some(hook), Some(container)) = (hook, &container) {
@@ -46,6 +47,9 @@ impl Worker {
             } else {
                 grace.saturating_sub(hook_took).max(MIN_GRACE)
             };
+            let drain = drained_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            tokio::time::sleep(drain).await;
+            let left = left.saturating_sub(drain).max(left / 2);
             let stopped = shared.runtime.stop_container(&id, left).await;
             if stopped.is_err() {
                 tokio::time::sleep(RETRY).await;

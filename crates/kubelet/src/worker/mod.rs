@@ -13,7 +13,7 @@ pub mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, Abortable, Aborted};
@@ -24,7 +24,7 @@ use kybern_cri::{ContainerEvent, ContainerEventType};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::pod::memory::{Failure, StepKey};
-use crate::pod::{Action, Memory, Observed, plan_pod, spec};
+use crate::pod::{Action, Memory, Observed, drain, plan_pod, spec};
 use crate::probe::prober::Verdict;
 use crate::references::PodReferences;
 use crate::shared::Shared;
@@ -88,6 +88,8 @@ pub struct Worker {
     verdicts: mpsc::Receiver<Verdict>,
     hooked: BTreeSet<String>,
     announced: BTreeSet<String>,
+    /// Until when a deleted pod may still be sent requests.
+    drained_at: Option<Instant>,
     published: Option<PodStatus>,
     /// When to try again what the API server did not take.
     publish_at: Option<Timestamp>,
@@ -142,6 +144,7 @@ impl Worker {
             verdicts,
             hooked: BTreeSet::new(),
             announced: BTreeSet::new(),
+            drained_at: None,
             publish_at: None,
             deleted: false,
             view,
@@ -222,6 +225,9 @@ impl Worker {
         if referenced {
             self.references = self.shared.references.of_pod(&self.pod);
             self.reference_changes = Box::new(self.references.changes());
+        }
+        if leaves && !self.gone {
+            self.drained_at = Some(Instant::now() + drain::drain_time(&self.pod, &self.shared.services.list()));
         }
         if leaves {
             // What is being started will not be needed.
