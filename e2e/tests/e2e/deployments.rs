@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use kybern_e2e::{Cluster, Table, eventually};
+use kybern_e2e::{Cluster, Namespace, Table, eventually};
 
 use crate::manifests::nginx_deployment;
 
@@ -93,9 +93,21 @@ fn a_bad_rollout_keeps_the_old_pods() {
 
 #[test]
 fn a_rolling_update_loses_no_request() {
-    let cluster = Cluster::get();
-    let namespace = cluster.namespace("noloss");
+    let namespace = Cluster::get().namespace("noloss");
     namespace.apply(&nginx_deployment("web", "nginx:1.14", 3));
+    update_under_load(&namespace);
+}
+
+/// Nothing in the pods helps: no probe, no hook.
+#[test]
+fn a_rolling_update_of_plain_pods_loses_no_request() {
+    let namespace = Cluster::get().namespace("noloss");
+    namespace.run(&["create", "deployment", "web", "--image=nginx:1.14", "--port=80", "--replicas=3"]).ok();
+    update_under_load(&namespace);
+}
+
+fn update_under_load(namespace: &Namespace) {
+    let cluster = namespace.cluster;
     namespace.run(&["expose", "deployment", "web", "--port=80"]).ok();
     namespace.run(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
     let address = namespace.jsonpath(&["service", "web"], "{.spec.clusterIP}");

@@ -160,7 +160,11 @@ fn body_offset(bytes: &[u8]) -> Option<usize> {
     (bytes.get(at) == Some(&b',') && bytes[at + 1..].starts_with(METADATA)).then_some(at + 1)
 }
 
+/// What was never committed (a dry run) has no revision.
 fn splice(value: &[u8], body: usize, revision: Revision) -> Bytes {
+    if revision == 0 {
+        return Bytes::copy_from_slice(value);
+    }
     let at = body + METADATA.len();
     let comma = if value.get(at) == Some(&b'}') { "" } else { "," };
     let field = format!("\"resourceVersion\":\"{revision}\"{comma}");

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
-use kybern_apimachinery::{ApiError, Gvk, Value, object};
+use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
 
 use super::Exchange;
 use crate::access::{AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
-use crate::negotiate::{Encoding, Format, negotiate};
+use crate::negotiate::{Encoding, Format, Shape, negotiate};
 use crate::options::FieldValidation;
-use crate::{Body, body, codec};
+use crate::resource::Resource;
+use crate::{Body, body, codec, table};
 
 pub(super) async fn connect(
     exchange: Exchange,
@@ -61,10 +62,15 @@ async fn serve(
     connector: Arc<dyn Connector>,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let Exchange { server, info, user, mut parts, .. } = exchange;
+    let Exchange { server, info, user, mut parts, resource, now, .. } = exchange;
     // Streams and proxied requests are nobody's business.
     let streams = matches!(info.subresource.as_str(), "proxy" | "log" | "exec" | "attach" | "portforward");
-    let format = if streams { None } else { Some(negotiate(&parts.headers, false, true, false)?) };
+    let reads = !streams && matches!(info.verb, "get" | "list");
+    let format = match negotiate(&parts.headers, false, true, reads) {
+        _ if streams => None,
+        Ok(format) if format.shape == Shape::Table => Some(format),
+        _ => Some(negotiate(&parts.headers, false, true, false)?),
+    };
     let kind = kind.filter(|_| !streams && info.verb == "create").and_then(|gvk| kybern_schema::builtin().kind(&gvk));
     let media = codec::content_type(&parts.headers).to_owned();
     let body = match &kind {
@@ -86,9 +92,35 @@ async fn serve(
     };
     let response = connector.connect(&*server, request).await?;
     match format {
+        Some(format) if format.shape == Shape::Table => tabulate(response, format, &resource, now).await,
         Some(format) if format.encoding != Encoding::Json => reencode(response, format).await,
         _ => Ok(response),
     }
+}
+
+/// A connector's JSON object or list as a table.
+async fn tabulate(
+    response: Response<Body>,
+    format: Format,
+    resource: &Resource,
+    now: jiff::Timestamp,
+) -> Result<Response<Body>, ApiError> {
+    let code = response.status();
+    let object: Value = serde_json::from_slice(&body::read(response.into_body()).await?).map_err(ApiError::internal)?;
+    let one = std::slice::from_ref(&object);
+    let row = |object: &Value| {
+        let mut shown = object.clone();
+        shown["apiVersion"] = resource.api_version().into();
+        shown["kind"] = resource.kind.as_str().into();
+        json!({"cells": (resource.columns.cells)(object, now), "object": shown})
+    };
+    let rows: Vec<Value> =
+        object.get("items").and_then(Value::as_array).map_or(one, Vec::as_slice).iter().map(row).collect();
+    let table = json!({"kind": "Table", "apiVersion": format!("meta.k8s.io/{}", format.version), "metadata": {},
+        "columnDefinitions": table::definitions(&resource.columns), "rows": rows});
+    let kind = kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", format.version, "Table"));
+    let (media, bytes) = codec::write(format, kind.as_ref(), &table)?;
+    Ok(body::response(code, media, bytes))
 }
 
 /// A connector's JSON object in the form the client asked for.

@@ -1,7 +1,8 @@
 //! PATCH of an object or of a part of it: JSON patch, merge patch, strategic merge patch, server-side apply.
 
 use http::{Response, StatusCode};
-use kybern_apimachinery::{ApiError, Reason, Value, object};
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::{ApiError, GroupKind, Reason, Value, object};
 use kybern_schema::types::KindType;
 use kybern_schema::{DecodeError, decode_value};
 
@@ -141,7 +142,16 @@ fn patched(
         }
         _ => patch.apply(&resource.ty, live.unwrap_or_default())?,
     };
-    let (mut object, found) = decode_value(&resource.ty, patched, options.field_validation.into()).map_err(refuse)?;
+    let spoilt = |error: DecodeError| match patch {
+        Patch::Apply(_) => refuse(error),
+        // The object was good before the patch.
+        _ => {
+            let error = FieldError::invalid(&FieldPath::new("patch"), patched.to_string(), error.to_string());
+            ApiError::invalid(&GroupKind::new("", ""), "", &[error])
+        }
+    };
+    let decoded = decode_value(&resource.ty, patched.clone(), options.field_validation.into());
+    let (mut object, found) = decoded.map_err(spoilt)?;
     if !matches!(patch, Patch::Apply(_)) {
         warnings = found;
     }

@@ -37,6 +37,8 @@ async fn patches_that_are_refused() {
     assert_eq!(client.patch(&path, MERGE, json!({"kind": "Secret"})).await.code, 400);
     let test = json!([{"op": "test", "path": "/data/k", "value": "2"}]);
     assert_eq!(client.patch(&path, JSON, test).await.code, 422);
+    let mistyped = client.patch(&path, MERGE, json!({"data": 3})).await;
+    assert_eq!(mistyped.code, 422, "the patch, not the request, is invalid");
     // What changes nothing is not written.
     assert_eq!(client.patch(&path, MERGE, json!({})).await.ok(), created);
 }

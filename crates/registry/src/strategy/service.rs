@@ -137,6 +137,7 @@ impl Strategy for ServiceStrategy {
     }
 
     fn prepare_for_update(&self, _: &StrategyContext<'_>, service: &mut Value, old: &Value) {
+        claims::follow_ip(&mut service["spec"], &old["spec"]);
         carry_over(&mut service["spec"], &old["spec"]);
         claims::normalize_ips(&mut service["spec"]);
         if text(&service["spec"], "type") != "LoadBalancer" {

@@ -75,3 +75,27 @@ async fn a_restarted_server_knows_what_is_held() {
         assert!(text.ends_with("is already allocated"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn the_address_cannot_be_changed() {
+    let cluster = Cluster::start().await;
+    cluster.create(SERVICES, service("a", "ClusterIP")).await;
+    let change = json!({"spec": {"clusterIP": "10.96.9.9"}});
+    let (code, status) = cluster.patch(&format!("{SERVICES}/a"), change).await;
+    let text = "Service \"a\" is invalid: spec.clusterIPs[0]: Invalid value: [\"10.96.9.9\"]: may not change once set";
+    assert_eq!((code, &status["message"]), (422, &json!(text)));
+}
+
+#[tokio::test]
+async fn a_dry_run_has_no_revision() {
+    let cluster = Cluster::start().await;
+    let made = cluster.create(&format!("{SERVICES}?dryRun=All"), service("a", "ClusterIP")).await;
+    assert_eq!((made["metadata"].get("resourceVersion"), made["metadata"]["uid"].is_string()), (None, true));
+}
+
+#[tokio::test]
+async fn component_statuses_are_shown_as_a_table() {
+    let cluster = Cluster::start().await;
+    let rows = cluster.table("/api/v1/componentstatuses").await;
+    assert_eq!(rows[1], [json!("etcd-0"), json!("Healthy"), json!("ok"), json!("")]);
+}

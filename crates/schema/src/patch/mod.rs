@@ -4,7 +4,7 @@ pub mod json;
 pub mod merge;
 pub mod strategic;
 
-use kybern_apimachinery::{ApiError, Reason, json as json_value};
+use kybern_apimachinery::{ApiError, Reason};
 
 /// Why a patch was refused. The texts are upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,11 +26,8 @@ impl From<PatchError> for ApiError {
         match error {
             PatchError::Malformed(_) => Self::bad_request(text),
             PatchError::TooManyOperations(_) => Self::new(Reason::RequestEntityTooLarge, text),
-            // Upstream's message hides the reason; the cause, which kubectl prints, gives it.
-            PatchError::NotApplicable(_) => {
-                Self::new(Reason::Invalid, "the server rejected our request due to an error in our request")
-                    .with_details(json_value!({"causes": [{"reason": "UnexpectedServerResponse", "message": text}]}))
-            }
+            // Upstream's message, "the server rejected our request due to an error in our request", hides the reason.
+            PatchError::NotApplicable(_) => Self::new(Reason::Invalid, text),
         }
     }
 }

@@ -21,6 +21,17 @@ pub(super) fn normalize_ips(spec: &mut Value) {
     }
 }
 
+/// A client that changes `clusterIP` alone means both.
+pub(super) fn follow_ip(spec: &mut Value, old: &Value) {
+    if text(spec, "clusterIP") == text(old, "clusterIP") || spec.get("clusterIPs") != old.get("clusterIPs") {
+        return;
+    }
+    match text(spec, "clusterIP").to_owned().as_str() {
+        "" => drop_field(spec, "clusterIPs"),
+        ip => spec["clusterIPs"] = json!([ip]),
+    }
+}
+
 /// Claims what `service` newly has, and writes what was chosen into it.
 pub(super) fn claim(
     allocators: &Arc<ServiceAllocators>,

@@ -192,16 +192,10 @@ pub(super) fn service_update(service: &Value, old: &Value) -> Vec<FieldError> {
     let (mut out, path) = (Vec::new(), FieldPath::new("spec"));
     let (spec, before) = (&service["spec"], &old["spec"]);
     if needs_ip(text(spec, "type")) && needs_ip(text(before, "type")) && !text(before, "clusterIP").is_empty() {
-        for field in ["clusterIP", "clusterIPs"] {
-            let path = if field == "clusterIP" { path.child(field) } else { path.child(field).index(0) };
-            let (new, old) = match field {
-                "clusterIP" => (spec.get(field), before.get(field)),
-                _ => (list(spec, field).first(), list(before, field).first()),
-            };
-            if new != old {
-                let value = new.cloned().unwrap_or(Value::Null);
-                out.push(FieldError::invalid(&path, value, "may not change once set"));
-            }
+        // `clusterIP` is the first of these.
+        if list(spec, "clusterIPs").first() != list(before, "clusterIPs").first() {
+            let path = path.child("clusterIPs").index(0);
+            out.push(FieldError::invalid(&path, spec["clusterIPs"].clone(), "may not change once set"));
         }
     }
     if text(spec, "type") == "LoadBalancer" && text(before, "type") == "LoadBalancer" {
@@ -269,6 +263,6 @@ mod tests {
         let spec = |ip: &str| json!({"spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip]}});
         let texts: Vec<String> =
             service_update(&spec("10.0.0.2"), &spec("10.0.0.1")).iter().map(ToString::to_string).collect();
-        assert_eq!(texts[0], "spec.clusterIP: Invalid value: \"10.0.0.2\": may not change once set");
+        assert_eq!(texts, ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"]);
     }
 }
