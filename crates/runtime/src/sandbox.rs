@@ -361,7 +361,16 @@ impl Engine {
                 continue;
             };
             let sandbox = Arc::new(sandbox);
-            for name in crate::image::names(&sandbox.containers_dir())? {
+            let containers = crate::image::names(&sandbox.containers_dir())?;
+            if containers.is_empty() && !sandbox.is_ready() {
+                // Interrupted while it was made: nobody knows of it, and its shim and address would never be asked for.
+                self.sandboxes.write().insert(id.clone(), sandbox);
+                if let Err(error) = self.remove_sandbox(&id).await {
+                    tracing::warn!(sandbox = id, %error, "cannot remove a half-made sandbox");
+                }
+                continue;
+            }
+            for name in containers {
                 match Container::load(&sandbox, &name) {
                     Ok(container) => drop(self.containers.write().insert(name, Arc::new(container))),
                     Err(_) => disk::remove_all(&sandbox.containers_dir().join(&name))?,

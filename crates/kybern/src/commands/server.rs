@@ -95,10 +95,21 @@ impl ClusterOptions {
     }
 }
 
-/// The process id of the server that runs on this data, if one does.
+/// The process id of the server that runs on this data, if one does. A killed server holds the directory's lock for a moment
+/// after it is dead: the kernel closes its files after it has taken the program away. Then this waits for the lock.
 pub(crate) fn running(paths: &Paths) -> Option<u32> {
-    kybern_storage::lock::holder(&paths.data)
+    for _ in 0..LOCK_PATIENCE_MS / 10 {
+        let pid = kybern_storage::lock::holder(&paths.data)?;
+        if std::fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+            return Some(pid);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    None
 }
+
+/// How long a dead process may take to go, in milliseconds: it may have much memory to give back.
+const LOCK_PATIENCE_MS: u32 = 5_000;
 
 pub(crate) async fn run(options: Server) -> Result<()> {
     server::run(options.cluster.resolve()?).await

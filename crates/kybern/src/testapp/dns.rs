@@ -89,7 +89,8 @@ impl ResolvConf {
                 Some("nameserver") => config.servers.extend(words.next().and_then(|w| w.parse::<IpAddr>().ok())),
                 Some("search" | "domain") => config.search = words.map(str::to_owned).collect(),
                 Some("options") => {
-                    let ndots = words.filter_map(|w| w.strip_prefix("ndots:")).filter_map(|n| n.parse().ok()).last();
+                    let ndots =
+                        words.filter_map(|w| w.strip_prefix("ndots:")).filter_map(|n| n.parse().ok()).next_back();
                     config.ndots = ndots.unwrap_or(config.ndots);
                 }
                 _ => {}
