@@ -86,6 +86,7 @@ pub(crate) fn build(config: &ContainerConfig, image: &ImageConfig, around: Surro
             no_new_privs: security.no_new_privs,
             seccomp,
             rlimits: Vec::new(),
+            terminal_size: None,
         },
         mounts: mounts(config, around.default_mounts),
         devices: around.devices.into_iter().map(|(node, _)| node).collect(),

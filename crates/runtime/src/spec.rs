@@ -58,6 +58,9 @@ pub(crate) struct ProcessSpec {
     /// The seccomp program, `(code, jump_true, jump_false, value)` each; empty is unconfined.
     pub seccomp: Vec<(u16, u8, u8, u32)>,
     pub rlimits: Vec<(String, u64, u64)>,
+    /// Rows and columns of a new terminal, where the client has said them before the start.
+    #[serde(default)]
+    pub terminal_size: Option<(u16, u16)>,
 }
 
 /// Who a process runs as, still to be looked up in the container's own `/etc/passwd` and `/etc/group`.

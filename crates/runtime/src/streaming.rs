@@ -23,6 +23,9 @@ const OUTPUT_MAX: usize = 16 << 20;
 /// How long output may go on after the process has ended, while another process holds the stream open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long a new terminal's size may take to come.
+const FIRST_SIZE_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// A pipe end or terminal, without blocking.
 struct Stream(AsyncFd<OwnedFd>);
 
@@ -93,6 +96,13 @@ async fn copy_out(from: Option<Arc<Stream>>, to: Option<std::pin::Pin<Box<dyn As
     }
 }
 
+/// The size that a client with a terminal sends at once, so that the program finds it when it starts. One without a terminal
+/// sends none, and is not waited for long.
+async fn first_size(io: &mut ExecIo) -> Option<TermSize> {
+    let resize = io.resize.as_mut()?;
+    tokio::time::timeout(FIRST_SIZE_TIMEOUT, resize.recv()).await.ok().flatten()
+}
+
 async fn follow_size(resize: Option<mpsc::Receiver<TermSize>>, terminal: Option<Arc<Stream>>) {
     if let (Some(mut resize), Some(terminal)) = (resize, terminal) {
         while let Some(size) = resize.recv().await {
@@ -110,10 +120,12 @@ impl Engine {
         command: Vec<String>,
         tty: bool,
         stdin: bool,
+        size: Option<TermSize>,
     ) -> Result<Running, CriError> {
         container.must_run()?;
         let mut process: ProcessSpec = container.launch_spec()?.process;
         process.args = command;
+        process.terminal_size = size.map(|size| (size.rows, size.columns));
         if tty && !process.env.iter().any(|e| e.starts_with("TERM=")) {
             process.env.push("TERM=xterm".into());
         }
@@ -150,11 +162,12 @@ impl Engine {
         id: &str,
         command: Vec<String>,
         tty: bool,
-        io: ExecIo,
+        mut io: ExecIo,
     ) -> Result<i32, CriError> {
         let container = self.container(id)?;
+        let size = if tty { first_size(&mut io).await } else { None };
         let Running { mut connection, stdin, stdout, stderr } =
-            self.spawn(&container, command, tty, io.stdin.is_some()).await?;
+            self.spawn(&container, command, tty, io.stdin.is_some(), size).await?;
         let sizes = tokio::spawn(follow_size(io.resize, stdin.clone().filter(|_| tty)));
         let input = io.stdin.zip(stdin).map(|(from, to)| tokio::spawn(copy_in(from, to)));
         let output = async { tokio::join!(copy_out(stdout, io.stdout), copy_out(stderr, io.stderr)) };
@@ -175,7 +188,8 @@ impl Engine {
         let container = self.container(id)?;
         let text = format!("{command:?}");
         let run = async {
-            let Running { mut connection, stdout, stderr, .. } = self.spawn(&container, command, false, false).await?;
+            let Running { mut connection, stdout, stderr, .. } =
+                self.spawn(&container, command, false, false, None).await?;
             let (mut out, mut err) = (Vec::new(), Vec::new());
             let output = async { tokio::join!(collect(stdout, &mut out), collect(stderr, &mut err)) };
             let code = until_drained(&mut connection, output).await;

@@ -70,7 +70,7 @@ pub(super) fn start(spec: &LaunchSpec, birth: Birth<'_>, streams: ChildStreams) 
         }
         rootfs::enter(spec, cgroups)?;
         if streams.tty {
-            open_terminal(report, true)?;
+            open_terminal(report, true, spec.process.terminal_size)?;
         }
         become_program(&spec.process, report)
     })
@@ -93,7 +93,7 @@ pub(super) fn exec(
             .map_err(|error| format!("join the container's namespaces: {error}"))?;
         std::env::set_current_dir("/").map_err(|error| format!("chdir to the container's root: {error}"))?;
         if streams.tty {
-            open_terminal(report, false)?;
+            open_terminal(report, false, spec.terminal_size)?;
         }
         become_program(spec, report)
     })
@@ -200,7 +200,7 @@ fn prepare_streams(streams: &ChildStreams) -> Result<(), String> {
 
 /// Makes a terminal in the container's own `/dev/pts`, takes it as the controlling one and hands its other side to the
 /// parent. The first process's terminal is also `/dev/console`.
-fn open_terminal(report: BorrowedFd<'_>, console: bool) -> Result<(), String> {
+fn open_terminal(report: BorrowedFd<'_>, console: bool, size: Option<(u16, u16)>) -> Result<(), String> {
     let open = || -> io::Result<()> {
         let controller =
             rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
@@ -214,6 +214,10 @@ fn open_terminal(report: BorrowedFd<'_>, console: bool) -> Result<(), String> {
             let root = std::fs::File::open("/")?;
             let target = mount::create_in_root(root.as_fd(), Path::new("/dev/console"), false)?;
             mount::attach(tree.as_fd(), target.as_fd())?;
+        }
+        if let Some((ws_row, ws_col)) = size {
+            let size = rustix::termios::Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+            rustix::termios::tcsetwinsize(&controller, size)?;
         }
         rustix::process::ioctl_tiocsctty(&terminal)?;
         for number in 0..3 {
