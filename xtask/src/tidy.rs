@@ -125,7 +125,7 @@ fn check_file(file: &Path, complaints: &mut Vec<String>) -> Result<()> {
             complaints.push(format!("{shown}:{number}: {word} marks unfinished work"));
         }
         let in_crate = |name: &&str| file.starts_with(format!("crates/{name}/src"));
-        if !file.ends_with(CLOCK_FILE) && PURE.iter().any(|name| in_crate(name)) {
+        if !file.ends_with(CLOCK_FILE) && PURE.iter().any(in_crate) {
             for word in IMPURE_WORDS.iter().filter(|w| line.contains(**w)) {
                 complaints.push(format!("{shown}:{number}: {word} in a pure crate: take it as an argument"));
             }
