@@ -103,9 +103,10 @@ pub(crate) fn loopback_or(bind_address: IpAddr) -> IpAddr {
     if bind_address.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind_address }
 }
 
-/// A server that is reached only by this machine needs no other address than it is bound to.
+/// Pods cannot reach a loopback address: a server that is bound to one advertises the default route's, as upstream's does.
 fn advertise_address(options: &KubeApiserver) -> IpAddr {
-    let bound = (!options.bind_address.is_unspecified()).then_some(options.bind_address);
-    let said = options.advertise_address.or(bound);
+    let bound = options.bind_address;
+    let reachable = (!bound.is_unspecified() && !bound.is_loopback()).then_some(bound);
+    let said = options.advertise_address.or(reachable);
     said.unwrap_or_else(|| node_address::detect().unwrap_or(Ipv4Addr::LOCALHOST.into()))
 }

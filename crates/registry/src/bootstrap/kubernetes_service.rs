@@ -15,6 +15,11 @@ pub(super) async fn ensure_all(objects: &dyn Objects, options: &BootstrapOptions
     });
     ensure(objects, "networking.k8s.io", "servicecidrs", cidr, keep).await?;
     ensure(objects, "", "services", service(options), keep).await?;
+    if options.advertise_address.is_loopback() {
+        // No pod could reach it, and endpoints must not be loopback addresses.
+        tracing::warn!("the Service kubernetes has no endpoints: this server is reached by a loopback address only");
+        return Ok(());
+    }
     ensure(objects, "", "endpoints", endpoints(options), |live, wanted| replace(live, wanted, &["subsets"])).await?;
     let parts = |live: &mut Value, wanted: &Value| replace(live, wanted, &["endpoints", "ports"]);
     ensure(objects, "discovery.k8s.io", "endpointslices", endpoint_slice(options), parts).await
