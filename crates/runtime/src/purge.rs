@@ -34,7 +34,7 @@ pub fn purge(config: &Config) -> io::Result<()> {
                 keep_first(cgroups.remove(&group));
             }
         }
-        keep_first(detach_below(&dir));
+        keep_first(mount::detach_below(&dir));
         keep_first(disk::remove_all(&dir));
     }
     for name in image::names(&config.netns_dir)? {
@@ -42,16 +42,4 @@ pub fn purge(config: &Config) -> io::Result<()> {
     }
     keep_first(disk::remove_all(&config.containers_dir()));
     result
-}
-
-/// Takes off every mount at or below a directory, innermost first.
-fn detach_below(dir: &std::path::Path) -> io::Result<()> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let mut points: Vec<_> = mount::parse_mountinfo(&text)
-        .into_iter()
-        .map(|m| m.mount_point)
-        .filter(|p| std::path::Path::new(p).starts_with(dir))
-        .collect();
-    points.sort_by_key(|point| std::cmp::Reverse(point.len()));
-    points.iter().try_for_each(|point| mount::detach_all(point.as_ref()))
 }
