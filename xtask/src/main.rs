@@ -42,7 +42,7 @@ fn run() -> Result<()> {
         Some("ci") => ci::run(rest),
         Some("bench") => bench::run_parts(rest),
         Some("e2e") => e2e::run_all(rest),
-        Some("test") => ci::run(&[]).and_then(|()| e2e::run_all(&[])),
+        Some("test") => ci::run_everything(),
         Some("schema") => schema::run(rest),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

@@ -41,6 +41,10 @@ pub(crate) fn output(words: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(output(&["id", "-u"])?.trim() == "0")
+}
+
 /// A release binary that a build has made.
 pub(crate) fn release_binary(name: &str) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);

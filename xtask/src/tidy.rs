@@ -30,6 +30,7 @@ const LAYERS: &[&str] = &[
     "kybern-dns",
     "kybern-kubelet",
     "kybern",
+    "kybern-testbed",
     "kybern-testkit",
     "kybern-bench",
     "kybern-e2e",
@@ -95,8 +96,8 @@ fn check_dependencies(complaints: &mut Vec<String>) -> Result<()> {
             if COMPONENTS.contains(&name) && COMPONENTS.contains(&on) {
                 complaints.push(format!("{name} depends on {on}: components meet through API objects"));
             }
-            if on == "kybern-testkit" {
-                complaints.push(format!("{name} ships with kybern-testkit: it is for tests only"));
+            if ["kybern-testbed", "kybern-testkit"].contains(&on) {
+                complaints.push(format!("{name} ships with {on}: it is for tests only"));
             }
             for (_, _, reason) in FORBIDDEN.iter().filter(|(from, to, _)| *from == name && *to == on) {
                 complaints.push(format!("{name} depends on {on}: {reason}"));

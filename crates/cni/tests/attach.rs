@@ -3,13 +3,14 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use kybern_cni::{Cni, CniError, ContainerNet, DefaultNetwork, PortMapping, purge};
 use kybern_linux::netns::NetNs;
 use kybern_linux::nft::{Family, Nftables};
 use kybern_linux::rtnl::{Route, Rtnl};
+use kybern_testbed::{TestNs, not_run};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -25,38 +26,6 @@ fn container(id: &str, netns: &Path) -> ContainerNet {
 
 fn io_error(error: impl std::error::Error) -> io::Error {
     io::Error::other(error.to_string())
-}
-
-struct TestNs {
-    path: PathBuf,
-    ns: NetNs,
-}
-
-impl TestNs {
-    fn new(dir: &Path, name: &str) -> Option<Self> {
-        let path = dir.join(name);
-        match NetNs::create(&path) {
-            Ok(ns) => {
-                // Up, as a container's loopback would be; for the "hosts", so that they reach themselves.
-                let up = ns.run(|| {
-                    let mut rtnl = Rtnl::open().map_err(io_error)?;
-                    rtnl.set_up(1).map_err(io_error)
-                });
-                up.expect("a new namespace has a loopback");
-                Some(Self { path, ns })
-            }
-            Err(error) => {
-                eprintln!("skipped: cannot make a network namespace (root needed): {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for TestNs {
-    fn drop(&mut self) {
-        let _ = NetNs::remove(&self.path);
-    }
 }
 
 #[test]
@@ -92,8 +61,8 @@ fn an_executable_plugin_is_called_by_the_book() {
     cni.status().unwrap();
     let result = match cni.add(&container("a", netns)) {
         Err(error) if error.to_string().contains("loopback") => {
-            eprintln!("skipped: entering a network namespace needs root: {error}");
-            return;
+            let lacking = format!("entering a network namespace needs root: {error}");
+            return not_run("an_executable_plugin_is_called_by_the_book", &lacking);
         }
         result => result.unwrap(),
     };

@@ -1,42 +1,15 @@
-//! Links and nftables in a network namespace that each test makes. Needs root; says so and passes over otherwise.
+//! Links and nftables in a network namespace that each test makes. Needs root; says so otherwise.
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use kybern_linux::netns::NetNs;
 use kybern_linux::nft::{
     BaseChain, ChainKind, CmpOp, Datatype, DynsetOp, Element, Expr, Family, Hook, Nftables, Rule, Set, SetKind, Table,
     Verdict, concat_key, ct_state, priority,
 };
 use kybern_linux::rtnl::{Route, Rtnl};
-
-/// A namespace that goes with the value.
-struct TestNs {
-    path: PathBuf,
-    ns: NetNs,
-}
-
-impl TestNs {
-    /// `None`, with the reason printed, where namespaces cannot be made.
-    fn new(name: &str) -> Option<Self> {
-        let path = std::env::temp_dir().join(format!("kybern-ns-{name}-{}", std::process::id()));
-        match NetNs::create(&path) {
-            Ok(ns) => Some(Self { path, ns }),
-            Err(error) => {
-                eprintln!("skipped: cannot make a network namespace (root needed): {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for TestNs {
-    fn drop(&mut self) {
-        let _ = NetNs::remove(&self.path);
-    }
-}
+use kybern_testbed::{TestNs, not_run};
 
 fn io_error(error: impl std::error::Error) -> io::Error {
     io::Error::other(error.to_string())
@@ -44,7 +17,7 @@ fn io_error(error: impl std::error::Error) -> io::Error {
 
 #[test]
 fn links_addresses_and_routes() {
-    let (Some(a), Some(b)) = (TestNs::new("links-a"), TestNs::new("links-b")) else { return };
+    let (Some(a), Some(b)) = (TestNs::temporary("links-a"), TestNs::temporary("links-b")) else { return };
     a.ns.run(|| {
         use std::os::fd::AsFd;
         let mut rtnl = Rtnl::open().map_err(io_error)?;
@@ -170,7 +143,7 @@ fn everything(family: Family, endpoints: &[&str]) -> Table {
 
 #[test]
 fn a_table_reads_back_as_it_was_written() {
-    let Some(test) = TestNs::new("nft") else { return };
+    let Some(test) = TestNs::temporary("nft") else { return };
     test.ns
         .run(|| {
             let mut nft = Nftables::open().map_err(io_error)?;
@@ -207,7 +180,7 @@ fn a_table_reads_back_as_it_was_written() {
 
 #[test]
 fn nft_shows_tables_as_they_would_be_written() {
-    let Some(test) = TestNs::new("nft-list") else { return };
+    let Some(test) = TestNs::temporary("nft-list") else { return };
     let list = || {
         let mut nft = Nftables::open().map_err(io_error)?;
         nft.reconcile(&everything(Family::Ip, &["endpoint-a", "endpoint-b"])).map_err(io_error)?;
@@ -215,8 +188,7 @@ fn nft_shows_tables_as_they_would_be_written() {
     };
     let output = match test.ns.run(list) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("skipped: nft is not installed");
-            return;
+            return not_run("nft_shows_tables_as_they_would_be_written", "no nft (Debian: nftables)");
         }
         output => output.unwrap(),
     };
@@ -245,7 +217,7 @@ fn nft_shows_tables_as_they_would_be_written() {
 
 #[test]
 fn changes_by_others_are_noticed() {
-    let Some(test) = TestNs::new("nft-monitor") else { return };
+    let Some(test) = TestNs::temporary("nft-monitor") else { return };
     test.ns
         .run(|| {
             let (mut own, mut other) = (Nftables::open().map_err(io_error)?, Nftables::open().map_err(io_error)?);

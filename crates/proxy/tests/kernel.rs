@@ -1,10 +1,10 @@
 //! The whole proxy against the kernel: a node, two pods and an outsider, each in a network namespace made here, and an API
-//! server that is a script. Needs root; says so and passes over otherwise.
+//! server that is a script. Needs root; says so otherwise.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use kybern_linux::netns::NetNs;
 use kybern_linux::nft::{Family, Nftables};
 use kybern_linux::rtnl::{LinkChange, Route, Rtnl};
 use kybern_proxy::Config;
+use kybern_testbed::TestNs;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -28,35 +29,8 @@ fn io_error(error: impl std::error::Error) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-struct Machine {
-    path: PathBuf,
-    ns: NetNs,
-}
-
-impl Machine {
-    fn new(dir: &Path, name: &str) -> Option<Self> {
-        let path = dir.join(name);
-        match NetNs::create(&path) {
-            Ok(ns) => {
-                ns.run(|| Rtnl::open().and_then(|mut rtnl| rtnl.set_up(1)).map_err(io_error)).unwrap();
-                Some(Self { path, ns })
-            }
-            Err(error) => {
-                eprintln!("skipped: cannot make a network namespace (root needed): {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = NetNs::remove(&self.path);
-    }
-}
-
 /// Plugs `other` into a bridge of `node`.
-fn plug(node: &Machine, other: &Machine, bridge: &str, name: &str, address: &str, gateway: &str) {
+fn plug(node: &TestNs, other: &TestNs, bridge: &str, name: &str, address: &str, gateway: &str) {
     let plug = || -> Result<(), kybern_linux::netlink::NetlinkError> {
         let mut rtnl = Rtnl::open()?;
         if rtnl.link(bridge)?.is_none() {
@@ -89,7 +63,7 @@ fn plug(node: &Machine, other: &Machine, bridge: &str, name: &str, address: &str
 }
 
 /// A pod's servers: over TCP and UDP they answer every message with their own address.
-fn serve(pod: &Machine, address: &'static str) {
+fn serve(pod: &TestNs, address: &'static str) {
     let listener = pod.ns.run(|| TcpListener::bind("0.0.0.0:8080")).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -112,7 +86,7 @@ fn serve(pod: &Machine, address: &'static str) {
 struct Connection(TcpStream);
 
 impl Connection {
-    fn open(from: &Machine, to: &str) -> io::Result<Self> {
+    fn open(from: &TestNs, to: &str) -> io::Result<Self> {
         let to: SocketAddr = to.parse().unwrap();
         let stream = from.ns.run(|| TcpStream::connect_timeout(&to, TIMEOUT))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -128,7 +102,7 @@ impl Connection {
     }
 }
 
-fn ask(from: &Machine, to: &str) -> io::Result<String> {
+fn ask(from: &TestNs, to: &str) -> io::Result<String> {
     Connection::open(from, to)?.ask()
 }
 
@@ -139,7 +113,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(node: &Machine, api: &Arc<FakeApi>) -> Self {
+    fn start(node: &TestNs, api: &Arc<FakeApi>) -> Self {
         let (stop, stopped) = oneshot::channel();
         let netns = NetNs::open(&node.path).unwrap();
         let client = Client::new(api.clone());
@@ -194,7 +168,7 @@ fn slice(ready: &[&str], terminating: &[&str]) -> Value {
 fn services_work_and_survive_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let names = ["node", "outside", "pod-a", "pod-b"];
-    let machines: Vec<_> = names.iter().filter_map(|name| Machine::new(dir.path(), name)).collect();
+    let machines: Vec<_> = names.iter().filter_map(|name| TestNs::new(dir.path(), name)).collect();
     let [node, outside, a, b] = machines.as_slice() else { return };
     plug(node, outside, "br-wire", "wire", "192.168.7.2/24", "192.168.7.1/24");
     plug(node, a, "br-pods", "veth-a", "10.244.0.2/24", "10.244.0.1/24");
@@ -232,13 +206,13 @@ fn services_work_and_survive_restarts() {
     let vip = format!("{VIP}:80");
     let node_port = format!("{NODE}:30080");
     let refused =
-        |from: &Machine, to: &str| ask(from, to).map_err(|error| error.kind()) == Err(io::ErrorKind::ConnectionRefused);
+        |from: &TestNs, to: &str| ask(from, to).map_err(|error| error.kind()) == Err(io::ErrorKind::ConnectionRefused);
     eventually("a service without endpoints refuses", [true; 3], || {
         [refused(a, &vip), refused(node, &vip), refused(outside, &node_port)]
     });
 
     api.put("endpointslices", slice(&PODS[..1], &[]));
-    let answer = |from: &Machine, to: &str| ask(from, to).map_err(|error| error.to_string());
+    let answer = |from: &TestNs, to: &str| ask(from, to).map_err(|error| error.to_string());
     eventually("a cluster IP leads to its pod", Ok(PODS[0].to_owned()), || answer(b, &vip));
     assert_eq!(answer(node, &vip), Ok(PODS[0].into()), "from the node");
     assert_eq!(answer(outside, &node_port), Ok(PODS[0].into()), "a node port from outside");
@@ -254,7 +228,7 @@ fn services_work_and_survive_restarts() {
     assert_eq!(answer(b, &vip), Ok(PODS[0].into()), "rules outlive the proxy");
     let proxy = Proxy::start(node, &api);
     api.put("endpointslices", slice(&PODS, &[]));
-    let all = |from: &Machine, to: &str| {
+    let all = |from: &TestNs, to: &str| {
         let mut seen: Vec<_> = (0..24).map(|_| answer(from, to)).collect();
         seen.sort();
         seen.dedup();

@@ -1,20 +1,14 @@
 //! Every published fixture, one fully populated object per kind, through every codec and back.
 //!
-//! The fixtures are not part of this repository. They are looked for in `$KYBERN_UPSTREAM_FACTS` and beside the
-//! checkout, in `../shared/upstream`; where they are in neither place, the test says so.
+//! The fixtures are not part of this repository; `upstream_facts` tells where they are looked for.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kybern_apimachinery::{Gvk, Value};
 use kybern_schema::builtin::Builtin;
 use kybern_schema::types::KindType;
 use kybern_schema::{Strictness, builtin, decode, decode_yaml, proto};
-
-fn facts() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/upstream");
-    let candidates = std::env::var_os("KYBERN_UPSTREAM_FACTS").map(PathBuf::from).into_iter().chain([beside]);
-    candidates.map(|c| c.join("objects-v1.35")).find(|c| c.is_dir())
-}
+use kybern_testbed::upstream_facts;
 
 /// Where two trees differ first.
 fn difference(path: &str, left: &Value, right: &Value) -> Option<String> {
@@ -122,12 +116,7 @@ fn own_fixtures() {
 
 #[test]
 fn published_fixtures() {
-    let Some(directory) = facts() else {
-        eprintln!(
-            "NOT RUN: no published fixtures here; set KYBERN_UPSTREAM_FACTS to the directory that holds objects-v1.35"
-        );
-        return;
-    };
+    let Some(directory) = upstream_facts("published_fixtures", "objects-v1.35") else { return };
     let builtin = Builtin::with_tables(&[include_str!("retired-v1.35.txt")]).unwrap();
     let (mut checked, mut failures) = (0, Vec::new());
     let mut names: Vec<_> =

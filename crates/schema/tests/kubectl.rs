@@ -5,6 +5,7 @@ use std::process::Command;
 use kybern_apimachinery::{Gvk, Map, Value, json};
 use kybern_schema::patch::{PatchError, json as json_patch, merge, strategic};
 use kybern_schema::types::KindType;
+use kybern_testbed::not_run;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -35,8 +36,7 @@ fn compare(
     ours: impl Fn(Value, Value) -> Result<Value, PatchError>,
 ) {
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
-        println!("skipped: there is no kubectl to compare with (Debian: kubernetes-client)");
-        return;
+        return not_run("patches as kubectl makes them", "no kubectl to compare with (Debian: kubernetes-client)");
     }
     let mut runner =
         TestRunner::new(Config { cases: CASES, max_shrink_iters: 64, failure_persistence: None, ..Config::default() });

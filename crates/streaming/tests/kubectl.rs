@@ -119,7 +119,7 @@ async fn in_time<T>(work: impl Future<Output = T>) -> T {
 async fn kubectl_execs_and_forwards() {
     let kubectls = kubectls();
     if kubectls.is_empty() {
-        println!("SKIPPED: no kubectl on this machine");
+        return kybern_testbed::not_run("kubectl_execs_and_forwards", "no kubectl on this machine");
     }
     let server = serve().await;
     let home = tempfile::tempdir().unwrap();

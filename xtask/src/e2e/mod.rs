@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::network::{self, Network};
-use crate::process::{command, release_binary, run, run_command, step};
+use crate::process::{self, command, release_binary, run, run_command, step};
 
 /// Where the end-to-end cluster keeps its things.
 struct Site {
@@ -65,12 +65,26 @@ impl Site {
     }
 }
 
+pub(crate) fn install_packages() -> Result<()> {
+    packages::ensure()
+}
+
+/// What no package brings.
+pub(crate) fn lacking() -> Result<Option<String>> {
+    let kubectl = process::output(&["sh", "-c", "command -v kubectl || true"])?;
+    let lacking = "no kubectl on the PATH: they drive the cluster with the official one; install it";
+    Ok(kubectl.trim().is_empty().then(|| lacking.to_owned()))
+}
+
 /// `filters` choose tests by name; without any all run.
 pub(crate) fn run_all(filters: &[String]) -> Result<()> {
-    if !is_root()? {
+    if !process::is_root()? {
         bail!("the end-to-end tests make namespaces, cgroups and mounts: run them as root");
     }
     step("packages", packages::ensure)?;
+    if let Some(lacking) = lacking()? {
+        bail!("cannot run the end-to-end tests: {lacking}");
+    }
     let kubectls = kubectls()?;
     let kybern = step_value("build", build)?;
     let folder = PathBuf::from(format!("/tmp/kybern-e2e-{}", network::id()));
@@ -134,16 +148,9 @@ fn test_command(site: &Site, kubectls: &[PathBuf], binary: &str, filters: &[Stri
     test
 }
 
-fn is_root() -> Result<bool> {
-    Ok(crate::process::output(&["id", "-u"])?.trim() == "0")
-}
-
 /// The official kubectl programs of this machine, oldest first: the one on the PATH, and versioned ones beside it.
 fn kubectls() -> Result<Vec<PathBuf>> {
-    let on_path = crate::process::output(&["sh", "-c", "command -v kubectl || true"])?;
-    if on_path.trim().is_empty() {
-        bail!("no kubectl on the PATH: the end-to-end tests drive the cluster with the official one; install it");
-    }
+    let on_path = process::output(&["sh", "-c", "command -v kubectl"])?;
     let real = fs::canonicalize(on_path.trim())?;
     let mut versioned: Vec<(u32, PathBuf)> = fs::read_dir(real.parent().unwrap_or(Path::new("/")))?
         .filter_map(|entry| {

@@ -8,11 +8,10 @@ use kybern_apimachinery::{Value, json};
 use kybern_client::Client;
 use kybern_cri::{BoxFuture, ContainerStatus, RuntimeService};
 use kybern_runtime::{PodNet, PodNetwork, Runtime};
+use kybern_testbed::harness::BUSYBOX;
 use tokio::task::JoinHandle;
 
 use crate::fake_api::{FakeApi, Wire};
-
-pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// A network namespace without any link but `lo`.
 struct LoopbackOnly;

@@ -12,6 +12,9 @@ use kybern_client::{Body, BoxFuture, Transport, TransportError, body};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+/// Far above what anything here takes, also on a machine that is busy with other things.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 #[derive(Default)]
 struct State {
     /// By resource, then by `namespace/name`.
@@ -128,7 +131,7 @@ impl FakeApi {
                 changed.changed().await.unwrap();
             }
         };
-        if tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.is_err() {
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
             panic!(
                 "waited in vain; {resource} {key}: {:#}\nevents: {:?}",
                 self.get(resource, key).unwrap_or_default(),
@@ -151,7 +154,7 @@ impl FakeApi {
                 changed.changed().await.unwrap();
             }
         };
-        if tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.is_err() {
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
             panic!("no event {begin:?} among {:?}", self.events());
         }
     }

@@ -244,7 +244,7 @@ pub(crate) async fn device_filter_of_cgroup_v2() {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let unified = kybern_linux::mount::parse_mountinfo(&mounts).into_iter().find(|m| m.fs_type == "cgroup2");
     let Some(unified) = unified else {
-        println!("  SKIPPED: no cgroup2 hierarchy is mounted");
+        kybern_testbed::not_run("containers::device_filter_of_cgroup_v2", "no cgroup2 hierarchy is mounted");
         return;
     };
     let cgroups = Cgroups::V2(unified.mount_point.into());

@@ -9,8 +9,7 @@ use kybern_cri::*;
 use kybern_linux::netns::NetNs;
 use kybern_linux::rtnl::Rtnl;
 use kybern_runtime::{Config, PodNet, PodNetwork, Runtime};
-
-pub(crate) const BUSYBOX: &str = "/bin/busybox";
+use kybern_testbed::harness::BUSYBOX;
 
 /// A network namespace without any link but `lo`.
 struct LoopbackOnly;

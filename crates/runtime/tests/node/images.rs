@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use kybern_cri::*;
 use kybern_runtime::ImageArchives;
+use kybern_testbed::harness::BUSYBOX;
+use kybern_testbed::not_run;
 
-use crate::fixture::{BUSYBOX, Node};
+use crate::fixture::Node;
 
 /// One layer's archive, built entry by entry.
 struct Layer(tar::Builder<Vec<u8>>);
@@ -314,8 +316,7 @@ impl Drop for Registry {
 
 pub(crate) async fn pull_from_a_registry() {
     if !Path::new("/usr/bin/docker-registry").exists() {
-        println!("  SKIPPED: /usr/bin/docker-registry (package docker-registry) is not there");
-        return;
+        return not_run("images::pull_from_a_registry", "no /usr/bin/docker-registry (Debian: docker-registry)");
     }
     let node = Node::new().await;
     let archives = ImageArchives::open(&node.config).unwrap();

@@ -1,5 +1,5 @@
 //! Tests on the real kernel: namespaces, control groups, overlay mounts, processes. They need root and busybox-static;
-//! without them they say so and pass. The test program is its own shim and its own built-in image.
+//! without them they say so. The test program is its own shim and its own built-in image.
 
 mod containers;
 mod fixture;
@@ -9,16 +9,8 @@ mod restart;
 mod sandboxes;
 mod streams;
 
-use std::pin::Pin;
-
-type Test = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
-
-/// Lists async functions as tests.
-macro_rules! tests {
-    ($($module:ident::$name:ident),* $(,)?) => {
-        &[$((concat!(stringify!($module), "::", stringify!($name)), || Box::pin($module::$name()))),*]
-    };
-}
+use kybern_testbed::harness::{self, Test};
+use kybern_testbed::tests;
 
 const TESTS: &[Test] = tests![
     sandboxes::the_life_of_a_pod,
@@ -55,31 +47,5 @@ fn main() {
     if args.get(1).is_some_and(|a| a == kybern_runtime::SHIM_COMMAND) {
         kybern_runtime::shim_main(&args[2..]);
     }
-    if !rustix::process::geteuid().is_root() || !std::path::Path::new(fixture::BUSYBOX).exists() {
-        println!("SKIPPED: node tests need root and {} (package busybox-static)", fixture::BUSYBOX);
-        return;
-    }
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-'));
-    let mut failed = Vec::new();
-    for (name, test) in TESTS.iter().filter(|(name, _)| filter.as_ref().is_none_or(|f| name.contains(f.as_str()))) {
-        let started = std::time::Instant::now();
-        let result = std::panic::catch_unwind(|| {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(async {
-                tokio::time::timeout(std::time::Duration::from_secs(60), test()).await.expect("within a minute")
-            });
-        });
-        println!(
-            "test {name} ... {} ({} ms)",
-            if result.is_ok() { "ok" } else { "FAILED" },
-            started.elapsed().as_millis()
-        );
-        if result.is_err() {
-            failed.push(name);
-        }
-    }
-    if !failed.is_empty() {
-        println!("failed: {failed:?}");
-        std::process::exit(1);
-    }
+    harness::run("runtime: node", TESTS);
 }

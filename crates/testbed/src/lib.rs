@@ -1,0 +1,9 @@
+//! What tests on the real kernel share: network namespaces, a harness for programs that are their own shim, and one way to
+//! say that a machine lacks what a test needs.
+
+pub mod harness;
+mod netns;
+mod not_run;
+
+pub use netns::TestNs;
+pub use not_run::{NOT_RUN_FILE, not_run, upstream_facts};
