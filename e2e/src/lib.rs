@@ -3,8 +3,10 @@
 
 mod cluster;
 mod run;
+mod scratch;
 mod table;
 
 pub use cluster::{Cluster, Kubectl, Namespace};
 pub use run::{Finished, eventually, eventually_within};
+pub use scratch::Scratch;
 pub use table::Table;

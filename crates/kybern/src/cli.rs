@@ -43,3 +43,10 @@ pub(crate) enum Command {
     /// Sample and test application, for demos and tests.
     Testapp(testapp::TestApp),
 }
+
+impl Command {
+    /// `up`, `down` and the like, unlike what runs on and on.
+    pub(crate) fn is_for_people(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Down(_) | Self::Image(_) | Self::Completion(_) | Self::Testapp(_))
+    }
+}

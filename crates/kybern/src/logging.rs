@@ -5,13 +5,9 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::cli::Command;
 
-/// `up`, `down` and the other commands for people speak through their own output and log warnings only.
+/// Commands for people speak through their own output and log warnings only.
 pub(crate) fn init(command: &Command) {
-    let for_people = matches!(
-        command,
-        Command::Up(_) | Command::Down(_) | Command::Image(_) | Command::Completion(_) | Command::Testapp(_)
-    );
-    let default = if for_people { Level::WARN } else { Level::INFO };
+    let default = if command.is_for_people() { Level::WARN } else { Level::INFO };
     let level = std::env::var("KYBERN_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     tracing_subscriber::fmt()
         .with_max_level(level)

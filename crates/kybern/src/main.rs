@@ -8,6 +8,7 @@ mod logging;
 mod node_address;
 mod notify;
 mod paths;
+mod preflight;
 mod testapp;
 mod up;
 mod version;
@@ -30,6 +31,9 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse_from(with_two_dashes(with_applet_name(arguments)));
     logging::init(&cli.command);
+    if cli.command.is_for_people() {
+        kybern_linux::process::end_with_the_reader();
+    }
     let result = runtime(&cli.command).and_then(|runtime| runtime.block_on(run(cli.command)));
     match result {
         Ok(()) => ExitCode::SUCCESS,

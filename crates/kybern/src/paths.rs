@@ -1,9 +1,10 @@
 //! Where things lie on a node.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use clap::Args;
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Parser};
 
 /// The directories of a node, as its commands' flags. Several nodes on one machine need different ones.
 #[derive(Clone, Debug, Args)]
@@ -25,6 +26,13 @@ pub(crate) struct Directories {
     pub(crate) cgroup_root: String,
 }
 
+/// What holds where nothing is said.
+#[derive(Parser)]
+struct Defaults {
+    #[command(flatten)]
+    directories: Directories,
+}
+
 impl Directories {
     /// The paths, made absolute.
     pub(crate) fn paths(&self) -> Result<Paths> {
@@ -44,6 +52,13 @@ impl Directories {
         })
     }
 
+    /// Those that are not the usual ones, as arguments after a command: empty, or with a leading blank.
+    pub(crate) fn unusual(&self) -> String {
+        let usual = Defaults::parse_from(["kybern"]).directories.to_arguments();
+        let unusual = self.to_arguments().into_iter().filter(|flag| !usual.contains(flag));
+        unusual.map(|flag| format!(" {flag}")).collect()
+    }
+
     /// The same as arguments of another `kybern`.
     pub(crate) fn to_arguments(&self) -> Vec<String> {
         vec![
@@ -54,6 +69,29 @@ impl Directories {
             format!("--cgroup-root={}", self.cgroup_root),
         ]
     }
+}
+
+/// Secrets of pods lie below.
+fn make_private(path: &Path, flag: &str) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| match error.kind() {
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            anyhow!("cannot make {}: a file is in the way; name another directory with {flag}", path.display())
+        }
+        _ => failure(&format!("cannot make {} ({flag})", path.display()), error),
+    })
+}
+
+/// A failure to write, with its cure where it is plain.
+pub(crate) fn failure(what: &str, error: std::io::Error) -> anyhow::Error {
+    let cure = match error.kind() {
+        ErrorKind::PermissionDenied => "; Kybern needs root",
+        ErrorKind::ReadOnlyFilesystem => "; name a place that can be written, or mount this one writable",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room there",
+        _ => "",
+    };
+    anyhow!("{what}: {error}{cure}")
 }
 
 /// All paths of one cluster's server or agent. Everything that must survive a reboot is below `data`; everything that must
@@ -69,7 +107,49 @@ pub(crate) struct Paths {
     pub(crate) cgroup_root: String,
 }
 
+/// What may be in a data directory: only what a server has made there, and the registries' settings.
+const KNOWN: &[&str] = &[
+    "admin.kubeconfig",
+    "cni",
+    "home",
+    "kubelet",
+    "lock",
+    "lost+found",
+    "registries.yaml",
+    "runtime",
+    "server",
+    "server.log",
+];
+
 impl Paths {
+    /// Makes the data directory where it is missing. Refuses one that holds other things: a mistyped `--data-dir` must not
+    /// mix a cluster into somebody's files.
+    pub(crate) fn make_data(&self) -> Result<()> {
+        make_private(&self.data, "--data-dir")?;
+        match self.foreign()? {
+            None => Ok(()),
+            Some(name) => bail!(
+                "{} is not a Kybern data directory: it holds {name:?}; name an empty or a new one with --data-dir",
+                self.data.display()
+            ),
+        }
+    }
+
+    pub(crate) fn make_run(&self) -> Result<()> {
+        make_private(&self.run, "--run-dir")
+    }
+
+    /// Something in the data directory that no server makes.
+    pub(crate) fn foreign(&self) -> Result<Option<String>> {
+        for entry in std::fs::read_dir(&self.data).with_context(|| format!("cannot read {}", self.data.display()))? {
+            let name = entry?.file_name();
+            if !KNOWN.iter().any(|known| name == *known) {
+                return Ok(Some(name.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
     /// For people: full rights.
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.data.join("admin.kubeconfig")

@@ -109,6 +109,11 @@ pub fn permitted() -> io::Result<Mask> {
     Ok(rustix::thread::capabilities(None)?.permitted.bits())
 }
 
+/// What this process may do now: its effective set.
+pub fn effective() -> io::Result<Mask> {
+    Ok(rustix::thread::capabilities(None)?.effective.bits())
+}
+
 /// Takes everything outside `mask` out of the bounding set.
 pub fn limit_bounding(mask: Mask) -> io::Result<()> {
     for i in 0..64 {

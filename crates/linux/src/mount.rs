@@ -40,6 +40,15 @@ pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::mount::move_mount(tree, "", target, "", flags)?)
 }
 
+/// Whether this kernel has the file system, after it was given the chance to load its module. Mounts nothing.
+pub fn knows_filesystem(kind: &str) -> io::Result<bool> {
+    match rustix::mount::fsopen(kind, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::NODEV) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A detached new filesystem of `kind`, with `options` as `mount -o` would take them (`key` or `key=value`).
 pub fn new_filesystem(kind: &str, options: &[&str], attributes: Attributes) -> io::Result<OwnedFd> {
     use rustix::mount::{FsMountFlags, FsOpenFlags};

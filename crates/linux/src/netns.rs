@@ -78,6 +78,14 @@ fn unshare_net() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
 }
 
+/// Runs `work` on a thread of its own in a new namespace, which goes when the thread and what `work` opened are gone.
+pub fn in_new<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    on_new_thread(|| {
+        unshare_net()?;
+        work()
+    })
+}
+
 fn on_new_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         std::thread::Builder::new()

@@ -89,6 +89,12 @@ pub fn reset_signals() {
     }
 }
 
+/// Lets a program that prints end quietly when nobody reads on, as the others in a pipe do. Rust ignores SIGPIPE.
+pub fn end_with_the_reader() {
+    // SAFETY: SIG_DFL is a valid disposition.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// The duty of process 1 of a pid namespace that does nothing else: reap orphans until told to end (`SIGTERM`, `SIGINT`).
 pub fn pause() -> ! {
     // SAFETY: the set is initialised before use; sigwaitinfo may be given a null info.
@@ -213,30 +219,61 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<bool> {
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
 }
 
+/// A process that need not be a child. It is the same one for as long as this lives, even when its number goes to another.
+/// The descriptor is readable once the process has ended.
+#[derive(Debug)]
+pub struct ProcessHandle(OwnedFd);
+
+impl ProcessHandle {
+    /// `None` when there is no such process.
+    pub fn open(pid: u32) -> io::Result<Option<Self>> {
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            opened => Ok(Some(Self(opened?))),
+        }
+    }
+
+    /// Whether the process has ended within this time.
+    pub fn ends_within(&self, patience: std::time::Duration) -> io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let wait = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
+        Ok(poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&wait))? > 0)
+    }
+}
+
+impl AsRawFd for ProcessHandle {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Ends a process that need not be a child: SIGTERM, and SIGKILL if it is still there after `patience`. Succeeds when there
 /// is no such process.
 pub fn terminate(pid: u32, patience: std::time::Duration) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    // A pidfd names the process even after its number is given to another.
-    let process = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        opened => opened?,
-    };
+    use rustix::process::{Signal, pidfd_send_signal};
+    let Some(process) = ProcessHandle::open(pid)? else { return Ok(()) };
     for (signal, wait) in [(Signal::TERM, patience), (Signal::KILL, std::time::Duration::from_secs(10))] {
-        match pidfd_send_signal(&process, signal) {
+        match pidfd_send_signal(&process.0, signal) {
             Err(rustix::io::Errno::SRCH) => return Ok(()),
             sent => sent?,
         }
-        let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-        if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&wait))? > 0 {
+        if process.ends_within(wait)? {
             return Ok(());
         }
     }
     Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end, even by SIGKILL"))
+}
+
+/// Lets the program run in a session of its own (`setsid(2)`), so that it outlives the terminal it is started from.
+pub fn in_own_session(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let leave = || rustix::process::setsid().map(drop).map_err(io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(leave) };
 }
 
 /// Sets soft and hard limit of a resource by its name without prefix (`NOFILE`). `InvalidInput` for an unknown name.
@@ -290,6 +327,27 @@ pub fn join_namespace(file: &File, kind: libc::c_int) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_handle_tells_when_its_process_has_ended() {
+        use std::time::Duration;
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let handle = ProcessHandle::open(child.id()).unwrap().unwrap();
+        assert!(!handle.ends_within(Duration::ZERO).unwrap());
+        drop(child.stdin.take());
+        assert!(handle.ends_within(Duration::from_secs(60)).unwrap(), "cat ends with its input");
+        child.wait().unwrap();
+        assert!(ProcessHandle::open(child.id()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_program_in_a_session_of_its_own() {
+        let mut command = std::process::Command::new("sh");
+        in_own_session(command.args(["-c", "cut -d' ' -f6 /proc/$$/stat; echo $$"]));
+        let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let (session, pid) = text.trim().split_once('\n').unwrap();
+        assert_eq!(session, pid);
+    }
 
     #[test]
     fn signals_by_name() {

@@ -260,3 +260,22 @@ async fn a_copy_of_the_files_at_any_moment_holds_all_that_was_acknowledged() {
         assert_eq!(range(&recovered, &format!("/{round}/"), None).await.unwrap().items.len(), 20);
     }
 }
+
+#[test]
+fn a_database_that_is_not_ours_is_refused_and_not_touched() {
+    let newer =
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL); INSERT INTO meta VALUES ('format', 99)";
+    for (statements, expect) in [(newer, "has format 99"), ("CREATE TABLE other (a)", "not a Kybern store")] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        rusqlite::Connection::open(&path).unwrap().execute_batch(statements).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let text = Sqlite::open(directory.path(), Options::default()).err().unwrap().to_string();
+        assert!(text.contains(expect) && text.contains(&path.display().to_string()), "{text}");
+        assert_eq!(std::fs::read(&path).unwrap(), before, "{statements}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("state.db"), vec![b'x'; 10_000]).unwrap();
+    let text = Sqlite::open(directory.path(), Options::default()).err().unwrap().to_string();
+    assert!(text.contains("not a database"), "{text}");
+}

@@ -4,3 +4,4 @@
 mod crashes;
 mod cycles;
 mod refusals;
+mod starts;

@@ -17,7 +17,7 @@ pub struct CertificateAuthority {
 }
 
 impl CertificateAuthority {
-    /// Reads `STEM.crt` and `STEM.key`, or makes both when neither is there.
+    /// Reads `STEM.crt` and `STEM.key`, or makes what is missing. Without its key, a certificate is of no use.
     pub fn load_or_create(
         directory: &Path,
         stem: &str,
@@ -41,11 +41,17 @@ impl CertificateAuthority {
                 Ok(Self { pair, issuer })
             }
             (Some(_), None) => Err(PkiError::Half { missing: key_path, present: certificate_path }),
-            (None, Some(_)) => Err(PkiError::Half { missing: certificate_path, present: key_path }),
-            (None, None) => {
-                let authority = Self::create(common_name, now)?;
-                // The key first: a certificate without its key is of no use, a key alone is reported.
-                files::write(&key_path, &authority.pair.key_pem)?;
+            (None, key) => {
+                let key = match key {
+                    // What a crash between the two writes leaves: goes on from there.
+                    Some(pem) => KeyPair::from_pem(&pem).map_err(|e| PkiError::unusable(&key_path, e))?,
+                    None => {
+                        let key = generate_key()?;
+                        files::write(&key_path, &key.serialize_pem())?;
+                        key
+                    }
+                };
+                let authority = Self::with_key(common_name, key, now)?;
                 files::write(&certificate_path, &authority.pair.certificate_pem)?;
                 Ok(authority)
             }
@@ -54,9 +60,12 @@ impl CertificateAuthority {
 
     /// A new authority that is in no file.
     pub fn create(common_name: &str, now: jiff::Timestamp) -> Result<Self, PkiError> {
+        Self::with_key(common_name, generate_key()?, now)
+    }
+
+    fn with_key(common_name: &str, key: KeyPair, now: jiff::Timestamp) -> Result<Self, PkiError> {
         let fail = |cause: String| PkiError::Sign { subject: common_name.to_owned(), cause };
         let params = authority_params(common_name, now).map_err(fail)?;
-        let key = generate_key()?;
         let certificate = params.self_signed(&key).map_err(|e| fail(e.to_string()))?;
         let pair = CertifiedKey::new(certificate.pem(), key.serialize_pem()).map_err(fail)?;
         Ok(Self { pair, issuer: Issuer::new(params, key) })

@@ -80,8 +80,9 @@ pub(super) fn load_or_create_signing_key(directory: &Path) -> Result<String, Pki
             let key = KeyPair::generate()
                 .map_err(|e| PkiError::Sign { subject: "service accounts".into(), cause: e.to_string() })?;
             let pem = key.serialize_pem();
-            write(&public_path, &key.public_key_pem())?;
+            // The key first: what a crash leaves then can be completed.
             write(&key_path, &pem)?;
+            write(&public_path, &key.public_key_pem())?;
             Ok(pem)
         }
     }

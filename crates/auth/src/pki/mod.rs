@@ -182,6 +182,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_crash_leaves_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        Pki::load_or_create(&options(dir.path()), now()).unwrap();
+        // Of each pair, what is written last.
+        for (lost, kept) in [
+            ("sa.pub", "sa.key"),
+            ("ca.crt", "ca.key"),
+            ("front-proxy-ca.crt", "front-proxy-ca.key"),
+            ("apiserver.crt", "ca.crt"),
+            ("front-proxy-client.crt", "front-proxy-ca.crt"),
+        ] {
+            let before = read(kept);
+            std::fs::remove_file(dir.path().join(lost)).unwrap();
+            Pki::load_or_create(&options(dir.path()), now()).unwrap_or_else(|e| panic!("without {lost}: {e}"));
+            assert!(dir.path().join(lost).exists(), "{lost}");
+            assert_eq!(read(kept), before, "{kept} must stay");
+        }
+    }
+
+    #[test]
     fn an_authority_is_never_silently_replaced() {
         let dir = tempfile::tempdir().unwrap();
         Pki::load_or_create(&options(dir.path()), now()).unwrap();

@@ -4,12 +4,16 @@
 mod coredns;
 mod kube_proxy;
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
 use kybern_apimachinery::{Gvr, Reason, Value, json, object};
 use kybern_client::{Client, ClientError, Patch};
 
 /// Owns the fields that an add-on's manifest sets.
 const FIELD_MANAGER: &str = "kybern-addons";
+/// What failed is tried again this much later, doubling up to the maximum.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// What the manifests depend on.
 #[derive(Clone, Debug)]
@@ -56,16 +60,46 @@ impl Manifest {
     }
 }
 
-/// Brings every add-on to its manifest. Idempotent; what users changed in fields that the manifests do not set stays.
-pub(crate) async fn apply(client: &Client, settings: &Settings) -> Result<()> {
-    for manifest in coredns::manifests(settings).into_iter().chain(kube_proxy::manifests(settings)) {
-        let (kind, name) = (object::kind(&manifest.object).to_owned(), object::name(&manifest.object).to_owned());
-        apply_one(client, manifest).await.with_context(|| format!("cannot apply the add-on object {kind} {name}"))?;
-    }
-    Ok(())
+/// Brings every add-on to its manifest, and does not rest before that is done. Idempotent; what users changed in fields that
+/// the manifests do not set stays.
+pub(crate) async fn keep_applying(client: Client, settings: Settings) {
+    let manifests: Vec<Manifest> =
+        coredns::manifests(&settings).into_iter().chain(kube_proxy::manifests(&settings)).collect();
+    until_done(manifests, |manifest| {
+        let client = client.clone();
+        async move {
+            let applied = apply_one(&client, &manifest).await;
+            applied.map_err(|error| {
+                let (kind, name) = (object::kind(&manifest.object), object::name(&manifest.object));
+                let text = format!("cannot apply the add-on object {kind} {name}: {error}");
+                (manifest, text)
+            })
+        }
+    })
+    .await;
 }
 
-async fn apply_one(client: &Client, manifest: Manifest) -> Result<(), ClientError> {
+/// Applies each, and again those that failed and are handed back, later and later. One that fails holds up none of the others.
+async fn until_done<T, F: Future<Output = Result<(), (T, String)>>>(mut left: Vec<T>, apply: impl Fn(T) -> F) {
+    let mut wait = RETRY_MIN;
+    loop {
+        let mut failed = Vec::new();
+        for item in left {
+            if let Err((item, error)) = apply(item).await {
+                tracing::error!("{error}; trying again in {} s", wait.as_secs());
+                failed.push(item);
+            }
+        }
+        if failed.is_empty() {
+            return;
+        }
+        left = failed;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+async fn apply_one(client: &Client, manifest: &Manifest) -> Result<(), ClientError> {
     let resource = client.raw(&manifest.gvr);
     let (namespace, name) = (object::namespace(&manifest.object).to_owned(), object::name(&manifest.object).to_owned());
     if manifest.keep_existing {
@@ -74,6 +108,27 @@ async fn apply_one(client: &Client, manifest: Manifest) -> Result<(), ClientErro
             other => other.map(drop),
         };
     }
-    let patch = Patch::Apply { object: manifest.object, manager: FIELD_MANAGER.to_owned(), force: true };
+    let patch = Patch::Apply { object: manifest.object.clone(), manager: FIELD_MANAGER.to_owned(), force: true };
     resource.patch(&namespace, &name, &patch, None).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_applied_again_and_holds_up_nothing() {
+        let log = RefCell::new(Vec::new());
+        let started = tokio::time::Instant::now();
+        until_done(vec!["a", "bad", "c"], async |item| {
+            log.borrow_mut().push(item);
+            let tries = log.borrow().iter().filter(|tried| **tried == item).count();
+            if item == "bad" && tries < 3 { Err((item, "not yet".to_owned())) } else { Ok(()) }
+        })
+        .await;
+        assert_eq!(*log.borrow(), ["a", "bad", "c", "bad", "bad"]);
+        assert_eq!(started.elapsed(), RETRY_MIN * 3);
+    }
 }

@@ -3,17 +3,17 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, Parser};
 use ipnet::IpNet;
 
 use crate::node_address;
-use crate::paths::{Directories, Paths};
+use crate::paths::Directories;
 use crate::wiring::{Cluster, server};
 
 #[derive(Debug, Args)]
 pub(crate) struct Server {
     #[command(flatten)]
-    cluster: ClusterOptions,
+    pub(crate) cluster: ClusterOptions,
 }
 
 /// What `up` and `server` share.
@@ -50,6 +50,13 @@ pub(crate) struct ClusterOptions {
     no_add_ons: bool,
 }
 
+/// What holds where nothing is said.
+#[derive(Parser)]
+struct Defaults {
+    #[command(flatten)]
+    cluster: ClusterOptions,
+}
+
 impl ClusterOptions {
     /// Fills in what was not said.
     pub(crate) fn resolve(&self) -> Result<Cluster> {
@@ -75,6 +82,12 @@ impl ClusterOptions {
         })
     }
 
+    /// What was asked for here and is not so there, as flags.
+    pub(crate) fn asked_beyond(&self, there: &Self) -> Vec<String> {
+        let (usual, there) = (Defaults::parse_from(["kybern"]).cluster.to_arguments(), there.to_arguments());
+        self.to_arguments().into_iter().filter(|flag| !usual.contains(flag) && !there.contains(flag)).collect()
+    }
+
     /// The same options as arguments of another `kybern`.
     pub(crate) fn to_arguments(&self) -> Vec<String> {
         let mut arguments = self.directories.to_arguments();
@@ -95,22 +108,21 @@ impl ClusterOptions {
     }
 }
 
-/// The process id of the server that runs on this data, if one does. A killed server holds the directory's lock for a moment
-/// after it is dead: the kernel closes its files after it has taken the program away. Then this waits for the lock.
-pub(crate) fn running(paths: &Paths) -> Option<u32> {
-    for _ in 0..LOCK_PATIENCE_MS / 10 {
-        let pid = kybern_storage::lock::holder(&paths.data)?;
-        if std::fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
-            return Some(pid);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    None
-}
-
-/// How long a dead process may take to go, in milliseconds: it may have much memory to give back.
-const LOCK_PATIENCE_MS: u32 = 5_000;
-
 pub(crate) async fn run(options: Server) -> Result<()> {
     server::run(options.cluster.resolve()?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_beyond_a_running_servers_settings() {
+        let options = |flags: &[&str]| Defaults::parse_from([&["kybern"], flags].concat()).cluster;
+        let running = options(&["--node-name=n", "--secure-port=7443"]);
+        assert!(options(&[]).asked_beyond(&running).is_empty(), "what is not said is as it is");
+        assert!(options(&["--secure-port=7443"]).asked_beyond(&running).is_empty());
+        let flags = ["--node-name=m", "--secure-port=7443", "--no-add-ons"];
+        assert_eq!(options(&flags).asked_beyond(&running), ["--node-name=m", "--no-add-ons"]);
+    }
 }

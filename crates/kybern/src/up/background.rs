@@ -2,83 +2,69 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
+use kybern_linux::process;
 use tokio::net::UnixDatagram;
 
+use super::running::RunningServer;
 use crate::notify::{self, News};
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 
 /// No step of a server's start takes longer than this on the slowest machine that is worth waiting for.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A server on its way up.
 pub(crate) struct Starting {
-    child: Child,
+    server: RunningServer,
     socket: UnixDatagram,
-    paths: Paths,
 }
 
 impl Starting {
     /// Starts `kybern server` with these arguments in a session of its own, its output in the server's log file.
     pub(crate) fn spawn(paths: &Paths, arguments: &[String]) -> Result<Self> {
-        std::fs::create_dir_all(&paths.data).with_context(|| format!("cannot make {}", paths.data.display()))?;
+        paths.make_data()?;
         let log = open_log(paths)?;
         let (socket, address) = bind_notify_socket()?;
         let mut command = Command::new(std::env::current_exe().context("cannot tell this program's own path")?);
         command.arg("server").args(arguments).env("NOTIFY_SOCKET", address);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/").process_group(0);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
+        process::in_own_session(&mut command);
         let child = command.spawn().context("cannot start the server in the background")?;
-        Ok(Self { child, socket, paths: paths.clone() })
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        // Nobody waits for the child: it outlives this process, and its handle tells when it ends.
+        Ok(Self { server: RunningServer::started(child.id(), paths)?, socket })
     }
 
     /// Waits until the server serves. `on_status` hears each finished step.
-    pub(crate) async fn wait_until_ready(&mut self, mut on_status: impl FnMut(&str)) -> Result<()> {
-        let mut ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
-        let mut buffer = vec![0; 4096];
-        let deadline = tokio::time::sleep(START_TIMEOUT);
-        tokio::pin!(deadline);
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the server ended while starting ({status}):\n{}", self.log_tail());
-            }
-            let length = tokio::select! {
-                received = self.socket.recv(&mut buffer) => received?,
-                _ = ended.recv() => continue,
-                () = &mut deadline => {
-                    bail!("the server was not ready after {} s; its log ends:\n{}", START_TIMEOUT.as_secs(), self.log_tail())
-                }
-            };
-            for news in notify::parse(&String::from_utf8_lossy(&buffer[..length])) {
-                match news {
-                    News::Status(text) => on_status(&text),
-                    News::Ready => return Ok(()),
-                }
+    pub(crate) async fn wait_until_ready(self, on_status: impl FnMut(&str)) -> Result<RunningServer> {
+        let news = tokio::time::timeout(START_TIMEOUT, listen(self.socket, on_status));
+        let ready = async {
+            news.await.unwrap_or_else(|_| Err(anyhow!("the server was not ready after {} s", START_TIMEOUT.as_secs())))
+        };
+        self.server.during(ready).await?;
+        Ok(self.server)
+    }
+}
+
+async fn listen(socket: UnixDatagram, mut on_status: impl FnMut(&str)) -> Result<()> {
+    let mut buffer = vec![0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        for news in notify::parse(&String::from_utf8_lossy(&buffer[..length])) {
+            match news {
+                News::Status(text) => on_status(&text),
+                News::Ready => return Ok(()),
             }
         }
-    }
-
-    /// The last lines of the server's log, for an error message.
-    fn log_tail(&self) -> String {
-        let path = self.paths.server_log();
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(12)..].join("\n");
-        format!("{tail}\n(the whole log: {})", path.display())
     }
 }
 
 fn open_log(paths: &Paths) -> Result<File> {
     let path = paths.server_log();
     let open = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
-    open.with_context(|| format!("cannot write the server's log {}", path.display()))
+    open.map_err(|error| paths::failure(&format!("cannot write the server's log {}", path.display()), error))
 }
 
 /// An abstract socket leaves no file behind; its address in `NOTIFY_SOCKET`'s notation comes with it.

@@ -26,7 +26,7 @@ pub(crate) struct Addresses {
 pub(crate) async fn run(client: &Client, addresses: &Addresses, progress: &mut Progress) -> Result<String> {
     progress.begin("deploying the demo");
     apply(client).await?;
-    wait::deployment_available(client, NAMESPACE, NAME).await?;
+    wait::deployment_available(client, NAMESPACE, NAME, progress).await?;
     progress.done("demo running (Deployment kybern-demo, 3 replicas)");
 
     let service: Service = client.get(NAMESPACE, NAME).await?;
@@ -51,19 +51,15 @@ pub(crate) async fn run(client: &Client, addresses: &Addresses, progress: &mut P
     Ok(format!("kubectl get all            # the demo\n  curl http://{}:{node_port}/", addresses.node_ip))
 }
 
-/// Fetches a page, with repeats while kube-proxy still writes its rules.
+/// Fetches a page as soon as kube-proxy has written its rules.
 async fn fetch(by: &str, url: &str) -> Result<String> {
-    let mut outcome = testapp::http_get(url, Duration::from_secs(2)).await;
-    for _ in 0..50 {
-        if outcome.as_ref().is_ok_and(|(status, _)| status.is_success()) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        outcome = testapp::http_get(url, Duration::from_secs(2)).await;
-    }
-    let (status, body) = outcome.with_context(|| format!("the demo does not answer by {by}"))?;
-    let text = String::from_utf8_lossy(&body).trim().replace('\n', " ");
-    anyhow::ensure!(status.is_success(), "the demo answers by {by} with {status}: {text}");
+    let get = async || {
+        let (status, body) = testapp::http_get(url, Duration::from_secs(2)).await?;
+        let text = String::from_utf8_lossy(&body).trim().replace('\n', " ");
+        anyhow::ensure!(status.is_success(), "{status}: {text}");
+        Ok(text)
+    };
+    let text = wait::through_services(get).await.with_context(|| format!("the demo does not answer by {by}"))?;
     Ok(format!("      {by:<10} {url} → {text}"))
 }
 

@@ -3,4 +3,5 @@
 pub(crate) mod background;
 pub(crate) mod demo;
 pub(crate) mod progress;
+pub(crate) mod running;
 pub(crate) mod wait;

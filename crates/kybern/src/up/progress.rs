@@ -1,8 +1,11 @@
-//! Steps with their times, on a terminal with a spinner while a step lasts.
+//! Steps with their times; on a terminal a spinner while a step lasts, and a bar where it can be counted.
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+const SPINNER: &str = "  {spinner} {msg} {elapsed:.dim}";
+const BAR: &str = "  {spinner} {msg} [{bar:24}] {pos}/{len} pods {elapsed:.dim}";
 
 /// One command's progress.
 pub(crate) struct Progress {
@@ -13,16 +16,29 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
-        bar.set_style(ProgressStyle::with_template("  {spinner} {msg}").expect("the template is well formed"));
+        // On standard output, with the lines that stay: a file or a pipe gets nothing but those.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
         Self { bar, started: Instant::now(), step_started: Instant::now() }
     }
 
     /// A step begins; a step that lasts shows that it is alive.
     pub(crate) fn begin(&mut self, text: &str) {
         self.step_started = Instant::now();
+        self.bar.set_style(style(SPINNER));
+        self.bar.unset_length();
+        self.bar.reset();
         self.bar.set_message(text.to_owned());
         self.bar.enable_steady_tick(Duration::from_millis(120));
+    }
+
+    /// The step waits for so many pods, of which these are available.
+    pub(crate) fn pods(&self, done: i32, total: i32) {
+        let number = |n: i32| u64::try_from(n).unwrap_or(0);
+        if self.bar.length() != Some(number(total)) {
+            self.bar.set_style(style(BAR).progress_chars("=> "));
+            self.bar.set_length(number(total));
+        }
+        self.bar.set_position(number(done));
     }
 
     /// The step is done.
@@ -47,4 +63,8 @@ impl Progress {
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well formed")
 }

@@ -1,4 +1,5 @@
-//! Waiting for a usable cluster: the node Ready, cluster DNS available and answering.
+//! Waiting for a usable cluster: the node Ready, cluster DNS available and answering. Each wait ends with what it waits for,
+//! not at the next look.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,11 +8,42 @@ use anyhow::{Context, Result, bail};
 use kybern_api::apps::v1::Deployment;
 use kybern_api::core::v1::{Node, Pod};
 use kybern_client::{Client, Informer, ListOptions, Store};
+use kybern_linux::inotify::DirectoryWatch;
+use kybern_linux::nft::Monitor;
+use tokio::io::unix::AsyncFd;
 
+use super::progress::Progress;
+use crate::paths::Paths;
 use crate::testapp;
 
 /// The slowest machine that is worth waiting for.
 const LIMIT: Duration = Duration::from_secs(180);
+/// What goes through a Service is tried again after this even where no rule has changed: a pod may have.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Waits until a server that is on its way up has written the kubeconfig.
+pub(crate) async fn kubeconfig(paths: &Paths) -> Result<()> {
+    let path = paths.admin_kubeconfig();
+    let watch = async_fd(DirectoryWatch::new(&paths.data)?)?;
+    let written = async {
+        while !path.exists() {
+            let mut ready = watch.readable().await?;
+            ready.get_inner().drain()?;
+            ready.clear_ready();
+        }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(LIMIT, written).await {
+        Ok(done) => done,
+        Err(_) => bail!("the server has not written {} within {} s", path.display(), LIMIT.as_secs()),
+    }
+}
+
+// The replacement of `AsyncFd::new` is unsafe because a descriptor might be closed early; what is watched here owns its own.
+#[allow(deprecated)]
+fn async_fd<T: std::os::fd::AsRawFd>(inner: T) -> std::io::Result<AsyncFd<T>> {
+    AsyncFd::new(inner)
+}
 
 /// Waits until the node with this name is Ready.
 pub(crate) async fn node_ready(client: &Client, name: &str) -> Result<()> {
@@ -38,7 +70,12 @@ fn conditions(node: &Node) -> String {
 }
 
 /// Waits until a Deployment has all its replicas available.
-pub(crate) async fn deployment_available(client: &Client, namespace: &str, name: &str) -> Result<()> {
+pub(crate) async fn deployment_available(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    progress: &Progress,
+) -> Result<()> {
     let options = ListOptions::fields(format!("metadata.name={name}"));
     let deployments: Store<Deployment> = Informer::new(client.clone(), options).in_namespace(namespace).spawn();
     let available = deployments.wait_until(|store| {
@@ -46,7 +83,9 @@ pub(crate) async fn deployment_available(client: &Client, namespace: &str, name:
             let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
             let status = deployment.status.as_ref();
             let observed = status.and_then(|s| s.observed_generation) >= deployment.metadata.generation;
-            observed && status.and_then(|s| s.available_replicas).unwrap_or(0) >= wanted
+            let available = status.and_then(|s| s.available_replicas).unwrap_or(0);
+            progress.pods(available, wanted);
+            observed && available >= wanted
         })
     });
     if tokio::time::timeout(LIMIT, available).await.is_err() {
@@ -79,17 +118,47 @@ async fn pod_states(client: &Client, namespace: &str) -> String {
     if pods.is_empty() { "it has no pods".to_owned() } else { pods.iter().map(state).collect::<Vec<_>>().join("; ") }
 }
 
-/// Resolves a name at the cluster's DNS server, as pods do. Repeats while kube-proxy still writes its rules.
+/// Resolves a name at the cluster's DNS server, as pods do.
 pub(crate) async fn resolve(dns_ip: IpAddr, name: &str) -> Result<IpAddr> {
     let server = SocketAddr::new(dns_ip, 53);
-    let mut last = anyhow::anyhow!("not asked yet");
-    for _ in 0..100 {
-        match testapp::lookup_address(server, name).await {
-            Ok(Some(address)) => return Ok(address),
-            Ok(None) => last = anyhow::anyhow!("{name} has no address"),
-            Err(error) => last = error,
+    let lookup =
+        async || testapp::lookup_address(server, name).await?.with_context(|| format!("{name} has no address"));
+    through_services(lookup).await.with_context(|| format!("cluster DNS at {server} does not resolve {name}"))
+}
+
+/// Tries something that goes through a Service, again whenever kube-proxy has changed its rules: an attempt that began
+/// before them would only wait for its own timeout.
+pub(crate) async fn through_services<T>(attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+    let mut rules = async_fd(Monitor::open()?)?;
+    let mut last = anyhow::anyhow!("the rules of Services keep changing");
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while tokio::time::Instant::now() < deadline {
+        tokio::select! {
+            outcome = attempt() => match outcome {
+                Ok(value) => return Ok(value),
+                Err(error) => last = error,
+            },
+            changed = rules_changed(&mut rules) => {
+                changed?;
+                continue;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // A failure waits for the next change, or for a pod that the rules lead to.
+        if let Ok(changed) = tokio::time::timeout(RETRY, rules_changed(&mut rules)).await {
+            changed?;
+        }
     }
-    Err(last).with_context(|| format!("cluster DNS at {server} does not resolve {name}"))
+    Err(last).with_context(|| format!("gave up after {} s", LIMIT.as_secs()))
+}
+
+async fn rules_changed(rules: &mut AsyncFd<Monitor>) -> Result<()> {
+    /// Every change is another's.
+    const NO_PORT: u32 = 0;
+    loop {
+        let mut ready = rules.readable_mut().await?;
+        if ready.get_inner_mut().changed_by_others(kybern_proxy::plan::TABLE, NO_PORT)? {
+            return Ok(());
+        }
+        ready.clear_ready();
+    }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ipnet::IpNet;
 use kybern_apimachinery::json;
 use kybern_apimachinery::time::{Clock, SystemClock};
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 
 use super::certificate::Certificate;
 use super::discovery_routes;
-use crate::version;
+use crate::{preflight, version};
 
 /// What an API server is told.
 #[derive(Clone, Debug)]
@@ -144,15 +144,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
-            "cannot serve the API on {address}: the port is in use; stop what uses it (ss -ltnp 'sport = :{}'), or name \
-             another with --secure-port",
-            address.port()
-        ),
-        Err(error) => Err(error).with_context(|| format!("cannot serve the API on {address}")),
-    }
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| preflight::cannot_listen(address, "the API", Some("--secure-port"), &error))
 }
 
 fn issuer(options: &ApiServerOptions, pki: &Pki) -> Result<Issuer> {

@@ -1,6 +1,6 @@
 //! A node: container runtime, pod network, kubelet.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use super::{Cluster, shutdown};
 use crate::paths::Paths;
 use crate::version;
 
-/// The port of the kubelet's API.
-const KUBELET_PORT: u16 = 10250;
+/// Where the kubelet's API is served.
+pub(super) const KUBELET_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10250);
 
 /// The pod network of a node on which nobody has put another.
 pub(crate) fn default_network(paths: &Paths, subnet: IpNet) -> DefaultNetwork {
@@ -95,7 +95,7 @@ fn server_config(cluster: &Cluster, pki: &Pki) -> Result<ServerConfig> {
     write_private(&certificate, &pair.certificate_pem)?;
     write_private(&key, &pair.key_pem)?;
     Ok(ServerConfig {
-        address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, KUBELET_PORT)),
+        address: KUBELET_ADDRESS,
         certificate,
         key,
         client_ca: cluster.paths.pki().join("ca.crt"),

@@ -20,8 +20,13 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
         println!("There is no cluster in {}.", paths.data.display());
         return Ok(());
     }
-    if paths.data.exists() && !is_ours(&paths.data)? {
-        bail!("{} does not look like a Kybern data directory; nothing was removed", paths.data.display());
+    // Guards against a mistyped `--data-dir`.
+    if let Some(name) = paths.data.exists().then(|| paths.foreign()).transpose()?.flatten() {
+        bail!(
+            "{} is not a Kybern data directory: it holds {name:?}; nothing was removed. Take that away, or name the \
+             cluster's with --data-dir",
+            paths.data.display()
+        );
     }
     stop_server(paths)?;
     kybern_runtime::purge(&node::runtime_config(paths)?).context("cannot remove the containers")?;
@@ -43,19 +48,6 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
     }
     println!("The cluster is gone{}.", if keep_data { "; its data is kept" } else { "" });
     Ok(())
-}
-
-/// Guards against a mistyped `--data-dir`: only what a server has made there may be there.
-fn is_ours(data: &Path) -> Result<bool> {
-    const KNOWN: &[&str] =
-        &["admin.kubeconfig", "cni", "home", "kubelet", "lock", "registries.yaml", "runtime", "server", "server.log"];
-    for entry in std::fs::read_dir(data).with_context(|| format!("cannot read {}", data.display()))? {
-        let name = entry?.file_name();
-        if !KNOWN.iter().any(|known| name == *known) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// The cgroups above the pods', which go with the containers.

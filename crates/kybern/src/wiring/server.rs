@@ -1,25 +1,38 @@
 //! `kybern server`: every part of a one-node cluster in one process, joined by the in-process transport.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kybern_apiserver::Server;
 use kybern_auth::authz::Mode;
 use kybern_auth::pki::{Kubeconfig, Pki};
-use kybern_storage::lock::DirectoryLock;
+use kybern_storage::lock::{DirectoryLock, LockError};
 
 use super::control_plane::{self, ApiServer, ApiServerOptions};
 use super::{Cluster, in_process, node, shutdown};
 use crate::addons;
 use crate::commands::kube_apiserver::loopback_or;
 use crate::notify::Notifier;
-use crate::version;
+use crate::{paths, preflight, version};
 
 /// Runs until the process is asked to end. Containers go on.
 pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     let notifier = Notifier::from_env();
-    make_directories(&cluster)?;
-    let _lock = DirectoryLock::take(&cluster.paths.data)?;
+    preflight::privileges("server")?;
+    preflight::machine()?;
+    cluster.paths.make_data()?;
+    cluster.paths.make_run()?;
+    let lock = DirectoryLock::take(&cluster.paths.data);
+    let _lock = lock.map_err(|error| match error {
+        LockError::Io { directory, cause } => {
+            paths::failure(&format!("cannot lock the data directory {}", directory.display()), cause)
+        }
+        held => held.into(),
+    })?;
+    let api = SocketAddr::new(cluster.bind_address, cluster.secure_port);
+    preflight::free(api, "the API", Some("--secure-port"))?;
+    preflight::free(node::KUBELET_ADDRESS, "the kubelet's API", None)?;
     let ApiServer { server, pki } = control_plane::start(&options(&cluster), |step| notifier.status(step)).await?;
     write_admin_kubeconfig(&cluster, &pki)?;
     tracing::info!("serving the API on {}:{}", cluster.bind_address, cluster.secure_port);
@@ -28,11 +41,7 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     if cluster.add_ons {
         let settings = add_on_settings(&cluster);
         let client = in_process::client(&server, "system:kybern:addons", &["system:masters"]);
-        tokio::spawn(async move {
-            if let Err(error) = addons::apply(&client, &settings).await {
-                tracing::error!("{error:#}");
-            }
-        });
+        tokio::spawn(addons::keep_applying(client, settings));
     }
     let client = in_process::client(&server, &format!("system:node:{}", cluster.node_name), &["system:nodes"])
         .with_user_agent("kubelet");
@@ -41,16 +50,6 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     tokio::select! {
         ended = node => ended.context("the kubelet ended")?,
         () = shutdown::requested() => tracing::info!("asked to end; containers go on"),
-    }
-    Ok(())
-}
-
-fn make_directories(cluster: &Cluster) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    for path in [&cluster.paths.data, &cluster.paths.run] {
-        // Secrets of pods lie below.
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.with_context(|| format!("cannot make {}; Kybern needs root", path.display()))?;
     }
     Ok(())
 }

@@ -75,6 +75,18 @@ impl Cgroups {
         Some(Cgroups::V2(unified.mount_point.clone().into()))
     }
 
+    /// Which of these controllers this machine has not.
+    pub fn missing<'a>(&self, wanted: &[&'a str]) -> io::Result<Vec<&'a str>> {
+        let there: Vec<String> = match self {
+            Cgroups::V1(hierarchies) => hierarchies.iter().flat_map(|h| h.controllers.clone()).collect(),
+            Cgroups::V2(root) => {
+                let text = std::fs::read_to_string(root.join("cgroup.controllers"))?;
+                text.split_whitespace().map(str::to_owned).collect()
+            }
+        };
+        Ok(wanted.iter().copied().filter(|name| !there.iter().any(|t| t == name)).collect())
+    }
+
     /// The directories of the group, one per hierarchy.
     pub fn directories(&self, group: &str) -> Vec<PathBuf> {
         let relative = group.trim_start_matches('/');
@@ -364,6 +376,21 @@ mod tests {
             "2 0 0:2 / /c/systemd rw - cgroup c rw,name=systemd\n4 0 0:3 / /c/unified rw - cgroup2 cgroup2 rw\n",
             Some(Cgroups::V2("/c/unified".into())),
         );
+    }
+
+    #[test]
+    fn missing_controllers() {
+        let hierarchy = |names: &[&str]| Hierarchy {
+            mount_point: "/c".into(),
+            controllers: names.iter().map(|n| (*n).to_owned()).collect(),
+        };
+        let v1 = Cgroups::V1(vec![hierarchy(&["cpu", "cpuacct"]), hierarchy(&["pids"])]);
+        assert_eq!(v1.missing(&["cpu", "memory", "pids"]).unwrap(), ["memory"]);
+        let root = std::env::temp_dir().join(format!("kybern-controllers-{}", std::process::id()));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("cgroup.controllers"), "cpu memory\n").unwrap();
+        assert_eq!(Cgroups::V2(root.clone()).missing(&["cpu", "memory", "pids"]).unwrap(), ["pids"]);
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::hub::Hub;
 use crate::lock::{DirectoryLock, LockError};
 use crate::{BoxFuture, Page, RangeRequest, Revision, Scan, Size, Storage, StorageError, Txn, Watch};
 use reader::Reader;
+use schema::Content;
 use writer::{Command, Writer};
 
 /// Transactions that may wait for the writer before callers have to wait for a place in the queue.
@@ -45,6 +46,8 @@ pub enum OpenError {
     Open { path: PathBuf, cause: String },
     #[error("the store {path} has format {found}, this version reads format {known}: run the version that wrote it")]
     Format { path: PathBuf, found: i64, known: i64 },
+    #[error("{path} is a database, but not a Kybern store: name another --data-dir")]
+    Foreign { path: PathBuf },
 }
 
 /// Revisions that writer and readers agree on without asking SQLite.
@@ -102,10 +105,13 @@ impl Sqlite {
         let lock = DirectoryLock::take(directory)?;
         schema::make_private_file(&path).map_err(|e| open(&e))?;
         let connection = schema::open_for_writing(&path).map_err(|e| open(&e))?;
-        let format = schema::prepare(&connection).map_err(|e| open(&e))?;
-        if format != schema::FORMAT {
-            return Err(OpenError::Format { path, found: format, known: schema::FORMAT });
+        // What is not ours must not be changed, not even its settings.
+        match schema::content(&connection).map_err(|e| open(&e))? {
+            Content::Nothing | Content::Format(schema::FORMAT) => {}
+            Content::Format(found) => return Err(OpenError::Format { path, found, known: schema::FORMAT }),
+            Content::Foreign => return Err(OpenError::Foreign { path }),
         }
+        schema::configure(&connection).and_then(|()| schema::prepare(&connection)).map_err(|e| open(&e))?;
         let oldest = schema::compacted(&connection).map_err(|e| open(&e))?;
         let revision = schema::last_revision(&connection).map_err(|e| open(&e))?.max(oldest);
         let shared = Arc::new(Shared {

@@ -51,8 +51,10 @@ pub(super) fn make_private_file(path: &Path) -> std::io::Result<()> {
 }
 
 pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+}
+
+pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // page_size counts only for a new file, and only before WAL mode is on.
     connection.pragma_update(None, "page_size", 8192)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -61,7 +63,7 @@ pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "wal_autocheckpoint", 2000)?;
     connection.pragma_update(None, "journal_size_limit", 32 << 20)?;
     connection.set_prepared_statement_cache_capacity(32);
-    Ok(connection)
+    Ok(())
 }
 
 pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
@@ -71,11 +73,36 @@ pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Makes the tables where absent, and answers the format of those that are there.
-pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.execute_batch(TABLES)?;
-    connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?1), ('compacted', 1)", [FORMAT])?;
-    connection.query_row("SELECT value FROM meta WHERE name = 'format'", [], |row| row.get(0))
+/// What a store holds before anything is made in it.
+pub(super) enum Content {
+    Nothing,
+    /// Tables of this format.
+    Format(i64),
+    /// Tables that no version of Kybern has made.
+    Foreign,
+}
+
+pub(super) fn content(connection: &Connection) -> rusqlite::Result<Content> {
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables == 0 {
+        return Ok(Content::Nothing);
+    }
+    let has_meta = connection.table_exists(None, "meta")?;
+    let format = |row: &rusqlite::Row<'_>| row.get(0);
+    let found = if has_meta {
+        connection.query_row("SELECT value FROM meta WHERE name = 'format'", [], format).optional()?
+    } else {
+        None
+    };
+    Ok(found.map_or(Content::Foreign, Content::Format))
+}
+
+/// Makes the tables where absent, all or none.
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    transaction.execute_batch(TABLES)?;
+    transaction.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?1), ('compacted', 1)", [FORMAT])?;
+    transaction.commit()
 }
 
 /// The oldest revision that can be read.
