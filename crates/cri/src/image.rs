@@ -57,8 +57,8 @@ pub trait ImageService: Send + Sync + 'static {
     fn list_images(&self) -> CriFuture<'_, Vec<Image>>;
     /// `None` when the image is not present.
     fn image_status(&self, image: &ImageSpec) -> CriFuture<'_, Option<Image>>;
-    /// Pulls and answers the image's id. Tries each credential in turn, then none.
-    fn pull_image(&self, image: &ImageSpec, auth: Vec<AuthConfig>) -> CriFuture<'_, String>;
+    /// Pulls and answers the image's id. Without a credential the runtime may have one of its own.
+    fn pull_image(&self, image: &ImageSpec, auth: Option<AuthConfig>) -> CriFuture<'_, String>;
     fn remove_image(&self, image: &ImageSpec) -> CriFuture<'_, ()>;
     fn image_fs_info(&self) -> CriFuture<'_, FilesystemUsage>;
 }

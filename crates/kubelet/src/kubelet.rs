@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::image::pulled::PulledImages;
 use crate::node::{lease, machine, reporter};
 use crate::orphans;
 use crate::pod::config::NodeFacts;
@@ -69,7 +70,7 @@ pub async fn run(
     }
     tasks.spawn(reporter::run(shared.clone()));
     tasks.spawn(lease::run(shared.clone(), nodes.clone()));
-    tasks.spawn(crate::image_gc::run(shared.clone()));
+    tasks.spawn(crate::image::gc::run(shared.clone()));
     tasks.spawn(crate::log_rotation::run(shared.clone(), table.clone()));
     let (ended_tx, mut ended) = mpsc::channel(64);
     let qos = QosCgroups::new(shared.cgroups.clone(), &shared.config.cgroup_root, shared.machine.milli_cpus);
@@ -137,6 +138,7 @@ fn share(
     let resolver = dns::parse_resolv_conf(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default());
     let cgroups = kybern_linux::cgroup::Cgroups::detect().ok().filter(|_| config.manage_cgroups);
     Shared {
+        pulled: PulledImages::open(&config.root_dir.join("image_manager")),
         references: ReferenceCache::new(client.clone()),
         services: Informer::<Service>::new(client.clone(), ListOptions::default()).spawn(),
         events: Events::new(EventRecorder::new(client.clone(), "kubelet", &config.node_name)),

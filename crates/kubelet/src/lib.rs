@@ -1,10 +1,10 @@
 //! The kubelet: makes a node run the pods that are bound to it, through a container runtime behind CRI.
 //!
 //! `pod` decides, purely; `worker` executes, one task per pod; `kubelet` feeds the workers from the API and the runtime;
-//! `node` reports the machine; `probe` and `volume` serve the workers; `server` is the kubelet's HTTP API.
+//! `node` reports the machine; `image`, `probe` and `volume` serve the workers; `server` is the kubelet's HTTP API.
 
 pub mod config;
-pub mod image_gc;
+pub mod image;
 pub mod kubelet;
 pub mod log_rotation;
 pub mod node;

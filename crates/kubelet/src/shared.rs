@@ -8,6 +8,7 @@ use kybern_client::{Client, Store};
 use kybern_cri::{DnsConfig, ImageService, RuntimeService};
 
 use crate::config::Config;
+use crate::image::pulled::PulledImages;
 use crate::node::machine::Machine;
 use crate::pod::config::NodeFacts;
 use crate::pod::env::Downward;
@@ -21,6 +22,7 @@ pub struct Shared {
     pub client: Client,
     pub runtime: Arc<dyn RuntimeService>,
     pub images: Arc<dyn ImageService>,
+    pub pulled: PulledImages,
     pub references: ReferenceCache,
     pub services: Store<Service>,
     pub events: Events,

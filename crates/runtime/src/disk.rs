@@ -8,19 +8,25 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Replaces `path` by `bytes`, readable by its owner only. `durable` also puts it on disk before it returns.
+/// Replaces `path` by `bytes`, readable by its owner only. `durable` also puts it on disk before it returns. When it fails,
+/// `path` is as before, and nothing lies beside it.
 pub(crate) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    if durable {
-        file.sync_all()?;
+    let written = write_new(&beside, bytes, durable).and_then(|()| fs::rename(&beside, path));
+    if let Err(error) = written {
+        let _ = fs::remove_file(&beside);
+        return Err(named(error, path));
     }
-    fs::rename(&beside, path)?;
     if durable && let Some(dir) = path.parent() {
         File::open(dir)?.sync_all()?;
     }
     Ok(())
+}
+
+fn write_new(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    if durable { file.sync_all() } else { Ok(()) }
 }
 
 /// [`replace`] with the JSON of `value`, without waiting for the disk.

@@ -140,7 +140,7 @@ impl From<StoreError> for CriError {
             StoreError::NotFound(_) => CriError::NotFound(error.to_string()),
             StoreError::Invalid(_) => CriError::InvalidArgument(error.to_string()),
             StoreError::Pinned(_) => CriError::FailedPrecondition(error.to_string()),
-            StoreError::Io(_) => CriError::Internal(format!("image store: {error}")),
+            StoreError::Io(_) | StoreError::Full(_) => CriError::Internal(format!("image store: {error}")),
         }
     }
 }

@@ -208,7 +208,7 @@ impl ImageService for Runtime {
         Box::pin(async move { Ok(known?.map(Image::from)) })
     }
 
-    fn pull_image(&self, image: &ImageSpec, auth: Vec<AuthConfig>) -> CriFuture<'_, String> {
+    fn pull_image(&self, image: &ImageSpec, auth: Option<AuthConfig>) -> CriFuture<'_, String> {
         let name = image.image.clone();
         Box::pin(async move { self.0.puller.pull(&name, auth).await })
     }

@@ -90,6 +90,7 @@ async fn collect(shared: &Shared, uses: &mut Uses) -> Result<(), CriError> {
     let now = Timestamp::now();
     let images = shared.images.list_images().await?;
     let containers = shared.runtime.list_containers().await?;
+    shared.pulled.forget_absent(&images, now);
     uses.note(&images, &containers, now);
     let mountpoint = shared.images.image_fs_info().await?.mountpoint;
     let disk =

@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use kybern_api::core::v1::{Container, Pod, Secret};
-use kybern_cri::{AuthConfig, CriError, Image, ImageSpec};
-use serde_json::Value;
+use kybern_api::core::v1::{Container, Pod};
+use kybern_cri::{CriError, Image, ImageSpec};
 
 use super::start::StartError;
+use crate::image::credentials::{PullCredential, pull_credentials};
 use crate::pod::env::References;
 use crate::pod::memory::ERR_IMAGE_PULL;
 use crate::pod::{labels, spec};
@@ -46,33 +44,28 @@ pub async fn ensure(
         }
     })?;
     let policy = container.image_pull_policy.as_deref().unwrap_or_else(|| default_policy(name));
-    match (policy, present) {
-        ("Always", _) | ("IfNotPresent", None) => {}
-        (_, Some(present)) => {
+    let credentials = credentials(shared, pod, name, references).await;
+    if policy != "Always" {
+        let secrets: Vec<_> = credentials.iter().map(|credential| &credential.secret).collect();
+        let usable = present.as_ref().filter(|image| shared.pulled.may_use(name, &image.id, &secrets));
+        if let Some(image) = usable {
             let text = format!("Container image {name:?} already present on machine and can be accessed by the pod");
             shared.events.normal(pod, Some(&container.name), "Pulled", text);
-            return Ok(present);
+            return Ok(image.clone());
         }
-        (_, None) => {
-            let message = format!("Container image {name:?} is not present with pull policy of Never");
-            events(NEVER_PULL, message.clone());
-            return Err(StartError::new(NEVER_PULL, message));
+    }
+    if policy == "Never" {
+        let mut message = format!("Container image {name:?} is not present with pull policy of Never");
+        if present.is_some() {
+            message += ": it was pulled for other pods, with credentials that this pod does not have";
         }
+        events(NEVER_PULL, message.clone());
+        return Err(StartError::new(NEVER_PULL, message));
     }
     shared.events.normal(pod, Some(&container.name), "Pulling", format!("Pulling image {name:?}"));
     let begun = Instant::now();
-    if let Err(error) = references.synced().await {
-        tracing::warn!(pod = %spec::full_name(pod), error, "pulling without the pod's pull secrets");
-    }
-    let secrets = spec::spec(pod).image_pull_secrets.iter().flatten();
-    let secrets: Vec<_> = secrets.filter_map(|reference| references.secret(&reference.name)).collect();
-    let credentials = secrets.iter().flat_map(|secret| credentials(secret, name)).collect();
-    let pulled = match shared.images.pull_image(&image, credentials).await {
-        Ok(_) => shared.images.image_status(&image).await,
-        Err(error) => Err(error),
-    };
-    match pulled {
-        Ok(Some(pulled)) => {
+    match pull(shared, &image, &credentials).await {
+        Ok(pulled) => {
             let took = go_seconds(begun.elapsed().as_millis());
             let text = format!(
                 "Successfully pulled image {name:?} in {took} ({took} including waiting). Image size: {} bytes.",
@@ -81,15 +74,68 @@ pub async fn ensure(
             shared.events.normal(pod, Some(&container.name), "Pulled", text);
             Ok(pulled)
         }
-        failed => {
-            let cause = match failed {
-                Err(error) => error.to_string(),
-                Ok(_) => "the image was pulled but is not there".to_owned(),
-            };
+        Err(cause) => {
             events("Failed", format!("Failed to pull image {name:?}: {cause}"));
             Err(StartError::new(ERR_IMAGE_PULL, cause))
         }
     }
+}
+
+/// The pod's credentials for an image's registry.
+async fn credentials(shared: &Shared, pod: &Pod, image: &str, references: &PodReferences) -> Vec<PullCredential> {
+    let named: Vec<&str> = spec::spec(pod).image_pull_secrets.iter().flatten().map(|r| r.name.as_str()).collect();
+    if named.is_empty() {
+        return Vec::new();
+    }
+    if let Err(error) = references.synced().await {
+        tracing::warn!(pod = %spec::full_name(pod), error, "pulling without all of the pod's pull secrets");
+    }
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for name in named {
+        match references.secret(name) {
+            Some(secret) => found.push(secret),
+            None => missing.push(name),
+        }
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        let text = format!(
+            "Unable to retrieve some image pull secrets ({missing}); attempting to pull the image may not succeed."
+        );
+        shared.events.warning(pod, None, "FailedToRetrieveImagePullSecret", text);
+    }
+    pull_credentials(&found, image)
+}
+
+/// Pulls with one credential after the other until one will do; without any, as the node itself may.
+async fn pull(shared: &Shared, image: &ImageSpec, credentials: &[PullCredential]) -> Result<Image, String> {
+    let pulling = shared.pulled.begin(&image.image).map_err(|error| {
+        let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let cure = if full { ": free some space on this disk" } else { "" };
+        format!("failed to record image pull intent: {error}{cure}")
+    })?;
+    let mut tries: Vec<Option<&PullCredential>> = credentials.iter().map(Some).collect();
+    if tries.is_empty() {
+        tries.push(None);
+    }
+    let mut failures: Vec<String> = Vec::new();
+    for credential in tries {
+        let pulled = match shared.images.pull_image(image, credential.map(|c| c.auth.clone())).await {
+            Ok(_) => shared.images.image_status(image).await,
+            Err(error) => Err(error),
+        };
+        match pulled {
+            Ok(Some(pulled)) => {
+                pulling.succeeded(&pulled.id, credential.map(|c| &c.secret));
+                return Ok(pulled);
+            }
+            Ok(None) => failures.push("the image was pulled but is not there".to_owned()),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    pulling.failed();
+    failures.dedup();
+    Err(if failures.len() == 1 { failures.remove(0) } else { format!("[{}]", failures.join(", ")) })
 }
 
 /// Go's way of writing milliseconds as a duration.
@@ -113,64 +159,8 @@ fn default_policy(image: &str) -> &'static str {
     }
 }
 
-/// The entries of a pull secret that are meant for an image's registry.
-fn credentials(secret: &Secret, image: &str) -> Vec<AuthConfig> {
-    let data = secret.data.as_ref();
-    let entry = |key: &str| data.and_then(|d| d.get(key)).and_then(|b| serde_json::from_slice::<Value>(&b.0).ok());
-    let auths = match entry(".dockerconfigjson") {
-        Some(config) => config["auths"].clone(),
-        None => entry(".dockercfg").unwrap_or_default(),
-    };
-    let place = place(image);
-    let matching = auths.as_object().into_iter().flatten().filter(|(server, _)| matches(server, &place));
-    matching
-        .map(|(server, auth)| {
-            let text = |name: &str| auth[name].as_str().unwrap_or("").to_owned();
-            let decoded =
-                STANDARD.decode(text("auth")).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-            let (user, password) = decoded.split_once(':').unwrap_or(("", ""));
-            let or = |given: String, fallback: &str| if given.is_empty() { fallback.to_owned() } else { given };
-            AuthConfig {
-                username: or(text("username"), user),
-                password: or(text("password"), password),
-                auth: text("auth"),
-                server_address: server.clone(),
-                identity_token: text("identitytoken"),
-                registry_token: text("registrytoken"),
-            }
-        })
-        .collect()
-}
-
-/// The registry and repository of an image: `docker.io/library/nginx`.
-fn place(image: &str) -> String {
-    let name = image.split('@').next().unwrap_or("");
-    match name.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => name.to_owned(),
-        Some(_) => format!("docker.io/{name}"),
-        None => format!("docker.io/library/{name}"),
-    }
-}
-
-/// Whether a key of a docker configuration (`host`, `*.host:port/path`, a URL) covers an image's place.
-fn matches(server: &str, place: &str) -> bool {
-    let server = server.trim_start_matches("https://").trim_start_matches("http://");
-    let (host, path) = server.split_once('/').unwrap_or((server, ""));
-    let path = path.trim_end_matches('/');
-    let path = if matches!(path, "v1" | "v2") { "" } else { path };
-    let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") { "docker.io" } else { host };
-    let (image_host, image_path) = place.split_once('/').unwrap_or((place, ""));
-    let hosts_match = host.split('.').count() == image_host.split('.').count()
-        && host.split('.').zip(image_host.split('.')).all(|(pattern, part)| pattern == "*" || pattern == part);
-    hosts_match && image_path.starts_with(path)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use kybern_api::ByteString;
-
     use super::*;
 
     #[test]
@@ -184,27 +174,6 @@ mod tests {
         ] {
             assert_eq!(default_policy(image), expect, "{image}");
         }
-    }
-
-    #[test]
-    fn pull_secrets() {
-        let json = format!(
-            r#"{{"auths":{{"reg.example:5000":{{"auth":"{}"}},"https://index.docker.io/v1/":{{"username":"d"}},
-            "*.lab/team":{{"username":"t","password":"p"}}}}}}"#,
-            STANDARD.encode("u:p:w")
-        );
-        let data = BTreeMap::from([(".dockerconfigjson".to_owned(), ByteString(json.into_bytes()))]);
-        let secret = Secret { data: Some(data), ..Default::default() };
-        let check = |image: &str, expect: &[(&str, &str)]| {
-            let got = credentials(&secret, image);
-            let got: Vec<(&str, &str)> = got.iter().map(|c| (c.username.as_str(), c.password.as_str())).collect();
-            assert_eq!(got, expect, "{image}");
-        };
-        check("reg.example:5000/a/b:1", &[("u", "p:w")]);
-        check("nginx", &[("d", "")]);
-        check("x.lab/team/a", &[("t", "p")]);
-        check("x.lab/other", &[]);
-        check("reg.example/a", &[]);
     }
 
     #[test]

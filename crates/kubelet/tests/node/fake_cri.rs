@@ -293,18 +293,36 @@ impl RuntimeService for FakeCri {
 /// Has every image but those that begin with `missing`.
 impl ImageService for FakeCri {
     fn list_images(&self) -> CriFuture<'_, Vec<Image>> {
-        Box::pin(std::future::ready(Ok(vec![])))
+        answer!(self, |state| {
+            let pulled = state.calls.iter().filter_map(|call| call.strip_prefix("pulled "));
+            Ok(pulled.map(|name| Image { id: format!("sha256:{name}"), ..Default::default() }).collect())
+        })
     }
 
     fn image_status(&self, image: &ImageSpec) -> CriFuture<'_, Option<Image>> {
-        let there = !image.image.starts_with("missing");
-        let image = Image { id: format!("sha256:{}", image.image), ..Default::default() };
-        Box::pin(std::future::ready(Ok(there.then_some(image))))
+        let name = image.image.clone();
+        answer!(self, |state| {
+            let there = match name.split('/').next() {
+                Some("private") => state.calls.contains(&format!("pulled {name}")),
+                _ => !name.starts_with("missing"),
+            };
+            Ok(there.then(|| Image { id: format!("sha256:{name}"), ..Default::default() }))
+        })
     }
 
-    fn pull_image(&self, image: &ImageSpec, _: Vec<AuthConfig>) -> CriFuture<'_, String> {
-        let image = image.image.clone();
-        Box::pin(async move { Err(CriError::NotFound(format!("{image}: manifest unknown"))) })
+    /// Images of `private/…` are for those who know the password.
+    fn pull_image(&self, image: &ImageSpec, auth: Option<AuthConfig>) -> CriFuture<'_, String> {
+        let name = image.image.clone();
+        answer!(self, |state| {
+            if !name.starts_with("private/") {
+                return Err(CriError::NotFound(format!("{name}: manifest unknown")));
+            }
+            if auth.is_none_or(|auth| auth.password != "right") {
+                return Err(CriError::Internal(format!("{name}: 401 Unauthorized")));
+            }
+            state.calls.push(format!("pulled {name}"));
+            Ok(name)
+        })
     }
 
     fn remove_image(&self, _: &ImageSpec) -> CriFuture<'_, ()> {

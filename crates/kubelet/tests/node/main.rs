@@ -7,6 +7,8 @@ mod http_api;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use fake_api::{FakeApi, Wire};
 use fake_cri::FakeCri;
 use kybern_apimachinery::{Value, json};
@@ -220,6 +222,54 @@ async fn a_failed_pull_says_why() {
     node.api.until_event("Failed: Failed to pull image \"missing:1\": missing:1: manifest unknown").await;
     node.api.until_event("BackOff: Back-off pulling image \"missing:1\"").await;
     assert_eq!(node.pod("p")["status"]["phase"], "Pending");
+}
+
+#[tokio::test]
+async fn a_private_image_is_for_those_who_can_pull_it() {
+    let mut node = TestNode::new();
+    let secret = |name: &str, password: &str| {
+        let config = json!({"auths": {"docker.io": {"username": "u", "password": password}}}).to_string();
+        node.api.put(
+            "secrets",
+            json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "type": "kubernetes.io/dockerconfigjson",
+                "data": {".dockerconfigjson": STANDARD.encode(config)}}),
+        );
+    };
+    secret("right", "right");
+    secret("copy", "right");
+    secret("wrong", "guess");
+    let uses = |secrets: &[&str], policy: &str| {
+        let secrets: Vec<Value> = secrets.iter().map(|name| json!({"name": name})).collect();
+        let policy = policy.to_owned();
+        move |pod: &mut Value| {
+            pod["spec"]["imagePullSecrets"] = json!(secrets);
+            pod["spec"]["containers"][0]["image"] = "private/app:1".into();
+            pod["spec"]["containers"][0]["imagePullPolicy"] = policy.into();
+        }
+    };
+    let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    let pulls = |node: &TestNode| node.cri.calls().iter().filter(|call| call.starts_with("pulled")).count();
+    node.running("first", uses(&["wrong", "right"], "IfNotPresent")).await;
+    node.running("second", uses(&["right"], "Never")).await;
+    node.running("copy", uses(&["copy"], "IfNotPresent")).await;
+    assert_eq!(pulls(&node), 1, "there already");
+    node.create("none", uses(&["absent"], "IfNotPresent"));
+    node.until("none", |pod| waiting(pod)["reason"] == "ErrImagePull").await;
+    assert!(waiting(&node.pod("none"))["message"].as_str().unwrap().contains("401 Unauthorized"));
+    let missing = "FailedToRetrieveImagePullSecret: Unable to retrieve some image pull secrets (absent);";
+    node.api.until_event(missing).await;
+    node.kill().await;
+    node.start(node.config());
+    node.running("after", uses(&["right"], "IfNotPresent")).await;
+    assert_eq!(pulls(&node), 1, "known after a restart");
+    node.create("never", uses(&["wrong"], "Never"));
+    node.until("never", |pod| waiting(pod)["reason"] == "ErrImageNeverPull").await;
+    let message = waiting(&node.pod("never"))["message"].clone();
+    let expect =
+        "Container image \"private/app:1\" is not present with pull policy of Never: it was pulled for other pods";
+    assert!(message.as_str().unwrap().starts_with(expect), "{message}");
+    node.running("always", uses(&["right"], "Always")).await;
+    assert_eq!(pulls(&node), 2);
 }
 
 #[tokio::test]

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{Descriptor, Document, OCI_INDEX, OCI_MANIFEST};
+use super::install::DOCUMENT_MAX;
+use super::manifest::{Descriptor, Document, OCI_INDEX, OCI_MANIFEST, choose, is_foreign};
 use super::reference::{Reference, is_digest};
 use super::store::{ImageStore, StoreError, StoredImage};
 use super::unpack::decompress;
@@ -28,47 +30,60 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
+/// An archive's files: the name in the archive, and where it lies.
+type Files = BTreeMap<String, PathBuf>;
+
 impl ImageStore {
     /// Imports every image of an archive, plain or compressed. Blocks. Answers the images.
     pub(crate) fn import(&self, archive: &Path) -> Result<Vec<StoredImage>, StoreError> {
-        let _ingest = self.ingest()?;
-        let scratch = self.ingest_dir().join(format!("import-{}", std::process::id()));
-        disk::remove_all(&scratch)?;
-        disk::make_dirs(&scratch, 0o700)?;
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let file = File::open(archive).map_err(|error| disk::named(error, archive))?;
-        let imported = spread(file, &scratch).map_err(|error| unreadable(error, archive)).and_then(|files| {
-            if let Some(list) = files.get("manifest.json") {
-                self.import_docker(&disk::read_json::<Vec<DockerImage>>(list)?, &files)
-            } else if let Some(index) = files.get("index.json") {
-                self.import_oci(&disk::read_json(index)?, &files)
-            } else {
-                let name = archive.display();
-                Err(StoreError::Invalid(format!(
-                    "{name} holds neither manifest.json nor index.json: not an image archive"
-                )))
-            }
-        });
+        let ingest = self.ingest()?;
+        let unique = format!("import-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let scratch = self.ingest_dir().join(unique);
+        disk::make_dirs(&scratch, 0o700)?;
+        let imported = spread(file, &scratch)
+            .map_err(|error| unreadable(error, archive))
+            .and_then(|files| self.import_files(archive, &files));
         disk::remove_all(&scratch)?;
+        drop(ingest);
+        if imported.is_err() {
+            // What was taken out of a bad archive is of no use.
+            self.collect()?;
+        }
         imported
     }
 
-    fn import_docker(
-        &self,
-        list: &[DockerImage],
-        files: &BTreeMap<String, PathBuf>,
-    ) -> Result<Vec<StoredImage>, StoreError> {
+    fn import_files(&self, archive: &Path, files: &Files) -> Result<Vec<StoredImage>, StoreError> {
+        let docker = files.get("manifest.json").map(|path| json::<Vec<DockerImage>>(path)).transpose()?;
+        let index = files.get("index.json").map(|path| json::<Document>(path)).transpose()?;
+        // Newer versions of Docker write both: only the index has the digests that the images were pushed with.
+        match (index, docker) {
+            (Some(index), None) => self.import_oci(&index, files),
+            (Some(index), Some(_)) if index.manifests.iter().any(|d| image_name(d).is_some()) => {
+                self.import_oci(&index, files)
+            }
+            (_, Some(list)) => self.import_docker(&list, files),
+            (None, None) => Err(StoreError::Invalid(format!(
+                "{} holds neither manifest.json nor index.json: not an image archive",
+                archive.display()
+            ))),
+        }
+    }
+
+    fn import_docker(&self, list: &[DockerImage], files: &Files) -> Result<Vec<StoredImage>, StoreError> {
         let mut images = Vec::new();
         // A layer that several images share is adopted once.
         let mut adopted: BTreeMap<&Path, Descriptor> = BTreeMap::new();
         for image in list {
-            let config = self.put_blob(&fs::read(find(files, &image.config)?)?)?;
+            let config = self.put_blob(&small(find(files, &image.config)?)?)?;
             let size = fs::metadata(self.blob_path(&config))?.len();
             let mut layers = Vec::new();
             for layer in &image.layers {
                 let path = find(files, layer)?;
                 let descriptor = match adopted.get(path) {
                     Some(known) => known.clone(),
-                    None => self.adopt_blob(path)?,
+                    None => self.adopt_blob(path, None)?,
                 };
                 adopted.insert(path, descriptor.clone());
                 layers.push(Descriptor { media_type: "application/vnd.oci.image.layer.v1.tar".into(), ..descriptor });
@@ -91,20 +106,20 @@ impl ImageStore {
         Ok(images)
     }
 
-    fn import_oci(&self, index: &Document, files: &BTreeMap<String, PathBuf>) -> Result<Vec<StoredImage>, StoreError> {
+    fn import_oci(&self, index: &Document, files: &Files) -> Result<Vec<StoredImage>, StoreError> {
         for (name, path) in files {
             if let Some(hex) = name.strip_prefix("blobs/sha256/") {
-                let found = self.adopt_blob(path)?.digest;
-                if found != format!("sha256:{hex}") {
-                    disk::remove_all(&self.blob_path(&found))?;
-                    return Err(StoreError::Invalid(format!("the archive's {name} has the digest {found}")));
-                }
+                self.adopt_blob(path, Some(&format!("sha256:{hex}")))?;
             }
         }
+        // An archive of one image for several machines may list them side by side.
+        let mut own: Vec<&Descriptor> = index.manifests.iter().filter(|d| !is_foreign(d)).collect();
+        if own.is_empty() {
+            own.push(choose(index)?);
+        }
         let mut images = Vec::new();
-        for descriptor in &index.manifests {
-            let name = [IMAGE_NAME, REF_NAME].iter().find_map(|key| descriptor.annotations.get(*key));
-            let names: Vec<String> = name.filter(|n| n.contains(['/', ':'])).cloned().into_iter().collect();
+        for descriptor in own {
+            let names: Vec<String> = image_name(descriptor).into_iter().collect();
             images.push(self.install_named(&descriptor.digest, &names)?);
         }
         Ok(images)
@@ -160,6 +175,25 @@ impl ImageStore {
     }
 }
 
+/// What an entry of an OCI index is called, where that is a whole name.
+fn image_name(descriptor: &Descriptor) -> Option<String> {
+    let name = [IMAGE_NAME, REF_NAME].iter().find_map(|key| descriptor.annotations.get(*key));
+    name.filter(|name| name.contains(['/', ':'])).cloned()
+}
+
+/// Reads a file that must be small: a list of images, a manifest or a config.
+fn small(path: &Path) -> Result<Vec<u8>, StoreError> {
+    if fs::metadata(path)?.len() > DOCUMENT_MAX {
+        return Err(StoreError::Invalid("the archive's list of images or a config in it is too large".into()));
+    }
+    Ok(fs::read(path)?)
+}
+
+fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
+    let invalid = |error| StoreError::Invalid(format!("the archive's list of images cannot be read: {error}"));
+    serde_json::from_slice(&small(path)?).map_err(invalid)
+}
+
 /// The tar reader's own words quote what it takes for headers.
 fn unreadable(error: io::Error, archive: &Path) -> StoreError {
     use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
@@ -183,14 +217,14 @@ fn append(archive: &mut tar::Builder<&mut dyn Write>, name: &str, bytes: &[u8]) 
     archive.append_data(&mut header, name, bytes)
 }
 
-fn find<'a>(files: &'a BTreeMap<String, PathBuf>, name: &str) -> Result<&'a Path, StoreError> {
+fn find<'a>(files: &'a Files, name: &str) -> Result<&'a Path, StoreError> {
     let missing = || StoreError::Invalid(format!("the archive's manifest.json names {name:?}, which is not in it"));
     files.get(name).map(PathBuf::as_path).ok_or_else(missing)
 }
 
 /// Writes an archive's files into a directory under numbers, so that no name in it is ever used as a path. Answers which
 /// file is which; links, with which older versions of Docker share layers, lead to the file they name.
-fn spread(file: File, scratch: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+fn spread(file: File, scratch: &Path) -> io::Result<Files> {
     let mut archive = tar::Archive::new(decompress(file)?);
     let mut files = BTreeMap::new();
     let mut links = Vec::new();

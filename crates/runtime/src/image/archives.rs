@@ -27,7 +27,7 @@ impl ImageArchives {
 
     /// Fetches an image from its registry; answers its id.
     pub async fn pull(&self, name: &str) -> Result<String, CriError> {
-        self.puller.pull(name, Vec::new()).await
+        self.puller.pull(name, None).await
     }
 
     /// Every image, the built-in ones first.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::store::StoreError;
+
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -43,6 +45,31 @@ pub(crate) struct Document {
     pub layers: Vec<Descriptor>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<Descriptor>,
+}
+
+impl Document {
+    /// Reads a manifest or index, and refuses what is neither or both.
+    pub(crate) fn read(digest: &str, bytes: &[u8]) -> Result<Document, StoreError> {
+        let document: Document = parse(digest, bytes)?;
+        let is_index = !document.manifests.is_empty();
+        let is_manifest = document.config.is_some();
+        let fault = match (is_manifest, is_index) {
+            (true, false) | (false, true) => return Ok(document),
+            // Two readers could take it for two different images.
+            (true, true) => "is both a manifest and an index",
+            (false, false) if document.schema_version == 1 => {
+                "is of Docker's schema 1, which nobody supports any more: push the image again with a current client"
+            }
+            (false, false) => "is neither an image manifest nor an index",
+        };
+        Err(StoreError::Invalid(format!("{digest} {fault}")))
+    }
+}
+
+/// Reads a document; the error names it.
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(digest: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| StoreError::Invalid(format!("{digest} is not a manifest or config: {error}")))
 }
 
 /// The image's config blob: what to run, and the digests of the unpacked layers.
@@ -91,13 +118,36 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// The manifest in an index that this machine can run, by its descriptor.
-pub(crate) fn choose_platform(manifests: &[Descriptor]) -> Option<&Descriptor> {
-    let architecture = match std::env::consts::ARCH {
+/// This machine's architecture, as images name it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
-    };
+    }
+}
+
+/// Whether an entry of an index says that it is for other machines.
+pub(crate) fn is_foreign(descriptor: &Descriptor) -> bool {
+    descriptor.platform.as_ref().is_some_and(|p| p.os != "linux" || p.architecture != architecture())
+}
+
+/// The entry of an index for this machine.
+pub(crate) fn choose(index: &Document) -> Result<&Descriptor, StoreError> {
+    choose_platform(&index.manifests).ok_or_else(|| {
+        let platforms = index.manifests.iter().filter_map(|d| d.platform.as_ref()).filter(|p| p.os != "unknown");
+        let mut listed: Vec<String> = platforms.map(|p| format!("{}/{}", p.os, p.architecture)).collect();
+        listed.dedup();
+        let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
+        let own = architecture();
+        StoreError::Invalid(format!(
+            "no match for platform in manifest: this machine is linux/{own}, the image is for {listed}"
+        ))
+    })
+}
+
+fn choose_platform(manifests: &[Descriptor]) -> Option<&Descriptor> {
+    let architecture = architecture();
     let fits = |d: &&Descriptor| d.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == architecture);
     // The plainest variant first: `v2` of amd64 may use instructions that this machine lacks.
     let plain = |d: &&Descriptor| d.platform.as_ref().is_some_and(|p| matches!(p.variant.as_str(), "" | "v8" | "v1"));
@@ -167,7 +217,31 @@ mod tests {
         assert_eq!(choose_platform(&list).unwrap().digest, "d");
         assert_eq!(choose_platform(&list[..3]).unwrap().digest, "c");
         assert!(choose_platform(&list[..2]).is_none());
+        let index = Document { manifests: list[..2].to_vec(), ..Default::default() };
+        let error = choose(&index).unwrap_err().to_string();
+        let end = format!("this machine is linux/{own}, the image is for windows/{own}, linux/s390x");
+        assert!(error.ends_with(&end), "{error}");
+        assert_eq!(list.iter().map(is_foreign).collect::<Vec<_>>(), [true, true, false, false]);
+        assert!(!is_foreign(&make("e", None)));
         assert_eq!(choose_platform(&[make("e", None)]).unwrap().digest, "e");
+    }
+
+    #[test]
+    fn documents() {
+        let check = |text: &str, expect: Option<&str>| {
+            let error = Document::read("sha256:x", text.as_bytes()).err().map(|error| error.to_string());
+            assert!(
+                expect == error.as_deref() || error.as_deref().is_some_and(|e| e.contains(expect.unwrap_or("-"))),
+                "{error:?}"
+            );
+        };
+        check(r#"{"config":{"digest":"a"},"layers":[]}"#, None);
+        check(r#"{"manifests":[{"digest":"a"}]}"#, None);
+        check(r#"{"manifests":[{"digest":"a"}],"config":{"digest":"a"}}"#, Some("both"));
+        check(r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#, Some("schema 1"));
+        check("{}", Some("neither"));
+        check("<html>", Some("is not a manifest or config"));
+        check(r#"{"manifests":3}"#, Some("is not a manifest or config"));
     }
 
     #[test]

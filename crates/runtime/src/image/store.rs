@@ -43,13 +43,26 @@ pub struct StoredImage {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    #[error(
+        "the disk that holds the images is full ({0}): free some space, or remove images that nobody needs with \"kybern image remove\""
+    )]
+    Full(io::Error),
     #[error("image {0:?} is built in and cannot be removed")]
     Pinned(String),
     #[error("image {0:?} not found")]
     NotFound(String),
     #[error("{0}")]
     Invalid(String),
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> StoreError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(error),
+            _ => StoreError::Io(error),
+        }
+    }
 }
 
 /// Images by id.
@@ -182,22 +195,27 @@ impl ImageStore {
         })
     }
 
-    /// Removes an image, or only the tag when it has others. Succeeds when there is none.
+    /// Removes an image, or only the tag or digest when it has other names. Succeeds when there is none.
     pub(crate) fn remove(&self, name: &str) -> Result<(), StoreError> {
         let Some(found) = self.find(name)? else { return Ok(()) };
         if found.pinned {
             return Err(StoreError::Pinned(name.to_owned()));
         }
         self.change(|index| {
-            let by_id = is_digest(name);
-            if let Some(image) = index.get_mut(&found.id) {
-                let tag = Reference::parse(name).ok().filter(|r| r.digest.is_none()).and_then(|r| r.tagged());
-                if let Some(tag) = tag.filter(|_| !by_id) {
-                    image.tags.remove(&tag);
+            let Some(image) = index.get_mut(&found.id) else { return Ok(()) };
+            let by_name = Reference::parse(name).ok().filter(|_| !is_digest(name));
+            match &by_name {
+                Some(Reference { digest: Some(digest), .. }) => {
+                    let digest = by_name.as_ref().map(|reference| reference.at_digest(digest));
+                    image.digests.retain(|known| Some(known) != digest.as_ref());
                 }
-                if by_id || image.tags.is_empty() {
-                    index.remove(&found.id);
-                }
+                Some(reference) => image.tags.retain(|known| Some(known) != reference.tagged().as_ref()),
+                None => image.tags.clear(),
+            }
+            // A digest alone keeps an image only for who pulled it by digest, and who removes the last tag is not that one.
+            let by_digest = by_name.is_some_and(|reference| reference.digest.is_some());
+            if image.tags.is_empty() && (!by_digest || image.digests.is_empty()) {
+                index.remove(&found.id);
             }
             Ok(())
         })?;

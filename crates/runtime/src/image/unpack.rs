@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, X
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use tar::EntryType;
 
+use super::install::missing;
 use super::manifest::digest_text;
 use super::store::{ImageStore, StoreError, snapshot_files};
 use crate::disk;
@@ -27,27 +28,23 @@ pub(super) fn snapshot_name(chain_id: &str) -> String {
 }
 
 impl ImageStore {
-    /// Unpacks the layer in `blob` on top of `below` (topmost first) unless that was done before. Its contents must have
-    /// the digest `diff_id`. Blocks. Answers the snapshot's name.
-    pub(super) fn unpack(
-        &self,
-        blob: &Path,
-        diff_id: &str,
-        chain_id: &str,
-        below: &[String],
-    ) -> Result<String, StoreError> {
+    /// Unpacks the layer in `blob` on top of the snapshots `below` (topmost first) as the snapshot `name`, unless that was
+    /// done before. Its contents must have the digest `diff_id`. Blocks.
+    pub(super) fn unpack(&self, blob: &Path, diff_id: &str, name: &str, below: &[String]) -> Result<(), StoreError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = snapshot_name(chain_id);
-        let target = self.snapshots_dir().join(&name);
+        let target = self.snapshots_dir().join(name);
         if target.exists() {
-            return Ok(name);
+            return Ok(());
         }
+        let archive = File::open(blob).map_err(|error| missing(error, blob))?;
         let unique = format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let scratch = self.ingest_dir().join(unique);
-        for dir in ["snapshot/fs", "work", "root"] {
-            disk::make_dirs(&scratch.join(dir), 0o755)?;
+        let made =
+            ["snapshot/fs", "work", "root"].iter().try_for_each(|dir| disk::make_dirs(&scratch.join(dir), 0o755));
+        if let Err(error) = made {
+            disk::remove_all(&scratch)?;
+            return Err(error.into());
         }
-        let archive = File::open(blob).map_err(|error| disk::named(error, blob))?;
         let layers: Vec<String> = below.iter().map(|layer| snapshot_files(layer)).collect();
         let layers_dir = self.snapshots_dir();
         let worker = scratch.clone();
@@ -72,7 +69,7 @@ impl ImageStore {
             other => Ok(other?),
         });
         disk::remove_all(&scratch)?;
-        outcome.map(|()| name)
+        outcome
     }
 }
 
@@ -137,7 +134,7 @@ fn extract(archive: File) -> io::Result<String> {
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = clean(&entry.path_bytes())?;
-        match whiteout(&path) {
+        match whiteout(&path)? {
             Some(Whiteout::Opaque(dir)) => clear(&dir, &unpacked)?,
             Some(Whiteout::File(file)) => disk::remove_all(&file)?,
             None => {
@@ -188,15 +185,20 @@ enum Whiteout {
 }
 
 /// What a name says about the layers below (OCI image spec, "Whiteouts").
-fn whiteout(path: &Path) -> Option<Whiteout> {
-    let hidden = path.file_name()?.as_bytes().strip_prefix(b".wh.")?;
-    let dir = path.parent()?;
-    match hidden {
-        b".wh..opq" => Some(Whiteout::Opaque(dir.to_path_buf())),
+fn whiteout(path: &Path) -> io::Result<Option<Whiteout>> {
+    let hidden = path.file_name().and_then(|name| name.as_bytes().strip_prefix(b".wh."));
+    let (Some(hidden), Some(dir)) = (hidden, path.parent()) else { return Ok(None) };
+    Ok(Some(match hidden {
+        b".wh..opq" => Whiteout::Opaque(dir.to_path_buf()),
+        // Would remove the directory itself, or the one above.
+        b"" | b"." | b".." => {
+            let text = format!("layer has a whiteout that hides nothing: {}", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         // Other names of this form are aufs' own and mean nothing.
-        _ if hidden.starts_with(b".wh.") => Some(Whiteout::File(dir.join(OsStr::from_bytes(b".wh..wh.aufs")))),
-        _ => Some(Whiteout::File(dir.join(OsStr::from_bytes(hidden)))),
-    }
+        _ if hidden.starts_with(b".wh.") => Whiteout::File(dir.join(OsStr::from_bytes(b".wh..wh.aufs"))),
+        _ => Whiteout::File(dir.join(OsStr::from_bytes(hidden))),
+    }))
 }
 
 /// Removes what a directory holds from the layers below, and keeps what this layer has put there already.
@@ -336,11 +338,14 @@ mod tests {
 
     #[test]
     fn whiteouts() {
-        let check = |path: &str, expect| assert_eq!(whiteout(Path::new(path)), expect, "{path}");
+        let check = |path: &str, expect| assert_eq!(whiteout(Path::new(path)).unwrap(), expect, "{path}");
         check("/a/b", None);
         check("/a/.wh.b", Some(Whiteout::File("/a/b".into())));
         check("/a/.wh..wh..opq", Some(Whiteout::Opaque("/a".into())));
         check("/a/.whale", None);
         check("/", None);
+        for bad in ["/a/.wh.", "/a/.wh..", "/.wh..."] {
+            assert!(whiteout(Path::new(bad)).is_err(), "{bad}");
+        }
     }
 }

@@ -3,18 +3,28 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
+use rustls::ClientConfig;
 use serde::Deserialize;
 
 use super::auth::Credential;
+use super::tls;
 
-#[derive(Clone, Debug, Default, Deserialize)]
+/// The key that stands for every host without an entry of its own.
+const ANY: &str = "*";
+
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Registries {
-    /// By registry host; `*` stands for every registry without an entry of its own.
+    /// By registry host.
     mirrors: BTreeMap<String, Mirror>,
     /// By the host and port of an endpoint.
     configs: BTreeMap<String, HostConfig>,
+    /// What was made of the TLS sections: reading certificates takes longer than a request.
+    #[serde(skip)]
+    built: Mutex<Vec<(TlsSection, Arc<ClientConfig>)>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -67,7 +77,6 @@ pub(crate) struct Endpoint {
     pub(crate) repository: String,
     /// The registry that a mirror stands in for.
     pub(crate) mirror_of: Option<String>,
-    pub(crate) tls: TlsSection,
 }
 
 impl Registries {
@@ -98,37 +107,63 @@ impl Registries {
             host => format!("https://{host}"),
         };
         let mut endpoints = Vec::new();
-        if let Some(mirror) = self.mirrors.get(registry).or_else(|| self.mirrors.get("*")) {
+        if let Some(mirror) = self.mirrors.get(registry).or_else(|| self.mirrors.get(ANY)) {
             let repository = mirror.rewrite(repository)?;
             for url in &mirror.endpoint {
                 let mirror_of = Some(registry.to_owned()).filter(|_| url.trim_end_matches('/') != own);
-                endpoints.push(self.endpoint(url, &repository, mirror_of)?);
+                endpoints.push(endpoint(url, &repository, mirror_of)?);
             }
         }
-        let last = self.endpoint(&own, repository, None)?;
+        let last = endpoint(&own, repository, None)?;
         if !endpoints.contains(&last) {
             endpoints.push(last);
         }
         Ok(endpoints)
     }
 
-    fn endpoint(&self, url: &str, repository: &str, mirror_of: Option<String>) -> Result<Endpoint, String> {
-        let url = url.trim_end_matches('/');
-        let url = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
-        let uri: http::Uri = url.parse().map_err(|error| format!("registry endpoint {url:?}: {error}"))?;
-        let host = uri.authority().ok_or_else(|| format!("registry endpoint {url:?} has no host"))?.to_string();
-        let base = if uri.path() == "/" { format!("{url}/v2") } else { url };
-        let tls = self.configs.get(&host).map(|c| c.tls.clone()).unwrap_or_default();
-        Ok(Endpoint { base, host, repository: repository.to_owned(), mirror_of, tls })
-    }
-
-    /// The credential for a host, if the file has one. Docker's registry goes by several names.
-    pub(crate) fn credential(&self, host: &str) -> Option<Credential> {
+    /// The entry of a host. Docker's registry goes by several names.
+    fn host(&self, host: &str) -> Option<&HostConfig> {
         let names: &[&str] =
             if host == "registry-1.docker.io" { &[host, "docker.io", "index.docker.io"] } else { &[host] };
-        let auth = &names.iter().find_map(|name| self.configs.get(*name))?.auth;
+        names.iter().find_map(|name| self.configs.get(*name)).or_else(|| self.configs.get(ANY))
+    }
+
+    /// The credential for a host, if the file has one.
+    pub(crate) fn credential(&self, host: &str) -> Option<Credential> {
+        let auth = &self.host(host)?.auth;
         Credential::new(&auth.username, &auth.password, &auth.auth, &auth.identity_token)
     }
+
+    /// How to speak TLS with a host.
+    pub(super) fn tls(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
+        let section = self.host(host).map(|config| config.tls.clone()).unwrap_or_default();
+        if section == TlsSection::default() {
+            return tls::default_config();
+        }
+        let mut built = self.built.lock();
+        if let Some((_, known)) = built.iter().find(|(of, _)| *of == section) {
+            return Ok(known.clone());
+        }
+        let config = Arc::new(tls::build_config(&section)?);
+        built.push((section, config.clone()));
+        Ok(config)
+    }
+}
+
+fn endpoint(url: &str, repository: &str, mirror_of: Option<String>) -> Result<Endpoint, String> {
+    let url = url.trim_end_matches('/');
+    let url = if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("{}://{url}", if is_local(url.split('/').next().unwrap_or(url)) { "http" } else { "https" })
+    };
+    let uri: http::Uri = url.parse().map_err(|error| format!("registry endpoint {url:?}: {error}"))?;
+    let host = uri.authority().ok_or_else(|| format!("registry endpoint {url:?} has no host"))?.to_string();
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(format!("registry endpoint {url:?} must begin with https:// or http://"));
+    }
+    let base = if uri.path() == "/" { format!("{url}/v2") } else { url };
+    Ok(Endpoint { base, host, repository: repository.to_owned(), mirror_of })
 }
 
 impl Mirror {
@@ -198,6 +233,19 @@ configs:
         );
         check(FILE, "quay.io", "a/b", &[("https://fallback.example/v2", "a/b"), ("https://quay.io/v2", "a/b")]);
         check(
+            "mirrors: {r.io: {endpoint: [\"localhost:5000\", \"m.io/v2/\", \"http://m.io/cache\"]}}",
+            "r.io",
+            "a",
+            &[
+                ("http://localhost:5000/v2", "a"),
+                ("https://m.io/v2", "a"),
+                ("http://m.io/cache", "a"),
+                ("https://r.io/v2", "a"),
+            ],
+        );
+        let parsed = Registries::parse("mirrors: {r.io: {endpoint: [\"ftp://m.io\"]}}").unwrap();
+        assert!(parsed.endpoints("r.io", "a").unwrap_err().contains("ftp://m.io"));
+        check(
             "configs:\n  localhost:5000:\n    tls: {insecure_skip_verify: true}\n",
             "localhost:5000",
             "a",
@@ -209,10 +257,21 @@ configs:
     fn settings_of_a_host() {
         let registries = Registries::parse(FILE).unwrap();
         let endpoints = registries.endpoints("docker.io", "a/b").unwrap();
-        assert!(endpoints[0].tls.insecure_skip_verify && endpoints[0].tls.ca_file == Path::new("/ca.pem"));
+        let tls = |host: &str| registries.host(host).map(|config| config.tls.clone());
+        assert!(
+            tls("mirror.example:5000").is_some_and(|t| t.insecure_skip_verify && t.ca_file == Path::new("/ca.pem"))
+        );
+        assert_eq!(tls("mirror.example"), None, "a port is part of the name");
+        let error = registries.tls("mirror.example:5000").unwrap_err().to_string();
+        assert!(error.contains("/ca.pem"), "{error}");
         assert_eq!(endpoints[0].mirror_of.as_deref(), Some("docker.io"));
         assert!(registries.credential("mirror.example:5000").is_some());
         assert!(registries.credential("docker.io").is_none());
         assert!(!format!("{registries:?}").contains("password"), "no secret is printed");
+        let any = "configs: {'*': {tls: {insecure_skip_verify: true}}, docker.io: {auth: {username: u, password: p}}}";
+        let registries = Registries::parse(any).unwrap();
+        assert!(registries.host("a.example").is_some_and(|config| config.tls.insecure_skip_verify));
+        assert!(registries.host("registry-1.docker.io").is_some_and(|config| !config.tls.insecure_skip_verify));
+        assert!(registries.credential("registry-1.docker.io").is_some());
     }
 }

@@ -1,59 +1,78 @@
 //! HTTP to a registry: one connection per request, TLS as configured, redirects followed.
 
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, LOCATION, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, Uri};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
-use super::config::TlsSection;
+use super::config::Registries;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a registry may take to begin its answer.
+/// How long a registry may take to begin its answer, and to send a document.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 const REDIRECTS_MAX: usize = 10;
 
 const AGENT: &str = concat!("kybern/", env!("CARGO_PKG_VERSION"));
 
+/// Reads a document to its end.
+pub(super) async fn read(response: Response<Incoming>, limit: usize) -> io::Result<Bytes> {
+    let body = tokio::time::timeout(ANSWER_TIMEOUT, Limited::new(response.into_body(), limit).collect()).await;
+    let body = body.map_err(|_| late(format!("the answer did not end within {} s", ANSWER_TIMEOUT.as_secs())))?;
+    body.map(|body| body.to_bytes()).map_err(|error| {
+        let too_long = error.is::<LengthLimitError>();
+        if too_long { other(format!("the answer is longer than {limit} bytes")) } else { explained(error.as_ref()) }
+    })
+}
+
+/// What hyper says leaves the cause to whoever asks for it.
+pub(crate) fn explained(error: &(dyn std::error::Error + 'static)) -> io::Error {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+    // A wrapper often says what it wraps.
+    texts.dedup();
+    other(texts.join(": "))
+}
+
+fn late(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
 fn other(text: impl Into<String>) -> io::Error {
     io::Error::other(text.into())
 }
 
-/// Sends a request without or with a small body, and follows where it is sent on. Credentials go to the first host only.
+/// Host and port of a URL.
+fn place(url: &Uri) -> &str {
+    url.authority().and_then(|authority| authority.as_str().rsplit('@').next()).unwrap_or_default()
+}
+
+/// Sends a request without or with a small body, and follows where it is sent on. Credentials go to the first host only:
+/// the `Authorization` header, and a body, which holds a token.
 pub(super) async fn send(
     method: Method,
     url: &str,
     headers: &HeaderMap,
     body: Bytes,
-    tls: &TlsSection,
+    registries: &Registries,
 ) -> io::Result<Response<Incoming>> {
     let mut url: Uri = url.parse().map_err(|error| other(format!("{url:?}: {error}")))?;
     let mut headers = headers.clone();
-    let mut tls = tls.clone();
     for _ in 0..REDIRECTS_MAX {
-        let response =
-            tokio::time::timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT, once(&method, &url, &headers, body.clone(), &tls))
-                .await
-                .map_err(|_| {
-                    io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("{url}: no answer within {} s", ANSWER_TIMEOUT.as_secs()),
-                    )
-                })??;
+        let response = tokio::time::timeout(
+            CONNECT_TIMEOUT + ANSWER_TIMEOUT,
+            once(&method, &url, &headers, body.clone(), registries),
+        )
+        .await
+        .map_err(|_| late(format!("{url}: no answer within {} s", ANSWER_TIMEOUT.as_secs())))??;
         if !response.status().is_redirection() {
             return Ok(response);
         }
@@ -61,9 +80,11 @@ pub(super) async fn send(
             return Ok(response);
         };
         let next = resolve(&url, location)?;
-        if next.authority() != url.authority() {
+        if place(&next) != place(&url) {
             headers.remove(AUTHORIZATION);
-            tls = TlsSection::default();
+            if !body.is_empty() {
+                return Err(other(format!("{url} sends credentials on to another host, {next}: refused")));
+            }
         }
         url = next;
     }
@@ -75,8 +96,7 @@ fn resolve(base: &Uri, location: &str) -> io::Result<Uri> {
     let bad = |error: http::uri::InvalidUri| other(format!("redirect to {location:?}: {error}"));
     if location.starts_with('/') && !location.starts_with("//") {
         let scheme = base.scheme_str().unwrap_or("https");
-        let host = base.authority().map(|a| a.as_str()).unwrap_or_default();
-        return format!("{scheme}://{host}{location}").parse().map_err(bad);
+        return format!("{scheme}://{}{location}", place(base)).parse().map_err(bad);
     }
     let target: Uri = location.parse().map_err(bad)?;
     if target.scheme().is_none() {
@@ -93,7 +113,7 @@ async fn once(
     url: &Uri,
     headers: &HeaderMap,
     body: Bytes,
-    tls: &TlsSection,
+    registries: &Registries,
 ) -> io::Result<Response<Incoming>> {
     let host = url.host().ok_or_else(|| other(format!("{url} has no host")))?;
     let encrypted = url.scheme_str() != Some("http");
@@ -103,18 +123,17 @@ async fn once(
     let named = |error: io::Error| io::Error::new(error.kind(), format!("connect to {host}:{port}: {error}"));
     let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((name, port)))
         .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("connect to {host}:{port}: timed out")))?
+        .map_err(|_| late(format!("connect to {host}:{port}: timed out")))?
         .map_err(named)?;
     let _ = socket.set_nodelay(true);
     let mut request = Request::builder().method(method).uri(url.path_and_query().map(|p| p.as_str()).unwrap_or("/"));
     if let Some(all) = request.headers_mut() {
         *all = headers.clone();
     }
-    let authority = url.authority().map(|a| a.as_str()).unwrap_or(host);
-    let request = request.header(HOST, authority).header(USER_AGENT, AGENT).body(Full::new(body));
+    let request = request.header(HOST, place(url)).header(USER_AGENT, AGENT).body(Full::new(body));
     let request = request.map_err(|error| other(error.to_string()))?;
     if encrypted {
-        let config = client_config(tls)?;
+        let config = registries.tls(place(url))?;
         let server = ServerName::try_from(name.to_owned()).map_err(|error| other(format!("{host}: {error}")))?;
         let stream = tokio_rustls::TlsConnector::from(config).connect(server, socket).await.map_err(named)?;
         exchange(TokioIo::new(stream), request).await
@@ -127,104 +146,18 @@ async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<Res
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(io::Error::other)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(stream).await.map_err(|error| explained(&error))?;
     // Ends with the answer's body, or when that is dropped.
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    sender.send_request(request).await.map_err(io::Error::other)
-}
-
-fn client_config(tls: &TlsSection) -> io::Result<Arc<ClientConfig>> {
-    static DEFAULT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    if *tls != TlsSection::default() {
-        return build_config(tls).map(Arc::new);
-    }
-    if let Some(known) = DEFAULT.get() {
-        return Ok(known.clone());
-    }
-    let built = Arc::new(build_config(tls)?);
-    Ok(DEFAULT.get_or_init(|| built).clone())
-}
-
-fn build_config(tls: &TlsSection) -> io::Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let in_file = |path: &Path, error: &dyn std::fmt::Display| other(format!("{}: {error}", path.display()));
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if !tls.ca_file.as_os_str().is_empty() {
-        let certificates =
-            CertificateDer::pem_file_iter(&tls.ca_file).map_err(|error| in_file(&tls.ca_file, &error))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| in_file(&tls.ca_file, &error))?;
-            roots.add(certificate).map_err(|error| in_file(&tls.ca_file, &error))?;
+    let connection = tokio::spawn(connection);
+    match sender.send_request(request).await {
+        Ok(response) => Ok(response),
+        Err(error) => {
+            drop(sender);
+            // Of a connection that broke first, the request only knows that it is gone.
+            let cause = connection.await.ok().and_then(Result::err);
+            Err(explained(cause.as_ref().unwrap_or(&error)))
         }
-    }
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?;
-    let builder = builder.with_root_certificates(roots);
-    let mut config = if tls.cert_file.as_os_str().is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        let certificates = CertificateDer::pem_file_iter(&tls.cert_file)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| in_file(&tls.cert_file, &error))?;
-        let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(|error| in_file(&tls.key_file, &error))?;
-        builder.with_client_auth_cert(certificates, key).map_err(|error| in_file(&tls.cert_file, &error))?
-    };
-    if tls.insecure_skip_verify {
-        config.dangerous().set_certificate_verifier(Arc::new(AcceptAny(provider)));
-    }
-    Ok(config)
-}
-
-/// Accepts every certificate: for hosts that `registries.yaml` marks `insecure_skip_verify`.
-#[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -239,13 +172,5 @@ mod tests {
         assert_eq!(resolve(&base, "https://cdn.io/b").unwrap().to_string(), "https://cdn.io/b");
         assert!(resolve(&base, "http://cdn.io/b").unwrap_err().to_string().contains("not encrypted"));
         assert!(resolve(&base, "blob").is_err());
-    }
-
-    #[test]
-    fn tls_files_are_named_in_errors() {
-        let tls = TlsSection { ca_file: "/no/ca.pem".into(), ..Default::default() };
-        assert!(build_config(&tls).unwrap_err().to_string().contains("/no/ca.pem"));
-        let tls = TlsSection { insecure_skip_verify: true, ..Default::default() };
-        assert!(build_config(&tls).is_ok());
     }
 }

@@ -4,7 +4,9 @@ mod auth;
 mod config;
 mod http;
 mod session;
+mod tls;
 
 pub(crate) use auth::Credential;
 pub(crate) use config::Registries;
-pub(crate) use session::{RegistryError, Session};
+pub(crate) use http::explained;
+pub(crate) use session::{Manifest, RegistryError, Session};

@@ -10,6 +10,7 @@ use kybern_linux::netns::NetNs;
 use kybern_linux::rtnl::Rtnl;
 use kybern_runtime::{Config, PodNet, PodNetwork, Runtime};
 use kybern_testbed::harness::BUSYBOX;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 /// A network namespace without any link but `lo`.
 struct LoopbackOnly;
@@ -46,12 +47,42 @@ pub(crate) struct Node {
     service: Option<Arc<Runtime>>,
 }
 
+fn new_dir() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let unique = NEXT.fetch_add(1, Ordering::Relaxed);
+    let dir = PathBuf::from(format!("/tmp/kybern-node-{}-{unique}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
 impl Node {
     pub(crate) async fn new() -> Node {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let dir =
-            PathBuf::from(format!("/tmp/kybern-node-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        std::fs::create_dir_all(&dir).unwrap();
+        Node::below(new_dir()).await
+    }
+
+    /// A node whose disk has room for this program and a little more.
+    pub(crate) async fn on_a_small_disk() -> Node {
+        let dir = new_dir();
+        let program = std::fs::metadata(std::env::current_exe().unwrap()).unwrap().len();
+        let options = std::ffi::CString::new(format!("size={}", program + (16 << 20))).unwrap();
+        rustix::mount::mount("tmpfs", &dir, "tmpfs", MountFlags::empty(), Some(options.as_c_str())).unwrap();
+        Node::below(dir).await
+    }
+
+    /// Fills the small disk until only so many bytes are free.
+    pub(crate) fn fill_disk(&self, free: u64) {
+        self.empty_disk();
+        let disk = rustix::fs::statvfs(&self.dir).unwrap();
+        let filler = std::fs::File::create(self.dir.join("filler")).unwrap();
+        let length = disk.f_bavail * disk.f_frsize - free;
+        rustix::fs::fallocate(filler, rustix::fs::FallocateFlags::empty(), 0, length).unwrap();
+    }
+
+    pub(crate) fn empty_disk(&self) {
+        let _ = std::fs::remove_file(self.dir.join("filler"));
+    }
+
+    async fn below(dir: PathBuf) -> Node {
         let config = Config {
             root_dir: dir.join("root"),
             state_dir: dir.join("state"),
@@ -184,7 +215,8 @@ impl Node {
             self.service().remove_pod_sandbox(&sandbox.id).await.unwrap();
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let left: Vec<_> = mounts.lines().filter(|line| line.contains(self.dir.to_str().unwrap())).collect();
+        let below = format!("{}/", self.dir.display());
+        let left: Vec<_> = mounts.lines().filter(|line| line.contains(&below)).collect();
         assert!(left.is_empty(), "mounts left: {left:?}");
         let cgroups = kybern_linux::cgroup::Cgroups::detect().unwrap();
         cgroups.remove(&format!("/{}", self.dir.file_name().unwrap().display())).unwrap();
@@ -198,6 +230,8 @@ impl Drop for Node {
         if let Ok(cgroups) = kybern_linux::cgroup::Cgroups::detect() {
             let _ = cgroups.remove(&format!("/{}", self.dir.file_name().unwrap().display()));
         }
+        // Of a small disk.
+        let _ = rustix::mount::unmount(&self.dir, UnmountFlags::DETACH);
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

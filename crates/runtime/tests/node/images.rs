@@ -50,6 +50,14 @@ impl Layer {
         self.entry(kind, path, 0o777, 0, b"", target)
     }
 
+    /// The next entry has these extended attributes.
+    fn attributes(mut self, attributes: [(&str, &str); 2]) -> Layer {
+        let named = attributes.map(|(name, value)| (format!("SCHILY.xattr.{name}"), value));
+        let entries = named.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+        self.0.append_pax_extensions(entries).unwrap();
+        self
+    }
+
     fn bytes(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
@@ -83,6 +91,8 @@ fn upper() -> Layer {
         .file("lib/through-link", 0o644, "linked\n")
         .file("gone/.wh.file", 0, "")
         .file(".wh.gone", 0, "")
+        .attributes([("user.origin", "layer"), ("trusted.overlay.opaque", "y")])
+        .file("attributes", 0o644, "x")
         .file("opaque/above", 0o644, "above\n")
         .file("opaque/.wh..wh..opq", 0, "")
         .link(tar::EntryType::Link, "etc/passwd-link", "etc/passwd")
@@ -179,6 +189,13 @@ pub(crate) async fn layers_and_archives() {
         .await;
     assert!(output.contains("Read-only file system") && output.ends_with("old\n"), "a volume stays writable: {output}");
 
+    let snapshots = node.config.root_dir.join("images/snapshots");
+    let files = std::fs::read_dir(snapshots).unwrap().map(|e| e.unwrap().path().join("fs/attributes"));
+    let file = files.into_iter().find(|file| file.exists()).unwrap();
+    let mut value = [0; 16];
+    assert_eq!(rustix::fs::getxattr(&file, "user.origin", &mut value).map(|n| value[..n].to_vec()).unwrap(), b"layer");
+    assert!(rustix::fs::getxattr(&file, "trusted.overlay.opaque", &mut value).is_err(), "the overlay's own");
+
     let exported = node.dir.join("exported.tar");
     archives.export(&["example.com/app:1".into()], &mut std::fs::File::create(&exported).unwrap()).unwrap();
     node.service().remove_image(&spec).await.unwrap();
@@ -209,6 +226,16 @@ pub(crate) async fn hostile_layers() {
         .file("up/kybern-climbed", 0o644, "x");
     let _ = archives.import(&archive(&node.dir, "bad:2", &[linked.bytes()], false));
     assert!(!victim.exists() && !Path::new("/tmp/kybern-climbed").exists());
+    for bad in [
+        Layer::new().link(tar::EntryType::Link, "passwd", "../../../../../../etc/passwd"),
+        Layer::new().link(tar::EntryType::Symlink, "etc", "/etc").link(tar::EntryType::Link, "mine", "etc/passwd"),
+        Layer::new().dir("a/", 0o755, 0).file("a/.wh...", 0, ""),
+        Layer::new().dir("a/", 0o755, 0).file("a/.wh.", 0, ""),
+        Layer::new().entry(tar::EntryType::Regular, "owner", 0o644, u64::from(u32::MAX) + 1, b"", ""),
+    ] {
+        let path = archive(&node.dir, "bad:4", &[bad.bytes()], false);
+        assert!(archives.import(&path).is_err());
+    }
     let broken = base().bytes();
     let path = archive(&node.dir, "bad:3", &[broken], false);
     let whole = std::fs::read(&path).unwrap();
@@ -222,6 +249,96 @@ pub(crate) async fn hostile_layers() {
         0,
         "nothing half-made"
     );
+    node.finish().await;
+}
+
+/// An OCI archive of files by name.
+fn layout(dir: &Path, files: &[(&str, &[u8])]) -> PathBuf {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    let path = dir.join("layout.tar");
+    std::fs::write(&path, builder.into_inner().unwrap()).unwrap();
+    path
+}
+
+/// What is in the store stays, whatever an archive says of it, and the digests that an image was pushed with do, too.
+pub(crate) async fn archives_that_lie() {
+    let node = Node::new().await;
+    let archives = ImageArchives::open(&node.config).unwrap();
+    archives.import(&archive(&node.dir, "example.com/app:1", &[base().bytes()], true)).unwrap();
+    let exported = node.dir.join("exported.tar");
+    archives.export(&["example.com/app:1".into()], &mut std::fs::File::create(&exported).unwrap()).unwrap();
+    let blobs = node.config.root_dir.join("images/blobs/sha256");
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(&blobs).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    for name in &before {
+        // The content of a blob that is in use, under another's name.
+        let content = std::fs::read(blobs.join(name)).unwrap();
+        let wrong = format!("blobs/sha256/{}", "0".repeat(64));
+        let index = br#"{"schemaVersion":2,"manifests":[]}"#;
+        let path = layout(&node.dir, &[(wrong.as_str(), content.as_slice()), ("index.json", index)]);
+        let error = archives.import(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("has the digest sha256:{} instead of", name.display())), "{error}");
+        assert_eq!(names(), before);
+    }
+    let (_, output) = node.run(uses("example.com/app:1"), "busybox echo still works").await;
+    assert_eq!(output, "still works\n");
+
+    let listed = |tag: &str| {
+        let list = archives.list().unwrap();
+        list.into_iter().find(|image| image.tags.contains(tag)).unwrap()
+    };
+    let original = listed("example.com/app:1");
+    archives.remove("example.com/app:1").unwrap();
+    archives.import(&exported).unwrap();
+    assert_eq!(listed("example.com/app:1").digests, original.digests);
+    let by_digest = original.digests.first().unwrap();
+    assert!(
+        node.service()
+            .image_status(&ImageSpec { image: by_digest.clone(), ..Default::default() })
+            .await
+            .unwrap()
+            .is_some()
+    );
+
+    // One image for several machines side by side: the one for this machine is taken.
+    let read = |digest: &str| std::fs::read(blobs.join(digest.trim_start_matches("sha256:"))).unwrap();
+    let manifest = read(&original.manifest);
+    let parsed: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let entry = |digest: &str, architecture: &str| {
+        serde_json::json!({"mediaType": "x", "digest": digest, "size": 1, "platform": {"os": "linux", "architecture": architecture},
+            "annotations": {"org.opencontainers.image.ref.name": "example.com/app:2"}})
+    };
+    let nobody = format!("sha256:{}", "0".repeat(64));
+    let file = |digest: &str| (format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")), read(digest));
+    let mut files: Vec<(String, Vec<u8>)> = vec![file(&original.manifest)];
+    files.push(file(parsed["config"]["digest"].as_str().unwrap()));
+    files.push(file(parsed["layers"][0]["digest"].as_str().unwrap()));
+    for (manifests, expect) in [
+        (vec![entry(&nobody, "s390x"), entry(&original.manifest, own)], None),
+        (vec![entry(&nobody, "s390x")], Some("no match for platform")),
+        (vec![entry(&nobody, own)], Some("is missing")),
+    ] {
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+        let mut all: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+        all.push(("index.json", index.as_bytes()));
+        let imported = archives.import(&layout(&node.dir, &all)).map_err(|error| error.to_string());
+        match expect {
+            None => assert!(imported.unwrap()[0].tags.contains("example.com/app:2")),
+            Some(text) => assert!(imported.as_ref().is_err_and(|error| error.contains(text)), "{imported:?}"),
+        }
+    }
     node.finish().await;
 }
 
@@ -330,7 +447,7 @@ pub(crate) async fn pull_from_a_registry() {
     let name = format!("{}/team/app:v1", registry.address);
     let spec = |image: &str| ImageSpec { image: image.into(), ..Default::default() };
     let (one, two) = (spec(&name), spec(&name));
-    let (a, b) = tokio::join!(node.service().pull_image(&one, vec![]), node.service().pull_image(&two, vec![]));
+    let (a, b) = tokio::join!(node.service().pull_image(&one, None), node.service().pull_image(&two, None));
     let id = a.unwrap();
     assert_eq!(id, b.unwrap());
     let (_, output) = node.run(uses(&name), "busybox echo pulled").await;
@@ -338,10 +455,10 @@ pub(crate) async fn pull_from_a_registry() {
     let image = node.service().image_status(&spec(&name)).await.unwrap().unwrap();
     assert_eq!(image.repo_tags, [name.as_str()]);
     let by_digest = spec(&image.repo_digests[0]);
-    assert_eq!(node.service().pull_image(&by_digest, vec![]).await.unwrap(), id);
+    assert_eq!(node.service().pull_image(&by_digest, None).await.unwrap(), id);
 
     let absent = spec(&format!("{}/team/app:none", registry.address));
-    let error = node.service().pull_image(&absent, vec![]).await.unwrap_err();
+    let error = node.service().pull_image(&absent, None).await.unwrap_err();
     assert!(matches!(error, CriError::NotFound(_)), "{error:?}");
     let text = error.to_string();
     assert!(
@@ -356,12 +473,12 @@ pub(crate) async fn pull_from_a_registry() {
     );
     std::fs::write(&node.config.registries_file, mirrors).unwrap();
     let mirrored = "unreachable.invalid/original/app:v1";
-    assert_eq!(node.service().pull_image(&spec(mirrored), vec![]).await.unwrap(), id);
+    assert_eq!(node.service().pull_image(&spec(mirrored), None).await.unwrap(), id);
     assert!(node.service().image_status(&spec(mirrored)).await.unwrap().is_some());
     node.service().remove_image(&spec(&id)).await.unwrap();
     assert_eq!(node.service().list_images().await.unwrap().len(), 2, "the built-in ones");
     drop(registry);
-    let error = node.service().pull_image(&spec(&name), vec![]).await.unwrap_err().to_string();
+    let error = node.service().pull_image(&spec(&name), None).await.unwrap_err().to_string();
     assert!(error.contains("failed to do request") && error.contains("refused"), "{error}");
     node.finish().await;
 }

@@ -2,6 +2,7 @@
 //! without them they say so. The test program is its own shim and its own built-in image.
 
 mod containers;
+mod fake_registry;
 mod fixture;
 mod images;
 mod registry_protocol;
@@ -35,7 +36,13 @@ const TESTS: &[Test] = tests![
     images::layers_and_archives,
     images::hostile_layers,
     images::pull_from_a_registry,
-    registry_protocol::credentials_and_broken_connections,
+    images::archives_that_lie,
+    registry_protocol::credentials,
+    registry_protocol::broken_connections,
+    registry_protocol::lies,
+    registry_protocol::busy_registries_and_other_endpoints,
+    registry_protocol::encrypted_registries,
+    registry_protocol::a_full_disk,
     restart::purge_removes_everything,
     restart::kybern_dies_and_comes_back,
     restart::a_shim_dies,
