@@ -21,6 +21,8 @@ pub struct Cluster {
     pub node_ip: String,
     pub kybern: PathBuf,
     pub data_dir: PathBuf,
+    /// kubectl's.
+    pub home: PathBuf,
     /// The node's directories, as flags.
     pub directories: Vec<String>,
     /// Official kubectl programs, oldest first.
@@ -42,6 +44,7 @@ impl Cluster {
             node_ip: variable("KYBERN_E2E_NODE_IP"),
             kybern: variable("KYBERN_E2E_KYBERN").into(),
             data_dir: variable("KYBERN_E2E_DATA_DIR").into(),
+            home: variable("KYBERN_E2E_HOME").into(),
             directories: variable("KYBERN_E2E_DIRECTORIES").split(' ').map(str::to_owned).collect(),
             kubectls: variable("KYBERN_E2E_KUBECTLS").split(':').map(PathBuf::from).collect(),
         })
@@ -159,7 +162,7 @@ impl Kubectl {
             command.args(["--namespace", namespace]);
         }
         // A home of its own: kubectl caches discovery there.
-        command.env("HOME", self.cluster.data_dir.join("home")).args(arguments);
+        command.env("HOME", &self.cluster.home).args(arguments);
         command
     }
 

@@ -108,18 +108,8 @@ pub(crate) struct Paths {
 }
 
 /// What may be in a data directory: only what a server has made there, and the registries' settings.
-const KNOWN: &[&str] = &[
-    "admin.kubeconfig",
-    "cni",
-    "home",
-    "kubelet",
-    "lock",
-    "lost+found",
-    "registries.yaml",
-    "runtime",
-    "server",
-    "server.log",
-];
+const KNOWN: &[&str] =
+    &["admin.kubeconfig", "cni", "kubelet", "lock", "lost+found", "registries.yaml", "runtime", "server", "server.log"];
 
 impl Paths {
     /// Makes the data directory where it is missing. Refuses one that holds other things: a mistyped `--data-dir` must not

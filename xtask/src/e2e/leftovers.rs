@@ -38,9 +38,9 @@ pub(super) fn check(site: &Site) -> Result<()> {
     if left.is_empty() { Ok(()) } else { bail!("left behind:\n  {}", left.join("\n  ")) }
 }
 
-/// What is in the cluster's folder, but for what the test has put there: the registries and their settings.
+/// What is in the cluster's folder, but for what the test has put there: the registries, their settings, kubectl's cache.
 fn files(site: &Site) -> Result<Vec<String>> {
-    let own = [site.folder.join("registry"), site.data_dir().join("registries.yaml")];
+    let own = [site.folder.join("registry"), site.home(), site.data_dir().join("registries.yaml")];
     let found = output(&["find", &site.folder.display().to_string(), "-not", "-type", "d"])?;
     let left = found.lines().filter(|path| !own.iter().any(|own| Path::new(path).starts_with(own)));
     Ok(left.map(str::to_owned).collect())

@@ -31,6 +31,11 @@ impl Site {
         self.folder.join("run")
     }
 
+    /// The home of those who use kubectl, which keeps a cache there.
+    fn home(&self) -> PathBuf {
+        self.folder.join("home")
+    }
+
     /// The node's own directories: another cluster may be on this machine.
     fn directories(&self) -> Vec<String> {
         let folder = self.folder.display();
@@ -144,6 +149,7 @@ fn test_command(site: &Site, kubectls: &[PathBuf], binary: &str, filters: &[Stri
         .env("KYBERN_E2E_NODE_IP", network::NODE_IP)
         .env("KYBERN_E2E_KYBERN", &site.kybern)
         .env("KYBERN_E2E_DATA_DIR", site.data_dir())
+        .env("KYBERN_E2E_HOME", site.home())
         .env("KYBERN_E2E_DIRECTORIES", site.directories().join(" "));
     test
 }
