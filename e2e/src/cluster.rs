@@ -62,6 +62,30 @@ impl Cluster {
         programs.into_iter().map(|program| Kubectl { cluster: self, program, namespace: None }).collect()
     }
 
+    /// A directory of the node's, by its flag.
+    pub fn directory(&self, flag: &str) -> &str {
+        let value = self.directories.iter().find_map(|d| d.strip_prefix(flag)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("the cluster is not started with {flag}"))
+    }
+
+    /// Ids of this cluster's own processes whose command line holds all these words: those of its containers, and those that
+    /// name one of its directories. Another cluster may be on the machine.
+    pub fn processes(&self, words: &[&str]) -> Vec<u32> {
+        let folder = self.data_dir.parent().expect("a folder").join("");
+        let (folder, group) = (folder.display().to_string(), format!(":{}/", self.directory("--cgroup-root")));
+        let read = |path: std::path::PathBuf| {
+            String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).replace('\0', " ")
+        };
+        let listing = std::fs::read_dir("/proc").expect("/proc is there").flatten();
+        let matching = listing.filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = read(entry.path().join("cmdline"));
+            let own = line.contains(&folder) || read(entry.path().join("cgroup")).contains(&group);
+            (own && words.iter().all(|word| line.contains(word))).then_some(pid)
+        });
+        matching.collect()
+    }
+
     /// `kybern COMMAND` for this cluster, on the node's network.
     pub fn kybern(&self, command: &str) -> Command {
         let mut kybern = self.on_node(&self.kybern.display().to_string());

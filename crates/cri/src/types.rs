@@ -69,6 +69,8 @@ pub enum NamespaceMode {
     Container,
     /// The node's.
     Node,
+    /// Another container's, `target_id`'s. Of processes only.
+    Target,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -76,6 +78,8 @@ pub struct NamespaceOptions {
     pub network: NamespaceMode,
     pub pid: NamespaceMode,
     pub ipc: NamespaceMode,
+    #[serde(default)]
+    pub target_id: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -188,6 +192,14 @@ pub struct Capabilities {
     pub drop: Vec<String>,
 }
 
+/// Whether the groups that the image gives a user count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum SupplementalGroupsPolicy {
+    #[default]
+    Merge,
+    Strict,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinuxContainerSecurityContext {
     pub capabilities: Capabilities,
@@ -198,6 +210,8 @@ pub struct LinuxContainerSecurityContext {
     pub run_as_username: String,
     pub run_as_group: Option<i64>,
     pub supplemental_groups: Vec<i64>,
+    #[serde(default)]
+    pub supplemental_groups_policy: SupplementalGroupsPolicy,
     pub readonly_rootfs: bool,
     pub no_new_privs: bool,
     pub seccomp: SecurityProfile,

@@ -328,11 +328,12 @@ impl Engine {
     /// Ends a container whose shim is gone.
     pub(crate) async fn lost(&self, container: &Arc<Container>) {
         let mut state = container.read_state().unwrap_or_default();
+        // Also where no start is on record: the shim may have ended between the start and the record.
+        let (cgroups, group) = (self.cgroups.clone(), container.record.cgroup.clone());
+        let _ = blocking(move || cgroups.kill(&group, Signal::KILL.as_raw())).await;
         if state.started_at == 0 && state.exit.is_none() {
             return;
         }
-        let (cgroups, group) = (self.cgroups.clone(), container.record.cgroup.clone());
-        let _ = blocking(move || cgroups.kill(&group, Signal::KILL.as_raw())).await;
         if state.exit.is_none() {
             state.exit = Some(ExitState {
                 code: 128 + Signal::KILL.as_raw(),

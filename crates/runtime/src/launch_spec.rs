@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use kybern_cri::{ContainerConfig, Mount, NamespaceMode, SecurityProfile};
+use kybern_cri::{ContainerConfig, Mount, NamespaceMode, SecurityProfile, SupplementalGroupsPolicy};
 use kybern_linux::cgroup::{DeviceKind, DeviceRule, Resources};
 use kybern_linux::{capability, seccomp};
 
@@ -100,7 +100,9 @@ pub(crate) fn build(config: &ContainerConfig, image: &ImageConfig, around: Surro
             NamespaceMode::Pod => PidNamespace::Pod,
             NamespaceMode::Container => PidNamespace::Private,
             NamespaceMode::Node => PidNamespace::Host,
+            NamespaceMode::Target => PidNamespace::Target,
         },
+        pid_target: security.namespaces.target_id.clone(),
         cgroup: around.cgroup,
         oom_score_adj: Some(config.resources.oom_score_adj),
         stdin: config.stdin,
@@ -153,6 +155,7 @@ fn user(config: &ContainerConfig, image: &ImageConfig) -> Result<UserSpec, Strin
         user,
         group: security.run_as_group.map(id).transpose()?,
         supplemental_groups: security.supplemental_groups.iter().map(|g| id(*g)).collect::<Result<_, _>>()?,
+        strict: security.supplemental_groups_policy == SupplementalGroupsPolicy::Strict,
     })
 }
 

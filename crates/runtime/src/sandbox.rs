@@ -370,6 +370,9 @@ impl Engine {
                 }
                 continue;
             }
+            // A start that the previous run asked for may still be under way. The shim answers after it, and only then does
+            // what is on disk say what runs.
+            let alive = sandbox.shim.call(&Request::Subscribe).await.is_ok();
             for name in containers {
                 match Container::load(&sandbox, &name) {
                     Ok(container) => drop(self.containers.write().insert(name, Arc::new(container))),
@@ -377,7 +380,9 @@ impl Engine {
                 }
             }
             self.sandboxes.write().insert(id.clone(), sandbox.clone());
-            if !self.attach_events(&sandbox).await {
+            if alive {
+                self.follow(sandbox);
+            } else {
                 self.shim_gone(&sandbox).await;
             }
         }
@@ -394,15 +399,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Whether the sandbox's shim lives; if so its events are followed from now on.
-    async fn attach_events(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> bool {
-        if sandbox.shim.call(&Request::Subscribe).await.is_err() {
-            return false;
-        }
-        self.follow(sandbox.clone());
-        true
     }
 
     /// Follows a shim's events until it ends.

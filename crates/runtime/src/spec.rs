@@ -21,6 +21,9 @@ pub(crate) struct LaunchSpec {
     /// Writable `/sys` and control groups.
     pub privileged: bool,
     pub pid: PidNamespace,
+    /// The container whose process namespace is joined, with [`PidNamespace::Target`].
+    #[serde(default)]
+    pub pid_target: String,
     /// The container's group, absolute in every hierarchy; it exists when the container is started.
     pub cgroup: String,
     pub oom_score_adj: Option<i64>,
@@ -71,6 +74,9 @@ pub(crate) struct UserSpec {
     /// Replaces the group that `user` implies.
     pub group: Option<u32>,
     pub supplemental_groups: Vec<u32>,
+    /// The groups of the container's own files do not count.
+    #[serde(default)]
+    pub strict: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +85,8 @@ pub(crate) enum PidNamespace {
     Private,
     Pod,
     Host,
+    /// Another container's.
+    Target,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

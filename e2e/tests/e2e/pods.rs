@@ -241,7 +241,11 @@ fn what_cannot_start_says_why() {
     namespace.apply(&missing.replace("spec:\n", "spec:\n  restartPolicy: Never\n"));
     for (pod, path, part) in [
         ("name", "{.status.containerStatuses[0].state.waiting}", "InvalidImageName"),
-        ("sysctl", "{.status.reason}: {.status.message}", "SysctlForbidden: forbidden sysctl: \"net.core.somaxconn\""),
+        (
+            "sysctl",
+            "{.status.reason}: {.status.message}",
+            "SysctlForbidden: Pod was rejected: forbidden sysctl: \"net.core.somaxconn\"",
+        ),
         ("command", "{.status.containerStatuses[0].state.terminated}", "no-such-program"),
     ] {
         eventually("the reason shows", || {

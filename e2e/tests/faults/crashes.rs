@@ -64,30 +64,14 @@ fn the_server_crashes_under_load() {
     namespace.run(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
 }
 
-/// Ids of processes whose command line holds all these words.
-fn processes(words: &[&str]) -> Vec<u32> {
-    let listing = std::fs::read_dir("/proc").unwrap().flatten();
-    let matching = listing.filter_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        words.iter().all(|word| line.contains(word)).then_some(pid)
-    });
-    matching.collect()
-}
-
 #[test]
 fn add_ons_and_shims_crash() {
     let cluster = Cluster::get();
     let namespace = cluster.namespace("parts");
     namespace.run(&["create", "deployment", "web", "--image=nginx:1.14"]).ok();
     namespace.run(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
-    for words in [
-        &["/kybern", "coredns"][..],
-        &["/kybern", "kube-proxy"],
-        &["shim", &cluster.data_dir.parent().expect("a folder").display().to_string()],
-    ] {
-        let victims = processes(words);
+    for words in [&["/kybern", "coredns"][..], &["/kybern", "kube-proxy"], &["shim", cluster.directory("--run-dir")]] {
+        let victims = cluster.processes(words);
         assert!(!victims.is_empty(), "no process {words:?}");
         let killed = std::process::Command::new("kill").arg("-9").arg(victims[0].to_string()).status().unwrap();
         assert!(killed.success());
@@ -95,7 +79,7 @@ fn add_ons_and_shims_crash() {
             for namespace in ["kube-system", namespace.name.as_str()] {
                 let path = "{range .items[*]}{.metadata.name}={.status.containerStatuses[*].ready} {end}";
                 let ready = cluster.kubectl().within(namespace).jsonpath(&["pods"], path);
-                if ready.is_empty() || ready.contains("false") || processes(words).len() < victims.len() {
+                if ready.is_empty() || ready.contains("false") || cluster.processes(words).len() < victims.len() {
                     return Err(ready);
                 }
             }

@@ -3,5 +3,6 @@
 
 mod crashes;
 mod cycles;
+mod pod_starts;
 mod refusals;
 mod starts;

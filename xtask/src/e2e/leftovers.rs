@@ -13,7 +13,7 @@ pub(super) fn check(site: &Site) -> Result<()> {
     let folder = &site.folder;
     let mut left = Vec::new();
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let below = folder.display().to_string();
+    let below = format!("{}/", folder.display());
     left.extend(mounts.lines().filter(|line| line.contains(&below)).map(|line| format!("mount: {line}")));
     for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(link) = fs::read_link(entry.path().join("exe")) else { continue };

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use kybern_api::Quantity;
 use kybern_api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
-    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use kybern_api::meta::v1::{ObjectMeta, Time};
 use kybern_cri::{Image, RuntimeCondition};
@@ -126,6 +126,7 @@ pub fn status(
             system_uuid: machine.system_uuid.clone(),
             ..Default::default()
         }),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         runtime_handlers: Some(vec![NodeRuntimeHandler {
             name: Some(String::new()),
             features: Some(NodeRuntimeHandlerFeatures {

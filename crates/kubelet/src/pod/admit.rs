@@ -39,14 +39,20 @@ pub fn admit(pod: &Pod, others: &[Arc<Pod>], node: &Node) -> Option<Failure> {
     if let Some(selector) = &spec::spec(pod).node_selector {
         let labels = node.metadata.labels.clone().unwrap_or_default();
         if !selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
-            return refuse("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed".to_owned());
+            return refuse(
+                "NodeAffinity",
+                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned(),
+            );
         }
     }
     let ports = host_ports(pod);
     if !ports.is_empty()
         && active.iter().any(|other| host_ports(other).iter().any(|b| ports.iter().any(|a| clash(a, b))))
     {
-        return refuse("NodePorts", "Pod was rejected: Predicate NodePorts failed".to_owned());
+        return refuse(
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned(),
+        );
     }
     if let Some(reason) = forbidden_sysctl(pod) {
         return refuse("SysctlForbidden", format!("forbidden sysctl: {reason}"));
@@ -88,9 +94,7 @@ fn forbidden_sysctl(pod: &Pod) -> Option<String> {
 }
 
 fn out_of(name: &str, requested: i64, used: i64, capacity: i64) -> String {
-    format!(
-        "Pod was rejected: Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-    )
+    format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}")
 }
 
 type HostPort = (i32, String, String);

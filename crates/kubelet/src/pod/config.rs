@@ -2,8 +2,8 @@
 
 use kybern_api::core::v1::{Container, Pod};
 use kybern_cri::{
-    ContainerConfig, ContainerMetadata, DnsConfig, Image, ImageSpec, Mount, PodSandboxConfig, PodSandboxMetadata,
-    PortMapping, Protocol,
+    ContainerConfig, ContainerMetadata, DnsConfig, Image, ImageSpec, Mount, NamespaceMode, PodSandboxConfig,
+    PodSandboxMetadata, PortMapping, Protocol,
 };
 
 use super::env::expand;
@@ -80,6 +80,8 @@ pub struct ContainerInputs<'a> {
     pub attempt: u32,
     pub envs: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
+    /// The id of the container whose processes an ephemeral container shares.
+    pub target: Option<String>,
 }
 
 /// The configuration of one start of a container; an error is shown as `CreateContainerConfigError`.
@@ -92,6 +94,11 @@ pub fn container(
     let get = |name: &str| inputs.envs.iter().rev().find(|(have, _)| have == name).map(|(_, value)| value.clone());
     let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, &get)).collect();
     let name = &container.name;
+    let mut security = security::container_context(pod, container, inputs.image, &node.seccomp_root)?;
+    if let Some(target) = inputs.target.filter(|_| security.namespaces.pid == NamespaceMode::Container) {
+        security.namespaces.pid = NamespaceMode::Target;
+        security.namespaces.target_id = target;
+    }
     let stop_signal = container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).unwrap_or_default();
     Ok(ContainerConfig {
         metadata: ContainerMetadata { name: name.clone(), attempt: inputs.attempt },
@@ -103,7 +110,7 @@ pub fn container(
         command: expanded(&container.command),
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        security: security::container_context(pod, container, inputs.image, &node.seccomp_root)?,
+        security,
         envs: inputs.envs,
         mounts: inputs.mounts,
         devices: Vec::new(),
@@ -133,11 +140,15 @@ mod tests {
         let pod = pod("p", vec![c.clone()]);
         let image = Image { id: "sha256:1".into(), ..Default::default() };
         let envs = vec![("A".to_owned(), "1".to_owned())];
-        let inputs = ContainerInputs { image: &image, attempt: 2, envs, mounts: vec![] };
-        let got = container(&pod, &c, &NodeFacts::default(), inputs).unwrap();
+        let inputs = |target| ContainerInputs { image: &image, attempt: 2, envs: envs.clone(), mounts: vec![], target };
+        let got = container(&pod, &c, &NodeFacts::default(), inputs(None)).unwrap();
         assert_eq!((got.command, got.args), (vec!["sh".to_owned(), "1".to_owned()], vec!["$(B)".to_owned()]));
         assert_eq!((got.log_path.as_str(), got.image.image.as_str()), ("c/2.log", "sha256:1"));
         assert_eq!(got.annotations[labels::RESTART_COUNT], "2");
+        assert_eq!(got.security.namespaces.pid, NamespaceMode::Container);
+        let debugging = container(&pod, &c, &NodeFacts::default(), inputs(Some("id".into()))).unwrap();
+        let namespaces = debugging.security.namespaces;
+        assert_eq!((namespaces.pid, namespaces.target_id.as_str()), (NamespaceMode::Target, "id"));
     }
 
     #[test]

@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use kybern_api::core::v1::Container;
 
 use super::backoff::Backoff;
+use super::labels::container_hash;
 
 pub const ERR_IMAGE_PULL: &str = "ErrImagePull";
 pub const IMAGE_PULL_BACK_OFF: &str = "ImagePullBackOff";
@@ -55,11 +57,18 @@ pub enum StepKey {
     Delete,
 }
 
+pub type CrashKey = (String, u32);
+
+pub fn crash_key(container: &Container) -> CrashKey {
+    (container.name.clone(), container_hash(container))
+}
+
 /// The memory of one pod.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     pub waiting: BTreeMap<String, Waiting>,
-    pub crash: BTreeMap<String, Backoff>,
+    /// By container and its hash: what is changed starts anew.
+    pub crash: BTreeMap<CrashKey, Backoff>,
     pub pull: BTreeMap<String, Backoff>,
     pub probed: BTreeMap<String, Probed>,
     pub failure: Option<Failure>,

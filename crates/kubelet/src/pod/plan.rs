@@ -1,5 +1,6 @@
 //! What to do next for one pod: a pure function of its spec, of what runs and of what is remembered.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -7,7 +8,7 @@ use kybern_api::core::v1::{Container, Pod};
 use kybern_cri::{ContainerState, ContainerStatus};
 
 use super::labels;
-use super::memory::{CRASH_LOOP_BACK_OFF, ERR_IMAGE_PULL, Memory, StepKey};
+use super::memory::{CRASH_LOOP_BACK_OFF, ERR_IMAGE_PULL, Memory, StepKey, crash_key};
 use super::observed::{Observed, restart_count, time_of};
 use super::spec::{self, ContainerKind};
 
@@ -100,6 +101,7 @@ pub fn plan_pod(pod: &Pod, observed: &Observed, memory: &Memory, now: Timestamp)
     if memory.busy.contains(&StepKey::Sandbox) {
         return plan;
     }
+    remove_old_sandboxes(observed, memory, &mut plan);
     kill_strays(pod, observed, memory, &mut plan);
     if !memory.volumes_ready {
         prepare_volumes(memory, now, &mut plan);
@@ -169,18 +171,32 @@ fn kill(memory: &Memory, plan: &mut Plan, status: &ContainerStatus, message: Str
     }
 }
 
-/// Of each container's ended starts the newest is kept, for its status and its log.
+/// Of each container's ended starts the newest is kept, for its status and its log. What never ran is of no use once there is
+/// a newer one.
 fn remove_dead(observed: &Observed, memory: &Memory, plan: &mut Plan) {
-    let mut seen = std::collections::BTreeSet::new();
+    let (mut seen, mut ended) = (BTreeSet::new(), BTreeSet::new());
     for status in observed.containers() {
-        let dead = matches!(status.container.state, ContainerState::Exited | ContainerState::Created);
-        let starting = memory.is_starting(&status.container.metadata.name);
-        if !dead || starting {
-            continue;
-        }
+        let name = &status.container.metadata.name;
+        let newest = seen.insert(name);
+        let superfluous = match status.container.state {
+            ContainerState::Exited => !ended.insert(name),
+            ContainerState::Created => !newest,
+            _ => false,
+        };
         let id = &status.container.id;
-        if !seen.insert(&status.container.metadata.name) && !memory.busy.contains(&StepKey::Remove(id.clone())) {
+        if superfluous && !memory.is_starting(name) && !memory.busy.contains(&StepKey::Remove(id.clone())) {
             plan.actions.push(Action::RemoveContainer { id: id.clone() });
+        }
+    }
+}
+
+/// An older sandbox stays as long as it holds the last start of a container.
+fn remove_old_sandboxes(observed: &Observed, memory: &Memory, plan: &mut Plan) {
+    for old in observed.sandboxes().iter().skip(1) {
+        let id = &old.sandbox.id;
+        let holds = observed.containers().iter().any(|c| c.container.pod_sandbox_id == *id);
+        if !holds && !memory.busy.contains(&StepKey::Remove(id.clone())) {
+            plan.actions.push(Action::RemoveSandbox { id: id.clone() });
         }
     }
 }
@@ -213,11 +229,7 @@ fn plan_sandbox(pod: &Pod, observed: &Observed, memory: &Memory, now: Timestamp,
     match memory.retry_at {
         Some(at) if at > now => plan.wake(at),
         _ => {
-            for old in observed.sandboxes().iter().skip(1) {
-                if !memory.busy.contains(&StepKey::Remove(old.sandbox.id.clone())) {
-                    plan.actions.push(Action::RemoveSandbox { id: old.sandbox.id.clone() });
-                }
-            }
+            remove_old_sandboxes(observed, memory, plan);
             plan.actions.push(Action::CreateSandbox { attempt: observed.next_attempt() });
         }
     }
@@ -361,8 +373,10 @@ impl<'a> Walk<'a, '_> {
             }
             return;
         }
-        let ended = status.and_then(|s| time_of(s.finished_at).or(time_of(s.container.created_at)));
-        if let Some(left) = ended.and_then(|ended| self.memory.crash.get(name)?.remaining(ended, self.now)) {
+        let ended = status.and_then(|s| time_of(s.finished_at));
+        if let Some(left) =
+            ended.and_then(|ended| self.memory.crash.get(&crash_key(container))?.remaining(ended, self.now))
+        {
             let until = self.now + SignedDuration::try_from(left).unwrap_or(SignedDuration::ZERO);
             self.plan.wake(until);
             if waiting.is_none_or(|w| w.reason != CRASH_LOOP_BACK_OFF) {
@@ -370,14 +384,19 @@ impl<'a> Walk<'a, '_> {
             }
             return;
         }
-        // Restart counts go on over new sandboxes, and over a reboot in which the runtime has lost its containers.
+        // Restart counts go on over new sandboxes, and over a reboot in which the runtime has lost its containers. A container
+        // that was made but never started, because a crash came between, is no restart.
         let attempt = match self.observed.latest(name) {
-            Some(latest) => restart_count(latest) + 1,
+            Some(latest) => restart_count(latest) + u32::from(has_run(latest)),
             None => published_restarts(self.pod, name).map_or(0, |count| count + 1),
         };
         self.starting = true;
         self.plan.actions.push(Action::Start { container: name.clone(), attempt });
     }
+}
+
+fn has_run(status: &ContainerStatus) -> bool {
+    status.container.state != ContainerState::Created
 }
 
 /// How often the API says that a container was restarted; `None` when it was never started.

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use kybern_api::core::v1::{PodStatus, Probe};
 use kybern_api::meta::v1::Time;
 use kybern_cri::{PodSandbox, PodSandboxMetadata, PodSandboxState, PodSandboxStatus};
@@ -170,7 +168,7 @@ fn crashes_back_off() {
     let mut backoff = Backoff::default();
     backoff.advance(at(50), at(50));
     let crashed = world(&["a"]).with([exited("a", 1)]).memory(|m| {
-        m.crash.insert("a".into(), backoff);
+        m.crash.insert(crash_key(&container("a")), backoff);
     });
     crashed.check(&["crash a"]);
     assert_eq!(crashed.plan().wake_at, Some(at(105)));
@@ -183,6 +181,10 @@ fn crashes_back_off() {
     let mut later = told;
     later.now = 105;
     later.check(&["start a 1"]);
+    // A changed container has not failed yet.
+    let mut changed = later.memory(|m| m.waiting.clear());
+    changed.now = 100;
+    changed.spec(|spec| spec.containers[0].image = Some("fixed".into())).check(&["start a 1"]);
 }
 
 #[test]
@@ -261,6 +263,13 @@ fn a_dead_sandbox_is_replaced() {
     dead.check(&["sandbox 1"]);
     dead.sandboxes.push(sandbox("s1", 1, true));
     dead.check(&["start a 1"]);
+    // The old one goes with the last start that is kept in it.
+    let mut again = status("a", 1, ContainerState::Running, 0);
+    again.container.pod_sandbox_id = "s1".into();
+    dead.containers.push(again);
+    dead.check(&[]);
+    dead.containers.remove(0);
+    dead.check(&["remove s0"]);
     let mut finished = world(&["a"]).policy("Never").with([exited("a", 0)]);
     finished.sandboxes = vec![sandbox("s0", 0, false)];
     finished.check(&["teardown"]);
@@ -295,6 +304,19 @@ fn restarts_are_counted_over_a_reboot() {
     };
     lost.pod.status = Some(PodStatus { container_statuses: Some(vec![status]), ..Default::default() });
     lost.check(&["start a 5"]);
+}
+
+#[test]
+fn what_was_made_but_never_started_is_no_restart() {
+    let made = |attempt| status("a", attempt, ContainerState::Created, 0);
+    world(&["a"]).with([made(0)]).check(&["start a 0"]);
+    world(&["a"]).with([status("a", 0, ContainerState::Exited, 1), made(1)]).check(&["start a 1"]);
+    // Once the new one is there, the one that was never started goes.
+    let again = ContainerStatus {
+        container: kybern_cri::Container { id: "again".into(), created_at: nanos(9), ..running("a").container },
+        ..running("a")
+    };
+    world(&["a"]).with([made(0), again]).check(&["remove a0"]);
 }
 
 #[test]

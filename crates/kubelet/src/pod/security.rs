@@ -3,6 +3,7 @@
 use kybern_api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile};
 use kybern_cri::{
     Capabilities, Image, LinuxContainerSecurityContext, NamespaceMode, NamespaceOptions, SecurityProfile,
+    SupplementalGroupsPolicy,
 };
 
 use super::spec;
@@ -16,7 +17,7 @@ pub fn is_privileged(pod: &Pod) -> bool {
     spec::containers(pod).iter().any(|(_, c)| c.security_context.as_ref().is_some_and(|s| s.privileged == Some(true)))
 }
 
-/// The namespaces of the pod's containers; `target` shares another container's processes.
+/// The namespaces of the pod's containers.
 pub fn namespaces(pod: &Pod) -> NamespaceOptions {
     let spec = spec::spec(pod);
     let node = |host: Option<bool>, otherwise| if host == Some(true) { NamespaceMode::Node } else { otherwise };
@@ -25,6 +26,7 @@ pub fn namespaces(pod: &Pod) -> NamespaceOptions {
         network: node(spec.host_network, NamespaceMode::Pod),
         pid: node(spec.host_pid, pid),
         ipc: node(spec.host_ipc, NamespaceMode::Pod),
+        target_id: String::new(),
     }
 }
 
@@ -102,6 +104,10 @@ pub fn container_context(
         run_as_username: username,
         run_as_group: own.run_as_group.or(of_pod.run_as_group),
         supplemental_groups: supplemental_groups(pod),
+        supplemental_groups_policy: match of_pod.supplemental_groups_policy.as_deref() {
+            Some("Strict") => SupplementalGroupsPolicy::Strict,
+            _ => SupplementalGroupsPolicy::Merge,
+        },
         readonly_rootfs: own.read_only_root_filesystem == Some(true),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         seccomp,
@@ -145,12 +151,14 @@ mod tests {
             run_as_group: Some(6),
             fs_group: Some(9),
             supplemental_groups: Some(vec![10]),
+            supplemental_groups_policy: Some("Strict".into()),
             ..Default::default()
         });
         let got = container_context(&pod, &c, &image(Some(1), ""), "/s").unwrap();
         assert_eq!((got.run_as_user, got.run_as_group, got.supplemental_groups), (Some(7), Some(6), vec![9, 10]));
         assert_eq!(got.seccomp, SecurityProfile::RuntimeDefault);
         assert!(!got.no_new_privs);
+        assert_eq!(got.supplemental_groups_policy, SupplementalGroupsPolicy::Strict);
         assert_eq!(reported_groups(&pod, 6), [6, 9, 10]);
     }
 

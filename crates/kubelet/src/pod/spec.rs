@@ -65,6 +65,12 @@ pub fn container(pod: &Pod, name: &str) -> Option<(ContainerKind, Container)> {
     containers(pod).into_iter().find(|(_, c)| c.name == name).map(|(kind, c)| (kind, c.into_owned()))
 }
 
+/// The container whose processes an ephemeral container wants to see.
+pub fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let ephemeral = spec(pod).ephemeral_containers.iter().flatten().find(|c| c.name == name)?;
+    ephemeral.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
 /// An ephemeral container as the container it is run as.
 fn ephemeral(c: &kybern_api::core::v1::EphemeralContainer) -> Container {
     Container {

@@ -80,7 +80,7 @@ pub fn pod_status(
             return PodStatus {
                 phase: Some("Failed".into()),
                 reason: status.reason,
-                message: status.message,
+                message: Some(format!("Pod was rejected: {}", failure.message)),
                 qos_class: status.qos_class,
                 start_time: status.start_time,
                 observed_generation: status.observed_generation,

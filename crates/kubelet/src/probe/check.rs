@@ -26,7 +26,7 @@ pub async fn check(probe: &Probe, target: &Target, runtime: &dyn RuntimeService)
         return self::exec(runtime, target, exec.command.clone().unwrap_or_default(), timeout).await;
     }
     if let Some(action) = &probe.http_get {
-        let (status, _) = http::get(action, &target.container, &target.pod_ip, USER_AGENT, timeout).await?;
+        let status = http::get(action, &target.container, &target.pod_ip, USER_AGENT, timeout).await?.status;
         let healthy = (200..400).contains(&status);
         return if healthy { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) };
     }

@@ -13,19 +13,50 @@ const MAX_MESSAGE: usize = 4096;
 /// Asks whether `service` (empty: the whole server) is serving.
 pub async fn check(ip: &str, port: u16, service: &str, user_agent: &str, timeout: Duration) -> Result<(), String> {
     let authority = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
-    let exchange = async {
-        let stream = TcpStream::connect((ip, port))
-            .await
-            .map_err(|e| format!("failed to connect service {authority:?}: {}", super::http::dial_error(&e)))?;
-        ask(stream, &authority, service, user_agent).await
+    let end = tokio::time::Instant::now() + timeout;
+    let seconds = timeout.as_secs();
+    let stream = match tokio::time::timeout_at(end, TcpStream::connect((ip, port))).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let cause = super::http::dial_error(&error);
+            return Err(format!("error: failed to connect service at {authority:?}: {cause}"));
+        }
+        Err(_) => {
+            return Err(format!(
+                "timeout: failed to connect service {authority:?} within {seconds}s: context deadline exceeded"
+            ));
+        }
     };
-    match tokio::time::timeout(timeout, exchange).await {
+    match tokio::time::timeout_at(end, ask(stream, &authority, service, user_agent)).await {
         Ok(done) => done,
-        Err(_) => Err(format!(
-            "timeout: failed to connect service {authority:?} within {}s: context deadline exceeded",
-            timeout.as_secs()
-        )),
+        Err(_) => Err(format!("timeout: health rpc did not complete within {seconds}s")),
     }
+}
+
+/// The names of gRPC's status codes, by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+fn code_name(code: &str) -> String {
+    let name = code.parse().ok().and_then(|number: usize| CODES.get(number));
+    name.map_or_else(|| format!("Code({code})"), |name| (*name).to_owned())
 }
 
 async fn ask(stream: TcpStream, authority: &str, service: &str, user_agent: &str) -> Result<(), String> {
@@ -49,10 +80,11 @@ async fn ask(stream: TcpStream, authority: &str, service: &str, user_agent: &str
         let collected = Limited::new(response.into_body(), MAX_MESSAGE).collect().await.map_err(|e| e.to_string())?;
         let status = collected.trailers().and_then(status_in).or(early);
         match status {
-            Some((code, _)) if code == "12" => {
-                Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned())
-            }
+            Some((code, text)) if code == "12" => Err(format!(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {text}"
+            )),
             Some((code, text)) if code != "0" => {
+                let code = code_name(&code);
                 Err(format!("error: health rpc failed: rpc error: code = {code} desc = {text}"))
             }
             _ => match serving_status(&collected.to_bytes()) {
@@ -161,8 +193,8 @@ mod tests {
             ("", Ok(())),
             ("up", Ok(())),
             ("down", Err("service unhealthy (responded with \"NOT_SERVING\")")),
-            ("none", Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)")),
-            ("other", Err("error: health rpc failed: rpc error: code = 5 desc = ")),
+            ("none", Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): ")),
+            ("other", Err("error: health rpc failed: rpc error: code = NotFound desc = ")),
         ] {
             let got = check("127.0.0.1", port, service, "test", Duration::from_secs(5)).await;
             assert_eq!(got, expect.map_err(str::to_owned), "{service}");

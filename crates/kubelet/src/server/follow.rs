@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::logs::{LogFilter, LogOptions, tail_offset};
 use super::{Body, Context, query_pairs, text};
+use crate::pod::memory::{ERR_IMAGE_PULL, IMAGE_PULL_BACK_OFF};
 use crate::pod::spec;
 use crate::worker::View;
 
@@ -82,8 +83,12 @@ fn choose(view: &View, pod: &str, container: &str, previous: bool) -> Result<Con
         let lists = view.pod.status.as_ref().map(|s| [&s.container_statuses, &s.init_container_statuses]);
         let status = lists.iter().flatten().flat_map(|l| l.iter().flatten()).find(|s| s.name == container);
         let reason = status.and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone());
-        let reason = reason.unwrap_or_else(|| "ContainerCreating".to_owned());
-        format!("container {container:?} in pod {pod:?} is waiting to start: {reason}")
+        let cause = match reason.as_deref().unwrap_or("ContainerCreating") {
+            ERR_IMAGE_PULL => "image can't be pulled",
+            IMAGE_PULL_BACK_OFF => "trying and failing to pull image",
+            reason => reason,
+        };
+        format!("container {container:?} in pod {pod:?} is waiting to start: {cause}")
     })
 }
 

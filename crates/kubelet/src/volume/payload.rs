@@ -42,21 +42,21 @@ pub fn payload(
     let build = Builder { pod, refs, tokens, facts };
     let mut files = Payload::new();
     if let Some(source) = &volume.config_map {
-        let mode = mode(source.default_mode);
-        build.config_map(&source.name, source.items.as_deref(), source.optional, mode, &mut files)?;
+        let keys = Keys::new(&source.items, source.optional, mode(source.default_mode));
+        build.config_map(&source.name, &keys, &mut files)?;
     } else if let Some(source) = &volume.secret {
-        let name = source.secret_name.as_deref().unwrap_or("");
-        build.secret(name, source.items.as_deref(), source.optional, mode(source.default_mode), &mut files)?;
+        let keys = Keys::new(&source.items, source.optional, mode(source.default_mode));
+        build.secret(source.secret_name.as_deref().unwrap_or(""), &keys, &mut files)?;
     } else if let Some(source) = &volume.downward_api {
         build.downward(source.items.as_deref().unwrap_or_default(), mode(source.default_mode), &mut files)?;
     } else if let Some(source) = &volume.projected {
         let mode = mode(source.default_mode);
         for part in source.sources.iter().flatten() {
             if let Some(map) = &part.config_map {
-                build.config_map(&map.name, map.items.as_deref(), map.optional, mode, &mut files)?;
+                build.config_map(&map.name, &Keys::new(&map.items, map.optional, mode), &mut files)?;
             }
             if let Some(secret) = &part.secret {
-                build.secret(&secret.name, secret.items.as_deref(), secret.optional, mode, &mut files)?;
+                build.secret(&secret.name, &Keys::new(&secret.items, secret.optional, mode), &mut files)?;
             }
             if let Some(downward) = &part.downward_api {
                 build.downward(downward.items.as_deref().unwrap_or_default(), mode, &mut files)?;
@@ -75,7 +75,7 @@ pub fn payload(
 }
 
 fn mode(mode: Option<i32>) -> u32 {
-    mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(DEFAULT_MODE)
+    own_mode(mode, DEFAULT_MODE)
 }
 
 /// A path stays within the volume and does not touch the writer's own names.
@@ -96,38 +96,67 @@ struct Builder<'a> {
     facts: &'a Downward,
 }
 
-impl Builder<'_> {
-    fn config_map(
-        &self,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        optional: Option<bool>,
-        mode: u32,
-        files: &mut Payload,
-    ) -> Result<(), String> {
-        let optional = optional == Some(true);
-        let Some(map) = self.refs.config_map(name) else {
-            return if optional { Ok(()) } else { Err(format!("configmap {name:?} not found")) };
-        };
-        let text = map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
-        let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
-        select(&text.chain(binary).collect(), items, optional, mode, "config", files)
+/// Which keys of a ConfigMap or Secret become files, and how.
+struct Keys<'a> {
+    /// None: all.
+    items: &'a [KeyToPath],
+    optional: bool,
+    mode: u32,
+}
+
+impl<'a> Keys<'a> {
+    fn new(items: &'a Option<Vec<KeyToPath>>, optional: Option<bool>, mode: u32) -> Self {
+        Self { items: items.as_deref().unwrap_or_default(), optional: optional == Some(true), mode }
     }
 
-    fn secret(
-        &self,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        optional: Option<bool>,
-        mode: u32,
-        files: &mut Payload,
-    ) -> Result<(), String> {
-        let optional = optional == Some(true);
-        let Some(secret) = self.refs.secret(name) else {
-            return if optional { Ok(()) } else { Err(format!("secret {name:?} not found")) };
+    /// Adds the files; `data` is `None` where there is no such object.
+    fn select(&self, kind: &str, name: &str, data: Option<Data<'_>>, files: &mut Payload) -> Result<(), String> {
+        let Some(data) = data else {
+            return if self.optional { Ok(()) } else { Err(format!("{kind} {name:?} not found")) };
         };
-        let data = secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice())).collect();
-        select(&data, items, optional, mode, "secret", files)
+        let file = |data: &[u8], mode| File { data: data.to_vec(), mode };
+        if self.items.is_empty() {
+            files.extend(data.into_iter().map(|(key, data)| (key.to_owned(), file(data, self.mode))));
+            return Ok(());
+        }
+        for item in self.items {
+            match data.get(item.key.as_str()) {
+                Some(data) => drop(files.insert(item.path.clone(), file(data, own_mode(item.mode, self.mode)))),
+                None if self.optional => {}
+                None => {
+                    let what = if kind == "secret" { "secret" } else { "config" };
+                    return Err(format!("references non-existent {what} key: {}", item.key));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file's own mode, else its volume's.
+fn own_mode(own: Option<i32>, of_volume: u32) -> u32 {
+    own.and_then(|m| u32::try_from(m).ok()).unwrap_or(of_volume)
+}
+
+type Data<'a> = BTreeMap<&'a str, &'a [u8]>;
+
+impl Builder<'_> {
+    fn config_map(&self, name: &str, keys: &Keys<'_>, files: &mut Payload) -> Result<(), String> {
+        let map = self.refs.config_map(name);
+        let data = map.as_deref().map(|map| {
+            let text = map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
+            let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
+            text.chain(binary).collect()
+        });
+        keys.select("configmap", name, data, files)
+    }
+
+    fn secret(&self, name: &str, keys: &Keys<'_>, files: &mut Payload) -> Result<(), String> {
+        let secret = self.refs.secret(name);
+        let data = secret.as_deref().map(|secret| {
+            secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice())).collect()
+        });
+        keys.select("secret", name, data, files)
     }
 
     fn downward(&self, items: &[DownwardAPIVolumeFile], mode: u32, files: &mut Payload) -> Result<(), String> {
@@ -142,8 +171,7 @@ impl Builder<'_> {
                 }
                 (None, None) => continue,
             };
-            let mode = item.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(mode);
-            files.insert(item.path.clone(), File { data: text.into_bytes(), mode });
+            files.insert(item.path.clone(), File { data: text.into_bytes(), mode: own_mode(item.mode, mode) });
         }
         Ok(())
     }
@@ -155,32 +183,6 @@ impl Builder<'_> {
         files.insert(projection.path.clone(), File { data: token.into_bytes(), mode });
         Ok(())
     }
-}
-
-fn select(
-    data: &BTreeMap<&str, &[u8]>,
-    items: Option<&[KeyToPath]>,
-    optional: bool,
-    mode: u32,
-    what: &str,
-    files: &mut Payload,
-) -> Result<(), String> {
-    let Some(items) = items.filter(|items| !items.is_empty()) else {
-        let all = data.iter().map(|(key, data)| ((*key).to_owned(), File { data: data.to_vec(), mode }));
-        files.extend(all);
-        return Ok(());
-    };
-    for item in items {
-        match data.get(item.key.as_str()) {
-            Some(data) => {
-                let mode = item.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(mode);
-                files.insert(item.path.clone(), File { data: data.to_vec(), mode });
-            }
-            None if optional => {}
-            None => return Err(format!("references non-existent {what} key: {}", item.key)),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

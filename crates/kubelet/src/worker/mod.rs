@@ -24,7 +24,7 @@ use kybern_cri::{ContainerEvent, ContainerEventType};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::pod::memory::{Failure, StepKey};
-use crate::pod::{Action, Memory, Observed, drain, plan_pod, spec};
+use crate::pod::{Action, Memory, Observed, drain, labels, plan_pod, spec};
 use crate::probe::prober::Verdict;
 use crate::references::PodReferences;
 use crate::shared::Shared;
@@ -219,7 +219,12 @@ impl Worker {
         let referenced = self.pod.spec != update.pod.spec;
         let labelled = self.pod.metadata.labels != update.pod.metadata.labels
             || self.pod.metadata.annotations != update.pod.metadata.annotations;
-        self.pod = update.pod;
+        let old = std::mem::replace(&mut self.pod, update.pod);
+        // What a changed container waited for may be what was wrong with it.
+        self.memory.waiting.retain(|name, _| {
+            let hash = |pod: &Pod| spec::container(pod, name).map(|(_, c)| labels::container_hash(&c));
+            hash(&old) == hash(&self.pod)
+        });
         self.gone |= update.gone;
         self.memory.gone = self.gone;
         if referenced {

@@ -9,7 +9,7 @@ use kybern_cri::PodSandboxStatus;
 
 use super::{Worker, hooks, image, sandbox};
 use crate::pod::config::{self, ContainerInputs};
-use crate::pod::memory::StepKey;
+use crate::pod::memory::{StepKey, crash_key};
 use crate::pod::observed::time_of;
 use crate::pod::{env, resources, spec};
 use crate::references::PodReferences;
@@ -50,6 +50,8 @@ struct Start {
     attempt: u32,
     references: PodReferences,
     sandbox: PodSandboxStatus,
+    /// The container whose processes it shares, by name and, where it runs, by id.
+    target: Option<(String, Option<String>)>,
 }
 
 impl Worker {
@@ -57,13 +59,16 @@ impl Worker {
         let now = Timestamp::now();
         let Some(sandbox) = self.observed.ready_sandbox().cloned() else { return };
         let Some((_, container)) = spec::container(&self.pod, &name) else { return };
-        let ended =
-            self.observed.latest(&name).and_then(|s| time_of(s.finished_at).or(time_of(s.container.created_at)));
+        let ended = self.observed.latest(&name).and_then(|s| time_of(s.finished_at));
         if let Some(ended) = ended {
-            self.memory.crash.entry(name.clone()).or_default().advance(ended, now);
+            self.memory.crash.entry(crash_key(&container)).or_default().advance(ended, now);
         }
         let (shared, pod, references) = (self.shared.clone(), self.pod.clone(), self.references.clone());
-        let start = Start { shared, pod, container, attempt, references, sandbox };
+        let target = spec::target(&pod, &name).map(|target| {
+            let running = self.observed.running().find(|s| s.container.metadata.name == target);
+            (target.to_owned(), running.map(|s| s.container.id.clone()))
+        });
+        let start = Start { shared, pod, container, attempt, references, sandbox, target };
         self.step(StepKey::Start(name), async move { super::steps::Done::Start(start.run().await) });
     }
 }
@@ -85,7 +90,11 @@ impl Start {
         let services = shared.services.list();
         let envs = env::environment(pod, &self.container, &self.references, &services, &facts).map_err(config_error)?;
         let mounts = self.prepare_files(&ips, &envs).await.map_err(config_error)?;
-        let inputs = ContainerInputs { image: &image, attempt: self.attempt, envs, mounts };
+        let target = match self.target.clone() {
+            Some((target, None)) => return Err(config_error(format!("unable to find target container {target}"))),
+            target => target.and_then(|(_, id)| id),
+        };
+        let inputs = ContainerInputs { image: &image, attempt: self.attempt, envs, mounts, target };
         let config = config::container(pod, &self.container, &shared.facts, inputs).map_err(config_error)?;
         let of_pod = sandbox::configuration(shared, pod, self.sandbox.sandbox.metadata.attempt)
             .map_err(|e| StartError::new(CREATE_ERROR, e))?;
@@ -96,9 +105,9 @@ impl Start {
             .create_container(&self.sandbox.sandbox.id, config, of_pod)
             .await
             .map_err(|e| StartError::new(CREATE_ERROR, e.to_string()))?;
-        shared.events.normal(pod, Some(name), "Created", format!("Created container: {name}"));
+        shared.events.normal(pod, Some(name), "Created", "Container created");
         shared.runtime.start_container(&id).await.map_err(|e| StartError::new(RUN_ERROR, e.to_string()).of(&id))?;
-        shared.events.normal(pod, Some(name), "Started", format!("Started container {name}"));
+        shared.events.normal(pod, Some(name), "Started", "Container started");
         self.link_log(&id, &format!("{log_directory}/{log_path}"));
         self.post_start(&id, &ips).await?;
         Ok(id)

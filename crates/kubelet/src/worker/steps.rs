@@ -5,7 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::Worker;
 use super::start::{self, StartError};
 use crate::pod::backoff::go_duration;
-use crate::pod::memory::{CRASH_LOOP_BACK_OFF, ERR_IMAGE_PULL, Failure, IMAGE_PULL_BACK_OFF, StepKey, Waiting};
+use crate::pod::memory::{
+    CRASH_LOOP_BACK_OFF, ERR_IMAGE_PULL, Failure, IMAGE_PULL_BACK_OFF, StepKey, Waiting, crash_key,
+};
 use crate::pod::{Action, spec};
 
 /// How long to wait after an error before the next attempt, as upstream's pod workers do.
@@ -158,7 +160,9 @@ impl Worker {
     }
 
     fn back_off_crash(&mut self, container: String, until: Timestamp, now: Timestamp) {
-        let delay = self.memory.crash.get(&container).map(|b| go_duration(b.delay())).unwrap_or_default();
+        let key = spec::container(&self.pod, &container).map(|(_, c)| crash_key(&c));
+        let backoff = key.and_then(|key| self.memory.crash.get(&key));
+        let delay = backoff.map(|b| go_duration(b.delay())).unwrap_or_default();
         let pod = spec::full_name(&self.pod);
         let text = format!("Back-off restarting failed container {container} in pod {pod}");
         self.shared.events.warning(&self.pod, Some(&container), "BackOff", text);

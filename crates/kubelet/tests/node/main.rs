@@ -128,7 +128,7 @@ async fn a_pod_runs_and_goes() {
     let container = &pod["status"]["containerStatuses"][0];
     assert_eq!((&pod["status"]["podIP"], &container["restartCount"]), (&"127.0.0.1".into(), &0.into()));
     assert!(container["containerID"].as_str().unwrap().starts_with("fake://"));
-    for event in ["Pulled: ", "Created: Created container: c", "Started: Started container c"] {
+    for event in ["Pulled: ", "Created: Container created", "Started: Container started"] {
         node.api.until_event(event).await;
     }
     let config = node.cri.config("c");
@@ -222,6 +222,13 @@ async fn a_failed_pull_says_why() {
     node.api.until_event("Failed: Failed to pull image \"missing:1\": missing:1: manifest unknown").await;
     node.api.until_event("BackOff: Back-off pulling image \"missing:1\"").await;
     assert_eq!(node.pod("p")["status"]["phase"], "Pending");
+    // Another image need not wait for what the first one is waiting for.
+    let before = std::time::Instant::now();
+    let mut pod = node.pod("p");
+    pod["spec"]["containers"][0]["image"] = "img:1".into();
+    node.api.put("pods", pod);
+    node.until("p", |pod| pod["status"]["phase"] == "Running").await;
+    assert!(before.elapsed().as_secs() < 9, "it waited for the other image's back-off");
 }
 
 #[tokio::test]
@@ -344,4 +351,10 @@ async fn what_does_not_fit_is_refused() {
     node.create("p", |pod| pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "10000"}}));
     node.until("p", |pod| pod["status"]["phase"] == "Failed").await;
     assert_eq!(node.pod("p")["status"]["reason"], "OutOfcpu");
+    let message = node.pod("p")["status"]["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 10000000"),
+        "{message}"
+    );
+    node.api.until_event("OutOfcpu: Node didn't have enough resource: cpu").await;
 }

@@ -69,7 +69,7 @@ pub(super) fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<Cred
     }
     gid = spec.group.unwrap_or(gid);
     let mut groups = vec![gid];
-    if let Some(name) = name {
+    if let Some(name) = name.filter(|_| !spec.strict) {
         groups.extend(
             group_entries(group).filter(|(_, _, members)| members.split(',').any(|m| m == name)).map(|(_, gid, _)| gid),
         );
@@ -107,7 +107,7 @@ mod tests {
     const GROUP: &str = "root:x:0:\nwww:x:34:\nlog:x:40:other,web\nextra:x:50:web\n";
 
     fn check(user: &str, group: Option<u32>, supplemental: &[u32], expect: (u32, u32, &[u32], &str)) {
-        let spec = UserSpec { user: user.into(), group, supplemental_groups: supplemental.into() };
+        let spec = UserSpec { user: user.into(), group, supplemental_groups: supplemental.into(), strict: false };
         let got = resolve(&spec, PASSWD, GROUP).unwrap();
         assert_eq!((got.uid, got.gid, got.groups.as_slice(), got.home.as_str()), expect, "{user}");
     }
@@ -121,6 +121,8 @@ mod tests {
         check("1000", None, &[], (1000, 0, &[0], "/"));
         check("1000:2000", None, &[3000], (1000, 2000, &[2000, 3000], "/"));
         check("1000", Some(5), &[], (1000, 5, &[5], "/"));
+        let strict = UserSpec { user: "web".into(), supplemental_groups: vec![7], strict: true, ..Default::default() };
+        assert_eq!(resolve(&strict, PASSWD, GROUP).unwrap().groups, [34, 7]);
         for (user, error) in [("nobody", "user nobody"), ("0:none", "group none")] {
             let spec = UserSpec { user: user.into(), ..Default::default() };
             assert!(resolve(&spec, PASSWD, GROUP).unwrap_err().contains(error), "{user}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kybern_linux::cgroup::Cgroups;
 use kybern_linux::process;
@@ -250,7 +250,11 @@ impl Server {
         let (ours, theirs) = make_streams(spec.tty, spec.stdin).map_err(text)?;
         let pid_namespace_of = match spec.pid {
             PidNamespace::Pod => Some(&self.pause.as_ref().ok_or("the sandbox shares no pid namespace")?.1),
-            _ => None,
+            PidNamespace::Target => {
+                let target = self.containers.get(&spec.pid_target).filter(|c| c.state.exit.is_none());
+                Some(&target.ok_or_else(|| format!("the target container {:?} is not running", spec.pid_target))?.pidfd)
+            }
+            PidNamespace::Private | PidNamespace::Host => None,
         };
         let launched = launch::start(
             &spec,
@@ -264,24 +268,12 @@ impl Server {
             },
             theirs,
         )?;
-        let (stdin, stdout, stderr) = match launched.terminal {
-            Some(terminal) => {
-                let stdin = spec.stdin.then(|| terminal.try_clone()).transpose().map_err(text)?;
-                (stdin, terminal, None)
-            }
-            None => (ours.stdin, ours.stdout.ok_or("no stdout")?, ours.stderr),
-        };
-        let state =
-            RunState { pid: launched.pid, started_at: now_ns(), exit: None, uid: launched.uid, gid: launched.gid };
-        disk::replace_json(&dir.join(RUN_STATE), &state).map_err(text)?;
-        Ok(Container {
-            cgroup: spec.cgroup,
-            pid_namespace: spec.pid,
-            oom_score_adj: spec.oom_score_adj,
-            stdin_once: spec.stdin_once,
-            pidfd: pidfd(launched.pid).map_err(text)?,
-            state,
-            streams: Streams::new(stdin, stdout, stderr, spec.tty, log),
+        let (pid, cgroup) = (launched.pid, spec.cgroup.clone());
+        take_on(spec, launched, ours, log, &dir).map_err(|error| {
+            // Nobody would answer for it.
+            let _ = process::kill(pid, Signal::KILL.as_raw());
+            let _ = self.cgroups.kill(&cgroup, Signal::KILL.as_raw());
+            error.to_string()
         })
     }
 
@@ -474,6 +466,35 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Puts a launched container on record, in the directory and for the loop.
+fn take_on(
+    spec: LaunchSpec,
+    launched: launch::Launched,
+    ours: ChildStreams,
+    log: Option<LogFile>,
+    dir: &Path,
+) -> io::Result<Container> {
+    let (stdin, stdout, stderr) = match launched.terminal {
+        Some(terminal) => {
+            let stdin = spec.stdin.then(|| terminal.try_clone()).transpose()?;
+            (stdin, terminal, None)
+        }
+        None => (ours.stdin, ours.stdout.ok_or_else(|| io::Error::other("no stdout"))?, ours.stderr),
+    };
+    let pidfd = pidfd(launched.pid)?;
+    let state = RunState { pid: launched.pid, started_at: now_ns(), exit: None, uid: launched.uid, gid: launched.gid };
+    disk::replace_json(&dir.join(RUN_STATE), &state)?;
+    Ok(Container {
+        cgroup: spec.cgroup,
+        pid_namespace: spec.pid,
+        oom_score_adj: spec.oom_score_adj,
+        stdin_once: spec.stdin_once,
+        pidfd,
+        state,
+        streams: Streams::new(stdin, stdout, stderr, spec.tty, log),
+    })
 }
 
 /// Both ends of a process's streams, the shim's first. A terminal is made by the child instead.

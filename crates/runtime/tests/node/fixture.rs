@@ -192,6 +192,18 @@ impl Node {
         log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned() + "\n").collect()
     }
 
+    /// Waits until a container's log holds a text, and answers all of it.
+    pub(crate) async fn until_output(&self, id: &str, text: &str) -> String {
+        for _ in 0..2000 {
+            let output = self.output(id).await;
+            if output.contains(text) {
+                return output;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("container {id} never said {text:?}: {:?}", self.output(id).await);
+    }
+
     /// Runs a script in a pod of its own to its end, and answers its status and output.
     pub(crate) async fn run(
         &self,

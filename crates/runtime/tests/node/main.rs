@@ -16,6 +16,7 @@ use kybern_testbed::tests;
 const TESTS: &[Test] = tests![
     sandboxes::the_life_of_a_pod,
     sandboxes::pods_share_what_they_should,
+    sandboxes::a_container_joins_the_processes_of_another,
     sandboxes::nothing_is_left,
     containers::what_a_process_sees,
     containers::confinement,
@@ -45,6 +46,7 @@ const TESTS: &[Test] = tests![
     registry_protocol::a_full_disk,
     restart::purge_removes_everything,
     restart::kybern_dies_and_comes_back,
+    restart::a_start_under_way_is_taken_over,
     restart::a_shim_dies,
 ];
 

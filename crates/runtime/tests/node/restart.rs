@@ -6,6 +6,9 @@ use kybern_cri::*;
 
 use crate::fixture::Node;
 
+const SIGSTOP: i32 = 19;
+const SIGCONT: i32 = 18;
+
 pub(crate) async fn kybern_dies_and_comes_back() {
     let mut node = Node::new().await;
     let sandbox = node.sandbox(&node.pod("survivor")).await;
@@ -32,14 +35,36 @@ pub(crate) async fn kybern_dies_and_comes_back() {
     node.finish().await;
 }
 
+pub(crate) async fn a_start_under_way_is_taken_over() {
+    let mut node = Node::new().await;
+    let sandbox = node.sandbox(&node.pod("starting")).await;
+    let config = node.shell("main", "busybox sleep 600");
+    let id = node.service().create_container(&sandbox, config, PodSandboxConfig::default()).await.unwrap();
+    let shim = shim_pid(&node, &sandbox);
+    kybern_linux::process::kill(shim, SIGSTOP).unwrap();
+    // The shim has been asked and cannot answer when the runtime goes.
+    let start = node.service().start_container(&id);
+    assert!(tokio::time::timeout(Duration::from_secs(1), start).await.is_err(), "a stopped shim starts nothing");
+    node.crash().await;
+    let resume = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        kybern_linux::process::kill(shim, SIGCONT).unwrap();
+    };
+    tokio::join!(node.open(), resume);
+    assert_eq!(node.status(&id).await.container.state, ContainerState::Running);
+    node.finish().await;
+}
+
+fn shim_pid(node: &Node, sandbox: &str) -> i32 {
+    let path = node.config.state_dir.join("sandboxes").join(sandbox).join("shim.pid");
+    std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
 pub(crate) async fn a_shim_dies() {
     let node = Node::new().await;
     let sandbox = node.sandbox(&node.pod("orphan")).await;
     let id = node.start(&sandbox, node.shell("main", "busybox sleep 600")).await;
-    let pid: i32 = std::fs::read_to_string(node.config.state_dir.join("sandboxes").join(&sandbox).join("shim.pid"))
-        .unwrap()
-        .parse()
-        .unwrap();
+    let pid = shim_pid(&node, &sandbox);
     let rss = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let rss = rss.lines().find(|l| l.starts_with("RssAnon")).unwrap();
     println!("  shim: {}", rss.split_whitespace().collect::<Vec<_>>().join(" "));

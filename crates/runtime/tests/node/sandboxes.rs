@@ -83,6 +83,7 @@ pub(crate) async fn pods_share_what_they_should() {
                     network: NamespaceMode::Node,
                     pid: NamespaceMode::Node,
                     ipc: NamespaceMode::Node,
+                    ..Default::default()
                 };
                 pod.namespaces = host.clone();
                 container.security.namespaces = host;
@@ -94,6 +95,26 @@ pub(crate) async fn pods_share_what_they_should() {
         let host = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
         assert_eq!(line, host.to_str().unwrap(), "host {name}");
     }
+    node.finish().await;
+}
+
+pub(crate) async fn a_container_joins_the_processes_of_another() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox(&node.pod("target")).await;
+    let target = node.start(&sandbox, node.shell("main", "exec busybox sleep 4321")).await;
+    let mut config = node.shell("debug", "busybox cat /proc/1/cmdline; echo; busybox sleep 4322");
+    config.security.namespaces.pid = NamespaceMode::Target;
+    config.security.namespaces.target_id = target.clone();
+    let debug = node.start(&sandbox, config.clone()).await;
+    let output = node.until_output(&debug, "4321").await;
+    assert!(output.contains("sleep\u{0}4321"), "process 1 is the target's: {output:?}");
+    // Both go on their own: the end of one that only looks is not the end of the other.
+    node.service().stop_container(&debug, std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(node.status(&target).await.container.state, ContainerState::Running);
+    node.service().stop_container(&target, std::time::Duration::ZERO).await.unwrap();
+    let late = node.service().create_container(&sandbox, config, PodSandboxConfig::default()).await.unwrap();
+    let refused = node.service().start_container(&late).await.unwrap_err().to_string();
+    assert!(refused.contains("the target container") && refused.contains("is not running"), "{refused}");
     node.finish().await;
 }
 
