@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kybern_apimachinery::ApiError;
+use kybern_apimachinery::selector::FieldSelector;
 
 use crate::BoxFuture;
 
@@ -53,6 +54,35 @@ pub struct Attributes {
     pub name: String,
     /// The URL path of a non-resource request.
     pub path: String,
+    /// What a list, a watch or the deletion of a collection selects by fields; empty where it does not, or is malformed.
+    pub field_selector: FieldSelector,
+}
+
+impl Attributes {
+    /// The text after `is forbidden: ` of a refusal (upstream's `responsewriters`):
+    /// `User "x" cannot list resource "pods" in API group "" in the namespace "default"`.
+    pub fn refusal(&self, reason: &str) -> String {
+        let Self { user, verb, group, resource, subresource, namespace, path, .. } = self;
+        let mut text = if self.resource_request {
+            let slash = if subresource.is_empty() { "" } else { "/" };
+            let scope = if namespace.is_empty() {
+                "at the cluster scope".to_owned()
+            } else {
+                format!("in the namespace {namespace:?}")
+            };
+            format!(
+                "User {:?} cannot {verb} resource \"{resource}{slash}{subresource}\" in API group {group:?} {scope}",
+                user.name
+            )
+        } else {
+            format!("User {:?} cannot {verb} path {path:?}", user.name)
+        };
+        if !reason.is_empty() {
+            text.push_str(": ");
+            text.push_str(reason);
+        }
+        text
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,5 +141,32 @@ pub trait AdmissionPlugin: Send + Sync + 'static {
         _object: Option<&'a kybern_apimachinery::Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_as_upstreams() {
+        let user = UserInfo { name: "x".into(), ..UserInfo::default() };
+        let mut attributes = Attributes {
+            user,
+            verb: "list".into(),
+            resource_request: true,
+            resource: "pods".into(),
+            ..Attributes::default()
+        };
+        attributes.namespace = "default".into();
+        let check = |a: &Attributes, expect: &str| assert_eq!(a.refusal(""), expect);
+        check(&attributes, r#"User "x" cannot list resource "pods" in API group "" in the namespace "default""#);
+        assert!(attributes.refusal("why").ends_with(r#" in the namespace "default": why"#));
+        attributes.namespace.clear();
+        attributes.subresource = "log".into();
+        check(&attributes, r#"User "x" cannot list resource "pods/log" in API group "" at the cluster scope"#);
+        attributes.resource_request = false;
+        attributes.path = "/metrics".into();
+        check(&attributes, r#"User "x" cannot list path "/metrics""#);
     }
 }

@@ -1,7 +1,7 @@
 //! Subresources that are neither a read nor a write of the stored object, and how they and other parts of the server
 //! reach the stored objects.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use kybern_apimachinery::{ApiError, Value};
 
@@ -70,24 +70,23 @@ pub trait Objects: Send + Sync {
 }
 
 /// A place for the [`Objects`] of a server that is not built yet: authenticators, admission plugins and allocators are
-/// handed to the server when it is built, and need it once it runs.
+/// handed to the server when it is built, and need it once it runs. It does not keep the server alive, which holds them.
 #[derive(Clone, Default)]
-pub struct ObjectsSlot(Arc<OnceLock<Arc<dyn Objects>>>);
+pub struct ObjectsSlot(Arc<OnceLock<Weak<dyn Objects>>>);
 
 impl ObjectsSlot {
     /// Fills the slot; a second call changes nothing.
     pub fn fill(&self, objects: Arc<dyn Objects>) {
-        let _ = self.0.set(objects);
+        let _ = self.0.set(Arc::downgrade(&objects));
     }
 
-    /// The objects, or the refusal of a server that is still starting.
-    pub fn get(&self) -> Result<&dyn Objects, ApiError> {
-        self.0.get().map(AsRef::as_ref).ok_or_else(|| {
-            ApiError::new(
-                kybern_apimachinery::Reason::ServiceUnavailable,
-                "the server is starting: its objects are not loaded yet; try again",
-            )
-        })
+    /// The objects, or the refusal of a server that is still starting or has stopped.
+    pub fn get(&self) -> Result<Arc<dyn Objects>, ApiError> {
+        let unavailable = |text| ApiError::new(kybern_apimachinery::Reason::ServiceUnavailable, text);
+        let objects = self.0.get();
+        let objects =
+            objects.ok_or_else(|| unavailable("the server is starting: its objects are not loaded yet; try again"))?;
+        objects.upgrade().ok_or_else(|| unavailable("the server is shutting down: try again"))
     }
 }
 

@@ -1,12 +1,16 @@
 //! Where writes meet server-side apply: who owns which field after them.
 
+use std::sync::Arc;
+
 use kybern_apimachinery::{ApiError, Value, object, time};
 use kybern_schema::apply::{Context, FieldSet, Versions, apply_patch, track_update};
+use kybern_schema::types::KindType;
 
 use crate::handlers::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::Resource;
-use crate::respond::to_served;
+use crate::respond::{to_served, to_stored};
+use crate::server::Server;
 use crate::write::Writer;
 
 const PATH: [&str; 2] = ["metadata", "managedFields"];
@@ -29,26 +33,52 @@ fn reset(resource: &Resource, subresource: &str) -> FieldSet {
     }
 }
 
+/// An object of a resource in another of its kind's versions.
+fn convert(
+    versions: &[Arc<Resource>],
+    from: &Resource,
+    object: &Value,
+    api_version: &str,
+) -> Option<(KindType, Value)> {
+    let to = versions.iter().find(|r| r.api_version() == api_version)?;
+    Some((to.ty.clone(), to_served(to, to_stored(from, object.clone()))))
+}
+
+/// Calls `act` with what is known of a write; fields that others set in versions of another shape are found by conversion.
+fn in_context<T>(
+    server: &Server,
+    resource: &Resource,
+    subresource: &str,
+    manager: &str,
+    now: jiff::Timestamp,
+    act: impl FnOnce(&Context<'_>) -> T,
+) -> T {
+    let reset = reset(resource, subresource);
+    let now = time::to_rfc3339(now);
+    let differing = server.served.load().table.differing_versions(resource);
+    let convert = |object: &Value, api_version: &str| {
+        convert(differing.as_deref().unwrap_or_default(), resource, object, api_version)
+    };
+    let versions = if differing.is_some() { Versions::Convert(&convert) } else { Versions::SameShape };
+    act(&Context { kind: &resource.ty, versions, manager, subresource, reset: &reset, now: &now })
+}
+
 /// Sets the managed fields of `object` after it was written in place of `old`; both in the stored version.
 pub(crate) fn track(writer: &Writer<'_>, old: Option<&Value>, object: &mut Value) {
     let resource = writer.resource;
-    let reset = reset(resource, writer.subresource);
-    let now = time::to_rfc3339(writer.now);
-    let context = Context {
-        kind: &resource.ty,
-        versions: Versions::SameShape,
-        manager: &writer.options.field_manager,
-        subresource: writer.subresource,
-        reset: &reset,
-        now: &now,
+    let track = |old: Option<&Value>, object: &mut Value| {
+        let manager = &writer.options.field_manager;
+        in_context(writer.server, resource, writer.subresource, manager, writer.now, |context| {
+            track_update(context, old, object);
+        });
     };
     if resource.conversion.is_none() {
-        track_update(&context, old, object);
+        track(old, object);
         return;
     }
     let mut served = to_served(resource, object.clone());
     let old = old.map(|old| to_served(resource, old.clone()));
-    track_update(&context, old.as_ref(), &mut served);
+    track(old.as_ref(), &mut served);
     match object::remove(&mut served, &PATH) {
         Some(managed) => object::set(object, &PATH, managed),
         None => drop(object::remove(object, &PATH)),
@@ -62,15 +92,10 @@ pub(crate) fn apply(
     live: Option<&Value>,
     config: &Value,
 ) -> Result<Value, ApiError> {
-    let reset = reset(&exchange.resource, &exchange.info.subresource);
-    let now = time::to_rfc3339(exchange.now);
-    let context = Context {
-        kind: &exchange.resource.ty,
-        versions: Versions::SameShape,
-        manager: &options.field_manager,
-        subresource: &exchange.info.subresource,
-        reset: &reset,
-        now: &now,
-    };
-    Ok(apply_patch(&context, live, config, options.force.unwrap_or(false))?)
+    let Exchange { server, resource, info, now, .. } = exchange;
+    let force = options.force.unwrap_or(false);
+    let applied = in_context(server, resource, &info.subresource, &options.field_manager, *now, |context| {
+        apply_patch(context, live, config, force)
+    });
+    Ok(applied?)
 }

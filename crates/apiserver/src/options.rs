@@ -1,7 +1,8 @@
 //! Query parameters: `ListOptions`, `CreateOptions`, `DeleteOptions` and their kin.
 
+use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
-use kybern_apimachinery::{ApiError, Map, Value, json};
+use kybern_apimachinery::{ApiError, GroupKind, Map, Value, json};
 use kybern_storage::Revision;
 
 /// A decoded query string.
@@ -112,7 +113,9 @@ impl ListOptions {
 
     /// The revision that a list is to be of. The rules are upstream's (`ValidateListOptions`).
     pub(crate) fn version_match(&self) -> Result<VersionMatch, ApiError> {
-        let forbidden = |field: &str, detail: &str| Err(invalid(&format!("{field}: Forbidden: {detail}")));
+        let forbidden = |field: &str, detail: &str| {
+            Err(invalid("ListOptions", FieldError::forbidden(&FieldPath::new(field), detail)))
+        };
         if self.send_initial_events.is_some() {
             return forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
         }
@@ -141,25 +144,26 @@ impl ListOptions {
                 "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
             ),
             ("Exact", Some(revision)) => Ok(VersionMatch::Exact(revision)),
-            (other, _) => Err(invalid(&format!(
-                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
-            ))),
+            (other, _) => {
+                let supported = ["Exact", "NotOlderThan", ""];
+                let path = FieldPath::new("resourceVersionMatch");
+                Err(invalid("ListOptions", FieldError::not_supported(&path, other, &supported)))
+            }
         }
     }
 
     /// Checks what only a watch may say.
     pub(crate) fn validate_watch(&self) -> Result<(), ApiError> {
-        if self.send_initial_events.is_some() && self.resource_version_match != "NotOlderThan" {
-            return Err(invalid(
-                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-        if self.send_initial_events.is_none() && !self.resource_version_match.is_empty() {
-            return Err(invalid(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        }
-        Ok(())
+        let detail = match self.send_initial_events {
+            Some(_) if self.resource_version_match != "NotOlderThan" => {
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            }
+            None if !self.resource_version_match.is_empty() => {
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            }
+            _ => return Ok(()),
+        };
+        Err(invalid("ListOptions", FieldError::forbidden(&FieldPath::new("resourceVersionMatch"), detail)))
     }
 
     pub(crate) fn revision(&self) -> Result<Option<Revision>, ApiError> {
@@ -179,9 +183,9 @@ pub(crate) fn parse_revision(text: &str) -> Result<Option<Revision>, ApiError> {
     }
 }
 
-fn invalid(text: &str) -> ApiError {
-    ApiError::new(kybern_apimachinery::Reason::Invalid, format!("ListOptions.meta.k8s.io \"\" is invalid: {text}"))
-        .with_details(json!({"group": "meta.k8s.io", "kind": "ListOptions"}))
+/// The refusal of options of a kind.
+pub(crate) fn invalid(kind: &str, error: FieldError) -> ApiError {
+    ApiError::invalid(&GroupKind::new("meta.k8s.io", kind), "", &[error])
 }
 
 /// `fieldValidation`.
@@ -206,24 +210,20 @@ pub(crate) struct WriteOptions {
 impl WriteOptions {
     /// `kind` is the options' kind; `user_agent` names the manager where none is given.
     pub(crate) fn parse(query: &Query, kind: &str, user_agent: &str) -> Result<Self, ApiError> {
-        let refuse = |text: String| {
-            ApiError::new(kybern_apimachinery::Reason::Invalid, format!("{kind}.meta.k8s.io \"\" is invalid: {text}"))
-                .with_details(json!({"group": "meta.k8s.io", "kind": kind}))
-        };
+        let refuse = |error: FieldError| invalid(kind, error);
         let dry_run = dry_run(query.all("dryRun").map(str::to_owned).collect()).map_err(refuse)?;
         let field_validation = match query.get("fieldValidation") {
             "Ignore" => FieldValidation::Ignore,
             "" | "Warn" => FieldValidation::Warn,
             "Strict" => FieldValidation::Strict,
             other => {
-                return Err(refuse(format!(
-                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-                )));
+                let (path, supported) = (FieldPath::new("fieldValidation"), ["Ignore", "Strict", "Warn"]);
+                return Err(refuse(FieldError::not_supported(&path, other, &supported)));
             }
         };
         let given = query.get("fieldManager");
         if given.len() > 128 {
-            return Err(refuse("fieldManager: Too long: may not be more than 128 bytes".to_owned()));
+            return Err(refuse(FieldError::too_long(&FieldPath::new("fieldManager"), 128)));
         }
         // Upstream takes the user agent up to the first slash.
         let agent =
@@ -250,12 +250,12 @@ impl WriteOptions {
     }
 }
 
-fn dry_run(values: Vec<String>) -> Result<bool, String> {
+fn dry_run(values: Vec<String>) -> Result<bool, FieldError> {
     match values.as_slice() {
         [] => Ok(false),
         all if all.iter().all(|v| v == "All") => Ok(true),
         all if all.iter().all(String::is_empty) => Ok(false),
-        all => Err(format!("dryRun: Unsupported value: {all:?}: supported values: \"All\"")),
+        all => Err(FieldError::not_supported(&FieldPath::new("dryRun"), json!(all), &["All"])),
     }
 }
 
@@ -283,13 +283,8 @@ pub(crate) enum Propagation {
 impl DeleteOptions {
     /// From a body (`Null` where there was none) or else from the query.
     pub(crate) fn parse(query: &Query, body: Value) -> Result<Self, ApiError> {
-        let refuse = |text: String| {
-            ApiError::new(
-                kybern_apimachinery::Reason::Invalid,
-                format!("DeleteOptions.meta.k8s.io \"\" is invalid: {text}"),
-            )
-            .with_details(json!({"group": "meta.k8s.io", "kind": "DeleteOptions"}))
-        };
+        let refuse = |error: FieldError| invalid("DeleteOptions", error);
+        let policy = FieldPath::new("propagationPolicy");
         let mut object = match body {
             Value::Object(map) => map,
             Value::Null => {
@@ -318,17 +313,14 @@ impl DeleteOptions {
             Some("Background") => Some(Propagation::Background),
             Some("Foreground") => Some(Propagation::Foreground),
             Some(other) => {
-                return Err(refuse(format!(
-                    "propagationPolicy: Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
-                )));
+                let supported = ["Foreground", "Background", "Orphan", "nil"];
+                return Err(refuse(FieldError::not_supported(&policy, other, &supported)));
             }
         };
         let orphan_dependents = object.get("orphanDependents").and_then(Value::as_bool);
         if propagation.is_some() && orphan_dependents.is_some() {
-            return Err(refuse(
-                "propagationPolicy: Invalid value: \"propagationPolicy\": orphanDependents and deletionPropagation cannot be both set"
-                    .to_owned(),
-            ));
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            return Err(refuse(FieldError::invalid(&policy, policy.as_str(), detail)));
         }
         let values = object.get("dryRun").and_then(Value::as_array).into_iter().flatten();
         let dry = dry_run(values.filter_map(Value::as_str).map(str::to_owned).collect()).map_err(refuse)?;

@@ -1,6 +1,6 @@
 //! Every served resource, by its coordinates. Replaced as a whole when rows come or go.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use kybern_apimachinery::Gvr;
@@ -13,6 +13,8 @@ pub(crate) struct ResourceTable {
     by_gvr: HashMap<Gvr, Arc<Resource>>,
     /// Groups in the order that rows first name them; in each, versions by priority, in each, rows by name.
     groups: Vec<Group>,
+    /// Where the kinds are stored of which some version has a shape of its own.
+    converted: HashSet<String>,
 }
 
 /// An API group as discovery lists it.
@@ -29,6 +31,9 @@ impl ResourceTable {
         let mut order = Vec::new();
         for row in rows {
             let row = Arc::new(row);
+            if row.conversion.is_some() {
+                table.converted.insert(row.stored.prefix.clone());
+            }
             if !order.contains(&row.gvr.group) {
                 order.push(row.gvr.group.clone());
             }
@@ -62,6 +67,12 @@ impl ResourceTable {
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.by_gvr.values()
+    }
+
+    /// The versions of a resource's kind, if their shapes differ.
+    pub(crate) fn differing_versions(&self, resource: &Resource) -> Option<Vec<Arc<Resource>>> {
+        let prefix = &resource.stored.prefix;
+        self.converted.contains(prefix).then(|| self.rows().filter(|r| r.stored.prefix == *prefix).cloned().collect())
     }
 
     /// The row that serves the stored version of a resource.

@@ -1,6 +1,6 @@
 //! The server: everything a request needs, put together once.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -9,6 +9,7 @@ use kybern_apimachinery::Value;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_storage::{Storage, StorageError};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use crate::access::{AdmissionPlugin, Authenticator, Authorizer};
 use crate::cache::{Cache, KindCache};
@@ -95,6 +96,16 @@ pub struct Server {
     pub(crate) request_timeout: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) checks: Checks,
+    /// Feeds the cache for as long as the server is there.
+    follower: OnceLock<AbortHandle>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(follower) = self.follower.get() {
+            follower.abort();
+        }
+    }
 }
 
 impl Server {
@@ -123,13 +134,15 @@ impl Server {
             request_timeout: options.request_timeout,
             metrics: Metrics::default(),
             checks: Checks::default(),
+            follower: OnceLock::new(),
         });
         let checks = server.checks.clone();
-        tokio::spawn(async move {
+        let follower = tokio::spawn(async move {
             let error = cache.follow(from).await;
             tracing::error!(%error, "the watch cache no longer follows the store");
             checks.fail("etcd", error.to_string());
         });
+        let _ = server.follower.set(follower.abort_handle());
         server.cache.catch_up().await?;
         Ok(server)
     }

@@ -36,6 +36,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Called besides [`Strategy::validate`] for an object that is to be made.
+    fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
     /// Called besides [`Strategy::validate`], which sees the new object first.
     fn validate_update(&self, _object: &Value, _old: &Value) -> Vec<FieldError> {
         Vec::new()

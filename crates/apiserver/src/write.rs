@@ -174,6 +174,7 @@ impl<'a> Writer<'a> {
         strategy.prepare_for_create(&self.context(), &mut object);
         let mut errors = metadata::validate(&object, resource.namespaced, |name| strategy.validate_name(name));
         errors.extend(strategy.validate(&object));
+        errors.extend(strategy.validate_create(&object));
         self.invalid(object::name(&object), &errors)?;
         self.warnings = strategy.warnings(&object, None);
         self.validate(Operation::Create, &object, None).await?;

@@ -17,13 +17,13 @@ mod validation;
 use std::sync::Arc;
 
 use kybern_apimachinery::time::Clock;
-use kybern_apiserver::access::Authorizer;
-use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::access::{Authenticator, Authorizer};
+use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_auth::authn::ServiceAccountTokens;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::token::Issuer;
 
-pub use admission::plugins as admission_plugins;
+pub use admission::{AccountArrivals, plugins as admission_plugins};
 pub use allocation::ServiceAllocators;
 pub use connect::kubelet::KubeletClient;
 pub use table::resources;
@@ -37,11 +37,21 @@ pub struct Deps {
     pub issuer: Arc<Issuer>,
     /// Judges the tokens of `tokenreviews`.
     pub tokens: Arc<ServiceAccountTokens>,
+    /// Those of all other tokens, for `tokenreviews`, too.
+    pub token_authenticators: Vec<Arc<dyn Authenticator>>,
     /// The whole authorizer, for access reviews and admission.
     pub authorizer: Arc<dyn Authorizer>,
     /// RBAC alone, for rule reviews and escalation checks; `None` when it is off.
     pub rbac: Option<Arc<Rbac>>,
     pub services: Arc<ServiceAllocators>,
+    pub account_arrivals: Arc<AccountArrivals>,
     /// Reaches kubelets for logs, exec and the like.
     pub kubelet: Arc<KubeletClient>,
+}
+
+impl Deps {
+    /// What of this has to see the stored objects.
+    pub fn observers(&self) -> Vec<Arc<dyn Observer>> {
+        vec![self.services.clone(), self.account_arrivals.clone()]
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use kybern_apimachinery::ApiError;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apiserver::access::{Authorizer, UserInfo};
-use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::{Options, Server};
 use kybern_auth::authn::ServiceAccountTokens;
 use kybern_auth::authz::node::NodeAuthorizer;
@@ -77,16 +77,19 @@ impl ApiServer {
             clock: clock.clone(),
             issuer: issuer.clone(),
             tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock.clone())),
+            token_authenticators: Vec::new(),
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
-            services: services.clone(),
+            services,
+            account_arrivals: Arc::default(),
             kubelet: Arc::new(KubeletClient::new(pki).expect("a way to kubelets")),
         };
         let mut options = Options::new(storage);
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = authorizers;
-        options.observers = vec![rbac, nodes, services];
+        options.observers = deps.observers();
+        options.observers.extend([rbac as Arc<dyn Observer>, nodes]);
         options.clock = clock;
         let server = Server::start(options).await?;
         slot.fill(server.clone());

@@ -76,6 +76,7 @@ pub struct KindCache {
     state: RwLock<State>,
 }
 
+#[derive(Default)]
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Entry>>,
     window: VecDeque<Change>,
@@ -116,14 +117,7 @@ pub struct Subscription {
 impl KindCache {
     pub(super) fn new(kind: Arc<StoredKind>, revision: Revision) -> Self {
         let prefix = format!("/registry/{}/", kind.prefix);
-        let state = State {
-            objects: BTreeMap::new(),
-            window: VecDeque::new(),
-            window_bytes: 0,
-            window_start: revision,
-            revision,
-            watchers: Watchers::default(),
-        };
+        let state = State { window_start: revision, revision, ..State::default() };
         Self { kind, prefix, state: RwLock::new(state) }
     }
 
@@ -183,6 +177,20 @@ impl KindCache {
             state.window.push_back(change);
             state.trim(now);
         }
+    }
+
+    /// Takes these objects for all that there is at a revision, and answers what differs: each object, and whether it is
+    /// still there. What happened in between is not known, so the window begins anew, and watchers of earlier revisions
+    /// have to list.
+    pub(super) fn replace(&self, objects: Vec<Arc<Entry>>, at: Revision) -> Vec<(Arc<Entry>, bool)> {
+        let objects: BTreeMap<Arc<str>, Arc<Entry>> = objects.into_iter().map(|e| (e.key.clone(), e)).collect();
+        let mut state = self.state.write();
+        let gone = state.objects.iter().filter(|(key, _)| !objects.contains_key(*key)).map(|(_, e)| (e.clone(), false));
+        let known = |entry: &Entry| state.objects.get(&entry.key).is_some_and(|old| old.revision == entry.revision);
+        let new = objects.values().filter(|entry| !known(entry)).map(|e| (e.clone(), true));
+        let differences = gone.chain(new).collect();
+        *state = State { objects, window_start: at, revision: at, ..State::default() };
+        differences
     }
 
     /// What a selection holds, at most `limit` (0: all) items after the key `after`, as of `at` (`None`: now).

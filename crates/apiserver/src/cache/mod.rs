@@ -155,6 +155,15 @@ impl Cache {
         loop {
             let mut watch = match self.storage.watch(from).await {
                 Ok(watch) => watch,
+                // The store has forgotten what came next: begin anew with what there is.
+                Err(StorageError::Compacted { .. }) => match self.reload().await {
+                    Ok(Some(reached)) => {
+                        from = reached;
+                        continue;
+                    }
+                    Ok(None) | Err(StorageError::Compacted { .. }) => continue,
+                    Err(error) => return error,
+                },
                 Err(error) => return error,
             };
             loop {
@@ -169,10 +178,47 @@ impl Cache {
                     }
                 }
             }
-            if Arc::strong_count(&self) == 1 {
-                return StorageError::Closed;
+        }
+    }
+
+    /// Replaces all that is cached by what the store has now, and shows observers the differences. Answers the revision;
+    /// nothing where kinds came or went meanwhile.
+    async fn reload(&self) -> Result<Option<Revision>, StorageError> {
+        let at = self.storage.revision().await?;
+        tracing::warn!(
+            revision = at,
+            last = self.revision(),
+            "the watch cache fell behind the store's history: it is loaded anew"
+        );
+        let kinds = self.kinds.load_full();
+        let mut found: HashMap<&str, Vec<Arc<Entry>>> = HashMap::new();
+        let mut scan = self.storage.scan("/registry/", at).await?;
+        while let Some(piece) = scan.recv().await {
+            for kv in piece? {
+                let Some(cache) = kind_of(&kinds, &kv.key) else { continue };
+                let known = cache.at_key(&kv.key).filter(|entry| entry.revision == kv.mod_revision);
+                let made = || {
+                    Entry::new(&cache.kind, cache.prefix.len(), kv.key.clone(), &kv.value, kv.mod_revision)
+                        .map(Arc::new)
+                };
+                match known.map_or_else(made, Ok) {
+                    Ok(entry) => found.entry(&cache.kind.prefix).or_default().push(entry),
+                    Err(error) => tracing::error!(%error, "an object is left out"),
+                }
             }
         }
+        let _feeding = self.feeding.lock();
+        if !Arc::ptr_eq(&kinds, &self.kinds.load()) {
+            return Ok(None);
+        }
+        for (prefix, cache) in kinds.iter() {
+            for (entry, there) in cache.replace(found.remove(prefix.as_str()).unwrap_or_default(), at) {
+                let bytes = there.then_some(&*entry.bytes);
+                self.observe(&cache.kind, entry.namespace(), entry.name(), bytes);
+            }
+        }
+        self.advance(at);
+        Ok(Some(at))
     }
 
     fn apply(&self, events: Vec<Event>) {

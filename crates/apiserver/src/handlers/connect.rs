@@ -6,11 +6,11 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
 use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
 
-use super::Exchange;
+use super::{Exchange, warn};
 use crate::access::{AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
 use crate::negotiate::{Encoding, Format, Shape, negotiate};
-use crate::options::FieldValidation;
+use crate::options::WriteOptions;
 use crate::resource::Resource;
 use crate::{Body, body, codec, table};
 
@@ -55,14 +55,14 @@ async fn admit(exchange: &Exchange) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Calls the connector, with the body of an object turned into JSON, and its answer turned into what the client takes.
+/// Calls the connector, with the body of an object checked and turned into JSON, and its answer turned into what the client takes.
 async fn serve(
     exchange: Exchange,
     kind: Option<Gvk>,
     connector: Arc<dyn Connector>,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let Exchange { server, info, user, mut parts, resource, now, .. } = exchange;
+    let Exchange { server, info, user, mut parts, resource, now, query } = exchange;
     // Streams and proxied requests are nobody's business.
     let streams = matches!(info.subresource.as_str(), "proxy" | "log" | "exec" | "attach" | "portforward");
     let reads = !streams && matches!(info.verb, "get" | "list");
@@ -72,16 +72,18 @@ async fn serve(
         _ => Some(negotiate(&parts.headers, false, true, false)?),
     };
     let kind = kind.filter(|_| !streams && info.verb == "create").and_then(|gvk| kybern_schema::builtin().kind(&gvk));
-    let media = codec::content_type(&parts.headers).to_owned();
+    let mut warnings = Vec::new();
     let body = match &kind {
-        Some(kind) if media != "application/json" => {
+        Some(kind) => {
+            let validation = WriteOptions::parse(&query, "CreateOptions", "")?.field_validation;
             let bytes = body::read(body).await?;
-            let (object, _) = codec::read_object(&media, &bytes, kind, FieldValidation::Ignore)?;
+            let (object, found) = codec::read_object(codec::content_type(&parts.headers), &bytes, kind, validation)?;
+            warnings = found;
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             parts.headers.remove(CONTENT_LENGTH);
             body::full(object.to_string())
         }
-        _ => body,
+        None => body,
     };
     let request = ConnectRequest {
         user,
@@ -90,7 +92,8 @@ async fn serve(
         tail: info.tail,
         request: Request::from_parts(parts, body),
     };
-    let response = connector.connect(&*server, request).await?;
+    let mut response = connector.connect(&*server, request).await?;
+    warn(&mut response, &warnings);
     match format {
         Some(format) if format.shape == Shape::Table => tabulate(response, format, &resource, now).await,
         Some(format) if format.encoding != Encoding::Json => reencode(response, format).await,

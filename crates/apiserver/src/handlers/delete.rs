@@ -2,6 +2,7 @@
 
 use http::{Response, StatusCode};
 use kybern_apimachinery::{ApiError, Gvk, Map, Value, json, object};
+use kybern_schema::Strictness;
 
 use super::Exchange;
 use crate::deletion::{Deleted, Deletion};
@@ -18,8 +19,14 @@ pub(super) async fn read_options(exchange: &Exchange, body: Body) -> Result<Dele
         let media = codec::content_type(&exchange.parts.headers);
         let kind = kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", "v1", "DeleteOptions"));
         match (media, kind) {
-            ("application/json", _) => {
-                serde_json::from_slice(&bytes).map_err(|e| ApiError::bad_request(e.to_string()))?
+            ("application/json", Some(kind)) => {
+                let mut options: Value = serde_json::from_slice(&bytes).map_err(|e| {
+                    ApiError::bad_request(format!("the body of a delete request must be DeleteOptions: {e}"))
+                })?;
+                // They go by the version of any group.
+                object::remove(&mut options, &["apiVersion"]);
+                let decoded = kybern_schema::decode_value(&kind, options, Strictness::Ignore);
+                decoded.map_err(|e| e.into_api_error(&kind.gvk))?.0
             }
             (media, Some(kind)) => codec::read_object(media, &bytes, &kind, FieldValidation::Ignore)?.0,
             _ => return Err(codec::unsupported(&["application/json"])),

@@ -85,8 +85,13 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
         return connect::unstored(exchange, body).await;
     }
     if exchange.info.subresource.is_empty() {
-        let named = !exchange.info.name.is_empty();
-        if !exchange.resource.verbs.iter().any(|v| v == verb) || (verb == "create" && named) {
+        // What is made is posted to its collection; what is changed is named by the path.
+        let misplaced = match verb {
+            "create" => !exchange.info.name.is_empty(),
+            "update" | "patch" => exchange.info.name.is_empty(),
+            _ => false,
+        };
+        if misplaced || !exchange.resource.verbs.iter().any(|v| v == verb) {
             return refuse(&exchange);
         }
         return match verb {

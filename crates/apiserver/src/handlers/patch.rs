@@ -7,7 +7,7 @@ use kybern_schema::types::KindType;
 use kybern_schema::{DecodeError, decode_value};
 
 use super::{Exchange, check_name, check_namespace, warn};
-use crate::options::{WriteOptions, parse_revision};
+use crate::options::{WriteOptions, invalid, parse_revision};
 use crate::respond::{self, to_served};
 use crate::write::{Failure, TRIES, Writer};
 use crate::{Body, body, codec, managed};
@@ -102,13 +102,15 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
 fn check_options(exchange: &Exchange, patch: &Patch, options: &WriteOptions) -> Result<(), ApiError> {
     let problem = match patch {
         Patch::Apply(_) if !exchange.query.has("fieldManager") => {
-            "fieldManager: Required value: is required for apply patch"
+            FieldError::required(&FieldPath::new("fieldManager"), "is required for apply patch")
         }
         Patch::Apply(_) => return Ok(()),
-        _ if options.force.is_some() => "force: Forbidden: may not be specified for non-apply patch",
+        _ if options.force.is_some() => {
+            FieldError::forbidden(&FieldPath::new("force"), "may not be specified for non-apply patch")
+        }
         _ => return Ok(()),
     };
-    Err(ApiError::new(Reason::Invalid, format!("PatchOptions.meta.k8s.io \"\" is invalid: {problem}")))
+    Err(invalid("PatchOptions", problem))
 }
 
 /// The patched object in the served version, checked and with its defaults, and warnings.
@@ -146,7 +148,11 @@ fn patched(
         Patch::Apply(_) => refuse(error),
         // The object was good before the patch.
         _ => {
-            let error = FieldError::invalid(&FieldPath::new("patch"), patched.to_string(), error.to_string());
+            let shown = match patch {
+                Patch::Strategic(patch) => kybern_schema::patch::strategic::go_value(patch),
+                _ => patched.to_string(),
+            };
+            let error = FieldError::invalid(&FieldPath::new("patch"), shown, error.to_string());
             ApiError::invalid(&GroupKind::new("", ""), "", &[error])
         }
     };
@@ -164,6 +170,7 @@ fn patched(
             resource.kind
         )));
     }
+    check_namespace(exchange, &mut object)?;
     kybern_schema::apply_defaults(&resource.ty, &mut object);
     Ok((object, warnings))
 }

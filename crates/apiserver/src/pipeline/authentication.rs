@@ -87,10 +87,10 @@ pub(super) fn impersonate(server: &Server, user: UserInfo, headers: &mut HeaderM
             subresource: subresource.to_owned(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            path: String::new(),
+            ..Attributes::default()
         };
         if let Err(reason) = authorization::authorize(server, &attributes) {
-            let text = authorization::refusal(&attributes, &reason);
+            let text = attributes.refusal(&reason);
             return Err(ApiError::forbidden(&GroupResource::new(group, resource), name, &text));
         }
     }

@@ -31,32 +31,10 @@ pub(super) fn check(server: &Server, info: &RequestInfo, user: &UserInfo) -> Res
         namespace: info.namespace.clone(),
         name: info.name.clone(),
         path: info.path.clone(),
+        field_selector: info.field_selector.clone(),
     };
     authorize(server, &attributes).map_err(|reason| {
         let resource = GroupResource::new(&info.group, &info.resource);
-        ApiError::forbidden(&resource, &info.name, &refusal(&attributes, &reason))
+        ApiError::forbidden(&resource, &info.name, &attributes.refusal(&reason))
     })
-}
-
-/// Upstream's text: `User "x" cannot list resource "pods" in API group "" in the namespace "default"`.
-pub(super) fn refusal(attributes: &Attributes, reason: &str) -> String {
-    let Attributes { user, verb, group, resource, subresource, namespace, path, .. } = attributes;
-    let mut text = if attributes.resource_request {
-        let slash = if subresource.is_empty() { "" } else { "/" };
-        let scope = if namespace.is_empty() {
-            "at the cluster scope".to_owned()
-        } else {
-            format!("in the namespace {namespace:?}")
-        };
-        format!(
-            "User {:?} cannot {verb} resource \"{resource}{slash}{subresource}\" in API group {group:?} {scope}",
-            user.name
-        )
-    } else {
-        format!("User {:?} cannot {verb} path {path:?}", user.name)
-    };
-    if !reason.is_empty() {
-        text = format!("{text}: {reason}");
-    }
-    text
 }

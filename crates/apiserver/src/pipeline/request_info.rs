@@ -1,5 +1,7 @@
 //! What a request is about, read from its method, path and query: upstream's `RequestInfo`.
 
+use kybern_apimachinery::selector::FieldSelector;
+
 use crate::options::{Query, decode};
 
 /// See the module. Names are decoded; all parts that do not apply are empty.
@@ -15,6 +17,8 @@ pub(crate) struct RequestInfo {
     pub(crate) resource: String,
     pub(crate) subresource: String,
     pub(crate) name: String,
+    /// Of a request for a collection; empty where it is malformed, which its handler refuses.
+    pub(crate) field_selector: FieldSelector,
     /// What follows a subresource, as it came: `healthz` of `…/proxy/healthz`.
     pub(crate) tail: String,
 }
@@ -60,10 +64,11 @@ impl RequestInfo {
         (info.resource, info.name, info.subresource) = (next(), next(), next());
         info.tail = parts.as_slice().join("/");
         info.verb = if watch_prefix { "watch" } else { resource_verb(method, &info.name, query) };
-        if info.name.is_empty() && matches!(info.verb, "list" | "watch") {
-            // Authorized as a request for that name.
-            if let Ok(selector) = kybern_apimachinery::selector::FieldSelector::parse(query.get("fieldSelector")) {
-                info.name = selector.exact("metadata.name").unwrap_or("").to_owned();
+        if info.name.is_empty() && matches!(info.verb, "list" | "watch" | "deletecollection") {
+            info.field_selector = FieldSelector::parse(query.get("fieldSelector")).unwrap_or_default();
+            if info.verb != "deletecollection" {
+                // Authorized as a request for that name.
+                info.name = info.field_selector.exact("metadata.name").unwrap_or("").to_owned();
             }
         }
         info

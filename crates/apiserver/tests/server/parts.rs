@@ -143,6 +143,16 @@ async fn connectors_speak_json_whatever_the_client_speaks() {
     let answer = client.send("POST", &path, &[("content-type", media), ("accept", media)], bytes).await;
     assert_eq!(answer.code, 201);
     assert_eq!(kybern_schema::proto::decode(&kind, &answer.bytes).unwrap()["target"]["name"], "n");
+    // What they are shown is checked, whatever form it came in, and says what it is.
+    assert_eq!(client.post(&path, json!({"target": {"name": "n"}})).await.ok()["kind"], "Binding");
+    let other = json!({"apiVersion": "v1", "kind": "Pod"});
+    let (code, text) = client.post(&path, other).await.status();
+    assert!(code == 400 && text.contains("cannot be handled as a Binding"), "{text}");
+    let unknown = json!({"target": {"name": "n"}, "x": 1});
+    let warned = client.post(&path, unknown.clone()).await;
+    assert_eq!(warned.headers["warning"], r#"299 - "unknown field \"x\"""#);
+    let (code, text) = client.post(&format!("{path}?fieldValidation=Strict"), unknown).await.status();
+    assert!(code == 400 && text.ends_with(r#"strict decoding error: unknown field "x""#), "{text}");
 }
 
 /// Claims every name, and remembers which claims were kept.
@@ -243,4 +253,22 @@ async fn a_restart_on_disk_keeps_objects_and_watches() {
     let path = format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&resourceVersion={}", revision(&first));
     let events = again.get(&path).await;
     assert_eq!(String::from_utf8_lossy(&events.bytes).matches("\"type\":\"ADDED\"").count(), 50);
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_holds_is_freed() {
+    let storage = Arc::new(Memory::default());
+    let slot = kybern_apiserver::connect::ObjectsSlot::default();
+    let client = Client::on(storage.clone()).await;
+    slot.fill(client.server.clone());
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let (server, cache) = (Arc::downgrade(&client.server), Arc::downgrade(client.server.cache()));
+    assert!(slot.get().is_ok());
+    drop(client);
+    assert!(server.upgrade().is_none());
+    assert!(slot.get().is_err_and(|e| e.message().contains("shutting down")));
+    // Its follower ends with it, at the next chance that it gets.
+    while cache.upgrade().is_some() {
+        tokio::task::yield_now().await;
+    }
 }

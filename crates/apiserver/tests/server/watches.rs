@@ -164,3 +164,76 @@ async fn watches_of_tables_and_protobuf() {
     let kind = kybern_schema::builtin().kind(&kybern_apimachinery::Gvk::new("", "v1", "ConfigMap")).unwrap();
     assert_eq!(object::name(&kybern_schema::proto::decode(&kind, &frame[start..]).unwrap()), "a");
 }
+
+/// What an observer was told, by name: whether the object is there.
+#[derive(Default)]
+struct Told(parking_lot::Mutex<std::collections::BTreeMap<String, bool>>);
+impl kybern_apiserver::connect::Observer for Told {
+    fn observes(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "configmaps")]
+    }
+    fn changed(&self, _: &str, _: &str, _: &str, name: &str, object: Option<&[u8]>) {
+        self.0.lock().insert(name.to_owned(), object.is_some());
+    }
+}
+
+/// On one thread, so that the cache hears nothing of what is written without pause.
+#[tokio::test(flavor = "current_thread")]
+async fn a_cache_that_falls_behind_the_history_loads_anew() {
+    use kybern_storage::{Storage, Txn};
+    let storage = Arc::new(kybern_storage::memory::Memory::default());
+    let told = Arc::new(Told::default());
+    let mut options = kybern_apiserver::Options::new(storage.clone());
+    options.resources = rows();
+    options.authorizers = vec![Arc::new(Rules)];
+    options.observers = vec![told.clone()];
+    let client = Client { server: kybern_apiserver::Server::start(options).await.unwrap(), user: "admin" };
+    for name in ["stays", "changes", "goes"] {
+        client.post(CONFIG_MAPS, config_map(name, "1")).await.ok();
+    }
+    let before = client.get(CONFIG_MAPS).await.ok();
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1&resourceVersion={}", revision(&before))).await;
+    let key = |name: &str| -> Arc<str> { format!("/registry/configmaps/ns/{name}").into() };
+    let item = |name: &str| {
+        let items = before["items"].as_array().unwrap();
+        items.iter().find(|i| object::name(i) == name).cloned().unwrap()
+    };
+    let stored = |mut object: Value| {
+        object::remove(&mut object, &["metadata", "resourceVersion"]);
+        bytes::Bytes::from(object.to_string())
+    };
+    // More than the store keeps for a watcher that does not read, and then the history goes.
+    for n in 0..600 {
+        let mut new = item("changes");
+        new["data"]["k"] = n.to_string().into();
+        let key = key("changes");
+        let write = kybern_storage::Write::Put(key, stored(new));
+        storage.txn(Txn { guards: Vec::new(), writes: vec![write] }).await.unwrap();
+    }
+    storage.txn(Txn::delete(key("goes"), revision(&item("goes")))).await.unwrap();
+    let mut comes = item("stays");
+    object::set(&mut comes, &["metadata", "name"], "comes");
+    let last = storage.txn(Txn::create(key("comes"), stored(comes))).await.unwrap();
+    storage.compact(last).await.unwrap();
+
+    let after = client.get(CONFIG_MAPS).await.ok();
+    let names: Vec<&str> = after["items"].as_array().unwrap().iter().map(object::name).collect();
+    assert_eq!(names, ["changes", "comes", "stays"]);
+    assert_eq!(after["items"][0]["data"]["k"], "599");
+    assert_eq!(revision(&after), last);
+    assert_eq!(object::resource_version(&after["items"][2]), object::resource_version(&item("stays")));
+    let expect = [("changes", true), ("comes", true), ("goes", false), ("stays", true)];
+    assert_eq!(*told.0.lock(), expect.map(|(name, there)| (name.to_owned(), there)).into());
+    // What was watched up to here cannot be continued.
+    let end = loop {
+        let event = watch.next().await.expect("an error ends the watch");
+        if event["type"] != "MODIFIED" {
+            break event;
+        }
+    };
+    assert_eq!((&end["type"], &end["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1&resourceVersion={last}")).await;
+    client.post(CONFIG_MAPS, config_map("later", "1")).await.ok();
+    assert_eq!(watch.take(1).await, ["ADDED later"]);
+    assert_eq!(client.get("/readyz").await.code, 200);
+}

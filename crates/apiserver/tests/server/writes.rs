@@ -170,3 +170,68 @@ async fn yaml_and_protobuf_bodies() {
     let decoded: Value = kybern_schema::proto::decode(&kind, &answer.bytes).unwrap();
     assert_eq!(decoded["data"]["k"], "2");
 }
+
+#[tokio::test]
+async fn options_and_places_that_are_refused() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let cause = |answer: &Answer| {
+        let causes = answer.json()["details"]["causes"].clone();
+        let only = causes.as_array().filter(|c| c.len() == 1).unwrap_or_else(|| panic!("{causes}"))[0].clone();
+        (only["reason"].as_str().unwrap().to_owned(), only["field"].as_str().unwrap().to_owned())
+    };
+    for (method, query, text, reason, field) in [
+        (
+            "POST",
+            "dryRun=Some",
+            "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"",
+            "FieldValueNotSupported",
+            "dryRun",
+        ),
+        (
+            "POST",
+            "fieldValidation=x",
+            "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"x\": supported values: \"Ignore\", \"Strict\", \"Warn\"",
+            "FieldValueNotSupported",
+            "fieldValidation",
+        ),
+        (
+            "GET",
+            "sendInitialEvents=true",
+            "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list",
+            "FieldValueForbidden",
+            "sendInitialEvents",
+        ),
+        (
+            "DELETE",
+            "propagationPolicy=x",
+            "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"x\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"",
+            "FieldValueNotSupported",
+            "propagationPolicy",
+        ),
+    ] {
+        let answer = client.send(method, &format!("{CONFIG_MAPS}?{query}"), &[], "").await;
+        assert_eq!(answer.status(), (422, text.to_owned()));
+        assert_eq!(cause(&answer), (reason.to_owned(), field.to_owned()));
+    }
+    let one = format!("{CONFIG_MAPS}/a");
+    let (code, text) = client.send("DELETE", &one, &[], "{bad").await.status();
+    assert!(code == 400 && text.starts_with("the body of a delete request must be DeleteOptions: "), "{code} {text}");
+    let (code, text) = client.send("DELETE", &one, &[], r#"{"gracePeriodSeconds":"x"}"#).await.status();
+    assert!(code == 400 && text.contains("gracePeriodSeconds"), "{code} {text}");
+    for (method, path) in [("PUT", CONFIG_MAPS), ("PATCH", CONFIG_MAPS), ("POST", one.as_str())] {
+        let media = [("content-type", "application/merge-patch+json")];
+        assert_eq!(client.send(method, path, &media, config_map("a", "1").to_string()).await.code, 405, "{method}");
+    }
+    let elsewhere = json!({"metadata": {"namespace": "other"}});
+    let (code, text) = client.patch(&one, "application/merge-patch+json", elsewhere).await.status();
+    assert_eq!(
+        (code, text.as_str()),
+        (400, "the namespace of the provided object does not match the namespace sent on the request")
+    );
+    let wrong = json!({"data": {"k": 1}});
+    let (_, text) = client.patch(&one, "application/strategic-merge-patch+json", wrong.clone()).await.status();
+    assert!(text.starts_with(r#" "" is invalid: patch: Invalid value: "map[data:map[k:1]]": "#), "{text}");
+    let (_, text) = client.patch(&one, "application/merge-patch+json", wrong).await.status();
+    assert!(text.starts_with(r#" "" is invalid: patch: Invalid value: "{\"apiVersion\":\"v1\""#), "{text}");
+}

@@ -41,7 +41,7 @@ impl ServiceAccountTokens {
     }
 
     async fn check_alive(&self, claims: &Claims) -> Result<(), String> {
-        let objects = self.objects.get().map_err(|e| e.to_string())?;
+        let objects = &self.objects.get().map_err(|e| e.to_string())?;
         let uid = |resource: &'static str, namespace: String, name: String| async move {
             objects.get("", resource, &namespace, &name).await.ok().map(|o| object::uid(&o).to_owned())
         };

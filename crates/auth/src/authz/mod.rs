@@ -58,55 +58,9 @@ impl Authorizer for Union {
     }
 }
 
-/// The text after `is forbidden: ` of a refusal (`pkg/endpoints/handlers/responsewriters`).
-pub fn refusal(attributes: &Attributes, reason: &str) -> String {
-    let Attributes { user, verb, group, resource, subresource, namespace, .. } = attributes;
-    let mut text = if attributes.resource_request {
-        let slash = if subresource.is_empty() { "" } else { "/" };
-        let scope = if namespace.is_empty() {
-            "at the cluster scope".to_owned()
-        } else {
-            format!("in the namespace {namespace:?}")
-        };
-        format!(
-            "User {:?} cannot {verb} resource \"{resource}{slash}{subresource}\" in API group {group:?} {scope}",
-            user.name
-        )
-    } else {
-        format!("User {:?} cannot {verb} path {:?}", user.name, attributes.path)
-    };
-    if !reason.is_empty() {
-        text.push_str(": ");
-        text.push_str(reason);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kybern_apiserver::access::UserInfo;
-
-    #[test]
-    fn refusals_read_as_upstreams() {
-        let user = UserInfo { name: "x".into(), ..UserInfo::default() };
-        let mut attributes = Attributes {
-            user,
-            verb: "list".into(),
-            resource_request: true,
-            resource: "pods".into(),
-            ..Attributes::default()
-        };
-        attributes.namespace = "default".into();
-        let check = |a: &Attributes, expect: &str| assert_eq!(refusal(a, ""), expect);
-        check(&attributes, r#"User "x" cannot list resource "pods" in API group "" in the namespace "default""#);
-        attributes.namespace.clear();
-        attributes.subresource = "log".into();
-        check(&attributes, r#"User "x" cannot list resource "pods/log" in API group "" at the cluster scope"#);
-        attributes.resource_request = false;
-        attributes.path = "/metrics".into();
-        check(&attributes, r#"User "x" cannot list path "/metrics""#);
-    }
 
     #[test]
     fn the_first_opinion_counts() {

@@ -40,12 +40,19 @@ struct Graph {
     volumes: HashMap<String, (String, String)>,
     /// VolumeAttachment to node.
     attachments: HashMap<String, String>,
+    /// ResourceSlice to node.
+    slices: HashMap<String, String>,
 }
 
 impl Graph {
     fn uses(&self, node: &str, namespace: &str, kind: Kind, name: &str) -> bool {
         let wanted = (kind, name.to_owned());
         self.pods.get(namespace).is_some_and(|pods| pods.values().any(|p| p.node == node && p.names.contains(&wanted)))
+    }
+
+    /// Whether a pod is, or was, run by a node.
+    fn runs(&self, node: &str, namespace: &str, pod: &str) -> bool {
+        self.pods.get(namespace).and_then(|pods| pods.get(pod)).is_some_and(|p| p.node == node)
     }
 }
 
@@ -100,18 +107,13 @@ fn references(pod: &Value) -> HashSet<(Kind, String)> {
 const NODE_RULES: &[(&[&str], &str, &[&str])] = &[
     (&["create"], "authentication.k8s.io", &["tokenreviews"]),
     (&["create"], "authorization.k8s.io", &["subjectaccessreviews", "localsubjectaccessreviews"]),
-    (&["get", "list", "watch"], "", &["services", "nodes", "pods"]),
-    (&["create", "update", "patch"], "", &["nodes"]),
-    (&["update", "patch"], "", &["nodes/status", "pods/status"]),
-    (&["create", "delete"], "", &["pods"]),
-    (&["create"], "", &["pods/eviction"]),
+    (&["get", "list", "watch"], "", &["services"]),
     (&["create", "update", "patch"], "", &["events"]),
     (&["create", "update", "patch"], "events.k8s.io", &["events"]),
     (&["create", "get", "list", "watch"], "certificates.k8s.io", &["certificatesigningrequests"]),
     (&["get", "list", "watch"], "storage.k8s.io", &["csidrivers"]),
     (&["get", "list", "watch"], "node.k8s.io", &["runtimeclasses"]),
     (&["get", "list", "watch"], "certificates.k8s.io", &["clustertrustbundles"]),
-    (&["get", "create", "update", "patch", "delete", "list", "watch"], "resource.k8s.io", &["resourceslices"]),
 ];
 
 /// The Node authorizer.
@@ -197,13 +199,58 @@ impl NodeAuthorizer {
                     none("can only access CSINode with the same name as the requesting node".to_owned())
                 }
             }
-            // A kubelet reads and writes its own Node alone; lists are filtered by the name it asks for.
-            ("", "nodes", _) if !a.name.is_empty() && a.name != node => {
-                none(format!("node '{node}' cannot {} another node's object", a.verb))
-            }
+            ("", "nodes", sub) => judge_node(node, a, sub),
+            ("", "pods", sub) => self.judge_pod(node, a, sub),
+            ("resource.k8s.io", "resourceslices", "") => match a.verb.as_str() {
+                // NodeRestriction sees whose it is in its body.
+                "create" => Ok(()),
+                "get" | "update" | "patch" | "delete" => {
+                    let mine = self.graph.read().slices.get(&a.name).is_some_and(|n| n == node);
+                    if mine {
+                        Ok(())
+                    } else {
+                        none(format!("no relationship found between node '{node}' and this object"))
+                    }
+                }
+                _ if a.field_selector.exact("nodeName") == Some(node) => Ok(()),
+                _ => {
+                    none("can only list/watch/deletecollection resourceslices with nodeName field selector".to_owned())
+                }
+            },
             _ if self.rules.iter().any(|r| r.allows(a)) => Ok(()),
             _ => none(String::new()),
         }
+    }
+
+    /// A kubelet reads the pods on its node. What it writes of them, NodeRestriction confines to those.
+    fn judge_pod(&self, node: &str, a: &Attributes, subresource: &str) -> Result<(), String> {
+        match (subresource, a.verb.as_str()) {
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Ok(()),
+            ("", "list" | "watch") if a.field_selector.exact("spec.nodeName") == Some(node) => Ok(()),
+            ("", "list" | "watch") if a.name.is_empty() => {
+                Err("can only list/watch pods with spec.nodeName field selector".to_owned())
+            }
+            ("", "get" | "list" | "watch") => {
+                let mine = self.graph.read().runs(node, &a.namespace, &a.name);
+                if mine { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
+            }
+            _ => Err(String::new()),
+        }
+    }
+}
+
+/// A kubelet reads its own Node alone. What it writes, NodeRestriction confines to that.
+fn judge_node(node: &str, a: &Attributes, subresource: &str) -> Result<(), String> {
+    match (subresource, a.verb.as_str()) {
+        ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Ok(()),
+        ("", "get" | "list" | "watch") if a.name == node => Ok(()),
+        ("", "get" | "list" | "watch") if a.name.is_empty() => {
+            Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+        }
+        ("", "get" | "list" | "watch") => {
+            Err(format!("node '{node}' cannot read '{}', only its own Node object", a.name))
+        }
+        _ => Err(String::new()),
     }
 }
 
@@ -221,21 +268,26 @@ impl Authorizer for NodeAuthorizer {
 
 impl Observer for NodeAuthorizer {
     fn observes(&self) -> &'static [(&'static str, &'static str)] {
-        &[("", "pods"), ("", "persistentvolumes"), ("storage.k8s.io", "volumeattachments")]
+        &[
+            ("", "pods"),
+            ("", "persistentvolumes"),
+            ("storage.k8s.io", "volumeattachments"),
+            ("resource.k8s.io", "resourceslices"),
+        ]
     }
 
     fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&[u8]>) {
         let value: Option<Value> = object.and_then(|bytes| serde_json::from_slice(bytes).ok());
         match resource {
             "pods" => {
-                // A pod that is not on a node, or has ended, gives its node no right.
+                // A pod that is not on a node, or has ended, gives its node no right but to read it.
                 let phase = value.as_ref().map_or("", |v| object::str_at(v, &["status", "phase"]));
                 let ended = matches!(phase, "Succeeded" | "Failed");
                 let node = value.as_ref().map_or("", |v| object::str_at(v, &["spec", "nodeName"])).to_owned();
                 let entry = value
                     .as_ref()
-                    .filter(|_| !node.is_empty() && !ended)
-                    .map(|v| PodReferences { node, names: references(v) });
+                    .filter(|_| !node.is_empty())
+                    .map(|v| PodReferences { node, names: if ended { HashSet::new() } else { references(v) } });
                 let mut graph = self.graph.write();
                 match entry {
                     Some(entry) => {
@@ -265,9 +317,11 @@ impl Observer for NodeAuthorizer {
             _ => {
                 let node = value.as_ref().map(|v| object::str_at(v, &["spec", "nodeName"]).to_owned());
                 let mut graph = self.graph.write();
+                let Graph { attachments, slices, .. } = &mut *graph;
+                let nodes = if resource == "resourceslices" { slices } else { attachments };
                 match node {
-                    Some(node) => graph.attachments.insert(name.to_owned(), node),
-                    None => graph.attachments.remove(name),
+                    Some(node) => nodes.insert(name.to_owned(), node),
+                    None => nodes.remove(name),
                 };
             }
         }
@@ -278,8 +332,20 @@ impl Observer for NodeAuthorizer {
 mod tests {
     use super::*;
     use kybern_apimachinery::json;
+    use kybern_apimachinery::selector::FieldSelector;
 
     fn may(authorizer: &NodeAuthorizer, node: &str, verb: &str, resource: &str, name: &str) -> bool {
+        judge(authorizer, node, verb, resource, name, "") == Decision::Allow
+    }
+
+    fn judge(
+        authorizer: &NodeAuthorizer,
+        node: &str,
+        verb: &str,
+        resource: &str,
+        name: &str,
+        selector: &str,
+    ) -> Decision {
         let (group, resource) = resource.split_once('!').unwrap_or(("", resource));
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let namespace = if group == "coordination.k8s.io" { "kube-node-lease" } else { "ns" };
@@ -296,8 +362,9 @@ mod tests {
             subresource: subresource.into(),
             namespace: if resource == "nodes" { String::new() } else { namespace.into() },
             name: name.into(),
+            field_selector: FieldSelector::parse(selector).unwrap(),
             ..Attributes::default()
-        }) == Decision::Allow
+        })
     }
 
     #[test]
@@ -337,16 +404,57 @@ mod tests {
     }
 
     #[test]
+    fn a_kubelet_reads_the_pods_on_its_node() {
+        let authorizer = NodeAuthorizer::default();
+        let tell = |pod: Value| authorizer.changed("", "pods", "ns", "p", Some(pod.to_string().as_bytes()));
+        let own = "spec.nodeName=a";
+        for (verb, name, selector, refusal) in [
+            ("list", "", own, None),
+            ("watch", "", "status.phase!=Failed,spec.nodeName=a", None),
+            ("list", "", "spec.nodeName=b", Some("can only list/watch pods with spec.nodeName field selector")),
+            ("watch", "", "spec.nodeName!=a", Some("can only list/watch pods with spec.nodeName field selector")),
+            ("watch", "", "", Some("can only list/watch pods with spec.nodeName field selector")),
+            ("get", "p", "", Some("no relationship found between node 'a' and this object")),
+            ("deletecollection", "", own, Some("")),
+        ] {
+            let expect = refusal.map_or(Decision::Allow, |text| Decision::NoOpinion(text.to_owned()));
+            assert_eq!(judge(&authorizer, "a", verb, "pods", name, selector), expect, "{verb} {name} {selector}");
+        }
+        tell(json!({"spec": {"nodeName": "a", "imagePullSecrets": [{"name": "pull"}]}}));
+        assert!(may(&authorizer, "a", "get", "pods", "p") && may(&authorizer, "a", "watch", "pods", "p"));
+        assert!(!may(&authorizer, "b", "get", "pods", "p"));
+        tell(json!({"spec": {"nodeName": "a", "imagePullSecrets": [{"name": "pull"}]}, "status": {"phase": "Failed"}}));
+        assert!(may(&authorizer, "a", "get", "pods", "p"), "it has ended, and can be read");
+        assert!(!may(&authorizer, "a", "get", "secrets", "pull"), "what it used cannot");
+        let slice = br#"{"spec":{"nodeName":"a"}}"#;
+        authorizer.changed("resource.k8s.io", "resourceslices", "", "s", Some(slice));
+        assert!(may(&authorizer, "a", "delete", "resource.k8s.io!resourceslices", "s"));
+        assert!(!may(&authorizer, "b", "delete", "resource.k8s.io!resourceslices", "s"));
+        let slices = |selector| judge(&authorizer, "a", "list", "resource.k8s.io!resourceslices", "", selector);
+        assert_eq!(slices("spec.nodeName=a"), slices(""), "the field is not called so");
+        assert_eq!(slices("nodeName=a"), Decision::Allow);
+    }
+
+    #[test]
     fn a_kubelet_writes_its_own_node_and_lease() {
         let authorizer = NodeAuthorizer::default();
         for (verb, resource, name, expect) in [
             ("update", "nodes/status", "a", true),
-            ("update", "nodes/status", "b", false),
+            // Whose they are, NodeRestriction sees.
+            ("update", "nodes/status", "b", true),
+            ("get", "nodes", "a", true),
+            ("get", "nodes", "b", false),
+            ("list", "nodes", "", false),
             ("create", "nodes", "", true),
             ("delete", "nodes", "a", false),
             ("update", "coordination.k8s.io!leases", "a", true),
             ("update", "coordination.k8s.io!leases", "b", false),
-            ("list", "pods", "", true),
+            ("list", "pods", "", false),
+            ("create", "pods", "", true),
+            ("create", "pods/eviction", "p", true),
+            ("list", "services", "", true),
+            ("create", "resource.k8s.io!resourceslices", "", true),
+            ("get", "resource.k8s.io!resourceslices", "s", false),
             ("create", "pods/binding", "p", false),
             ("list", "secrets", "", false),
             ("patch", "pods/status", "p", true),
@@ -356,7 +464,7 @@ mod tests {
         let mut other = Attributes {
             verb: "list".into(),
             resource_request: true,
-            resource: "pods".into(),
+            resource: "services".into(),
             ..Attributes::default()
         };
         other.user.name = "system:node:a".into();

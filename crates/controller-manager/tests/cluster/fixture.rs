@@ -75,16 +75,19 @@ impl Cluster {
             clock: clock.clone(),
             issuer: issuer.clone(),
             tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock)),
+            token_authenticators: Vec::new(),
             authorizer: rbac.clone(),
             rbac: Some(rbac.clone()),
-            services: services.clone(),
+            services,
+            account_arrivals: Arc::default(),
             kubelet: Arc::new(KubeletClient::new(&pki).expect("certificates")),
         };
         let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = vec![Arc::new(Masters), rbac.clone()];
-        options.observers = vec![rbac, services];
+        options.observers = deps.observers();
+        options.observers.push(rbac);
         let server = Server::start(options).await.expect("an empty store loads");
         slot.fill(server.clone());
         let bootstrap = BootstrapOptions {

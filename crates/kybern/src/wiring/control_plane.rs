@@ -102,21 +102,24 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
     let authorizers = authorizers(options, rbac.as_ref(), &mut observers);
     let services = Arc::new(ServiceAllocators::new(options.service_cidr, options.node_ports.clone()));
-    observers.push(services.clone());
+    let token_authenticators = token_authenticators(options, &slot, &clock)?;
     let deps = Deps {
         objects: slot.clone(),
         clock: Arc::clone(&clock),
         issuer: Arc::clone(&issuer),
         tokens: Arc::clone(&tokens),
+        token_authenticators: token_authenticators.clone(),
         authorizer: Arc::new(authz::Union(authorizers.clone())),
         rbac,
         services,
+        account_arrivals: Arc::default(),
         kubelet: Arc::new(KubeletClient::new(&pki)?),
     };
+    observers.extend(deps.observers());
     let mut server = Options::new(storage);
     server.resources = kybern_registry::resources(&deps);
     server.admission = kybern_registry::admission_plugins(&deps);
-    server.authenticators = authenticators(options, tokens, &slot, &clock)?;
+    server.authenticators = authenticators(options, tokens, token_authenticators);
     server.authorizers = authorizers;
     server.observers = observers;
     server.routes = discovery_routes::of(&issuer);
@@ -168,23 +171,32 @@ fn issuer(options: &ApiServerOptions, pki: &Pki) -> Result<Issuer> {
     Ok(Issuer::new(issuers, options.audiences.clone(), signer, keys))
 }
 
+/// Those of tokens that are no service account's.
+fn token_authenticators(
+    options: &ApiServerOptions,
+    slot: &ObjectsSlot,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<Arc<dyn Authenticator>>> {
+    let mut list: Vec<Arc<dyn Authenticator>> = Vec::new();
+    if let Some(path) = &options.token_file {
+        list.push(Arc::new(TokenFile::read(path)?));
+    }
+    list.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));
+    Ok(list)
+}
+
 /// In the order in which they are asked.
 fn authenticators(
     options: &ApiServerOptions,
     tokens: Arc<ServiceAccountTokens>,
-    slot: &ObjectsSlot,
-    clock: &Arc<dyn Clock>,
-) -> Result<Vec<Arc<dyn Authenticator>>> {
-    let mut list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificate)];
-    if let Some(path) = &options.token_file {
-        list.push(Arc::new(TokenFile::read(path)?));
-    }
-    list.push(tokens);
-    list.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));
+    others: Vec<Arc<dyn Authenticator>>,
+) -> Vec<Arc<dyn Authenticator>> {
+    let mut list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificate), tokens];
+    list.extend(others);
     if options.anonymous {
         list.push(Arc::new(Anonymous));
     }
-    Ok(list)
+    list
 }
 
 /// In the order in which they are asked. Members of `system:masters` pass before all others, as upstream has it.

@@ -1,10 +1,15 @@
 //! `ServiceAccount`: a pod runs as an account that exists, and finds its token, the cluster's CA and its namespace in a
 //! volume.
 
+use std::pin::pin;
+use std::sync::Arc;
+
 use kybern_apimachinery::{ApiError, GroupResource, Value, json, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
-use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::connect::{ObjectsSlot, Observer};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::tree::{has, list, list_mut, text};
 
@@ -13,31 +18,50 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 /// Upstream's odd number: an hour and seven seconds, by which such tokens are told from hand-made ones.
 const TOKEN_SECONDS: i64 = 3607;
-/// How often, and after what pause, the `default` account is looked for: a second in all.
-const DEFAULT_ACCOUNT_TRIES: u32 = 20;
-const DEFAULT_ACCOUNT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// How long a pod waits for the `default` account of its namespace, as upstream's.
+const DEFAULT_ACCOUNT_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 /// The annotation of a pod that a kubelet made from a file.
 pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// Tells whoever waits for a namespace's `default` account that one has come.
+#[derive(Debug, Default)]
+pub struct AccountArrivals(Notify);
+
+impl Observer for AccountArrivals {
+    fn observes(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "serviceaccounts")]
+    }
+
+    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&[u8]>) {
+        if name == "default" && object.is_some() {
+            self.0.notify_waiters();
+        }
+    }
+}
+
 pub(super) struct ServiceAccount {
     objects: ObjectsSlot,
+    arrivals: Arc<AccountArrivals>,
 }
 
 impl ServiceAccount {
-    pub(super) fn new(objects: ObjectsSlot) -> Self {
-        Self { objects }
+    pub(super) fn new(objects: ObjectsSlot, arrivals: Arc<AccountArrivals>) -> Self {
+        Self { objects, arrivals }
     }
 
     /// The account. A namespace that was made a moment ago gets its `default` one from a controller, for which upstream
     /// waits a little, too: `kubectl create namespace` and `kubectl run` may follow each other.
     async fn find(&self, namespace: &str, name: &str) -> Result<Value, ApiError> {
         let objects = self.objects.get()?;
-        let mut tries = if name == "default" { DEFAULT_ACCOUNT_TRIES } else { 1 };
+        let end = Instant::now() + DEFAULT_ACCOUNT_WAIT;
         loop {
-            tries -= 1;
-            match objects.get("", "serviceaccounts", namespace, name).await {
-                Err(e) if e.code() == 404 && tries > 0 => tokio::time::sleep(DEFAULT_ACCOUNT_PAUSE).await,
-                answer => return answer,
+            // Before it is looked for, so that none comes in between.
+            let mut arrival = pin!(self.arrivals.0.notified());
+            arrival.as_mut().enable();
+            let answer = objects.get("", "serviceaccounts", namespace, name).await;
+            let missing = answer.as_ref().is_err_and(|e| e.code() == 404);
+            if !missing || name != "default" || tokio::time::timeout_at(end, arrival).await.is_err() {
+                return answer;
             }
         }
     }

@@ -4,11 +4,10 @@ use http::{Request, Response, StatusCode};
 use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::{Body, body};
 
-/// The object in a request's body, which the server has turned into JSON.
+/// The object in a request's body, which the server has checked and turned into JSON.
 pub(super) async fn read_object(request: Request<Body>) -> Result<Value, ApiError> {
     let bytes = body::read(request.into_body()).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))
+    serde_json::from_slice(&bytes).map_err(ApiError::internal)
 }
 
 pub(super) fn created(object: &Value) -> Response<Body> {

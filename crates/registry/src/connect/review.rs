@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Response};
 use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::selector::FieldSelector;
 use kybern_apimachinery::time::{Clock, to_rfc3339};
 use kybern_apimachinery::{ApiError, GroupKind, Value, json, object};
-use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
+use kybern_apiserver::access::{Attributes, Authenticator, Authorizer, Credentials, Decision, UserInfo};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
 use kybern_apiserver::{Body, BoxFuture};
 use kybern_auth::MASTERS;
@@ -36,6 +38,29 @@ fn strings(value: &Value, field: &str) -> Vec<String> {
 
 pub(super) struct TokenReview {
     pub(super) tokens: Arc<ServiceAccountTokens>,
+    /// Those of tokens that know no audience: they are good for the server's own.
+    pub(super) others: Vec<Arc<dyn Authenticator>>,
+    pub(super) audiences: Vec<String>,
+}
+
+impl TokenReview {
+    /// The user of a token and the audiences, of those asked for, that it is good for.
+    async fn judge(&self, token: &str, wanted: &[String]) -> Result<Option<(UserInfo, Vec<String>)>, String> {
+        if let Some(found) = self.tokens.authenticate_token(token, wanted).await? {
+            return Ok(Some(found));
+        }
+        let Ok(value) = HeaderValue::try_from(format!("Bearer {token}")) else { return Ok(None) };
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+        let credentials = Credentials { headers: &headers, path: "", client_certificates: &[] };
+        let good = |audience: &&String| wanted.is_empty() || wanted.contains(audience);
+        let audiences: Vec<String> = self.audiences.iter().filter(good).cloned().collect();
+        for authenticator in &self.others {
+            if let Some(user) = authenticator.authenticate(&credentials).await? {
+                return Ok(Some((user, audiences)).filter(|(_, audiences)| !audiences.is_empty()));
+            }
+        }
+        Ok(None)
+    }
 }
 
 impl Connector for TokenReview {
@@ -47,7 +72,7 @@ impl Connector for TokenReview {
                 return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
             }
             let audiences = strings(&review["spec"], "audiences");
-            review["status"] = match self.tokens.authenticate_token(&token, &audiences).await {
+            review["status"] = match self.judge(&token, &audiences).await {
                 Ok(Some((user, audiences))) => {
                     json!({"authenticated": true, "user": user_value(&user), "audiences": audiences})
                 }
@@ -163,7 +188,8 @@ fn attributes(review: &Value, own: Option<&UserInfo>, local: Option<&str>) -> Re
             subresource: part("subresource"),
             namespace: part("namespace"),
             name: part("name"),
-            path: String::new(),
+            field_selector: field_selector(resource),
+            ..Attributes::default()
         }
     } else {
         Attributes {
@@ -173,6 +199,22 @@ fn attributes(review: &Value, own: Option<&UserInfo>, local: Option<&str>) -> Re
             ..Attributes::default()
         }
     })
+}
+
+/// What a review says that a request selects by fields; a malformed selector is none, which grants less.
+fn field_selector(resource: &Value) -> FieldSelector {
+    let selector = &resource["fieldSelector"];
+    let raw = FieldSelector::parse(text(selector, "rawSelector")).unwrap_or_default();
+    let term = |requirement: &Value| {
+        let key = text(requirement, "key").to_owned();
+        match (text(requirement, "operator"), list(requirement, "values")) {
+            ("In", [Value::String(value)]) => Some((key, value.clone(), true)),
+            ("NotIn", [Value::String(value)]) => Some((key, value.clone(), false)),
+            _ => None,
+        }
+    };
+    let terms = list(selector, "requirements").iter().filter_map(term);
+    FieldSelector { terms: raw.terms.into_iter().chain(terms).collect() }
 }
 
 /// `kubectl auth can-i --list`.
@@ -218,6 +260,10 @@ mod tests {
         let good = ask(json!({"user": "u", "resourceAttributes": pods, "extra": {"k": ["v"]}}), Some("a")).unwrap();
         assert_eq!((good.user.name.as_str(), good.resource.as_str()), ("u", "pods"));
         assert_eq!(good.user.extra["k"], ["v"]);
+        let mut own = pods.clone();
+        own["fieldSelector"] = json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]}]});
+        let selected = ask(json!({"user": "u", "resourceAttributes": own}), None).unwrap().field_selector;
+        assert_eq!(selected.exact("spec.nodeName"), Some("n"));
         assert!(ask(json!({"user": "u", "resourceAttributes": pods}), Some("b")).is_err());
         assert!(ask(json!({"resourceAttributes": pods}), None).is_err(), "nobody");
         assert!(ask(json!({"user": "u"}), None).is_err(), "nothing");

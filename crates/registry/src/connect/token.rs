@@ -27,6 +27,13 @@ impl Connector for TokenRequest {
         Box::pin(async move {
             let mut wanted = read_object(request.request).await?;
             let (namespace, name) = (request.namespace.as_str(), request.name.as_str());
+            for (field, own) in [("name", name), ("namespace", namespace)] {
+                let given = object::str_at(&wanted, &["metadata", field]);
+                if !given.is_empty() && given != own {
+                    let text = format!("{field} in URL does not match {field} in TokenRequest object");
+                    return Err(ApiError::bad_request(text));
+                }
+            }
             let account = server.get("", "serviceaccounts", namespace, name).await?;
             let seconds = seconds(&wanted)?;
             let (bound, node) = bound(server, namespace, name, &wanted["spec"]["boundObjectRef"]).await?;
@@ -44,8 +51,7 @@ impl Connector for TokenRequest {
             };
             let now = self.clock.now();
             let token = self.issuer.issue(&spec, &uuid()?, now).map_err(ApiError::internal)?;
-            wanted["kind"] = "TokenRequest".into();
-            wanted["apiVersion"] = "authentication.k8s.io/v1".into();
+            wanted["metadata"] = json!({"name": name, "namespace": namespace, "creationTimestamp": to_rfc3339(now)});
             wanted["spec"]["audiences"] = json!(audiences);
             wanted["spec"]["expirationSeconds"] = seconds.into();
             let end = now + jiff::SignedDuration::from_secs(seconds);

@@ -62,7 +62,7 @@ impl Strategy for ConfigMap {
         let plain: usize = map(object, "data").map(|(_, v)| v.as_str().map_or(0, str::len)).sum();
         let binary: usize = map(object, "binaryData").map(|(_, v)| decoded_len(v)).sum();
         if plain + binary > MAX_DATA {
-            out.push(FieldError::too_long(&FieldPath::new(""), MAX_DATA));
+            out.push(FieldError::too_long(&FieldPath::new("[]"), MAX_DATA));
         }
         out
     }

@@ -53,22 +53,31 @@ pub(crate) fn selector(out: &mut Errors, path: &FieldPath, selector: &Value) {
 /// The selector of a workload: given, well-formed, not empty, and matching its own template.
 pub(crate) fn workload_selector(out: &mut Errors, spec: &Value, kind: &str) {
     let path = FieldPath::new("spec.selector");
+    let labels = object::at(spec, &["template", "metadata", "labels"]);
+    let matches = |out: &mut Errors, parsed: &LabelSelector| {
+        if !parsed.matches_map(labels.and_then(Value::as_object)) {
+            let labels = labels.cloned().unwrap_or_else(|| Value::Object(Default::default()));
+            let path = FieldPath::new("spec.template.metadata.labels");
+            out.push(FieldError::invalid(&path, labels, "`selector` does not match template `labels`"));
+        }
+    };
     let Some(chosen) = spec.get("selector").filter(|s| !s.is_null()) else {
         out.push(FieldError::required(&path, ""));
+        // It selects nothing, its own template neither.
+        matches(out, &LabelSelector { nothing: true, ..LabelSelector::default() });
         return;
     };
+    let errors = out.len();
     selector(out, &path, chosen);
+    let malformed = out.len() > errors;
     let empty = list(chosen, "matchExpressions").is_empty() && map(chosen, "matchLabels").next().is_none();
     if empty {
         out.push(FieldError::invalid(&path, chosen.clone(), format!("empty selector is invalid for {kind}")));
         return;
     }
-    let Ok(parsed) = LabelSelector::from_object(chosen) else { return };
-    let labels = object::at(spec, &["template", "metadata", "labels"]);
-    if !parsed.matches_map(labels.and_then(Value::as_object)) {
-        let labels = labels.cloned().unwrap_or_else(|| Value::Object(Default::default()));
-        let path = FieldPath::new("spec.template.metadata.labels");
-        out.push(FieldError::invalid(&path, labels, "`selector` does not match template `labels`"));
+    match LabelSelector::from_object(chosen) {
+        Ok(parsed) if !malformed => matches(out, &parsed),
+        _ => out.push(FieldError::invalid(&path, chosen.clone(), "invalid label selector")),
     }
 }
 
@@ -84,7 +93,14 @@ mod tests {
             workload_selector(&mut out, &spec, "deployment");
             assert_eq!(out.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "), expect);
         };
-        check(json!({}), "spec.selector: Required value");
+        check(
+            json!({"template": {"metadata": {"labels": {"a": "b"}}}}),
+            "spec.selector: Required value; spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+        );
+        check(
+            json!({"selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+            "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'; spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"In\"}]}: invalid label selector",
+        );
         check(json!({"selector": {}}), "spec.selector: Invalid value: {}: empty selector is invalid for deployment");
         check(json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}}}), "");
         check(

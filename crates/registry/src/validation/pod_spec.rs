@@ -50,14 +50,17 @@ pub(crate) fn pod_spec(out: &mut Errors, path: &FieldPath, spec: &Value) {
             "must be between 1 and 2147483647, inclusive",
         ));
     }
-    for (i, gate) in list(spec, "schedulingGates").iter().enumerate() {
-        let name = text(gate, "name");
-        format::required_name(
-            out,
-            &path.child("schedulingGates").index(i).child("name"),
-            name,
-            kybern_apimachinery::validation::label_key,
-        );
+    let gates = list(spec, "schedulingGates");
+    for (i, gate) in gates.iter().enumerate() {
+        let (name, path) = (text(gate, "name"), path.child("schedulingGates").index(i));
+        format::required_name(out, &path, name, kybern_apimachinery::validation::label_key);
+        if gates[..i].iter().any(|other| text(other, "name") == name) {
+            out.push(FieldError::duplicate(&path, name));
+        }
+    }
+    if has(spec, "os") {
+        let (os, path) = (text(&spec["os"], "name"), path.child("os").child("name"));
+        format::required_one_of(out, &path, os, &["linux", "windows"]);
     }
     if !list(spec, "schedulingGates").is_empty() && !text(spec, "nodeName").is_empty() {
         out.push(FieldError::forbidden(
@@ -120,6 +123,11 @@ pub(crate) fn template(out: &mut Errors, path: &FieldPath, template: &Value, res
     let policy = text(spec, "restartPolicy");
     if !policy.is_empty() && ["Always", "OnFailure", "Never"].contains(&policy) && !restart.contains(&policy) {
         out.push(FieldError::not_supported(&path.child("restartPolicy"), policy, restart));
+    }
+    if has(spec, "activeDeadlineSeconds") && restart == ["Always"] {
+        // Upstream's text, whatever the workload.
+        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        out.push(FieldError::forbidden(&path.child("activeDeadlineSeconds"), detail));
     }
     if !list(spec, "ephemeralContainers").is_empty() {
         out.push(FieldError::forbidden(

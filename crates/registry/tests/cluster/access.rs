@@ -97,6 +97,15 @@ async fn a_token_lives_as_long_as_its_pod() {
         cluster.create("/apis/authentication.k8s.io/v1/tokenreviews", review).await["status"].clone()
     };
     assert_eq!(review(&token).await["user"]["username"], "system:serviceaccount:default:default");
+    // Other tokens are reviewed, too.
+    let known = review("static").await;
+    assert_eq!((&known["authenticated"], &known["user"]["username"]), (&json!(true), &json!("joe")), "{known}");
+    assert_eq!(known["audiences"], json!(["https://kubernetes.default.svc.cluster.local"]));
+    assert_eq!(review("unknown").await.get("authenticated"), None);
+    let mut elsewhere = request(600);
+    elsewhere["metadata"] = json!({"name": "other"});
+    let text = cluster.refusal(Method::POST, path, Some(elsewhere), 400).await;
+    assert_eq!(text, "name in URL does not match name in TokenRequest object");
     cluster.ask(Method::DELETE, "/api/v1/namespaces/default/pods/a", Some(json!({"gracePeriodSeconds": 0}))).await;
     assert!(review(&token).await.get("authenticated").is_none());
     assert!(cluster.tokens.authenticate_token(&token, &[]).await.unwrap_err().contains("has been deleted"));

@@ -4,7 +4,6 @@ use http::Method;
 use kybern_apimachinery::json;
 
 use crate::harness::Cluster;
-use crate::minimal::minimal;
 
 #[tokio::test]
 async fn every_stored_resource_lists_and_tabulates() {
@@ -57,45 +56,4 @@ async fn the_first_objects_are_there() {
     }
     let class = cluster.get("/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical").await;
     assert_eq!(class["value"], json!(2_000_001_000));
-}
-
-#[tokio::test]
-async fn every_kind_lives_its_life() {
-    let cluster = Cluster::start().await;
-    for row in
-        kybern_schema::builtin().resources().iter().filter(|r| r.verbs.contains(&"create") && r.verbs.contains(&"get"))
-    {
-        let root = if row.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", row.group) };
-        let place = if row.namespaced { "/namespaces/default" } else { "" };
-        let resource = format!("{root}/{}{place}/{}", row.version, row.resource);
-        let version =
-            if row.group.is_empty() { row.version.to_owned() } else { format!("{}/{}", row.group, row.version) };
-        let mut object = minimal(row.kind);
-        object["metadata"] = json!({"name": "x.example"});
-        if matches!(row.kind, "Service" | "Namespace") {
-            object["metadata"]["name"] = "x".into();
-        }
-        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-        let path = format!("{resource}/{name}");
-        let made = cluster.create(&resource, object).await;
-        assert_eq!((&made["kind"], &made["apiVersion"]), (&json!(row.kind), &json!(version)), "{path}");
-
-        let (code, labelled) = cluster.patch(&path, json!({"metadata": {"labels": {"l": "1"}}})).await;
-        assert_eq!((code, &labelled["metadata"]["labels"]["l"]), (200, &json!("1")), "{path}: {labelled}");
-        let mut read = cluster.get(&path).await;
-        read["metadata"]["labels"]["l"] = "2".into();
-        let (code, written) = cluster.ask(Method::PUT, &path, Some(read.clone())).await;
-        assert_eq!(code, 200, "{path}: {written}");
-        let (code, stale) = cluster.ask(Method::PUT, &path, Some(read)).await;
-        assert_eq!(code, 409, "{path}: {stale}");
-        for sub in row.subresources.iter().filter(|s| s.name == "status") {
-            let (code, status) =
-                cluster.patch(&format!("{path}/{}", sub.name), json!({"metadata": {"annotations": {"s": "1"}}})).await;
-            assert_eq!(code, 200, "{path}/status: {status}");
-        }
-        let (code, gone) = cluster.ask(Method::DELETE, &path, Some(json!({"propagationPolicy": "Background"}))).await;
-        assert_eq!(code, 200, "{path}: {gone}");
-        let (code, _) = cluster.ask(Method::GET, &path, None).await;
-        assert_eq!(code, if row.kind == "Namespace" { 200 } else { 404 }, "{path}");
-    }
 }

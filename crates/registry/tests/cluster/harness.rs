@@ -6,9 +6,9 @@ use http::{Method, Request};
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apimachinery::{Value, json};
 use kybern_apiserver::access::{Authorizer, UserInfo};
-use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::{Options, Server, body};
-use kybern_auth::authn::ServiceAccountTokens;
+use kybern_auth::authn::{ServiceAccountTokens, TokenFile};
 use kybern_auth::authz::node::NodeAuthorizer;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::authz::{Masters, Union};
@@ -75,16 +75,19 @@ impl Cluster {
             clock,
             issuer,
             tokens: tokens.clone(),
+            token_authenticators: vec![Arc::new(TokenFile::parse("static,joe,1").unwrap())],
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
-            services: services.clone(),
+            services,
+            account_arrivals: Arc::default(),
             kubelet: Arc::new(KubeletClient::new(&pki).unwrap()),
         };
         let mut options = Options::new(storage);
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = authorizers;
-        options.observers = vec![rbac, nodes, services];
+        options.observers = deps.observers();
+        options.observers.extend([rbac as Arc<dyn Observer>, nodes]);
         let server = Server::start(options).await.unwrap();
         slot.fill(server.clone());
         let options = BootstrapOptions {

@@ -2,6 +2,7 @@
 
 mod access;
 mod every_kind;
+mod every_verb;
 mod harness;
 mod kubelets;
 mod minimal;

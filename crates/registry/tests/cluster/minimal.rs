@@ -32,7 +32,9 @@ pub(crate) fn minimal(kind: &str) -> Value {
         "RoleBinding" | "ClusterRoleBinding" => {
             json!({"roleRef": {"kind": "ClusterRole", "name": "view", "apiGroup": "rbac.authorization.k8s.io"}})
         }
-        "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": [], "ports": []}),
+        "EndpointSlice" => {
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80}]})
+        }
         "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}}),
         "HorizontalPodAutoscaler" => {
             json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})

@@ -88,6 +88,63 @@ async fn versions_of_a_kind_are_one_object() {
 }
 
 #[tokio::test]
+async fn owners_of_fields_are_found_in_every_version() {
+    let cluster = Cluster::start().await;
+    let path = |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/h");
+    let apply = async |version: &str, manager: &str, spec: Value| {
+        let config = json!({"apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}, "spec": spec});
+        let query = format!("{}?fieldManager={manager}", path(version));
+        cluster.send(crate::harness::admin(), Method::PATCH, &query, "application/apply-patch+yaml", Some(config)).await
+    };
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+    let v1 = json!({"maxReplicas": 3, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": target});
+    let (code, made) = apply("v1", "one", v1).await;
+    assert_eq!(code, 201, "{made}");
+    let metrics = |percent: u32| json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}]);
+    let (code, refused) =
+        apply("v2", "two", json!({"maxReplicas": 3, "scaleTargetRef": target, "metrics": metrics(60)})).await;
+    assert_eq!(code, 409, "{refused}");
+    assert_eq!(
+        refused["message"],
+        "Apply failed with 1 conflict: conflict with \"one\": .spec.targetCPUUtilizationPercentage"
+    );
+    // What one version's applier no longer sets goes, although another version's asked last.
+    let (code, after) = apply("v2", "one", json!({"maxReplicas": 3, "scaleTargetRef": target})).await;
+    assert_eq!((code, &after["spec"]["metrics"]), (200, &metrics(80)), "the default again: {after}");
+    // An event's owner keeps what is called otherwise in the other group.
+    let event = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p", "namespace": "default"}, "note": "hello",
+        "eventTime": "2026-11-20T00:00:00.000000Z", "reportingController": "c", "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal"});
+    cluster.create("/apis/events.k8s.io/v1/namespaces/default/events?fieldManager=maker", event).await;
+    let owners = |event: &Value| {
+        let entries = event["metadata"]["managedFields"].as_array().unwrap().clone();
+        let owned = |field: &str| {
+            let has = |e: &&Value| e["fieldsV1"].get(format!("f:{field}")).is_some();
+            entries.iter().filter(has).map(|e| e["manager"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        (owned("note"), owned("message"))
+    };
+    let core = "/api/v1/namespaces/default/events/e?fieldManager=other";
+    let (code, changed) = cluster.patch(core, json!({"count": 2})).await;
+    assert_eq!((code, owners(&changed)), (200, (vec!["maker".to_owned()], vec![])), "{changed}");
+    let (_, changed) = cluster.patch(core, json!({"message": "bye"})).await;
+    assert_eq!(owners(&changed), (vec![], vec!["other".to_owned()]), "{changed}");
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_its_namespaces_account() {
+    let cluster = Cluster::start().await;
+    cluster.create("/api/v1/namespaces", json!({"metadata": {"name": "new"}})).await;
+    let account = json!({"metadata": {"name": "default"}});
+    let mut pod = crate::harness::pod("a");
+    pod["metadata"]["namespace"] = "new".into();
+    let (made, _) = tokio::join!(
+        cluster.create("/api/v1/namespaces/new/pods", pod),
+        cluster.create("/api/v1/namespaces/new/serviceaccounts", account),
+    );
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
+}
+
+#[tokio::test]
 async fn secrets_are_written_in_the_clear_and_kept_as_data() {
     let cluster = Cluster::start().await;
     let path = "/api/v1/namespaces/default/secrets";

@@ -396,7 +396,7 @@ fn unknown_directive<T>(directive: &Value, map: &Tree) -> Result<T> {
 }
 
 /// A value as Go's `%v` prints it, which upstream's texts contain.
-fn go_value(value: &Value) -> String {
+pub fn go_value(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(text) => text.clone(),

@@ -9,6 +9,7 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
+use crate::tree::list;
 use crate::validation::pod_spec::pod_spec;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +28,13 @@ impl Strategy for PodStrategy {
         let mut out = Vec::new();
         pod_spec(&mut out, &FieldPath::new("spec"), &pod["spec"]);
         out
+    }
+
+    fn validate_create(&self, pod: &Value) -> Vec<FieldError> {
+        if list(&pod["spec"], "ephemeralContainers").is_empty() {
+            return Vec::new();
+        }
+        vec![FieldError::forbidden(&FieldPath::new("spec.ephemeralContainers"), "cannot be set on create")]
     }
 
     fn validate_update(&self, pod: &Value, old: &Value) -> Vec<FieldError> {

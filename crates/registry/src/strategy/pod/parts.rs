@@ -6,7 +6,7 @@ use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use super::defaults;
 use crate::strategy::status::keep_all_but;
-use crate::tree::{keep, list, list_mut, text};
+use crate::tree::{drop_field, keep, list, list_mut, text};
 use crate::validation::pod_spec::pod_spec;
 
 /// `pods/status`: the kubelet's.
@@ -54,8 +54,9 @@ impl Strategy for EphemeralContainers {
     fn prepare_for_update(&self, _: &StrategyContext<'_>, pod: &mut Value, old: &Value) {
         let added = pod["spec"].get("ephemeralContainers").cloned();
         keep_all_but(pod, old, "");
-        if let Some(added) = added {
-            pod["spec"]["ephemeralContainers"] = added;
+        match added {
+            Some(added) => pod["spec"]["ephemeralContainers"] = added,
+            None => drop_field(&mut pod["spec"], "ephemeralContainers"),
         }
     }
 
@@ -139,6 +140,11 @@ mod tests {
         check(&[("a", "x"), ("b", "y")], 0);
         check(&[("a", "y")], 1);
         check(&[], 1);
+        let user = Default::default();
+        let ctx = StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false };
+        let mut without = json!({"metadata": {}, "spec": {}});
+        EphemeralContainers.prepare_for_update(&ctx, &mut without, &pod(&[("a", "x")]));
+        assert_eq!(EphemeralContainers.validate_update(&without, &pod(&[("a", "x")])).len(), 1, "{without}");
     }
 
     #[test]

@@ -178,11 +178,16 @@ fn addresses(out: &mut Vec<FieldError>, path: &FieldPath, spec: &Value, kind: &s
             out.extend(forbidden.map(|detail| FieldError::invalid(&path, text, detail)));
         }
     }
+    // The name in upstream's texts.
+    let ranges = path.child("LoadBalancerSourceRanges");
+    if !list(spec, "loadBalancerSourceRanges").is_empty() && text(spec, "type") != "LoadBalancer" {
+        out.push(FieldError::forbidden(&ranges, "may only be used when `type` is 'LoadBalancer'"));
+    }
     for (i, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
         let text = range.as_str().unwrap_or("");
         if text.trim().parse::<ipnet::IpNet>().is_err() {
             let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            out.push(FieldError::invalid(&path.child("loadBalancerSourceRanges").index(i), text, detail));
+            out.push(FieldError::invalid(&ranges.index(i), text, detail));
         }
     }
 }
