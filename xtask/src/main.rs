@@ -7,6 +7,7 @@ mod network;
 mod process;
 mod schema;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ usage: cargo xtask <task>
   ci      format, clippy, tidy, unit and property tests, codec fixtures, simulator (needs no root)
   schema  writes crates/schema's table from published API facts: --facts DIR --go DIR
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
+  vm      Kybern on a distribution's kernel in an emulator: missing features, cgroup v2
   bench   [apiserver|scheduler|cluster]: figures against the budgets (needs root)
   tidy    layering, file sizes, banned words
 ";
@@ -42,6 +44,7 @@ fn run() -> Result<()> {
         Some("ci") => ci::run(rest),
         Some("bench") => bench::run_parts(rest),
         Some("e2e") => e2e::run_all(rest),
+        Some("vm") => vm::run_all(),
         Some("test") => ci::run_everything(),
         Some("schema") => schema::run(rest),
         Some("help" | "--help" | "-h") => {

@@ -65,3 +65,13 @@ pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> 
     println!("    {name}: {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
+
+/// Like [`step`], for work that makes something.
+pub(crate) fn step_value<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut value = None;
+    step(name, || {
+        value = Some(work()?);
+        Ok(())
+    })?;
+    value.context("the step made nothing")
+}

@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::network::{self, Network};
-use crate::process::{self, command, release_binary, run, run_command, step};
+use crate::process::{self, command, release_binary, run, run_command, step, step_value};
 
 /// Where the end-to-end cluster keeps its things.
 struct Site {
@@ -120,21 +120,12 @@ fn run_in(site: &Site, kubectls: &[PathBuf], filters: &[String]) -> Result<()> {
 }
 
 /// Builds what is tested, unless `KYBERN_BINARY` names it.
-fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("KYBERN_BINARY") {
         return Ok(path.into());
     }
     run(&["cargo", "build", "--release", "--package", "kybern"])?;
     release_binary("kybern")
-}
-
-fn step_value<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let mut value = None;
-    step(name, || {
-        value = Some(work()?);
-        Ok(())
-    })?;
-    value.context("the step made nothing")
 }
 
 /// One test at a time: they share a machine of few cores, and some measure time.
@@ -155,7 +146,7 @@ fn test_command(site: &Site, kubectls: &[PathBuf], binary: &str, filters: &[Stri
 }
 
 /// The official kubectl programs of this machine, oldest first: the one on the PATH, and versioned ones beside it.
-fn kubectls() -> Result<Vec<PathBuf>> {
+pub(crate) fn kubectls() -> Result<Vec<PathBuf>> {
     let on_path = process::output(&["sh", "-c", "command -v kubectl"])?;
     let real = fs::canonicalize(on_path.trim())?;
     let mut versioned: Vec<(u32, PathBuf)> = fs::read_dir(real.parent().unwrap_or(Path::new("/")))?
