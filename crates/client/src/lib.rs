@@ -22,6 +22,7 @@ pub mod transport;
 pub mod watch;
 
 mod correlator;
+mod dial;
 mod split;
 
 pub use body::{Body, BoxError};

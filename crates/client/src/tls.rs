@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::kubeconfig::{CertificateAuthorities, Credential, RestConfig};
-use crate::{Body, BoxError, BoxFuture, ClientError, Transport, TransportError};
+use crate::{Body, BoxError, BoxFuture, ClientError, Transport, TransportError, dial};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a token that was read from a file is used before the file is read again, as client-go does.
@@ -218,7 +218,7 @@ impl tower_service::Service<Uri> for Connector {
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
             let connect = async {
-                let tcp = TcpStream::connect((host.as_str(), port)).await?;
+                let tcp = dial::first_of(|| TcpStream::connect((host.as_str(), port))).await?;
                 tcp.set_nodelay(true)?;
                 Ok::<_, BoxError>(match tls {
                     Some((connector, name)) => Stream::Tls(TokioIo::new(Box::new(connector.connect(name, tcp).await?))),

@@ -21,10 +21,13 @@ pub struct Verdict {
     pub success: bool,
 }
 
-/// When readiness is asked for in the first period after the start, beyond what upstream does. A container is seldom ready
-/// at once, and mostly soon after: waiting a whole period would keep it out of its Services for nothing. A failure among
-/// these neither counts nor becomes an event: a container that has just started is not ready anyway.
-fn early_offsets(period: Duration) -> Vec<Duration> {
+/// When startup and readiness are asked for in the first period after the start, beyond what upstream does. A container is
+/// seldom ready at once, and mostly soon after: waiting a whole period would keep it out of its Services for nothing. A
+/// failure among these neither counts nor becomes an event: a container that has just started is not ready anyway.
+fn early_offsets(kind: ProbeKind, period: Duration) -> Vec<Duration> {
+    if kind == ProbeKind::Liveness {
+        return Vec::new();
+    }
     let steps = std::iter::successors(Some(Duration::from_millis(25)), |step| Some(*step * 2));
     let sums = steps.scan(Duration::ZERO, |sum, step| Some(std::mem::replace(sum, *sum + step)));
     sums.take_while(|offset| *offset < period).collect()
@@ -45,7 +48,7 @@ pub async fn run(
     let due = started + SignedDuration::from_secs(seconds(probe.initial_delay_seconds, 0) as i64);
     let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
     let begin = tokio::time::Instant::now() + wait;
-    let mut early = if kind == ProbeKind::Readiness { early_offsets(period) } else { Vec::new() }.into_iter();
+    let mut early = early_offsets(kind, period).into_iter();
     let first_tick = if early.len() > 0 { begin + period } else { begin };
     let mut ticks = interval_at(first_tick, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -89,9 +92,12 @@ mod tests {
 
     #[test]
     fn early_checks_thin_out_and_end_with_the_period() {
-        let millis =
-            |period| early_offsets(Duration::from_secs(period)).iter().map(|o| o.as_millis()).collect::<Vec<_>>();
-        assert_eq!(millis(1), [0, 25, 75, 175, 375, 775]);
-        assert_eq!(millis(10).last(), Some(&6375));
+        let millis = |kind, period| -> Vec<u128> {
+            early_offsets(kind, Duration::from_secs(period)).iter().map(Duration::as_millis).collect()
+        };
+        assert_eq!(millis(ProbeKind::Startup, 1), [0, 25, 75, 175, 375, 775]);
+        assert_eq!(millis(ProbeKind::Readiness, 1), millis(ProbeKind::Startup, 1));
+        assert_eq!(millis(ProbeKind::Readiness, 10).last(), Some(&6375));
+        assert!(millis(ProbeKind::Liveness, 10).is_empty());
     }
 }

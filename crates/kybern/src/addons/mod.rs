@@ -63,8 +63,9 @@ impl Manifest {
 /// Brings every add-on to its manifest, and does not rest before that is done. Idempotent; what users changed in fields that
 /// the manifests do not set stays.
 pub(crate) async fn keep_applying(client: Client, settings: Settings) {
+    // kube-proxy first: cluster DNS reaches the API server through its rules.
     let manifests: Vec<Manifest> =
-        coredns::manifests(&settings).into_iter().chain(kube_proxy::manifests(&settings)).collect();
+        kube_proxy::manifests(&settings).into_iter().chain(coredns::manifests(&settings)).collect();
     until_done(manifests, |manifest| {
         let client = client.clone();
         async move {
