@@ -15,7 +15,7 @@ const OBJECTS: u32 = 38_000;
 /// The value of one key, so that an object is about 1 KB, and of the large ones about 1.7 KB.
 const SMALL_VALUE: usize = 700;
 const LARGE_VALUE: usize = 1_450;
-const SECONDS: u32 = 8;
+const SECONDS: u32 = 4;
 
 pub(crate) async fn measure(site: &Site) -> Result<Report> {
     let mut report = Report::default();

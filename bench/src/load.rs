@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::report::percentile;
 use crate::server::{PORT, TOKEN};
 
 /// One run's outcome.
@@ -17,8 +18,23 @@ pub(crate) struct Outcome {
     pub(crate) p99: f64,
 }
 
-/// Loads one path for some seconds. `script` is a wrk script that changes the request.
+/// Runs of which the medians are taken.
+const RUNS: usize = 3;
+
+/// Loads one path for some seconds, several times; answers each figure's median. `script` is a wrk script that changes the
+/// request.
 pub(crate) fn run(path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
+    let runs = (0..RUNS).map(|_| run_once(path, connections, seconds, script)).collect::<Result<Vec<_>>>()?;
+    let median = |of: fn(&Outcome) -> f64| percentile(&mut runs.iter().map(of).collect::<Vec<_>>(), 50.0);
+    Ok(Outcome {
+        requests_per_second: median(|o| o.requests_per_second),
+        megabytes_per_second: median(|o| o.megabytes_per_second),
+        p50: median(|o| o.p50),
+        p99: median(|o| o.p99),
+    })
+}
+
+fn run_once(path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
     let mut wrk = Command::new("wrk");
     wrk.args(["--threads=1", &format!("--connections={connections}"), &format!("--duration={seconds}s"), "--latency"]);
     wrk.args(["--timeout=30s", "--header", &format!("Authorization: Bearer {TOKEN}")]);

@@ -1,17 +1,39 @@
 //! What the kernel says of processes: memory and processor time.
 
 use std::fs;
+use std::path::Path;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Processes whose executable is `kybern`, by their command lines' first words.
-pub(crate) fn kybern_processes() -> Vec<u32> {
+/// The processes of the cluster in a folder: those that name something below it in their command line (the server and the shims),
+/// and their descendants (what the shims have started). Other clusters may run on the machine.
+pub(crate) fn cluster_processes(folder: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &u32| {
-        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.file_name().is_some_and(|name| name == "kybern"))
-    })
-    .collect()
+    let all: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let below = format!("{}/", folder.display()).into_bytes();
+    let named = |pid: u32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(below.len()).any(|part| part == below))
+    };
+    let mut found: Vec<u32> = all.iter().map(|(pid, _)| *pid).filter(|pid| named(*pid)).collect();
+    let mut seen = 0;
+    while let Some(&next) = found.get(seen) {
+        let children = all.iter().filter(|(pid, parent)| *parent == next && !found.contains(pid));
+        let children: Vec<u32> = children.map(|(pid, _)| *pid).collect();
+        found.extend(children);
+        seen += 1;
+    }
+    found
+}
+
+/// The fields of `/proc/<pid>/stat` after the command's name, which may hold spaces; the bracket that ends it does not.
+fn stat(pid: u32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().unwrap_or("").split_whitespace().map(str::to_owned).collect()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid).get(1)?.parse().ok()
 }
 
 /// Resident memory in MiB, as `VmRSS` counts it.
@@ -30,9 +52,7 @@ pub(crate) fn proportional(pid: u32) -> f64 {
 
 /// Seconds of processor time so far, user and system. The clock tick is 1/100 s on Linux (`USER_HZ`).
 pub(crate) fn processor_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The command's name may hold spaces; the fields after its closing bracket do not.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let fields = stat(pid);
     let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / 100.0
 }

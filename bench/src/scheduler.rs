@@ -10,34 +10,49 @@ use kybern_apimachinery::{Gvr, Value, json};
 use kybern_client::{Client, Informer, ListOptions, Store};
 
 use crate::Site;
-use crate::report::{Budget, Report};
+use crate::report::{Budget, Report, percentile};
 use crate::server::Server;
 
 const NODES: u32 = 1_000;
 const PODS: u32 = 6_000;
 
+/// Each run has a store of its own.
+const RUNS: u32 = 3;
+
 pub(crate) async fn measure(site: &Site) -> Result<Report> {
-    let (server, _) = Server::start(site, "scheduler").await?;
+    let mut rates = Vec::new();
+    for run in 0..RUNS {
+        let elapsed = measure_once(site, &format!("scheduler-{run}")).await?;
+        rates.push(f64::from(PODS) / elapsed.as_secs_f64());
+    }
+    let mut report = Report::default();
+    let rate = percentile(&mut rates, 50.0);
+    report.add("6,000 pods created and bound on 1,000 nodes", rate, "/s", Budget::AtLeast(3_000.0));
+    Ok(report)
+}
+
+async fn measure_once(site: &Site, name: &str) -> Result<Duration> {
+    let (server, _) = Server::start(site, name).await?;
     let client = server.client()?;
     let mut scheduler = Command::new(&site.kybern)
         .args(["kube-scheduler", "--leader-elect=false", "--kubeconfig"])
         .arg(server.kubeconfig())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(std::fs::File::create(site.folder.join("kube-scheduler.log"))?)
+        .stderr(std::fs::File::create(site.folder.join(format!("{name}-kube-scheduler.log")))?)
         .spawn()
         .context("cannot start kube-scheduler")?;
     let outcome = bind_all(&client).await;
     let _ = scheduler.kill();
     let _ = scheduler.wait();
-    let elapsed = outcome?;
-    let mut report = Report::default();
-    let rate = f64::from(PODS) / elapsed.as_secs_f64();
-    report.add("6,000 pods created and bound on 1,000 nodes", rate, "/s", Budget::AtLeast(3_000.0));
-    Ok(report)
+    outcome
 }
 
 async fn bind_all(client: &Client) -> Result<Duration> {
+    // As the service account controller would.
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}});
+    create(client, &Gvr::new("", "v1", "serviceaccounts"), account).await?;
     let nodes = Gvr::new("", "v1", "nodes");
     stream::iter(0..NODES).map(|n| add_node(client, &nodes, n)).buffer_unordered(32).try_collect::<Vec<()>>().await?;
     let pods: Store<Pod> = Informer::new(client.clone(), ListOptions::fields("spec.nodeName!=")).spawn();
