@@ -95,6 +95,13 @@ pub fn end_with_the_reader() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// Whether this process, and what it starts, may get huge pages unasked, as many kernels give them. Small programs only hold
+/// more memory with them.
+pub fn allow_huge_pages(allow: bool) {
+    // A kernel that knows no huge pages refuses: it gives none.
+    let _ = rustix::thread::disable_transparent_huge_pages(!allow);
+}
+
 /// The duty of process 1 of a pid namespace that does nothing else: reap orphans until told to end (`SIGTERM`, `SIGINT`).
 pub fn pause() -> ! {
     // SAFETY: the set is initialised before use; sigwaitinfo may be given a null info.

@@ -112,6 +112,7 @@ fn fork(birth: Birth<'_>, child: impl FnOnce(BorrowedFd<'_>) -> Result<(), Strin
             return 1;
         }
         process::reset_signals();
+        process::allow_huge_pages(true);
         let _ = rustix::process::setsid();
         if let Err(message) = child(child_end.as_fd()) {
             let _ = send_message(child_end.as_fd(), &Report::Failed { message }, &[]);

@@ -20,7 +20,8 @@ pub(crate) async fn what_a_process_sees() {
             "echo $0 $1; pwd; echo $GREETING; echo $HOSTNAME $HOME; busybox cat /etc/hostname /etc/resolv.conf; echo $$; \
              busybox ls /dev; busybox stat -c %a /dev/shm /tmp; busybox cat /proc/self/oom_score_adj; \
              busybox grep -c ' / overlay ' /proc/mounts || busybox grep -c overlay /proc/mounts; echo x > /dev/null && echo null; \
-             busybox head -c 4 /dev/zero | busybox wc -c; busybox ls /sys/class/net",
+             busybox head -c 4 /dev/zero | busybox wc -c; busybox ls /sys/class/net; \
+             busybox grep THP_enabled /proc/self/status",
         )
         .await;
     let expect_start = "name first\n/work/deep\nhi there\nweb-0 /root\nweb-0\nnameserver 10.96.0.10\n1\n";
@@ -31,7 +32,7 @@ pub(crate) async fn what_a_process_sees() {
     ] {
         assert!(output.lines().any(|line| line == word), "/dev/{word} in {output}");
     }
-    assert!(output.contains("\n1777\n1777\n0\n") && output.ends_with("null\n4\nlo\n"), "{output}");
+    assert!(output.contains("\n1777\n1777\n0\n") && output.ends_with("null\n4\nlo\nTHP_enabled:\t1\n"), "{output}");
     node.finish().await;
 }
 

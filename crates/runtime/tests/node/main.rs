@@ -51,6 +51,8 @@ const TESTS: &[Test] = tests![
 ];
 
 fn main() {
+    // As the program does: containers must not inherit it.
+    kybern_linux::process::allow_huge_pages(false);
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
 
     if args.get(1).is_some_and(|a| a == kybern_runtime::SHIM_COMMAND) {
