@@ -13,7 +13,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    pub(crate) fn new(command: String, output: Output) -> Self {
+    pub fn new(command: String, output: Output) -> Self {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Self { command, code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }

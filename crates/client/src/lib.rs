@@ -31,7 +31,7 @@ pub use discovery::ApiResource;
 pub use error::ClientError;
 pub use events::{EventRecorder, EventType, ObjectRef};
 pub use informer::Informer;
-pub use kubeconfig::RestConfig;
+pub use kubeconfig::{CertificateAuthorities, RestConfig};
 pub use leader::{LeaderElector, LeaseConfig};
 pub use metadata::PartialMetadata;
 pub use options::{DeleteOptions, ListOptions, Patch, Propagation};

@@ -6,9 +6,10 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use crate::cli::Command;
 
 /// Commands for people speak through their own output and log warnings only.
-pub(crate) fn init(command: &Command) {
+pub(crate) fn init(command: &Command, asked: Option<Level>) {
     let default = if command.is_for_people() { Level::WARN } else { Level::INFO };
-    let level = std::env::var("KYBERN_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let said = std::env::var("KYBERN_LOG").ok().and_then(|text| text.parse().ok());
+    let level = said.or(asked).unwrap_or(default);
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_span_events(FmtSpan::NONE)

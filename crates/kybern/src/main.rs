@@ -4,6 +4,7 @@
 mod addons;
 mod cli;
 mod commands;
+mod component_flags;
 mod logging;
 mod node_address;
 mod notify;
@@ -34,8 +35,16 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|a| a == "pause") {
         kybern_runtime::pause_main();
     }
-    let cli = Cli::parse_from(with_two_dashes(with_applet_name(arguments)));
-    logging::init(&cli.command);
+    let prepared = component_flags::prepare(arguments);
+    if let (Some(component), true) = (prepared.component, prepared.version) {
+        println!("{}", component_flags::version(component));
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::try_parse_from(&prepared.arguments) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error, prepared.component),
+    };
+    logging::init(&cli.command, prepared.level);
     if cli.command.is_for_people() {
         kybern_linux::process::end_with_the_reader();
     }
@@ -49,25 +58,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// A link named like a component behaves like it: `kube-proxy` is `kybern kube-proxy`.
-fn with_applet_name(mut arguments: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    const APPLETS: &[&str] =
-        &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns"];
-    let called = arguments.first().and_then(|a| std::path::Path::new(a).file_name()).map(|n| n.to_owned());
-    if let Some(name) = called.filter(|name| APPLETS.iter().any(|applet| name == applet)) {
-        arguments.insert(1, name);
-    }
-    arguments
-}
-
-/// CoreDNS and kube-proxy's elder flags have one dash; clap's long ones have two.
-fn with_two_dashes(arguments: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    let one_dash =
-        |a: &std::ffi::OsString| a.to_str().is_some_and(|a| a.starts_with("-conf") || a.starts_with("-dns.port"));
-    let lengthen = |a: std::ffi::OsString| {
-        if one_dash(&a) { format!("-{}", a.to_string_lossy()).into() } else { a }
+/// A component says what is wrong with its flags as upstream's does.
+fn refuse(error: &clap::Error, component: Option<&str>) -> ExitCode {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let flag = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) => Some(flag),
+        _ => None,
     };
-    arguments.into_iter().map(lengthen).collect()
+    match (component, flag) {
+        (Some(component), Some(flag)) => {
+            eprintln!("Error: {}", component_flags::unknown(component, flag));
+            ExitCode::FAILURE
+        }
+        _ => error.exit(),
+    }
 }
 
 /// The servers use every core; the rest is content with one thread.

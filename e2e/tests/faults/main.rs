@@ -1,6 +1,7 @@
 //! What breaks, and what must not: crashes at any moment, and starts that cannot work. Run through `cargo xtask e2e`, after
 //! the tutorial and on the same cluster.
 
+mod components;
 mod crashes;
 mod cycles;
 mod pod_starts;

@@ -13,6 +13,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/htpasswd", "apache2-utils"),
     ("/usr/sbin/nft", "nftables"),
     ("/usr/bin/nsenter", "util-linux"),
+    ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/script", "bsdutils"),
 ];
 

@@ -31,6 +31,15 @@ pub(crate) struct KubeApiserver {
     /// Holds certificates and keys [default: <data-dir>/server/pki].
     #[arg(long)]
     cert_dir: Option<PathBuf>,
+    /// The serving certificate with its chain (PEM) [default: one of the cluster's authority].
+    #[arg(long, requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// The serving certificate's key (PEM).
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
+    /// PEM file of authorities whose client certificates are believed beside the cluster's own.
+    #[arg(long)]
+    client_ca_file: Option<PathBuf>,
     /// Static tokens: lines of token,user,uid,"group1,group2".
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
@@ -77,6 +86,8 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         node_ports: options.service_node_port_range.0..=options.service_node_port_range.1,
         cluster_domain: "cluster.local".to_owned(),
         sans: Vec::new(),
+        serving: options.tls_cert_file.clone().zip(options.tls_private_key_file.clone()),
+        client_ca: options.client_ca_file.clone(),
         token_file: options.token_auth_file.clone(),
         authorization: parse_modes(&options.authorization_mode)?,
         issuers: options.service_account_issuer.clone(),
@@ -89,7 +100,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     let admin = running.pki.admin(jiff::Timestamp::now())?;
     let server = format!("https://{}:{}", loopback_or(options.bind_address), options.secure_port);
     let kubeconfig = options.data_dir.join("admin.kubeconfig");
-    Kubeconfig::with_certificate(&server, running.pki.ca.certificate_pem(), "kubernetes-admin", &admin)
+    Kubeconfig::with_certificate(&server, &running.server_ca_pem, "kubernetes-admin", &admin)
         .write(&kubeconfig)
         .with_context(|| format!("cannot write {}", kubeconfig.display()))?;
     tracing::info!("serving the API on {}:{}", options.bind_address, options.secure_port);

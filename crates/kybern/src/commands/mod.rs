@@ -9,5 +9,6 @@ pub(crate) mod kube_controller_manager;
 pub(crate) mod kube_proxy;
 pub(crate) mod kube_scheduler;
 pub(crate) mod kubelet;
+mod kubelet_config;
 pub(crate) mod server;
 pub(crate) mod up;

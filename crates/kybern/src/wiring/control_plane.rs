@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use kybern_apimachinery::json;
 use kybern_apimachinery::time::{Clock, SystemClock};
@@ -19,6 +19,8 @@ use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
 use kybern_storage::sqlite::{self, Sqlite};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 
 use super::certificate::Certificate;
@@ -41,6 +43,10 @@ pub(crate) struct ApiServerOptions {
     pub(crate) cluster_domain: String,
     /// Further names and addresses in the certificate.
     pub(crate) sans: Vec<String>,
+    /// Certificate and key to serve with; `None`: one of the cluster's authority.
+    pub(crate) serving: Option<(PathBuf, PathBuf)>,
+    /// Authorities of client certificates beside the cluster's own.
+    pub(crate) client_ca: Option<PathBuf>,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) authorization: Vec<Mode>,
     /// Empty: `https://kubernetes.default.svc.<domain>`.
@@ -56,6 +62,8 @@ pub(crate) struct ApiServerOptions {
 pub(crate) struct ApiServer {
     pub(crate) server: Arc<Server>,
     pub(crate) pki: Pki,
+    /// By what clients recognize the server.
+    pub(crate) server_ca_pem: String,
 }
 
 impl ApiServerOptions {
@@ -134,16 +142,38 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         service_cidr: options.service_cidr.to_string(),
     };
     bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;
-    let (ca, front_proxy_ca) = (pki.ca.certificate_pem(), pki.front_proxy_ca.certificate_pem());
-    bootstrap::authentication_config(server.as_ref(), ca, front_proxy_ca)
+    let client_ca = client_authorities(options, &pki)?;
+    bootstrap::authentication_config(server.as_ref(), &client_ca, pki.front_proxy_ca.certificate_pem())
         .await
         .context("cannot publish the cluster's authorities")?;
-    let certificate = Certificate::new(&pki.apiserver)?;
-    tokio::spawn(Arc::clone(&certificate).keep_renewed(pki_options, pki.next_renewal()));
-    let client_roots = [pki.ca.certificate_der().to_vec().into()];
+    let (certificate, server_ca_pem) = match &options.serving {
+        None => {
+            let certificate = Certificate::new(&pki.apiserver)?;
+            tokio::spawn(Arc::clone(&certificate).keep_renewed(pki_options, pki.next_renewal()));
+            (certificate, pki.ca.certificate_pem().to_owned())
+        }
+        Some((certificate, key)) => {
+            let (pair, chain) = Certificate::read(certificate, key)?;
+            (pair, chain)
+        }
+    };
+    let client_roots: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(client_ca.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| anyhow!("--client-ca-file is not usable: {error}"))?;
     let tls = Arc::new(serve::tls_config(certificate, &client_roots)?);
     tokio::spawn(serve::serve(Arc::clone(&server), listener, tls));
-    Ok(ApiServer { server, pki })
+    Ok(ApiServer { server, pki, server_ca_pem })
+}
+
+/// The cluster's own authority and those of `--client-ca-file`, as PEM.
+fn client_authorities(options: &ApiServerOptions, pki: &Pki) -> Result<String> {
+    let own = pki.ca.certificate_pem();
+    let Some(path) = &options.client_ca else { return Ok(own.to_owned()) };
+    let more = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if CertificateDer::pem_slice_iter(more.as_bytes()).next().is_none() {
+        bail!("{} is not usable as --client-ca-file: it holds no certificate", path.display());
+    }
+    Ok(format!("{}\n{more}", own.trim_end()))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {

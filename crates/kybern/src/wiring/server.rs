@@ -33,7 +33,7 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     let api = SocketAddr::new(cluster.bind_address, cluster.secure_port);
     preflight::free(api, "the API", Some("--secure-port"))?;
     preflight::free(node::KUBELET_ADDRESS, "the kubelet's API", None)?;
-    let ApiServer { server, pki } = control_plane::start(&options(&cluster), |step| notifier.status(step)).await?;
+    let ApiServer { server, pki, .. } = control_plane::start(&options(&cluster), |step| notifier.status(step)).await?;
     write_admin_kubeconfig(&cluster, &pki)?;
     tracing::info!("serving the API on {}:{}", cluster.bind_address, cluster.secure_port);
     start_controllers(&server, &pki);
@@ -65,6 +65,8 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         node_ports: 30000..=32767,
         cluster_domain: cluster.cluster_domain.clone(),
         sans: cluster.tls_sans.iter().cloned().chain([cluster.node_name.clone()]).collect(),
+        serving: None,
+        client_ca: None,
         token_file: None,
         authorization: vec![Mode::Node, Mode::Rbac],
         issuers: Vec::new(),

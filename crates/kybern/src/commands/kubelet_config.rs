@@ -1,0 +1,109 @@
+//! The `KubeletConfiguration` file (`kubelet.config.k8s.io/v1beta1`), as far as this kubelet has what it sets. Flags win.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct KubeletFile {
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) port: Option<u16>,
+    pub(crate) tls_cert_file: Option<PathBuf>,
+    pub(crate) tls_private_key_file: Option<PathBuf>,
+    authentication: Authentication,
+    #[serde(rename = "clusterDNS")]
+    pub(crate) cluster_dns: Option<Vec<String>>,
+    pub(crate) cluster_domain: Option<String>,
+    pub(crate) max_pods: Option<u32>,
+    #[serde(rename = "podCIDR")]
+    pub(crate) pod_cidr: Option<String>,
+    pub(crate) resolv_conf: Option<PathBuf>,
+    pub(crate) cgroup_root: Option<String>,
+    pub(crate) pod_logs_dir: Option<PathBuf>,
+    /// What this kubelet has not, and so has no effect.
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+struct Authentication {
+    x509: X509,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+struct X509 {
+    #[serde(rename = "clientCAFile")]
+    client_ca_file: Option<PathBuf>,
+}
+
+impl KubeletFile {
+    /// Reads the file and logs which of its fields have no effect.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        let file = Self::parse(&text).with_context(|| format!("cannot use {shown}"))?;
+        for field in file.without_effect() {
+            tracing::warn!("{shown}: {field} has no effect in this kubelet");
+        }
+        Ok(file)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut file: Self = serde_saphyr::from_str(text).context("it is no KubeletConfiguration")?;
+        let mut take = |name: &str| match file.others.remove(name) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
+        let (version, kind) = (take("apiVersion"), take("kind"));
+        if version != "kubelet.config.k8s.io/v1beta1" || kind != "KubeletConfiguration" {
+            bail!(
+                "no kind {kind:?} is registered for version {version:?}: it must be KubeletConfiguration of \
+                 kubelet.config.k8s.io/v1beta1"
+            );
+        }
+        Ok(file)
+    }
+
+    fn without_effect(&self) -> impl Iterator<Item = &str> {
+        self.others.keys().map(String::as_str)
+    }
+
+    pub(crate) fn client_ca_file(&self) -> Option<&PathBuf> {
+        self.authentication.x509.client_ca_file.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+
+    #[test]
+    fn fields() {
+        let text = format!(
+            "{HEAD}port: 10260\nclusterDNS: [10.96.0.10]\nclusterDomain: example.org\nmaxPods: 7\nevictionHard: {{}}\n\
+             authentication: {{x509: {{clientCAFile: /ca.crt}}, anonymous: {{enabled: false}}}}\n"
+        );
+        let file = KubeletFile::parse(&text).unwrap();
+        assert_eq!((file.port, file.max_pods), (Some(10260), Some(7)));
+        assert_eq!(file.cluster_dns.as_deref(), Some(&["10.96.0.10".to_owned()][..]));
+        assert_eq!(file.client_ca_file(), Some(&PathBuf::from("/ca.crt")));
+        assert_eq!(file.without_effect().collect::<Vec<_>>(), ["evictionHard"]);
+    }
+
+    #[test]
+    fn what_is_none() {
+        let fails = |text: &str| format!("{:#}", KubeletFile::parse(text).unwrap_err());
+        let other = fails("apiVersion: v1\nkind: Pod\n");
+        assert!(other.contains("\"Pod\"") && other.contains("KubeletConfiguration"), "{other}");
+        let wrong = fails(&format!("{HEAD}maxPods: many\n"));
+        assert!(wrong.contains("many") || wrong.contains("maxPods") || wrong.contains("line"), "{wrong}");
+    }
+}
