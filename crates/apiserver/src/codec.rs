@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use kybern_apimachinery::{ApiError, Gvk, Reason, Value, object};
+use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Reason, Value, object};
 use kybern_schema::types::KindType;
 use kybern_schema::{DecodeError, Strictness, decode, decode_yaml, proto};
 
@@ -43,7 +43,7 @@ pub(crate) fn read_object(
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
     if body.is_empty() {
-        return Err(refusal(DecodeError::Syntax("unexpected end of JSON input".to_owned()), &kind.gvk));
+        return Err(refusal(DecodeError::Syntax("unexpected end of JSON input".to_owned()), &kind.gvk, body));
     }
     let decoded = match media {
         "application/json" => {
@@ -60,13 +60,26 @@ pub(crate) fn read_object(
         }
         _ => return Err(unsupported(&["application/json", "application/yaml", proto::MEDIA_TYPE])),
     };
-    let (object, warnings) = decoded.map_err(|e| refusal(e, &kind.gvk))?;
+    let (object, warnings) = decoded.map_err(|e| refusal(e, &kind.gvk, body))?;
     check_claim(object::api_version(&object), object::kind(&object), kind)?;
     Ok((object, warnings))
 }
 
-fn refusal(error: DecodeError, gvk: &Gvk) -> ApiError {
-    error.into_api_error(gvk)
+/// Of what cannot be parsed, the refusal shows the beginning.
+fn refusal(error: DecodeError, gvk: &Gvk, body: &[u8]) -> ApiError {
+    const SHOWN: usize = 30;
+    let unreadable = matches!(error, DecodeError::Syntax(_));
+    let error = error.into_api_error(gvk);
+    if !unreadable {
+        return error;
+    }
+    let (start, more) = (&body[..body.len().min(SHOWN)], if body.len() > SHOWN { " ..." } else { "" });
+    let summary = match start {
+        [] => "<empty>".to_owned(),
+        [b'{', ..] => String::from_utf8_lossy(start).into_owned(),
+        _ => start.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    ApiError::bad_request(format!("{} ({summary}{more})", error.message()))
 }
 
 /// What a body says of itself, before all of it is checked against a shape that it may not have.
@@ -81,6 +94,16 @@ struct Claim {
 fn claimed_kind(claim: Option<Claim>, kind: &KindType) -> Result<(), ApiError> {
     let Some(Claim { api_version, kind: name }) = claim else { return Ok(()) };
     check_claim(api_version.as_deref().unwrap_or(""), name.as_deref().unwrap_or(""), kind)
+}
+
+/// The kind in the version of its group that a JSON body names, where all versions of the kind look alike.
+pub(crate) fn in_claimed_version(mut kind: KindType, body: &[u8]) -> KindType {
+    let claimed = serde_json::from_slice::<Claim>(body).ok().and_then(|claim| claim.api_version);
+    let claimed = claimed.as_deref().and_then(GroupVersion::parse).filter(|gv| gv.group == kind.gvk.group);
+    if let Some(claimed) = claimed {
+        kind.gvk.version = claimed.version;
+    }
+    kind
 }
 
 /// An object may leave out its kind and version, but not name others.

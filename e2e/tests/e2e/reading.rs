@@ -184,6 +184,7 @@ fn describe_and_explain() {
         }
         let explained = kubectl.run(&["explain", "deployment.spec.replicas"]).ok();
         assert!(explained.contains("Deployment") && explained.contains("integer"), "{explained}");
+        assert!(explained.contains("How many pods. 1 by default."), "{explained}");
         let explained = kubectl.run(&["explain", "pod.spec"]).ok();
         for field in ["containers", "restartPolicy", "nodeName"] {
             assert!(explained.contains(field), "no {field} in\n{explained}");

@@ -73,11 +73,13 @@ async fn serve(
     };
     let kind = kind.filter(|_| !streams && info.verb == "create").and_then(|gvk| kybern_schema::builtin().kind(&gvk));
     let mut warnings = Vec::new();
-    let body = match &kind {
+    let body = match kind {
         Some(kind) => {
             let validation = WriteOptions::parse(&query, "CreateOptions", "")?.field_validation;
             let bytes = body::read(body).await?;
-            let (object, found) = codec::read_object(codec::content_type(&parts.headers), &bytes, kind, validation)?;
+            // A subresource reads older versions of what it is sent, too: evictions of policy/v1beta1.
+            let kind = if info.subresource.is_empty() { kind } else { codec::in_claimed_version(kind, &bytes) };
+            let (object, found) = codec::read_object(codec::content_type(&parts.headers), &bytes, &kind, validation)?;
             warnings = found;
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             parts.headers.remove(CONTENT_LENGTH);

@@ -145,6 +145,10 @@ async fn connectors_speak_json_whatever_the_client_speaks() {
     assert_eq!(kybern_schema::proto::decode(&kind, &answer.bytes).unwrap()["target"]["name"], "n");
     // What they are shown is checked, whatever form it came in, and says what it is.
     assert_eq!(client.post(&path, json!({"target": {"name": "n"}})).await.ok()["kind"], "Binding");
+    let older = json!({"apiVersion": "v1beta1", "kind": "Binding", "target": {"name": "n"}});
+    assert_eq!(client.post(&path, older).await.code, 201);
+    let foreign = json!({"apiVersion": "apps/v1", "kind": "Binding", "target": {"name": "n"}});
+    assert_eq!(client.post(&path, foreign).await.code, 400);
     let other = json!({"apiVersion": "v1", "kind": "Pod"});
     let (code, text) = client.post(&path, other).await.status();
     assert!(code == 400 && text.contains("cannot be handled as a Binding"), "{text}");

@@ -74,7 +74,7 @@ pub(super) struct Log {
 const LOG_OPTIONS: [&str; 8] =
     ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
 
-fn log_query(query: &str) -> Result<String, ApiError> {
+fn log_query(pod: &str, query: &str) -> Result<String, ApiError> {
     let first = |name: &'static str| query_values(query, name).next();
     let mut errors = Vec::new();
     for (name, least, detail) in [
@@ -98,7 +98,7 @@ fn log_query(query: &str) -> Result<String, ApiError> {
         ));
     }
     if !errors.is_empty() {
-        return Err(ApiError::invalid(&GroupKind::new("", "PodLogOptions"), "", &errors));
+        return Err(ApiError::invalid(&GroupKind::new("", "PodLogOptions"), pod, &errors));
     }
     let pairs: Vec<String> =
         LOG_OPTIONS.iter().filter_map(|name| Some(format!("{name}={}", encode(&first(name)?)))).collect();
@@ -114,7 +114,7 @@ impl Connector for Log {
         Box::pin(async move {
             let ConnectRequest { namespace, name, request, .. } = request;
             let query = request.uri().query().unwrap_or("").to_owned();
-            let options = log_query(&query)?;
+            let options = log_query(&name, &query)?;
             let pod = server.get("", "pods", &namespace, &name).await?;
             let container = container(&pod, &query_values(&query, "container").next().unwrap_or_default())?;
             // What was never scheduled has said nothing.
@@ -253,10 +253,10 @@ mod tests {
 
     #[test]
     fn options_are_checked_and_translated() {
-        assert_eq!(log_query("follow=true&tailLines=5&container=a&evil=1").unwrap(), "follow=true&tailLines=5");
-        assert!(log_query("tailLines=-1").unwrap_err().message().contains("tailLines: Invalid value: -1"));
-        assert_eq!(log_query("sinceSeconds=x").unwrap_err().code(), 400);
-        assert!(log_query("sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z").is_err());
+        assert_eq!(log_query("p", "follow=true&tailLines=5&container=a&evil=1").unwrap(), "follow=true&tailLines=5");
+        assert!(log_query("p", "tailLines=-1").unwrap_err().message().contains("tailLines: Invalid value: -1"));
+        assert_eq!(log_query("p", "sinceSeconds=x").unwrap_err().code(), 400);
+        assert!(log_query("p", "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z").is_err());
         let exec = stream_query("command=sh&command=-c&command=a+b&stdin=true&stdout=true&stderr=true&tty=true", true)
             .unwrap();
         assert_eq!(exec, "input=1&output=1&tty=1&command=sh&command=-c&command=a%20b");

@@ -8,5 +8,6 @@ mod kubelets;
 mod minimal;
 mod nodes;
 mod pods;
+mod published;
 mod services;
 mod workloads;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use kybern_apimachinery::{Gvk, Map, Value, json};
 
+use super::descriptions::Descriptions;
 use super::{Flavor, Served};
 use crate::builtin;
 use crate::types::{Field, ListKind, StructId, StructType, Type};
@@ -16,6 +17,7 @@ pub(super) struct Definitions {
     done: BTreeMap<String, Value>,
     structs: HashMap<&'static str, StructId>,
     kinds: HashMap<StructId, Vec<&'static Gvk>>,
+    descriptions: Descriptions,
 }
 
 impl Definitions {
@@ -28,7 +30,7 @@ impl Definitions {
                 kinds.entry(kind.root).or_default().push(gvk);
             }
         }
-        Self { flavor, done: BTreeMap::new(), structs, kinds }
+        Self { flavor, done: BTreeMap::new(), structs, kinds, descriptions: Descriptions::load() }
     }
 
     pub(super) fn finish(self) -> BTreeMap<String, Value> {
@@ -70,12 +72,19 @@ impl Definitions {
         let shape: &StructType = builtin().schema().get(id);
         let mut definition = Map::new();
         definition.insert("type".into(), "object".into());
+        if let Some(text) = self.descriptions.of(&shape.name) {
+            definition.insert("description".into(), text.into());
+        }
         let required: Vec<&str> = shape.fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
         if !required.is_empty() {
             definition.insert("required".into(), required.into());
         }
         if !shape.fields.is_empty() {
-            let properties = shape.fields.iter().map(|f| (f.name.to_string(), self.property(f, queue)));
+            let described = |f: &Field| {
+                let text = self.descriptions.of_field(&shape.name, &f.name, self.kinds.contains_key(&id));
+                (f.name.to_string(), self.property(f, text, queue))
+            };
+            let properties = shape.fields.iter().map(described);
             definition.insert("properties".into(), Value::Object(properties.collect()));
         }
         if shape.atomic {
@@ -88,8 +97,15 @@ impl Definitions {
         Value::Object(definition)
     }
 
-    fn property(&self, field: &Field, queue: &mut Vec<String>) -> Value {
+    fn property(&self, field: &Field, description: Option<&str>, queue: &mut Vec<String>) -> Value {
         let mut property = self.ty(&field.ty, queue);
+        if let Some(text) = description {
+            // In v3 nothing may stand beside a reference.
+            if self.flavor == Flavor::V3 && property.get("$ref").is_some() {
+                property = json!({"allOf": [property]});
+            }
+            property["description"] = text.into();
+        }
         let Some(object) = property.as_object_mut() else { return property };
         let mut set = |key: &str, value: Value| object.insert(key.to_owned(), value);
         match &field.ty {

@@ -4,6 +4,7 @@
 //! A document is built when it is asked for; callers keep the bytes, keyed by [`fingerprint`].
 
 mod definitions;
+mod descriptions;
 mod operations;
 pub mod proto;
 mod v2;
@@ -126,6 +127,7 @@ pub fn fingerprint(served: &[Served]) -> String {
         }
     };
     add(env!("CARGO_PKG_VERSION").as_bytes());
+    add(&descriptions::FINGERPRINT.to_le_bytes());
     for resource in served {
         add(format!("{resource:?}").as_bytes());
     }

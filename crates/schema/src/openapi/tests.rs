@@ -56,6 +56,7 @@ fn v2_says_what_clients_look_for() {
     assert_eq!(
         *containers,
         json!({
+            "description": "The containers, at least one. The list cannot change once the pod exists.",
             "type": "array", "items": {"$ref": "#/definitions/io.k8s.api.core.v1.Container"},
             "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
             "x-kubernetes-patch-strategy": "merge", "x-kubernetes-patch-merge-key": "name",
@@ -122,4 +123,25 @@ fn protobuf_forms_hold_the_same() {
     assert_eq!(only(only(containers, 1), 25), b"array");
     let path = named(only(&v3, 4), 1, "/api/v1/namespaces/{namespace}/pods/{name}");
     assert_eq!(only(only(path, 10), 5), b"patchCoreV1NamespacedPod");
+}
+
+#[test]
+fn what_is_referred_to_can_be_described_where_it_is() {
+    let template = "io.k8s.api.apps.v1.DeploymentSpec";
+    let text = "What the pods look like. A change starts a rollout.";
+    let v2 = v2(&served(), "v1.35.0");
+    assert_eq!(
+        v2["definitions"][template]["properties"]["template"],
+        json!({"$ref": "#/definitions/io.k8s.api.core.v1.PodTemplateSpec", "description": text})
+    );
+    let v3 = v3(&GroupVersion::new("apps", "v1"), &served(), "v1.35.0").unwrap();
+    let schemas = &v3["components"]["schemas"];
+    assert_eq!(
+        schemas[template]["properties"]["template"],
+        json!({"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.PodTemplateSpec"}], "description": text})
+    );
+    assert_eq!(
+        schemas["io.k8s.api.apps.v1.Deployment"]["description"].as_str().map(|d| d.starts_with("Keeps a number")),
+        Some(true)
+    );
 }
