@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::run::Finished;
 
 /// Where the cluster is, as `cargo xtask e2e` says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cluster {
     pub kubeconfig: PathBuf,
     /// The node's network namespace.
@@ -48,6 +48,15 @@ impl Cluster {
             directories: variable("KYBERN_E2E_DIRECTORIES").split(' ').map(str::to_owned).collect(),
             kubectls: variable("KYBERN_E2E_KUBECTLS").split(':').map(PathBuf::from).collect(),
         })
+    }
+
+    /// Another cluster on the same node, to take this one's place while it is down: its data lies elsewhere.
+    pub fn with_data_in(&self, data_dir: PathBuf) -> &'static Self {
+        let data = format!("--data-dir={}", data_dir.display());
+        let others = self.directories.iter().filter(|flag| !flag.starts_with("--data-dir=")).cloned();
+        let directories = others.chain([data]).collect();
+        let kubeconfig = data_dir.join("admin.kubeconfig");
+        Box::leak(Box::new(Self { kubeconfig, data_dir, directories, ..self.clone() }))
     }
 
     /// The newest kubectl.

@@ -15,5 +15,7 @@ pub(crate) fn init(command: &Command, asked: Option<Level>) {
         .with_span_events(FmtSpan::NONE)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
+        // What cannot be logged, because the log's disk is full, is lost: to complain on standard error would panic.
+        .log_internal_errors(false)
         .init();
 }

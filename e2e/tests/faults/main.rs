@@ -4,6 +4,7 @@
 mod components;
 mod crashes;
 mod cycles;
+mod full_disk;
 mod pod_starts;
 mod refusals;
 mod starts;

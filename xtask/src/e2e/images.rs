@@ -1,6 +1,7 @@
 //! Images made of Debian's packages: a static busybox, and the real nginx with the libraries it needs.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,16 @@ pub(super) fn busybox(folder: &Path) -> Result<Built> {
     let rootfs = folder.join("busybox");
     add_busybox(&rootfs)?;
     build(folder, "busybox", json!({"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"]}))
+}
+
+/// A busybox with a file beside it that does not shrink, so that its layer is its own and has at least this size.
+pub(super) fn padded(folder: &Path, name: &str, bytes: usize) -> Result<Built> {
+    let rootfs = folder.join(name);
+    add_busybox(&rootfs)?;
+    let mut padding = Vec::new();
+    fs::File::open("/dev/urandom")?.take(bytes as u64).read_to_end(&mut padding)?;
+    fs::write(rootfs.join("padding"), padding)?;
+    build(folder, name, json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]}))
 }
 
 /// The same nginx under each tag; the page it serves tells the tag.

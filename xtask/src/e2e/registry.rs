@@ -51,10 +51,14 @@ pub(super) fn start(network: &Network, folder: &Path) -> Result<Registries> {
     }
     let pusher = Pusher { network, work: &work };
     let busybox = images::busybox(&work)?;
-    for tag in ["latest", "archive", "1"] {
+    for tag in ["archive", "1"] {
         pusher.push(OPEN, "library/busybox", tag, &busybox)?;
     }
-    pusher.push_index(OPEN, "library/busybox", "latest", &busybox)?;
+    pusher.push_index(OPEN, "library/busybox", "latest", &busybox, &["s390x", images::architecture()])?;
+    // Images that tests do something to: one for other machines, one to be damaged, one that a small disk has no room for.
+    pusher.push_index(OPEN, "library/foreign", "1", &busybox, &["s390x", "riscv64"])?;
+    pusher.push(OPEN, "library/damaged", "1", &images::padded(&work, "damaged", 100_000)?)?;
+    pusher.push(OPEN, "library/large", "1", &images::padded(&work, "large", 48 << 20)?)?;
     pusher.push(PRIVATE, "private", "1", &busybox)?;
     for tag in ["1.14", "1.15", "latest"] {
         pusher.push(OPEN, "library/nginx", tag, &images::nginx(&work, tag)?)?;
@@ -107,8 +111,16 @@ impl Pusher<'_> {
         self.manifest(registry, repository, tag, &image.manifest)
     }
 
-    /// An index that lists this machine's platform and one that nobody has.
-    fn push_index(&self, registry: &str, repository: &str, tag: &str, image: &Built) -> Result<()> {
+    /// An index that lists the image under these architectures.
+    fn push_index(
+        &self,
+        registry: &str,
+        repository: &str,
+        tag: &str,
+        image: &Built,
+        architectures: &[&str],
+    ) -> Result<()> {
+        self.push(registry, repository, tag, image)?;
         let manifest = self.file("manifest", &image.manifest)?;
         let digest = images::sha256(&manifest)?;
         self.manifest(registry, repository, &digest, &image.manifest)?;
@@ -121,7 +133,7 @@ impl Pusher<'_> {
         let index = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
-            "manifests": [entry("s390x"), entry(images::architecture())],
+            "manifests": architectures.iter().map(|name| entry(name)).collect::<Vec<_>>(),
         });
         self.manifest(registry, repository, tag, &serde_json::to_vec(&index)?)
     }

@@ -19,7 +19,7 @@ use crate::image::{Descriptor, digest_text};
 use crate::registry::{RegistryError, Session, explained};
 
 /// How often a blob's download is begun anew or resumed before the pull fails.
-const ATTEMPTS_MAX: u32 = 5;
+pub(super) const ATTEMPTS_MAX: u32 = 5;
 
 /// How long a registry may send nothing in the middle of a blob.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,10 +27,16 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many pieces may wait for the disk before the network has to.
 const PIECES_MAX: usize = 8;
 
-/// Downloads a blob into a file of its own at `path` and verifies it. A broken connection is taken up where it broke.
-pub(super) async fn download(session: &Session, blob: &Descriptor, path: PathBuf) -> Result<Partial, PullError> {
+/// Downloads a blob into a file of its own at `path` and verifies it. A broken connection is taken up where it broke,
+/// so that there are at most so many attempts.
+pub(super) async fn download(
+    session: &Session,
+    blob: &Descriptor,
+    path: PathBuf,
+    attempts: u32,
+) -> Result<Partial, PullError> {
     let mut download = Download { blob, writer: Writer::start(path), sent: 0 };
-    if let Err(error) = download.run(session).await {
+    if let Err(error) = download.run(session, attempts).await {
         // Its file goes with it.
         let _ = download.writer.finish().await;
         return Err(error);
@@ -54,11 +60,11 @@ struct Download<'a> {
 }
 
 impl Download<'_> {
-    async fn run(&mut self, session: &Session) -> Result<(), PullError> {
+    async fn run(&mut self, session: &Session, attempts: u32) -> Result<(), PullError> {
         let mut attempt = 1;
         loop {
             match self.attempt(session).await {
-                Err(PullError::Registry(RegistryError::Io(_))) if attempt < ATTEMPTS_MAX => {
+                Err(PullError::Registry(RegistryError::Io(_))) if attempt < attempts => {
                     tokio::time::sleep(Duration::from_millis(100) * 2u32.pow(attempt)).await;
                     attempt += 1;
                 }

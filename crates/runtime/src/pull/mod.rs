@@ -20,7 +20,7 @@ use crate::image::{
     DOCUMENT_MAX, Descriptor, Document, ImageStore, Ingest, Layers, Reference, StoreError, choose, is_digest,
 };
 use crate::registry::{Credential, Manifest, Registries, RegistryError, Session};
-use download::download;
+use download::{ATTEMPTS_MAX, download};
 use turns::Turns;
 
 /// How many layers of one image are fetched at a time.
@@ -239,10 +239,12 @@ impl Puller {
         }
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut failure = None;
-        for session in sessions.iter() {
+        for (index, session) in sessions.iter().enumerate() {
+            // Only the first is known to be there at all.
+            let attempts = if index == 0 { ATTEMPTS_MAX } else { 1 };
             let unique = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             let path = self.images.ingest_dir().join(format!("blob-{}-{unique}", &blob.digest[7..]));
-            match download(session, &blob, path).await {
+            match download(session, &blob, path, attempts).await {
                 Ok(partial) => return Ok(partial.move_to(&target)?),
                 Err(error) if error.is_of_endpoint() => failure = failure.or(Some(error)),
                 Err(error) => return Err(error),

@@ -153,7 +153,7 @@ fn set_oom_score(pid: i32, value: Option<i64>) {
     if let Some(value) = value
         && let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), value.to_string())
     {
-        SAID.call_once(|| eprintln!("shim: cannot set oom_score_adj to {value}: {error}"));
+        SAID.call_once(|| super::say(format_args!("cannot set oom_score_adj to {value}: {error}")));
     }
 }
 

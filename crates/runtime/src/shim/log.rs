@@ -89,7 +89,7 @@ impl LogFile {
     /// Appends lines. A full disk loses lines; it does not stop the container.
     pub(super) fn append(&mut self, lines: &[u8]) {
         if let Err(error) = self.file.write_all(lines) {
-            eprintln!("shim: {}: {error}", self.path.display());
+            super::say(format_args!("{}: {error}", self.path.display()));
         }
     }
 }

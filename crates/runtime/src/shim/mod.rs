@@ -29,6 +29,11 @@ pub(crate) const CONTAINERS: &str = "containers";
 pub(crate) const LAUNCH_SPEC: &str = "launch.json";
 pub(crate) const RUN_STATE: &str = "run.json";
 
+/// Says something in the shim's log. Not with `eprintln!`: that panics where the log's disk is full, and the pod would end.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "shim: {text}");
+}
+
 /// Runs the shim of one sandbox; `args` is what follows the command: the sandbox's directory. Must be called before the
 /// process has made a second thread. Says `ok` or what went wrong on standard output, which it then closes.
 pub fn shim_main(args: &[std::ffi::OsString]) -> ! {
@@ -46,7 +51,7 @@ pub fn shim_main(args: &[std::ffi::OsString]) -> ! {
             match server.run() {
                 Ok(()) => std::process::exit(0),
                 Err(error) => {
-                    eprintln!("shim: {error}");
+                    say(format_args!("{error}"));
                     std::process::exit(1)
                 }
             }

@@ -423,7 +423,7 @@ impl Server {
         container.streams.stdin = None;
         let state = container.state.clone();
         if let Err(error) = disk::replace_json(&path, &state) {
-            eprintln!("shim: {error}");
+            super::say(format_args!("{error}"));
         }
         let event = Reply::Exit { container: name.to_owned(), state };
         let subscribers: Vec<u64> = self.connections.iter().filter(|c| c.subscribed).map(|c| c.id).collect();
