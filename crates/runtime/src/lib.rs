@@ -27,6 +27,7 @@ pub use config::Config;
 pub use image::{ImageArchives, Reference, ReferenceError, StoreError, StoredImage};
 pub use network::{PodNet, PodNetwork};
 pub use purge::purge;
+pub use registry::check_registries;
 pub use service::Runtime;
 pub use shim::{SHIM_COMMAND, shim_main};
 

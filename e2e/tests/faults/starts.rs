@@ -123,3 +123,24 @@ fn interrupted_and_asked_again() {
     assert!(!host.data_dir().exists());
     assert!(host.kybern("down", &[]).ok().contains("There is no cluster"));
 }
+
+#[test]
+fn with_settings_that_cannot_be() {
+    let host = Scratch::new("settings");
+    for (flag, expect) in [
+        ("--node-ip=203.0.113.9", "not an address of this machine"),
+        ("--node-ip=127.0.0.1", "loopback"),
+        ("--node-name=Bad_Name", "cannot be a node's name"),
+        ("--service-cluster-ip-range=10.96.0.0/31", "too small"),
+    ] {
+        says(host.kybern("up", &[flag]), &[flag.split('=').next().unwrap(), expect]);
+        assert!(!host.data_dir().exists(), "{flag}: nothing may be made");
+    }
+    std::fs::create_dir(host.data_dir()).unwrap();
+    let registries = host.data_dir().join("registries.yaml");
+    for (text, expect) in [("mirrors: [", "line 1"), ("mirrorz: {}", "mirrorz")] {
+        std::fs::write(&registries, text).unwrap();
+        says(host.kybern("up", &[]), &[&registries.display().to_string(), expect]);
+    }
+    assert!(!host.data_dir().join("server").exists(), "nothing may be stored");
+}

@@ -61,8 +61,8 @@ impl ClusterOptions {
     /// Fills in what was not said.
     pub(crate) fn resolve(&self) -> Result<Cluster> {
         let paths = self.directories.paths()?;
-        let node_name = self.node_name.clone().map_or_else(node_address::host_name, Ok)?;
-        let node_ip = self.node_ip.map_or_else(node_address::detect, Ok)?;
+        let node_name = self.node_name.as_deref().map_or_else(node_address::host_name, node_address::check_name)?;
+        let node_ip = self.node_ip.map_or_else(node_address::detect, node_address::check)?;
         let service_ip = |index: usize| {
             let range = self.service_cluster_ip_range;
             range.hosts().nth(index).with_context(|| format!("--service-cluster-ip-range {range} is too small"))

@@ -90,7 +90,7 @@ pub(crate) async fn deployment_available(
     });
     if tokio::time::timeout(LIMIT, available).await.is_err() {
         bail!(
-            "deployment {namespace}/{name} is not available after {} s: {}",
+            "deployment {namespace}/{name} is not available after {} s (`kubectl get events -n {namespace}` tells more): {}",
             LIMIT.as_secs(),
             pod_states(client, namespace).await
         );
@@ -113,7 +113,9 @@ async fn pod_states(client: &Client, namespace: &str) -> String {
             .map(|w| format!("{} {}", w.reason.as_deref().unwrap_or(""), w.message.as_deref().unwrap_or("")))
             .collect::<Vec<_>>()
             .join(", ");
-        format!("{} is {phase} {waiting}", pod.metadata.name.as_deref().unwrap_or(""))
+        let ready = status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "Ready");
+        let why = ready.and_then(|c| c.message.as_deref()).unwrap_or("");
+        format!("{} is {phase}: {waiting} {why}", pod.metadata.name.as_deref().unwrap_or(""))
     };
     if pods.is_empty() { "it has no pods".to_owned() } else { pods.iter().map(state).collect::<Vec<_>>().join("; ") }
 }

@@ -21,6 +21,7 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     let notifier = Notifier::from_env();
     preflight::privileges("server")?;
     preflight::machine()?;
+    kybern_runtime::check_registries(&cluster.paths.registries()).context("cannot use the registries' settings")?;
     cluster.paths.make_data()?;
     cluster.paths.make_run()?;
     let lock = DirectoryLock::take(&cluster.paths.data);

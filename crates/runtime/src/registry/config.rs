@@ -16,7 +16,7 @@ use super::tls;
 const ANY: &str = "*";
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Registries {
     /// By registry host.
     mirrors: BTreeMap<String, Mirror>,
@@ -28,7 +28,7 @@ pub(crate) struct Registries {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct Mirror {
     endpoint: Vec<String>,
     /// Regular expressions of repositories, and what to ask the mirror for instead.
@@ -36,7 +36,7 @@ struct Mirror {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct HostConfig {
     auth: AuthSection,
     tls: TlsSection,
@@ -44,7 +44,7 @@ struct HostConfig {
 
 /// Never printed: it holds secrets.
 #[derive(Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct AuthSection {
     username: String,
     password: String,
@@ -59,7 +59,7 @@ impl std::fmt::Debug for AuthSection {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct TlsSection {
     pub(crate) ca_file: PathBuf,
     pub(crate) cert_file: PathBuf,
@@ -77,6 +77,11 @@ pub(crate) struct Endpoint {
     pub(crate) repository: String,
     /// The registry that a mirror stands in for.
     pub(crate) mirror_of: Option<String>,
+}
+
+/// Whether the file can be used; one that does not exist can. For those who want to know before the first pull.
+pub fn check_registries(path: &Path) -> io::Result<()> {
+    Registries::load(path).map(drop)
 }
 
 impl Registries {
@@ -213,6 +218,14 @@ configs:
         let endpoints = Registries::parse(file).unwrap().endpoints(registry, repository).unwrap();
         let got: Vec<(&str, &str)> = endpoints.iter().map(|e| (e.base.as_str(), e.repository.as_str())).collect();
         assert_eq!(got, expect, "{registry}/{repository}");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named() {
+        for text in ["mirrorz: {}", "mirrors: {docker.io: {endpoints: []}}", "configs: {h: {tls: {ca: x}}}"] {
+            let error = Registries::parse(text).unwrap_err();
+            assert!(error.contains("unknown field"), "{text}: {error}");
+        }
     }
 
     #[test]

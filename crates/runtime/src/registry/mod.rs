@@ -8,5 +8,6 @@ mod tls;
 
 pub(crate) use auth::Credential;
 pub(crate) use config::Registries;
+pub use config::check_registries;
 pub(crate) use http::explained;
 pub(crate) use session::{Manifest, RegistryError, Session};
