@@ -55,7 +55,7 @@ pub trait Objects: Send + Sync {
         namespace: &'a str,
         name: &'a str,
         change: &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Send + Sync),
-    ) -> BoxFuture<'a, Result<Value, ApiError>>;
+    ) -> BoxFuture<'a, Result<(), ApiError>>;
     fn create<'a>(&'a self, group: &'a str, resource: &'a str, object: Value)
     -> BoxFuture<'a, Result<Value, ApiError>>;
     /// Deletes with a grace period (`None`: the kind's own), as a DELETE request would.

@@ -86,7 +86,7 @@ impl<'a> Deletion<'a> {
                 if self.options.dry_run {
                     return Ok(Deleted::Pending(entry(&kind, old.key.clone(), &value, old.revision)?));
                 }
-                let txn = Txn::update(old.key.clone(), old.revision, value.clone().into());
+                let txn = Txn::update(old.key.clone(), old.revision, value.clone());
                 let revision = commit(self.server, txn).await?;
                 self.server.cache.wait_for(revision).await;
                 Ok(Deleted::Pending(entry(&kind, old.key.clone(), &value, revision)?))

@@ -71,7 +71,7 @@ impl Objects for Server {
         namespace: &'a str,
         name: &'a str,
         change: &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Send + Sync),
-    ) -> BoxFuture<'a, Result<Value, ApiError>> {
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
             let row = self.row(group, resource)?;
             let (kind, resource) = (self.kind(&row)?, row.gvr.group_resource());
@@ -79,12 +79,11 @@ impl Objects for Server {
             loop {
                 self.catch_up().await?;
                 let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
-                let mut object = old.value();
-                change(&mut object)?;
                 let before = stored_tree(&old);
-                object::remove(&mut object, &["metadata", "resourceVersion"]);
+                let mut object = before.clone();
+                change(&mut object)?;
                 if object == before {
-                    return Ok(old.value());
+                    return Ok(());
                 }
                 let (user, options) = (own_user(), own_options());
                 let writer = Writer {
@@ -99,7 +98,7 @@ impl Objects for Server {
                     warnings: Vec::new(),
                 };
                 match writer.replace(&old, &before, &object).await {
-                    Ok(entry) => return Ok(entry.value()),
+                    Ok(_) => return Ok(()),
                     Err(Failure::Changed) if attempt < 4 * TRIES => attempt += 1,
                     Err(failure) => return Err(failure.into_api_error(&resource, name)),
                 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kybern_apimachinery::field::FieldError;
 use kybern_apimachinery::{ApiError, GroupResource, Reason, Value, object};
 use kybern_storage::{Revision, StorageError, Txn};
@@ -144,16 +145,15 @@ impl<'a> Writer<'a> {
     pub(crate) async fn create(&mut self, object: Value) -> Result<Arc<Entry>, ApiError> {
         let generated = object::name(&object).is_empty();
         let base = object::str_at(&object, &["metadata", "generateName"]).to_owned();
+        if !generated || base.is_empty() {
+            return self.create_named(object).await;
+        }
         let mut attempt = 1;
         loop {
             let mut object = object.clone();
-            if generated && !base.is_empty() {
-                object::set(&mut object, &["metadata", "name"], metadata::generate_name(&base));
-            }
+            object::set(&mut object, &["metadata", "name"], metadata::generate_name(&base));
             match self.create_named(object).await {
-                Err(error) if generated && error.reason() == Reason::AlreadyExists && attempt < NAME_TRIES => {
-                    attempt += 1
-                }
+                Err(error) if error.reason() == Reason::AlreadyExists && attempt < NAME_TRIES => attempt += 1,
                 result => return result,
             }
         }
@@ -190,7 +190,7 @@ impl<'a> Writer<'a> {
             }
             return entry(&kind, key, &value, 0);
         }
-        let revision = match self.server.storage.txn(Txn::create(key.clone(), value.clone().into())).await {
+        let revision = match self.server.storage.txn(Txn::create(key.clone(), value.clone())).await {
             Ok(revision) => revision,
             Err(StorageError::Conflict { current, .. }) => {
                 // Whoever is told of the conflict finds the object.
@@ -273,7 +273,7 @@ impl<'a> Writer<'a> {
         let txn = if gone {
             Txn::delete(key.clone(), old.revision)
         } else {
-            Txn::update(key.clone(), old.revision, value.clone().into())
+            Txn::update(key.clone(), old.revision, value.clone())
         };
         let revision = commit(self.server, txn).await?;
         if gone {
@@ -337,7 +337,7 @@ fn keep(object: &mut Value, old: &Value, kept: impl Fn(&str) -> bool) {
 }
 
 /// An object's stored bytes.
-pub(crate) fn encode(object: &Value) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn encode(object: &Value) -> Result<Bytes, ApiError> {
     let value =
         canonical(object).ok_or_else(|| ApiError::internal("the object has no apiVersion, kind or metadata"))?;
     if value.len() > MAX_OBJECT_BYTES {
@@ -346,7 +346,7 @@ pub(crate) fn encode(object: &Value) -> Result<Vec<u8>, ApiError> {
             format!("Request entity too large: the object has {} bytes, the limit is {MAX_OBJECT_BYTES}", value.len()),
         ));
     }
-    Ok(value)
+    Ok(value.into())
 }
 
 /// An entry of bytes that the cache does not hold.

@@ -23,7 +23,7 @@ use kybern_auth::authn::ServiceAccountTokens;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::token::Issuer;
 
-pub use admission::{AccountArrivals, plugins as admission_plugins};
+pub use admission::{Views as AdmissionViews, plugins as admission_plugins};
 pub use allocation::ServiceAllocators;
 pub use connect::kubelet::KubeletClient;
 pub use table::resources;
@@ -44,7 +44,7 @@ pub struct Deps {
     /// RBAC alone, for rule reviews and escalation checks; `None` when it is off.
     pub rbac: Option<Arc<Rbac>>,
     pub services: Arc<ServiceAllocators>,
-    pub account_arrivals: Arc<AccountArrivals>,
+    pub admission_views: AdmissionViews,
     /// Reaches kubelets for logs, exec and the like.
     pub kubelet: Arc<KubeletClient>,
 }
@@ -52,6 +52,8 @@ pub struct Deps {
 impl Deps {
     /// What of this has to see the stored objects.
     pub fn observers(&self) -> Vec<Arc<dyn Observer>> {
-        vec![self.services.clone(), self.account_arrivals.clone()]
+        let mut observers: Vec<Arc<dyn Observer>> = vec![self.services.clone()];
+        observers.extend(self.admission_views.observers());
+        observers
     }
 }

@@ -81,7 +81,7 @@ impl ApiServer {
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
             services,
-            account_arrivals: Arc::default(),
+            admission_views: Default::default(),
             kubelet: Arc::new(KubeletClient::new(pki).expect("a way to kubelets")),
         };
         let mut options = Options::new(storage);

@@ -33,7 +33,8 @@ async fn objects_are_reached_from_within() {
         object::set(pod, &["spec", "nodeName"], "n1");
         Ok(())
     };
-    let bound = objects.update("", "pods", "ns", "a", &bind).await.unwrap();
+    objects.update("", "pods", "ns", "a", &bind).await.unwrap();
+    let bound = objects.get("", "pods", "ns", "a").await.unwrap();
     assert_eq!(bound["spec"]["nodeName"], "n1");
     assert_eq!(client.get(&format!("{PODS}/a")).await.ok(), bound);
     let refuse = |_: &mut Value| Err(ApiError::bad_request("no"));

@@ -79,7 +79,7 @@ impl Cluster {
             authorizer: rbac.clone(),
             rbac: Some(rbac.clone()),
             services,
-            account_arrivals: Arc::default(),
+            admission_views: Default::default(),
             kubelet: Arc::new(KubeletClient::new(&pki).expect("certificates")),
         };
         let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));

@@ -120,7 +120,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         authorizer: Arc::new(authz::Union(authorizers.clone())),
         rbac,
         services,
-        account_arrivals: Arc::default(),
+        admission_views: Default::default(),
         kubelet: Arc::new(KubeletClient::new(&pki)?),
     };
     observers.extend(deps.observers());

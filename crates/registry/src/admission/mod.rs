@@ -10,19 +10,32 @@ mod service_account;
 use std::sync::Arc;
 
 use kybern_apiserver::access::AdmissionPlugin;
+use kybern_apiserver::connect::Observer;
 
 use crate::Deps;
 
-pub use service_account::AccountArrivals;
+/// What the plugins keep of the stored objects, so that a write need not read them.
+#[derive(Clone, Default)]
+pub struct Views {
+    accounts: Arc<service_account::AccountArrivals>,
+    namespaces: Arc<namespace_lifecycle::Namespaces>,
+    priority_classes: Arc<priority::PriorityClasses>,
+}
+
+impl Views {
+    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 3] {
+        [self.accounts.clone(), self.namespaces.clone(), self.priority_classes.clone()]
+    }
+}
 
 /// The chain.
 pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
     vec![
-        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(deps.objects.clone())),
-        Arc::new(service_account::ServiceAccount::new(deps.objects.clone(), deps.account_arrivals.clone())),
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(deps.admission_views.namespaces.clone())),
+        Arc::new(service_account::ServiceAccount::new(deps.objects.clone(), deps.admission_views.accounts.clone())),
         Arc::new(node_restriction::NodeRestriction::new(deps.objects.clone())),
         Arc::new(pod_defaults::TaintNodesByCondition),
-        Arc::new(priority::Priority::new(deps.objects.clone())),
+        Arc::new(priority::Priority::new(deps.admission_views.priority_classes.clone())),
         Arc::new(pod_defaults::DefaultTolerationSeconds),
         Arc::new(rbac_escalation::RbacEscalation::new(
             deps.objects.clone(),

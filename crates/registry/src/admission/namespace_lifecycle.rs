@@ -1,20 +1,43 @@
 //! `NamespaceLifecycle`: nothing is created in a namespace that does not exist or is on its way out, and the cluster's own
 //! namespaces stay.
 
-use kybern_apimachinery::{ApiError, Value, json, object};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kybern_apimachinery::{ApiError, GroupResource, Value, json, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
-use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::connect::Observer;
+use parking_lot::RwLock;
+
+/// Which namespaces there are, and whether they are on their way out.
+#[derive(Default)]
+pub(super) struct Namespaces(RwLock<HashMap<String, bool>>);
+
+impl Observer for Namespaces {
+    fn observes(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "namespaces")]
+    }
+
+    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&[u8]>) {
+        let object: Option<Value> = object.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let mut all = self.0.write();
+        match object {
+            Some(namespace) => drop(all.insert(name.to_owned(), is_terminating(&namespace))),
+            None => drop(all.remove(name)),
+        }
+    }
+}
 
 pub(super) struct NamespaceLifecycle {
-    objects: ObjectsSlot,
+    namespaces: Arc<Namespaces>,
 }
 
 const PERMANENT: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 impl NamespaceLifecycle {
-    pub(super) fn new(objects: ObjectsSlot) -> Self {
-        Self { objects }
+    pub(super) fn new(namespaces: Arc<Namespaces>) -> Self {
+        Self { namespaces }
     }
 }
 
@@ -37,22 +60,24 @@ impl AdmissionPlugin for NamespaceLifecycle {
             if is_namespace || request.namespace.is_empty() || request.operation != Operation::Create {
                 return Ok(());
             }
-            let namespace = self.objects.get()?.get("", "namespaces", "", request.namespace).await?;
-            let name = object.as_deref().map_or(request.name, |o| object::name(o));
-            refuse_terminating(&namespace, &resource, name)
+            let terminating = self.namespaces.0.read().get(request.namespace).copied();
+            match terminating {
+                None => Err(ApiError::not_found(&GroupResource::new("", "namespaces"), request.namespace)),
+                Some(false) => Ok(()),
+                Some(true) => {
+                    let name = object.as_deref().map_or(request.name, |o| object::name(o));
+                    Err(is_going(request.namespace, &resource, name))
+                }
+            }
         })
     }
 }
 
-fn refuse_terminating(
-    namespace: &Value,
-    resource: &kybern_apimachinery::GroupResource,
-    name: &str,
-) -> Result<(), ApiError> {
-    if !object::is_deleting(namespace) && object::str_at(namespace, &["status", "phase"]) != "Terminating" {
-        return Ok(());
-    }
-    let holder = object::name(namespace);
+fn is_terminating(namespace: &Value) -> bool {
+    object::is_deleting(namespace) || object::str_at(namespace, &["status", "phase"]) == "Terminating"
+}
+
+fn is_going(holder: &str, resource: &GroupResource, name: &str) -> ApiError {
     let error = ApiError::forbidden(
         resource,
         name,
@@ -62,22 +87,29 @@ fn refuse_terminating(
     details["causes"] = json!([{
         "reason": "NamespaceTerminating", "message": format!("namespace {holder} is being terminated"), "field": "metadata.namespace",
     }]);
-    Err(error.with_details(details))
+    error.with_details(details)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kybern_apimachinery::GroupResource;
 
     #[test]
     fn a_terminating_namespace_takes_nothing_in() {
-        let pods = GroupResource::new("", "pods");
-        assert!(
-            refuse_terminating(&json!({"metadata": {"name": "a"}, "status": {"phase": "Active"}}), &pods, "p").is_ok()
+        let namespaces = Namespaces::default();
+        let see = |object: Option<Value>| {
+            let bytes = object.map(|o| o.to_string().into_bytes());
+            namespaces.changed("", "namespaces", "", "a", bytes.as_deref());
+            namespaces.0.read().get("a").copied()
+        };
+        assert_eq!(see(Some(json!({"metadata": {"name": "a"}, "status": {"phase": "Active"}}))), Some(false));
+        assert_eq!(see(Some(json!({"metadata": {"name": "a"}, "status": {"phase": "Terminating"}}))), Some(true));
+        assert_eq!(
+            see(Some(json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}}))),
+            Some(true)
         );
-        let going = json!({"metadata": {"name": "a"}, "status": {"phase": "Terminating"}});
-        let error = refuse_terminating(&going, &pods, "p").unwrap_err();
+        assert_eq!(see(None), None);
+        let error = is_going("a", &GroupResource::new("", "pods"), "p");
         assert_eq!(
             error.message(),
             "pods \"p\" is forbidden: unable to create new content in namespace a because it is being terminated"

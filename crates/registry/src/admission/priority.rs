@@ -1,50 +1,70 @@
 //! `Priority`: a pod's class becomes its number.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use kybern_apimachinery::{ApiError, GroupResource, Value, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
-use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::connect::Observer;
+use parking_lot::RwLock;
 
 use super::pod_defaults::is_pod_creation;
 use crate::tree::{default, flag, int, text};
 
 const GROUP: &str = "scheduling.k8s.io";
 
+/// The priority classes by name.
+#[derive(Default)]
+pub(super) struct PriorityClasses(RwLock<BTreeMap<String, Value>>);
+
+impl Observer for PriorityClasses {
+    fn observes(&self) -> &'static [(&'static str, &'static str)] {
+        &[(GROUP, "priorityclasses")]
+    }
+
+    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&[u8]>) {
+        let object = object.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let mut all = self.0.write();
+        match object {
+            Some(class) => drop(all.insert(name.to_owned(), class)),
+            None => drop(all.remove(name)),
+        }
+    }
+}
+
 pub(super) struct Priority {
-    objects: ObjectsSlot,
+    classes: Arc<PriorityClasses>,
 }
 
 impl Priority {
-    pub(super) fn new(objects: ObjectsSlot) -> Self {
-        Self { objects }
+    pub(super) fn new(classes: Arc<PriorityClasses>) -> Self {
+        Self { classes }
     }
 
-    async fn set(&self, pod: &mut Value) -> Result<(), ApiError> {
-        let named = object::str_at(pod, &["spec", "priorityClassName"]).to_owned();
-        let objects = self.objects.get()?;
+    fn set(&self, pod: &mut Value) -> Result<(), ApiError> {
+        let classes = self.classes.0.read();
+        let named = object::str_at(pod, &["spec", "priorityClassName"]);
         let class = if named.is_empty() {
-            let classes = objects.list(GROUP, "priorityclasses", "").await?;
             // Of several defaults the lowest, as upstream has it.
-            classes.into_iter().filter(|c| flag(c, "globalDefault")).min_by_key(|c| int(c, "value").unwrap_or(0))
+            classes.values().filter(|c| flag(c, "globalDefault")).min_by_key(|c| int(c, "value").unwrap_or(0))
         } else {
-            match objects.get(GROUP, "priorityclasses", "", &named).await {
-                Ok(class) => Some(class),
-                Err(e) if e.code() == 404 => {
-                    let cause = format!("no PriorityClass with name {named} was found");
-                    return Err(ApiError::forbidden(&GroupResource::new("", "pods"), object::name(pod), &cause));
-                }
-                Err(e) => return Err(e),
+            let class = classes.get(named);
+            if class.is_none() {
+                let cause = format!("no PriorityClass with name {named} was found");
+                return Err(ApiError::forbidden(&GroupResource::new("", "pods"), object::name(pod), &cause));
             }
+            class
         };
-        apply(pod, class.as_ref())
+        apply(pod, class)
     }
 
-    async fn one_default(&self, class: &Value) -> Result<(), ApiError> {
+    fn one_default(&self, class: &Value) -> Result<(), ApiError> {
         if !flag(class, "globalDefault") {
             return Ok(());
         }
-        let classes = self.objects.get()?.list(GROUP, "priorityclasses", "").await?;
-        let other = classes.iter().find(|c| flag(c, "globalDefault") && object::name(c) != object::name(class));
+        let classes = self.classes.0.read();
+        let other = classes.values().find(|c| flag(c, "globalDefault") && object::name(c) != object::name(class));
         let Some(other) = other else { return Ok(()) };
         let cause =
             format!("PriorityClass {} is already marked as default. Only one default can exist", object::name(other));
@@ -95,7 +115,7 @@ impl AdmissionPlugin for Priority {
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
             match object {
-                Some(pod) if is_pod_creation(request) => self.set(pod).await,
+                Some(pod) if is_pod_creation(request) => self.set(pod),
                 _ => Ok(()),
             }
         })
@@ -111,7 +131,7 @@ impl AdmissionPlugin for Priority {
             let writes = matches!(request.operation, Operation::Create | Operation::Update);
             match object {
                 Some(class) if writes && gvr.group == GROUP && gvr.resource == "priorityclasses" => {
-                    self.one_default(class).await
+                    self.one_default(class)
                 }
                 _ => Ok(()),
             }

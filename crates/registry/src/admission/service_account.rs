@@ -25,7 +25,7 @@ pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Tells whoever waits for a namespace's `default` account that one has come.
 #[derive(Debug, Default)]
-pub struct AccountArrivals(Notify);
+pub(super) struct AccountArrivals(Notify);
 
 impl Observer for AccountArrivals {
     fn observes(&self) -> &'static [(&'static str, &'static str)] {

@@ -79,7 +79,7 @@ impl Cluster {
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
             services,
-            account_arrivals: Arc::default(),
+            admission_views: Default::default(),
             kubelet: Arc::new(KubeletClient::new(&pki).unwrap()),
         };
         let mut options = Options::new(storage);
