@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::process::{self, step};
-use crate::{e2e, tidy};
+use crate::{e2e, packages, tidy, vm};
 
 /// Where tests leave why they did not run (`kybern_testbed::not_run`).
 const NOT_RUN_FILE: &str = "KYBERN_NOT_RUN_FILE";
@@ -25,7 +25,7 @@ pub(crate) fn run_everything() -> Result<()> {
     let root = process::is_root()?;
     if root {
         // Before the first test: some of the crates' own tests use them, too.
-        step("packages", e2e::install_packages)?;
+        step("packages", packages::for_tests)?;
     }
     let mut not_run = checks()?;
     if !root {
@@ -34,6 +34,7 @@ pub(crate) fn run_everything() -> Result<()> {
         not_run.push(format!("end-to-end tests: {lacking}"));
     } else {
         e2e::run_all(&[])?;
+        not_run.extend(vm::run_all()?.map(|lacking| format!("the emulator: {lacking}")));
     }
     report(&not_run);
     if !not_run.is_empty() && std::env::var_os("CI").is_some() {

@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod e2e;
 mod network;
+mod packages;
 mod process;
 mod schema;
 mod tidy;
@@ -16,7 +17,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
-  test    everything this machine can run: ci, then e2e; says what it could not run and why
+  test    everything this machine can run: ci, e2e, vm; says what it could not run and why
   ci      format, clippy, tidy, unit and property tests, codec fixtures, simulator (needs no root)
   schema  writes crates/schema's table from published API facts: --facts DIR --go DIR
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
@@ -44,7 +45,10 @@ fn run() -> Result<()> {
         Some("ci") => ci::run(rest),
         Some("bench") => bench::run_parts(rest),
         Some("e2e") => e2e::run_all(rest),
-        Some("vm") => vm::run_all(),
+        Some("vm") => match vm::run_all()? {
+            None => Ok(()),
+            Some(lacking) => bail!("cannot run the emulator: {lacking}"),
+        },
         Some("test") => ci::run_everything(),
         Some("schema") => schema::run(rest),
         Some("help" | "--help" | "-h") => {

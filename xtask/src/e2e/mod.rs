@@ -3,7 +3,6 @@
 
 mod images;
 mod leftovers;
-mod packages;
 mod registry;
 
 use std::fs;
@@ -13,6 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::network::{self, Network};
+use crate::packages;
 use crate::process::{self, command, release_binary, run, run_command, step, step_value};
 
 /// Where the end-to-end cluster keeps its things.
@@ -70,10 +70,6 @@ impl Site {
     }
 }
 
-pub(crate) fn install_packages() -> Result<()> {
-    packages::ensure()
-}
-
 /// What no package brings.
 pub(crate) fn lacking() -> Result<Option<String>> {
     let kubectl = process::output(&["sh", "-c", "command -v kubectl || true"])?;
@@ -86,7 +82,7 @@ pub(crate) fn run_all(filters: &[String]) -> Result<()> {
     if !process::is_root()? {
         bail!("the end-to-end tests make namespaces, cgroups and mounts: run them as root");
     }
-    step("packages", packages::ensure)?;
+    step("packages", packages::for_tests)?;
     if let Some(lacking) = lacking()? {
         bail!("cannot run the end-to-end tests: {lacking}");
     }

@@ -44,7 +44,8 @@ holds() { # FILE TEXT…
     done
 }
 refused() { # TEXT…: `server` must fail, say all of this, and make nothing.
-    /kybern server --node-ip 192.0.2.10 > /tmp/refusal 2>&1 && return 1
+    timeout 120 /kybern server --node-ip 192.0.2.10 > /tmp/refusal 2>&1
+    [ $? = 1 ] || { echo "it did not refuse:"; cat /tmp/refusal; return 1; }
     [ ! -e /var/lib/kybern ] || { echo "it has made its directory"; return 1; }
     holds /tmp/refusal "$@"
 }

@@ -41,6 +41,7 @@ pub(super) struct Kernel {
 pub(super) fn fetch(folder: &Path) -> Result<Kernel> {
     let unpacked = folder.join("linux");
     if !unpacked.join("boot").exists() {
+        run(&["apt-get", "update", "-qq"])?;
         let depends = output(&["apt-cache", "depends", "--important", NEWEST])?;
         let package = depends.lines().find_map(|l| l.trim().strip_prefix("Depends: "));
         let package = package.with_context(|| format!("apt-cache knows no {NEWEST}"))?;

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{command, root, run, run_command, step, step_value};
+use crate::packages;
+use crate::process::{root, step, step_value};
 
 /// All checks take about a minute; the emulator is slow on a slow machine.
 const BOOT_MAX: Duration = Duration::from_secs(600);
@@ -23,14 +24,17 @@ struct Parts {
     kernel: kernel::Kernel,
 }
 
-pub(crate) fn run_all() -> Result<()> {
+/// Answers what this machine lacks for it, if it does.
+pub(crate) fn run_all() -> Result<Option<String>> {
     if std::env::consts::ARCH != "x86_64" {
-        println!("==> vm\n    not run: the emulated machine is an x86_64 one, this is {}", std::env::consts::ARCH);
-        return Ok(());
+        return Ok(Some(format!("the emulated machine is an x86_64 one, this is {}", std::env::consts::ARCH)));
+    }
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return Ok(Some("the kernel comes from Debian's archive, and there is no apt-get".to_owned()));
     }
     let folder = folder();
     fs::create_dir_all(&folder)?;
-    step("packages", packages)?;
+    step("packages", packages::for_the_emulator)?;
     let parts = Parts {
         kernel: step_value("kernel", || kernel::fetch(&folder))?,
         kybern: step_value("build", crate::e2e::build)?,
@@ -40,24 +44,12 @@ pub(crate) fn run_all() -> Result<()> {
     step("boot: a controller is turned off", || {
         boot(&parts, &image, "kybern.scenario=controllers cgroup_disable=memory")
     })?;
-    step("boot: cgroup v2, missing and present features", || boot(&parts, &image, "kybern.scenario=node"))
+    step("boot: cgroup v2, missing and present features", || boot(&parts, &image, "kybern.scenario=node"))?;
+    Ok(None)
 }
 
 fn folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("vm")
-}
-
-fn packages() -> Result<()> {
-    let wanted = [("/usr/bin/qemu-system-x86_64", "qemu-system-x86"), ("/bin/busybox", "busybox-static")];
-    let missing: Vec<&str> =
-        wanted.iter().filter(|(path, _)| !Path::new(path).exists()).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    println!("    installing {}", missing.join(" "));
-    run(&["apt-get", "update", "-qq"])?;
-    let mut install = command(&["apt-get", "install", "-y", "-qq", "--no-install-recommends"]);
-    run_command(install.args(&missing).env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 /// Boots the guest; fails with all that it says unless every check is well and it came to its end.
