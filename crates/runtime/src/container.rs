@@ -179,7 +179,9 @@ impl Engine {
         let container = match made {
             Ok(container) => Arc::new(container),
             Err((id, sandbox, error)) => {
-                let _ = self.remove_files(&id, &sandbox);
+                if let Err(cleanup) = self.discard(&id, &sandbox) {
+                    tracing::warn!(container = id, error = %cleanup, "cannot remove a container that was not made");
+                }
                 return Err(error);
             }
         };
@@ -231,10 +233,6 @@ impl Engine {
             Some(name) => process::signal_number(name)
                 .ok_or_else(|| CriError::InvalidArgument(format!("unknown stop signal {name:?}")))?,
         };
-        let parent = match sandbox.config.cgroup_parent.trim_end_matches('/') {
-            "" => "/kybern",
-            parent => parent,
-        };
         let log_dir = &sandbox.config.log_directory;
         let log_path =
             (!log_dir.is_empty() && !config.log_path.is_empty()).then(|| PathBuf::from(log_dir).join(&config.log_path));
@@ -247,7 +245,7 @@ impl Engine {
             created_at: now_ns(),
             log_path: log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             stop_signal,
-            cgroup: format!("{parent}/{id}"),
+            cgroup: sandbox.container_group(id),
         };
         let devices = device::resolve(&config.devices, security.privileged).map_err(failed)?;
         let localhost_seccomp = match &security.seccomp {
@@ -390,6 +388,12 @@ impl Engine {
         self.containers.write().remove(id);
         self.announce(ContainerEventType::Deleted, &container.sandbox, id);
         Ok(())
+    }
+
+    /// Removes what there is of a container that was interrupted while it was made.
+    pub(crate) fn discard(&self, id: &str, sandbox: &Sandbox) -> io::Result<()> {
+        self.cgroups.remove(&sandbox.container_group(id))?;
+        self.remove_files(id, sandbox)
     }
 
     fn remove_files(&self, id: &str, sandbox: &Sandbox) -> io::Result<()> {

@@ -104,6 +104,15 @@ impl Sandbox {
         self.dir.join(CONTAINERS)
     }
 
+    /// The control group of one of the sandbox's containers.
+    pub(crate) fn container_group(&self, id: &str) -> String {
+        let parent = match self.config.cgroup_parent.trim_end_matches('/') {
+            "" => "/kybern",
+            parent => parent,
+        };
+        format!("{parent}/{id}")
+    }
+
     pub(crate) fn summary(&self) -> PodSandbox {
         PodSandbox {
             id: self.id.clone(),
@@ -376,7 +385,7 @@ impl Engine {
             for name in containers {
                 match Container::load(&sandbox, &name) {
                     Ok(container) => drop(self.containers.write().insert(name, Arc::new(container))),
-                    Err(_) => disk::remove_all(&sandbox.containers_dir().join(&name))?,
+                    Err(_) => self.discard(&name, &sandbox)?,
                 }
             }
             self.sandboxes.write().insert(id.clone(), sandbox.clone());

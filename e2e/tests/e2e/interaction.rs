@@ -37,6 +37,9 @@ spec:
     assert!(labelled.contains("[pod/two/a] a5"), "{labelled}");
     let stamped = namespace.run(&["logs", "two", "-c", "a", "--timestamps", "--tail=1"]).ok();
     assert!(stamped.starts_with("20") && stamped.ends_with("a5\n"), "{stamped}");
+    assert_eq!(namespace.run(&["logs", "two", "-c", "a", "--limit-bytes=4"]).ok(), "a1\na");
+    assert_eq!(namespace.run(&["logs", "two", "-c", "a", "--since-time=2099-01-01T00:00:00Z"]).ok(), "");
+    assert!(namespace.run(&["logs", "two", "-c", "a", "--since-time=2020-01-01T00:00:00Z"]).ok().starts_with("a1\n"));
     let mut following = namespace.command(&["logs", "-f", "two", "-c", "b"]).stdout(Stdio::piped()).spawn().unwrap();
     let lines: Vec<String> =
         BufReader::new(following.stdout.take().unwrap()).lines().take(12).map(Result::unwrap).collect();
@@ -105,10 +108,13 @@ fn copies_both_ways() {
         std::fs::create_dir_all(folder.join("tree/inner")).unwrap();
         let content: Vec<u8> = (0..500_000_u32).map(|i| (i % 251) as u8).collect();
         std::fs::write(folder.join("tree/inner/data"), &content).unwrap();
+        std::os::unix::fs::symlink("inner/data", folder.join("tree/link")).unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
         namespace.run(&["cp", &path("tree"), "box:/tmp/tree"]).ok();
         namespace.run(&["cp", "box:/tmp/tree", &path("back")]).ok();
         assert_eq!(std::fs::read(folder.join("back/inner/data")).unwrap(), content);
+        let link = namespace.run(&["exec", "box", "--", "readlink", "/tmp/tree/link"]).ok();
+        assert_eq!(link, "inner/data\n", "links are copied as links");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
@@ -170,4 +176,63 @@ spec:
         namespace.wait("pod/box", "jsonpath={.status.phase}=Succeeded");
         assert_eq!(namespace.run(&["logs", "box"]).ok(), "got one\ngot two\nend\n");
     }
+}
+
+#[test]
+fn a_pod_is_run_with_a_terminal_and_removed() {
+    let namespace = Cluster::get().namespace("runrm");
+    // Standard input that is a pipe: what it says is the shell's script, and the shell's exit code is kubectl's.
+    let run = ["run", "-i", "--rm", "--restart=Never", "box", "--image=busybox", "--", "sh"];
+    let ran = namespace.run_with_input(&run, "echo sum $((1+1)); exit 3").exits_with(3);
+    assert!(ran.stdout.contains("sum 2\n"), "{ran}");
+    assert!(namespace.run(&["get", "pod", "box"]).fails().contains("NotFound"));
+    // A terminal: `script` is the one at which a person sits.
+    namespace.apply(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: shell}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: busybox, stdin: true, tty: true, command: [sh]}]
+",
+    );
+    namespace.wait("pod/shell", "condition=Ready");
+    let kubectl = format!(
+        "nsenter --net={} {} --kubeconfig {} -n {} attach -it shell",
+        namespace.cluster.node_netns.display(),
+        namespace.program.display(),
+        namespace.cluster.kubeconfig.display(),
+        namespace.name
+    );
+    let mut person = std::process::Command::new("script")
+        .args(["-qec", &format!("stty cols 90 rows 20; {kubectl}"), "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut typed = person.stdin.take().unwrap();
+    let screen = person.stdout.take().unwrap();
+    let seen = std::thread::spawn(move || {
+        let mut seen = String::new();
+        for line in BufReader::new(screen).lines().map_while(Result::ok) {
+            seen.push_str(&line);
+            if seen.contains("size 20 90") {
+                break;
+            }
+        }
+        seen
+    });
+    // The shell shows what is typed, so the answer must differ from the question. Asked again until the attach is through.
+    for _ in 0..200 {
+        if seen.is_finished() {
+            break;
+        }
+        let _ = typed.write_all(b"echo size $(stty size)\n");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    person.kill().unwrap();
+    person.wait().unwrap();
+    let seen = seen.join().unwrap();
+    assert!(seen.contains("size 20 90"), "{seen}");
 }

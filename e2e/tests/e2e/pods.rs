@@ -70,9 +70,11 @@ apiVersion: v1
 kind: Pod
 metadata: {name: p}
 spec:
+  terminationGracePeriodSeconds: 1
   containers:
   - name: main
     image: busybox
+    command: [sleep, '3600']
     env: [{name: X, valueFrom: {configMapKeyRef: {name: absent, key: k}}}]
 ",
     );
@@ -81,6 +83,8 @@ spec:
         let named = waiting.contains("CreateContainerConfigError") && waiting.contains("absent");
         if named { Ok(()) } else { Err(waiting) }
     });
+    namespace.run(&["create", "configmap", "absent", "--from-literal=k=v"]).ok();
+    namespace.wait("pod/p", "jsonpath={.status.containerStatuses[0].state.running}");
 }
 
 #[test]
@@ -162,6 +166,28 @@ spec:
         if state.contains("OOMKilled") && state.contains("137") { Ok(()) } else { Err(state) }
     });
     assert_eq!(namespace.jsonpath(&["pod", "greedy"], "{.status.qosClass}"), "Guaranteed");
+    namespace.apply(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: modest}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox
+    command: [sleep, '3600']
+    resources: {requests: {cpu: 100m}, limits: {cpu: 250m, memory: 64Mi}}
+",
+    );
+    namespace.wait("pod/modest", "condition=Ready");
+    assert_eq!(namespace.jsonpath(&["pod", "modest"], "{.status.qosClass}"), "Burstable");
+    // What the container sees of its own group, in either version of the interface.
+    let quota = "cd /sys/fs/cgroup; cat cpu.max 2>/dev/null || cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us";
+    let seen = namespace.run(&["exec", "modest", "--", "sh", "-c", quota]).ok();
+    assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["25000", "100000"]);
+    let limit = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes";
+    assert_eq!(namespace.run(&["exec", "modest", "--", "sh", "-c", limit]).ok().trim(), "67108864");
 }
 
 #[test]

@@ -168,3 +168,122 @@ fn a_deaf_process_is_killed_after_its_grace() {
     });
     assert!(start.elapsed() >= Duration::from_secs(3), "killed too early: {:?}", start.elapsed());
 }
+
+#[test]
+fn last_words_and_deadlines() {
+    let namespace = Cluster::get().namespace("ends");
+    namespace.apply(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: words}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: file, image: busybox, command: [sh, -c, 'printf last > /dev/termination-log; exit 2']}
+  - {name: own, image: busybox, terminationMessagePath: /tmp/words, command: [sh, -c, 'printf own > /tmp/words']}
+  - {name: log, image: busybox, terminationMessagePolicy: FallbackToLogsOnError, command: [sh, -c, 'echo said; exit 1']}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: late}
+spec:
+  activeDeadlineSeconds: 2
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: busybox, command: [sleep, '3600']}]
+",
+    );
+    namespace.wait("pod/words", "jsonpath={.status.phase}=Failed");
+    let ends = "{range .status.containerStatuses[*]}{.name} {.state.terminated.exitCode} {.state.terminated.reason} {.state.terminated.message};{end}";
+    let seen = namespace.jsonpath(&["pod", "words"], ends);
+    assert_eq!(seen, "file 2 Error last;own 0 Completed own;log 1 Error said\n;");
+    namespace.wait("pod/late", "jsonpath={.status.phase}=Failed");
+    assert_eq!(
+        namespace.jsonpath(&["pod", "late"], "{.status.reason}: {.status.message}"),
+        "DeadlineExceeded: Pod was active on the node longer than the specified deadline"
+    );
+}
+
+#[test]
+fn hooks_that_fail_or_last_too_long() {
+    let namespace = Cluster::get().namespace("badhooks");
+    let pod = |name: &str, hook: &str| {
+        let pod = shell_pod(name, "trap '' TERM; while true; do sleep 0.1; done");
+        pod.replace("    command:", &format!("    lifecycle: {{{hook}}}\n    command:"))
+    };
+    namespace.apply(&pod("start", "postStart: {exec: {command: [sh, -c, 'exit 9']}}"));
+    let slow = pod("stop", "preStop: {exec: {command: [sleep, '600']}}");
+    namespace.apply(&slow.replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 3"));
+    eventually("the failed start is told", || {
+        let events = namespace.run(&["get", "events", "--field-selector=involvedObject.name=start"]).ok();
+        let all = ["FailedPostStartHook", "PostStartHook failed", "Killing"].iter().all(|part| events.contains(part));
+        if all { Ok(()) } else { Err(events) }
+    });
+    let waiting = eventually("the container is held back", || {
+        let state = namespace.jsonpath(&["pod", "start"], "{.status.containerStatuses[0].state.waiting.reason}");
+        if state == "CrashLoopBackOff" { Ok(state) } else { Err(state) }
+    });
+    assert_eq!(waiting, "CrashLoopBackOff");
+    namespace.wait("pod/stop", "condition=Ready");
+    let start = Instant::now();
+    namespace.run(&["delete", "pod", "stop", "--timeout=60s"]).ok();
+    assert!(start.elapsed() >= Duration::from_secs(3), "the hook had less than its grace: {:?}", start.elapsed());
+}
+
+#[test]
+fn another_image_is_tried_at_once() {
+    let namespace = Cluster::get().namespace("setimage");
+    namespace.apply(&shell_pod("p", "sleep 3600").replace("busybox", "busybox:no-such-tag"));
+    let waiting = || namespace.jsonpath(&["pod", "p"], "{.status.containerStatuses[0].state.waiting.reason}");
+    eventually("the pull backs off", || match waiting().as_str() {
+        "ImagePullBackOff" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    let refused = namespace.run(&["logs", "p"]).fails();
+    let expect = "container \"main\" in pod \"p\" is waiting to start: trying and failing to pull image";
+    assert!(refused.contains(expect), "{refused}");
+    namespace.run(&["set", "image", "pod/p", "main=busybox"]).ok();
+    namespace.wait("pod/p", "condition=Ready");
+    assert_eq!(namespace.jsonpath(&["pod", "p"], "{.status.containerStatuses[0].restartCount}"), "0");
+}
+
+/// nginx answers `grpc.health.v1.Health/Check` from a file: one frame that says SERVING, or NOT_SERVING.
+#[test]
+fn grpc_probes() {
+    let namespace = Cluster::get().namespace("grpc");
+    let config = "user root root; events {} http { access_log off; server { listen 8080 http2; default_type application/grpc; add_header grpc-status 0; \
+                  error_page 405 =200 $uri; root /health; } }";
+    let folder = std::env::temp_dir().join(&namespace.name);
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, status) in [("up", 1_u8), ("down", 2)] {
+        std::fs::write(folder.join("Check"), [0, 0, 0, 0, 2, 8, status]).unwrap();
+        let from = format!("--from-file={}", folder.join("Check").display());
+        namespace.run(&["create", "configmap", name, &from, &format!("--from-literal=nginx.conf={config}")]).ok();
+        namespace.apply(&format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  volumes: [{{name: files, configMap: {{name: {name}}}}}]
+  containers:
+  - name: nginx
+    image: nginx:1.14
+    command: [nginx, -c, /files/nginx.conf, -g, 'daemon off;']
+    readinessProbe: {{grpc: {{port: 8080}}, periodSeconds: 1}}
+    volumeMounts:
+    - {{name: files, mountPath: /files}}
+    - {{name: files, mountPath: /health/grpc.health.v1.Health/Check, subPath: Check}}
+"
+        ));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    namespace.wait("pod/up", "condition=Ready");
+    eventually("the other's answer is told", || {
+        let events = namespace.run(&["get", "events", "--field-selector=involvedObject.name=down"]).ok();
+        let expect = "Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")";
+        if events.contains(expect) { Ok(()) } else { Err(events) }
+    });
+    assert_eq!(Table::parse(&namespace.run(&["get", "pod", "down"]).ok()).cell(0, "READY"), "0/1");
+}

@@ -30,7 +30,12 @@ kind: Pod
 metadata: {name: p}
 spec:
   terminationGracePeriodSeconds: 1
-  securityContext: {runAsUser: 1000, runAsGroup: 2000, fsGroup: 3000, supplementalGroups: [4000]}
+  securityContext:
+    runAsUser: 1000
+    runAsGroup: 2000
+    fsGroup: 3000
+    supplementalGroups: [4000]
+    sysctls: [{name: net.ipv4.tcp_syncookies, value: '0'}]
   volumes: [{name: v, emptyDir: {}}]
   containers:
   - name: main
@@ -51,6 +56,7 @@ spec:
     let exec = |container: &str, script: &str| namespace.run(&["exec", "p", "-c", container, "--", "sh", "-c", script]);
     assert_eq!(exec("main", "id -u; id -g; id -G").ok(), "1000\n2000\n2000 3000 4000\n");
     assert_eq!(exec("main", "touch /v/f; stat -c %g /v/f").ok().trim(), "3000");
+    assert_eq!(exec("main", "cat /proc/sys/net/ipv4/tcp_syncookies").ok(), "0\n");
     assert!(exec("main", "touch /f").fails().contains("Read-only file system"));
     let status = exec("main", "cat /proc/1/status").ok();
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");

@@ -91,6 +91,11 @@ impl Memory {
         self.busy.iter().any(|step| matches!(step, StepKey::Start(_)))
     }
 
+    /// Whether a probe's failure ends this start of a container.
+    pub fn is_condemned(&self, id: &str) -> bool {
+        self.probed.get(id).is_some_and(|probed| probed.failed.is_some())
+    }
+
     pub fn is_killing(&self, id: &str) -> bool {
         self.busy.contains(&StepKey::Kill(id.to_owned()))
     }

@@ -179,6 +179,8 @@ fn remove_dead(observed: &Observed, memory: &Memory, plan: &mut Plan) {
         let name = &status.container.metadata.name;
         let newest = seen.insert(name);
         let superfluous = match status.container.state {
+            // The one before says since when the restart backs off.
+            ContainerState::Exited if newest && memory.is_condemned(&status.container.id) => false,
             ContainerState::Exited => !ended.insert(name),
             ContainerState::Created => !newest,
             _ => false,
@@ -188,6 +190,15 @@ fn remove_dead(observed: &Observed, memory: &Memory, plan: &mut Plan) {
             plan.actions.push(Action::RemoveContainer { id: id.clone() });
         }
     }
+}
+
+/// Since when a restart backs off: the end of the last start, or of the one before where a probe ended the last, for whose
+/// end the container is to run again at once.
+pub fn backs_off_since(observed: &Observed, memory: &Memory, name: &str) -> Option<Timestamp> {
+    let mut starts = observed.starts(name).filter(|s| s.container.state != ContainerState::Created);
+    let latest = starts.next()?;
+    let counted = if memory.is_condemned(&latest.container.id) { starts.next()? } else { latest };
+    time_of(counted.finished_at)
 }
 
 /// An older sandbox stays as long as it holds the last start of a container.
@@ -373,7 +384,7 @@ impl<'a> Walk<'a, '_> {
             }
             return;
         }
-        let ended = status.and_then(|s| time_of(s.finished_at));
+        let ended = status.and_then(|_| backs_off_since(self.observed, self.memory, name));
         if let Some(left) =
             ended.and_then(|ended| self.memory.crash.get(&crash_key(container))?.remaining(ended, self.now))
         {

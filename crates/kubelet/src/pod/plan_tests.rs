@@ -294,6 +294,30 @@ fn probes_and_changes_restart_a_container() {
 }
 
 #[test]
+fn a_failed_probe_restarts_at_once() {
+    let mut backoff = Backoff::default();
+    backoff.advance(at(60), at(60));
+    let condemned = |before: i64| {
+        let mut first = exited("a", 1);
+        first.finished_at = nanos(before);
+        world(&["a"]).with([first, status("a", 1, ContainerState::Exited, 137)]).memory(|m| {
+            m.crash.insert(crash_key(&container("a")), backoff);
+            m.probed.insert("a1".into(), Probed { failed: Some("liveness"), ..Default::default() });
+        })
+    };
+    // It ended at 95, which does not count; the start before it does.
+    condemned(80).check(&["start a 2"]);
+    condemned(94).check(&["crash a"]);
+    // Once it runs again, only the last end is of use.
+    condemned(80).with([status("a", 2, ContainerState::Running, 0)]).check(&["remove a0"]);
+    let first = world(&["a"]).with([exited("a", 137)]).memory(|m| {
+        m.crash.insert(crash_key(&container("a")), backoff);
+        m.probed.insert("a0".into(), Probed { failed: Some("startup"), ..Default::default() });
+    });
+    first.check(&["start a 1"]);
+}
+
+#[test]
 fn restarts_are_counted_over_a_reboot() {
     let mut lost = world(&["a"]);
     let status = kybern_api::core::v1::ContainerStatus {

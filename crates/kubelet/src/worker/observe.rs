@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kybern_cri::{ContainerState, ContainerStatus, CriError};
 
-use super::{View, Worker};
+use super::Worker;
 use crate::pod::{Observed, labels, observed, spec};
 use crate::volume::mounts;
 
@@ -52,7 +52,7 @@ impl Worker {
         self.hooked.retain(|id| known.contains(id));
         self.announced.retain(|id| known.contains(id));
         self.observed = Arc::new(Observed::new(sandboxes, containers));
-        self.view.send_replace(View { pod: self.pod.clone(), observed: self.observed.clone() });
+        self.view.send_modify(|view| view.observed = self.observed.clone());
     }
 
     fn observe_later(&mut self, error: &CriError) {

@@ -1,6 +1,8 @@
 //! Bringing the pod's status to the API, and its deletion to an end. One write is under way at a time; what changes
 //! meanwhile goes into the next one.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use kybern_api::core::v1::{Pod, PodStatus};
 use kybern_apimachinery::{Value, json};
@@ -87,6 +89,7 @@ impl Worker {
         self.publish_at = None;
         let old = self.published.clone().unwrap_or_default();
         let status = pod_status(&self.pod, &old, &self.observed, &self.memory, &self.shared.view, now);
+        self.show(&status);
         let (client, namespace, name) =
             (self.shared.client.clone(), spec::namespace(&self.pod).to_owned(), spec::name(&self.pod).to_owned());
         let uid = spec::uid(&self.pod).to_owned();
@@ -104,6 +107,18 @@ impl Worker {
             });
         }
         None
+    }
+
+    /// The kubelet's own API shows the status as it is, not as it was last read.
+    fn show(&self, status: &PodStatus) {
+        self.view.send_if_modified(|view| {
+            let stale = view.pod.status.as_ref() != Some(status)
+                || view.pod.metadata.resource_version != self.pod.metadata.resource_version;
+            if stale {
+                view.pod = Arc::new(Pod { status: Some(status.clone()), ..(*self.pod).clone() });
+            }
+            stale
+        });
     }
 
     pub(super) fn took_status(&mut self, outcome: Outcome, now: Timestamp) {

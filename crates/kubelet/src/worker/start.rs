@@ -10,7 +10,7 @@ use kybern_cri::PodSandboxStatus;
 use super::{Worker, hooks, image, sandbox};
 use crate::pod::config::{self, ContainerInputs};
 use crate::pod::memory::{StepKey, crash_key};
-use crate::pod::observed::time_of;
+use crate::pod::plan::backs_off_since;
 use crate::pod::{env, resources, spec};
 use crate::references::PodReferences;
 use crate::shared::Shared;
@@ -59,7 +59,7 @@ impl Worker {
         let now = Timestamp::now();
         let Some(sandbox) = self.observed.ready_sandbox().cloned() else { return };
         let Some((_, container)) = spec::container(&self.pod, &name) else { return };
-        let ended = self.observed.latest(&name).and_then(|s| time_of(s.finished_at));
+        let ended = backs_off_since(&self.observed, &self.memory, &name);
         if let Some(ended) = ended {
             self.memory.crash.entry(crash_key(&container)).or_default().advance(ended, now);
         }

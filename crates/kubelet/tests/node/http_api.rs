@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use kybern_apimachinery::Value;
 use kybern_kubelet::ServerConfig;
 use kybern_kubelet::server::auth;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -114,6 +115,11 @@ async fn logs_are_served() {
     let (status, text) = caller.get("/containerLogs/default/p/none").await;
     assert_eq!((status, text.as_str()), (StatusCode::BAD_REQUEST, "container none is not valid for pod p"));
     assert_eq!(caller.get("/containerLogs/default/q/c").await.0, StatusCode::NOT_FOUND);
+    node.create("q", |pod| pod["spec"]["containers"][0]["image"] = "missing:1".into());
+    let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    node.until("q", |pod| waiting(pod) == "ImagePullBackOff").await;
+    let refused = caller.get("/containerLogs/default/q/c").await.1;
+    assert_eq!(refused, "container \"c\" in pod \"q\" is waiting to start: trying and failing to pull image");
 
     let followed = async { get("?follow=true").await };
     let goes_on = async {

@@ -46,6 +46,7 @@ const TESTS: &[Test] = tests![
     registry_protocol::a_full_disk,
     restart::purge_removes_everything,
     restart::kybern_dies_and_comes_back,
+    restart::a_container_that_was_being_made_is_removed,
     restart::a_start_under_way_is_taken_over,
     restart::a_shim_dies,
 ];

@@ -55,6 +55,30 @@ pub(crate) async fn a_start_under_way_is_taken_over() {
     node.finish().await;
 }
 
+pub(crate) async fn a_container_that_was_being_made_is_removed() {
+    let mut node = Node::new().await;
+    let pod = node.pod("half");
+    let sandbox = node.sandbox(&pod).await;
+    let whole = node.start(&sandbox, node.shell("whole", "busybox sleep 600")).await;
+    let config = node.shell("half", "busybox sleep 600");
+    let half = node.service().create_container(&sandbox, config, PodSandboxConfig::default()).await.unwrap();
+    node.crash().await;
+    // As if the crash had come before the record was written, which is the last step.
+    let containers = node.config.state_dir.join("sandboxes").join(&sandbox).join("containers");
+    std::fs::remove_file(containers.join(&half).join("container.json")).unwrap();
+    node.open().await;
+    let known: Vec<String> =
+        node.service().list_containers().await.unwrap().into_iter().map(|container| container.id).collect();
+    assert_eq!(known, [whole]);
+    let cgroups = kybern_linux::cgroup::Cgroups::detect().unwrap();
+    let groups = cgroups.directories(&format!("{}/{half}", pod.cgroup_parent));
+    let layer = node.config.root_dir.join("containers").join(&half);
+    for left in groups.into_iter().chain([containers.join(&half), layer]) {
+        assert!(!left.exists(), "{} is left", left.display());
+    }
+    node.finish().await;
+}
+
 fn shim_pid(node: &Node, sandbox: &str) -> i32 {
     let path = node.config.state_dir.join("sandboxes").join(sandbox).join("shim.pid");
     std::fs::read_to_string(path).unwrap().parse().unwrap()
