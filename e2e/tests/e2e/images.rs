@@ -135,7 +135,7 @@ fn images_that_cannot_be_had() {
     waits(&namespace, "foreign", NO_IMAGE, "the image is for linux/s390x, linux/riscv64");
     waits(&namespace, "unreachable", NO_IMAGE, "connect to 127.0.0.1:9: Connection refused");
     waits(&namespace, "wrong-digest", NO_IMAGE, "404 Not Found");
-    waits(&namespace, "misspelt", &["InvalidImageName"], "must be lowercase");
+    waits(&namespace, "misspelt", &["InvalidImageName"], "repository name (library/Busybox) must be lowercase");
     let never = "Container image \"busybox:never\" is not present with pull policy of Never";
     waits(&namespace, "never", &["ErrImageNeverPull"], never);
     let begin = "Back-off pulling image \"busybox:nonsense\": ErrImagePull: failed to pull and unpack image";

@@ -130,6 +130,10 @@ fn has_no_room_for_objects(tenant: &Tenant) {
         assert!(!kept.lines().any(|line| line == refused), "{refused} was refused");
     };
     all_there();
+    // Nothing that a start needs is to be written anew.
+    tenant.cluster.crash_server();
+    tenant.cluster.up();
+    all_there();
     tenant.disk.empty();
     eventually("writing works again", || {
         let created = kubectl.run(&["create", "configmap", "afterwards", "--from-literal=a=b"]);

@@ -17,11 +17,11 @@ pub struct Reference {
 /// The reference does not follow the grammar.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("couldn't parse image name {0:?}: invalid reference format: {1}")]
-pub struct ReferenceError(String, &'static str);
+pub struct ReferenceError(String, String);
 
 impl Reference {
     pub fn parse(text: &str) -> Result<Reference, ReferenceError> {
-        let fail = |why| Err(ReferenceError(text.to_owned(), why));
+        let fail = |why: &str| Err(ReferenceError(text.to_owned(), why.to_owned()));
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => (name, Some(digest)),
             None => (text, None),
@@ -52,7 +52,7 @@ impl Reference {
         let repository =
             if registry == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
         if path.chars().any(char::is_uppercase) {
-            return fail("repository name must be lowercase");
+            return fail(&format!("repository name ({repository}) must be lowercase"));
         }
         if repository.len() > 255 || !repository.split('/').all(is_path_component) {
             return fail(
@@ -189,5 +189,8 @@ mod tests {
         ] {
             assert!(Reference::parse(text).is_err(), "{text:?}");
         }
+        let error = Reference::parse("Nginx:1").unwrap_err().to_string();
+        let expect = "couldn't parse image name \"Nginx:1\": invalid reference format: repository name (library/Nginx) must be lowercase";
+        assert_eq!(error, expect);
     }
 }

@@ -40,11 +40,13 @@ pub(crate) struct Reply {
     cut: Option<usize>,
     /// Goes on for ever.
     endless: bool,
+    /// Says no more, and does not end either.
+    stalled: bool,
 }
 
 impl Reply {
     pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Reply {
-        Reply { status, headers: Vec::new(), body: body.into(), cut: None, endless: false }
+        Reply { status, headers: Vec::new(), body: body.into(), cut: None, endless: false, stalled: false }
     }
 
     /// A refusal in the registries' own form.
@@ -59,6 +61,10 @@ impl Reply {
 
     pub(crate) fn cut(self, after: usize) -> Reply {
         Reply { cut: Some(after), ..self }
+    }
+
+    pub(crate) fn stalled(self, after: usize) -> Reply {
+        Reply { cut: Some(after), stalled: true, ..self }
     }
 
     pub(crate) fn endless(self) -> Reply {
@@ -277,6 +283,10 @@ async fn answer(shared: &Shared, stream: impl AsyncRead + AsyncWrite + Unpin) {
     let _ = reader.write_all(format!("{head}\r\n").as_bytes()).await;
     let _ = reader.write_all(&reply.body[..reply.cut.unwrap_or(length)]).await;
     while reply.endless && reader.write_all(&[b' '; 4096]).await.is_ok() {}
+    if reply.stalled {
+        let _ = reader.flush().await;
+        std::future::pending::<()>().await;
+    }
     let _ = reader.shutdown().await;
 }
 

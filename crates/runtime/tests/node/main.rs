@@ -40,6 +40,7 @@ const TESTS: &[Test] = tests![
     images::archives_that_lie,
     registry_protocol::credentials,
     registry_protocol::broken_connections,
+    registry_protocol::a_pull_that_nobody_waits_for,
     registry_protocol::lies,
     registry_protocol::busy_registries_and_other_endpoints,
     registry_protocol::encrypted_registries,

@@ -1,6 +1,7 @@
 //! What a real registry does not do on demand: token services, refusals, lies, broken connections, redirects.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kybern_cri::*;
 use kybern_runtime::ImageArchives;
@@ -173,6 +174,32 @@ pub(crate) async fn broken_connections() {
     node.pull(&name, None).await.unwrap();
     let asked: Vec<String> = registry.seen().into_iter().map(|request| request.target).collect();
     assert!(asked.contains(&layer) && !asked.contains(&image.layers[0]), "{asked:?}");
+    node.finish().await;
+}
+
+/// A pull whose pod goes away ends, and what it has begun goes with it.
+pub(crate) async fn a_pull_that_nobody_waits_for() {
+    let node = Node::new().await;
+    let image = Image::new(&[Packing::Plain]);
+    let registry = FakeRegistry::start(&image).await;
+    let (name, layer) = (registry.image(), image.layers[0].clone());
+    let (target, bytes) = (layer.clone(), image.files[&layer].clone());
+    registry.rule(move |request| (request.target == target).then(|| Reply::new(200, bytes.clone()).stalled(1000)));
+    let unfinished = || std::fs::read_dir(node.config.root_dir.join("images/ingest.d")).unwrap().count();
+    let begun = async {
+        while !registry.seen().iter().any(|request| request.target == layer) || unfinished() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        pulled = node.pull(&name, None) => panic!("{pulled:?}"),
+        () = begun => {}
+    }
+    while unfinished() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    registry.rule(|_| None);
+    node.pulls(&name).await;
     node.finish().await;
 }
 
