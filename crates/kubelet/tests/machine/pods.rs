@@ -44,7 +44,7 @@ pub(crate) async fn volumes_and_environment() {
         ]);
         pod["spec"]["hostAliases"] = json!([{"ip": "1.2.3.4", "hostnames": ["alias"]}]);
     });
-    let expect = "hello p from-map from-map token-default\ndata\ntmpfs\ndeep\nreadonly\nnameserver 10.96.0.10\n1\n";
+    let expect = "hello p from-map from-map token-default-0\ndata\ntmpfs\ndeep\nreadonly\nnameserver 10.96.0.10\n1\n";
     assert_eq!(machine.output("p").await, expect);
     assert_eq!(machine.pod("p")["status"]["containerStatuses"][0]["state"]["terminated"]["message"], "bye\n");
     machine.clean_up().await;

@@ -20,6 +20,8 @@ struct State {
     /// By resource, then by `namespace/name`.
     objects: BTreeMap<String, BTreeMap<String, Value>>,
     version: u64,
+    /// How many tokens were issued.
+    tokens: u64,
     watchers: Vec<(String, String, String, mpsc::UnboundedSender<Bytes>)>,
 }
 
@@ -179,8 +181,13 @@ impl FakeApi {
             }
             Method::GET => found(self.get(&to.resource, &key)),
             Method::POST if to.subresource == "token" => {
+                let seconds = sent["spec"]["expirationSeconds"].as_i64().unwrap();
+                let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+                let mut state = self.state.lock();
+                let number = state.tokens;
+                state.tokens += 1;
                 let token =
-                    json!({"token": format!("token-{}", to.name), "expirationTimestamp": "2099-01-01T00:00:00Z"});
+                    json!({"token": format!("token-{}-{number}", to.name), "expirationTimestamp": expires.to_string()});
                 reply(StatusCode::CREATED, json!({"kind": "TokenRequest", "status": token}))
             }
             Method::POST => {

@@ -299,13 +299,40 @@ async fn changes_of_a_config_map_reach_the_volume() {
     node.api.put("configmaps", settings("1"));
     node.until("p", |pod| pod["status"]["phase"] == "Running").await;
     until_file(&node.volume("p", "configmap", "cm").join("a"), "1").await;
-    until_file(&node.volume("p", "projected", "all").join("token"), "token-default").await;
+    until_file(&node.volume("p", "projected", "all").join("token"), "token-default-0").await;
     node.api.put("configmaps", settings("2"));
     until_file(&node.volume("p", "configmap", "cm").join("a"), "2").await;
     let mut pod = node.pod("p");
     pod["metadata"]["labels"] = json!({"x": "y"});
     node.api.put("pods", pod);
     until_file(&node.volume("p", "projected", "all").join("labels"), "x=\"y\"").await;
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_before_they_expire() {
+    let node = TestNode::new();
+    node.running("p", |pod| {
+        let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 2}});
+        pod["spec"]["volumes"] = json!([{"name": "all", "projected": {"sources": [token]}}]);
+    })
+    .await;
+    let file = node.volume("p", "projected", "all").join("token");
+    let first = std::fs::read_to_string(&file).unwrap();
+    assert!(first.starts_with("token-default-"), "{first}");
+    let mut changes = 0;
+    let mut last = first;
+    for _ in 0..6000 {
+        // A reader that was on its way to the old set may find it gone.
+        if let Ok(now) = std::fs::read_to_string(&file) {
+            changes += u32::from(now != last);
+            last = now;
+        }
+        if changes == 2 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the token was not renewed: {last}");
 }
 
 #[tokio::test]
