@@ -24,6 +24,8 @@ pub struct Config {
     /// `None`: not served.
     pub healthz_bind_address: Option<SocketAddr>,
     pub metrics_bind_address: Option<SocketAddr>,
+    /// Whether a port in use ends kube-proxy; otherwise it is tried again and again.
+    pub bind_address_hard_fail: bool,
     /// `clientConnection.kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
 }
@@ -69,6 +71,7 @@ struct File {
     hostname_override: String,
     healthz_bind_address: Option<String>,
     metrics_bind_address: Option<String>,
+    bind_address_hard_fail: bool,
     node_port_addresses: Option<Vec<String>>,
     client_connection: ClientConnection,
     nftables: Nftables,
@@ -150,6 +153,7 @@ impl Config {
             min_sync_period,
             healthz_bind_address: bind("healthzBindAddress", file.healthz_bind_address, "0.0.0.0:10256", 10256)?,
             metrics_bind_address: bind("metricsBindAddress", file.metrics_bind_address, "127.0.0.1:10249", 10249)?,
+            bind_address_hard_fail: file.bind_address_hard_fail,
             kubeconfig: (!file.client_connection.kubeconfig.is_empty())
                 .then(|| file.client_connection.kubeconfig.into()),
         })
@@ -202,6 +206,7 @@ mod tests {
                 min_sync_period: DEFAULT_MIN_SYNC_PERIOD,
                 healthz_bind_address: Some("0.0.0.0:10256".parse().unwrap()),
                 metrics_bind_address: Some("127.0.0.1:10249".parse().unwrap()),
+                bind_address_hard_fail: false,
                 kubeconfig: Some("/var/lib/kube-proxy/kubeconfig.conf".into()),
             }
         );

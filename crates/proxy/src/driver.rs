@@ -27,6 +27,8 @@ use crate::service::{Endpoints, ServicePort, add_slice, service_ports};
 /// After a failure the rules are tried again this much later, doubling up to the maximum.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often a port in use is asked for.
+const BIND_RETRY: Duration = Duration::from_secs(5);
 
 /// The families that this kernel has.
 fn families() -> impl Iterator<Item = (usize, Family)> {
@@ -79,14 +81,13 @@ impl Drop for Servers {
 
 async fn serve(config: &Config, health: &Arc<Health>, metrics: &Arc<Metrics>) -> Result<Servers, RunError> {
     let mut servers = Servers(Vec::new());
+    let hard_fail = config.bind_address_hard_fail;
     if let Some(address) = config.healthz_bind_address {
-        let server = bind("healthz server", address).await?;
         let health = health.clone();
         let answer = move |path: &str| health.answer(path, &to_rfc3339(SystemClock.now()));
-        servers.0.push(tokio::spawn(server.run(answer)).abort_handle());
+        servers.0.push(keep_serving("healthz server", address, hard_fail, answer).await?);
     }
     if let Some(address) = config.metrics_bind_address {
-        let server = bind("metrics server", address).await?;
         let (health, metrics) = (health.clone(), metrics.clone());
         let answer = move |path: &str| match path {
             "/metrics" => encode_metrics(&metrics.registry),
@@ -95,13 +96,38 @@ async fn serve(config: &Config, health: &Arc<Health>, metrics: &Arc<Metrics>) ->
             "/healthz" => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "the rules are not in place\n"),
             _ => Reply::not_found(),
         };
-        servers.0.push(tokio::spawn(server.run(answer)).abort_handle());
+        servers.0.push(keep_serving("metrics server", address, hard_fail, answer).await?);
     }
     Ok(servers)
 }
 
-async fn bind(what: &'static str, address: SocketAddr) -> Result<Server, RunError> {
-    Server::bind(address).await.map_err(|cause| RunError::Bind { what, address, cause })
+/// Serves in a task of its own. Services matter more than these servers: with their port in use kube-proxy goes on, and asks
+/// for the port again, unless `hard_fail`.
+async fn keep_serving(
+    what: &'static str,
+    address: SocketAddr,
+    hard_fail: bool,
+    answer: impl Fn(&str) -> Reply + Send + Sync + 'static,
+) -> Result<tokio::task::AbortHandle, RunError> {
+    let first = match Server::bind(address).await {
+        Err(cause) if hard_fail => return Err(RunError::Bind { what, address, cause }),
+        bound => bound,
+    };
+    let serving = async move {
+        let mut bound = first;
+        loop {
+            match bound {
+                Ok(server) => match server.run(answer).await {},
+                Err(cause) => {
+                    let wait = BIND_RETRY.as_secs();
+                    tracing::error!("failed to start {what} on {address}: {cause}; trying again in {wait} s");
+                }
+            }
+            tokio::time::sleep(BIND_RETRY).await;
+            bound = Server::bind(address).await;
+        }
+    };
+    Ok(tokio::spawn(serving).abort_handle())
 }
 
 /// Seconds since the epoch.

@@ -25,3 +25,18 @@ fn the_node_gives_addresses_and_cidrs() {
     let found = settings(&config("nodePortAddresses: [\"192.168.7.0/24\"]\n"), Some(&node));
     assert_eq!(found.node_port_addresses, NodePortAddresses::Only(vec!["192.168.7.1".parse().unwrap()]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_port_in_use_is_asked_for_again_unless_that_is_to_be_fatal() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let answer = |_: &str| Reply::text(StatusCode::OK, "ok");
+    let error = keep_serving("healthz server", address, true, answer).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("failed to start healthz server on {address}: ")), "{error}");
+    let serving = keep_serving("healthz server", address, false, answer).await.unwrap();
+    drop(taken);
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        tokio::time::sleep(BIND_RETRY).await;
+    }
+    serving.abort();
+}
