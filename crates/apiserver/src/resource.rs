@@ -80,6 +80,8 @@ pub enum SubresourceHandler {
         spec_replicas: &'static [&'static str],
         status_replicas: &'static [&'static str],
         selector: &'static [&'static str],
+        /// Of the scale, not of what is scaled.
+        columns: Columns,
     },
     /// A request that is neither a read nor a write of the stored object: `binding`, `eviction`, `token`, `log`, `exec`.
     Connect(Arc<dyn Connector>),

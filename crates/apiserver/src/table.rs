@@ -31,6 +31,20 @@ pub(crate) fn definitions(columns: &Columns) -> Value {
     columns.definitions.iter().map(column).collect()
 }
 
+/// A table of objects that are not in the cache; `shown` makes what a row carries of one.
+pub(crate) fn of_values(
+    columns: &Columns,
+    objects: &[Value],
+    version: &str,
+    now: Timestamp,
+    shown: impl Fn(&Value) -> Value,
+) -> Value {
+    let row = |object: &Value| json!({"cells": (columns.cells)(object, now), "object": shown(object)});
+    let rows: Vec<Value> = objects.iter().map(row).collect();
+    json!({"kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": {},
+        "columnDefinitions": definitions(columns), "rows": rows})
+}
+
 /// `{"kind":"PartialObjectMetadata",…}` of an object, without looking into it.
 pub(crate) fn metadata(entry: &Entry, version: &str) -> Vec<u8> {
     let metadata = entry.metadata();

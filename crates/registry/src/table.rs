@@ -8,7 +8,7 @@ use kybern_apiserver::resource::{Resource, SelectableField, StoredKind, Subresou
 use kybern_schema::builtin::ResourceRow;
 
 use crate::Deps;
-use crate::columns::columns;
+use crate::columns::{SCALE as SCALE_COLUMNS, columns};
 use crate::connect;
 use crate::conversion::conversion;
 use crate::selectable::selectable;
@@ -39,6 +39,7 @@ const SCALE: SubresourceHandler = SubresourceHandler::Scale {
     spec_replicas: &["spec", "replicas"],
     status_replicas: &["status", "replicas"],
     selector: &["spec", "selector"],
+    columns: SCALE_COLUMNS,
 };
 
 fn subresources(row: &ResourceRow, deps: &Deps) -> Vec<Subresource> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
-use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
+use kybern_apimachinery::{ApiError, Gvk, Value, object};
 
 use super::{Exchange, warn};
 use crate::access::{AdmissionRequest, Operation};
@@ -113,16 +113,14 @@ async fn tabulate(
     let code = response.status();
     let object: Value = serde_json::from_slice(&body::read(response.into_body()).await?).map_err(ApiError::internal)?;
     let one = std::slice::from_ref(&object);
-    let row = |object: &Value| {
+    let shown = |object: &Value| {
         let mut shown = object.clone();
         shown["apiVersion"] = resource.api_version().into();
         shown["kind"] = resource.kind.as_str().into();
-        json!({"cells": (resource.columns.cells)(object, now), "object": shown})
+        shown
     };
-    let rows: Vec<Value> =
-        object.get("items").and_then(Value::as_array).map_or(one, Vec::as_slice).iter().map(row).collect();
-    let table = json!({"kind": "Table", "apiVersion": format!("meta.k8s.io/{}", format.version), "metadata": {},
-        "columnDefinitions": table::definitions(&resource.columns), "rows": rows});
+    let objects = object.get("items").and_then(Value::as_array).map_or(one, Vec::as_slice);
+    let table = table::of_values(&resource.columns, objects, format.version, now, shown);
     let kind = kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", format.version, "Table"));
     let (media, bytes) = codec::write(format, kind.as_ref(), &table)?;
     Ok(body::response(code, media, bytes))

@@ -8,10 +8,12 @@ use kybern_schema::types::KindType;
 
 use super::patch::Patch;
 use super::{Exchange, warn};
+use crate::negotiate::Shape;
 use crate::options::{WriteOptions, parse_revision};
+use crate::resource::Columns;
 use crate::respond::{self, to_served};
 use crate::write::{Failure, TRIES, Writer};
-use crate::{Body, body, codec};
+use crate::{Body, body, codec, table};
 
 /// Where an object keeps what a scale shows.
 #[derive(Clone, Copy)]
@@ -19,6 +21,7 @@ pub(super) struct Paths {
     pub(super) spec_replicas: &'static [&'static str],
     pub(super) status_replicas: &'static [&'static str],
     pub(super) selector: &'static [&'static str],
+    pub(super) columns: Columns,
 }
 
 fn kind() -> Result<KindType, ApiError> {
@@ -59,8 +62,20 @@ fn of(object: &Value, paths: Paths) -> Value {
 fn respond(exchange: &Exchange, object: &Value, paths: Paths) -> Result<Response<Body>, ApiError> {
     let kind = kind()?;
     let protobuf = codec::has_protobuf(&kind);
-    let format = crate::negotiate::negotiate(&exchange.parts.headers, exchange.query.flag("pretty"), protobuf, false)?;
-    respond::value(format, Some(&kind), &of(object, paths), StatusCode::OK)
+    let format = crate::negotiate::negotiate(&exchange.parts.headers, exchange.query.flag("pretty"), protobuf, true)?;
+    let scale = of(object, paths);
+    let version = format.version;
+    let bare = |scale: &Value| json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": scale["metadata"]});
+    let (name, value) = match format.shape {
+        Shape::Object => return respond::value(format, Some(&kind), &scale, StatusCode::OK),
+        Shape::Metadata => ("PartialObjectMetadata", bare(&scale)),
+        Shape::Table => {
+            let one = std::slice::from_ref(&scale);
+            ("Table", table::of_values(&paths.columns, one, version, exchange.now, bare))
+        }
+    };
+    let kind = kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", version, name));
+    respond::value(format, kind.as_ref(), &value, StatusCode::OK)
 }
 
 pub(super) async fn get(exchange: &Exchange, paths: Paths) -> Result<Response<Body>, ApiError> {

@@ -106,6 +106,7 @@ pub(crate) fn rows() -> Vec<Resource> {
                 spec_replicas: &["spec", "replicas"],
                 status_replicas: &["status", "replicas"],
                 selector: &["spec", "selector"],
+                columns: COLUMNS,
             },
         ),
     ];

@@ -148,6 +148,10 @@ async fn scale() {
     scale["spec"]["replicas"] = 5.into();
     assert_eq!(client.put(&path, scale.clone()).await.ok()["spec"]["replicas"], 5);
     assert_eq!(client.put(&path, scale).await.code, 409, "the scale is of an older revision");
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = client.send("GET", &path, &accept, "").await.ok();
+    assert_eq!(table["rows"][0]["cells"], json!(["d", "Scale"]));
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
     let patch = json!({"spec": {"replicas": 2}});
     client.patch(&path, "application/merge-patch+json", patch).await.ok();
     let parent = client.get(&format!("{DEPLOYMENTS}/d")).await.ok();

@@ -14,7 +14,7 @@ mod workload;
 use kybern_apimachinery::Value;
 use kybern_apiserver::resource::Columns;
 
-use cell::{age, name, string};
+use cell::{age, integer, name, string};
 
 /// Name and age: what a kind without columns of its own shows.
 pub(crate) const DEFAULT: Columns = Columns { definitions: &[name(), string("Age")], cells: default_cells };
@@ -22,6 +22,15 @@ pub(crate) const DEFAULT: Columns = Columns { definitions: &[name(), string("Age
 fn default_cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     vec![cell::object_name(object), age(object, now)]
 }
+
+/// What a `Scale` shows.
+pub(crate) const SCALE: Columns = Columns {
+    definitions: &[name(), integer("Desired"), integer("Available"), string("Age")],
+    cells: |scale, now| {
+        let replicas = |part| cell::count(scale, &[part, "replicas"]).into();
+        vec![cell::object_name(scale), replicas("spec"), replicas("status"), age(scale, now)]
+    },
+};
 
 /// The columns of a resource.
 pub(crate) fn columns(group: &str, resource: &str) -> Columns {

@@ -26,6 +26,7 @@ async fn a_deployment_is_defaulted_scaled_and_guarded() {
     let path = format!("{DEPLOYMENTS}/web");
     let (code, scale) = cluster.patch(&format!("{path}/scale"), json!({"spec": {"replicas": 3}})).await;
     assert_eq!((code, &scale["spec"]["replicas"]), (200, &json!(3)), "{scale}");
+    assert_eq!(cluster.table(&format!("{path}/scale")).await[0][..3], [json!("web"), json!(3), json!(0)]);
     let (code, refused) = cluster.patch(&path, json!({"spec": {"selector": {"matchLabels": {"app": "x"}}}})).await;
     assert_eq!(code, 422);
     assert!(refused["message"].as_str().unwrap().contains("field is immutable"), "{refused}");
