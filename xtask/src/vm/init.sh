@@ -25,6 +25,8 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 hostname vm
 ip link set lo up
+# An address of the machine, before there is a network card.
+ip address add 192.0.2.10/32 dev lo
 
 check() { # NAME COMMAND…
     name=$1
@@ -84,6 +86,7 @@ mv /tmp/nft_masq.ko "$masquerade"
 
 # The machine as it should be: cgroup v2 alone.
 modprobe dummy
+ip address del 192.0.2.10/32 dev lo
 ip link add eth0 type dummy
 ip address add 192.0.2.10/24 dev eth0
 ip link set eth0 up

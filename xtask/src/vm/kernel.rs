@@ -42,12 +42,14 @@ pub(super) fn fetch(folder: &Path) -> Result<Kernel> {
     let unpacked = folder.join("linux");
     if !unpacked.join("boot").exists() {
         run(&["apt-get", "update", "-qq"])?;
+        // What apt knows may be old, or nothing: versions go as new ones come.
+        run(&["apt-get", "update", "-qq"])?;
         let depends = output(&["apt-cache", "depends", "--important", NEWEST])?;
         let package = depends.lines().find_map(|l| l.trim().strip_prefix("Depends: "));
-        let package = package.with_context(|| format!("apt-cache knows no {NEWEST}"))?;
+        let package = package.with_context(|| format!("apt-cache knows no {NEWEST}"))?.to_owned();
         println!("    downloading {package}");
-        run_command(command(&["apt-get", "download", "-qq", package]).current_dir(folder))?;
-        let archive = only(folder, |name| name.starts_with(package) && name.ends_with(".deb"))?;
+        run_command(command(&["apt-get", "download", "-qq", &package]).current_dir(folder))?;
+        let archive = only(folder, |name| name.starts_with(&package) && name.ends_with(".deb"))?;
         let partial = folder.join("linux.new");
         run(&["dpkg-deb", "-x", &archive.display().to_string(), &partial.display().to_string()])?;
         fs::remove_file(archive)?;
