@@ -8,7 +8,7 @@ use kybern_apiserver::strategy::{Strategy, StrategyContext};
 use super::pod::defaults;
 use super::status::reset_status;
 use crate::tree::{default, has, int, keep, text};
-use crate::validation::{Errors, format, meta, pod_spec, update};
+use crate::validation::{Errors, format, meta, pod_spec, update, warnings};
 
 /// What the workloads share.
 fn template(out: &mut Errors, spec: &Value) {
@@ -109,6 +109,10 @@ impl Strategy for Deployment {
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         fixed(&["selector"], object, old)
     }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::template(object, old)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -133,6 +137,10 @@ impl Strategy for ReplicaSet {
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         fixed(&["selector"], object, old)
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::template(object, old)
     }
 }
 
@@ -168,6 +176,10 @@ impl Strategy for DaemonSet {
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         fixed(&["selector"], object, old)
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::template(object, old)
     }
 }
 
@@ -231,6 +243,10 @@ impl Strategy for StatefulSet {
                       'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
         vec![FieldError::forbidden(&FieldPath::new("spec"), detail)]
     }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::template(object, old)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -271,6 +287,10 @@ impl Strategy for ReplicationController {
 
     fn orphans_by_default(&self) -> bool {
         true
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::template(object, old)
     }
 }
 

@@ -11,5 +11,6 @@ pub(crate) mod scheduling;
 pub(crate) mod security;
 pub(crate) mod update;
 pub(crate) mod volume;
+pub(crate) mod warnings;
 
 pub(crate) use format::Errors;

@@ -11,6 +11,7 @@ use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use crate::tree::list;
 use crate::validation::pod_spec::pod_spec;
+use crate::validation::warnings;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PodStrategy;
@@ -35,6 +36,11 @@ impl Strategy for PodStrategy {
             return Vec::new();
         }
         vec![FieldError::forbidden(&FieldPath::new("spec.ephemeralContainers"), "cannot be set on create")]
+    }
+
+    fn warnings(&self, pod: &Value, old: Option<&Value>) -> Vec<String> {
+        // Of a pod that exists there is little that could be changed.
+        if old.is_some() { Vec::new() } else { warnings::pod_spec(&FieldPath::new("spec"), &pod["spec"]) }
     }
 
     fn validate_update(&self, pod: &Value, old: &Value) -> Vec<FieldError> {
