@@ -145,17 +145,6 @@ impl Container {
         }
     }
 
-    /// Takes a newer state. An exit is final: a start's answer that arrives after it changes nothing.
-    fn advance(&self, state: RunState) -> bool {
-        self.run.send_if_modified(|known| {
-            let newer = known.exit.is_none() && *known != state;
-            if newer {
-                *known = state;
-            }
-            newer
-        })
-    }
-
     /// Waits for the exit.
     async fn ended(&self) {
         // The sender lives in self, so the wait cannot fail.
@@ -284,8 +273,7 @@ impl Engine {
         let answer = container.sandbox.shim.call(&Request::Start { container: id.to_owned() }).await;
         let message = match answer.map_err(|error| internal(format_args!("failed to start container {id:?}"), error))? {
             Reply::Started { state } => {
-                container.advance(state);
-                self.announce(ContainerEventType::Started, &container.sandbox, id);
+                self.advance(&container, state);
                 return Ok(());
             }
             Reply::Failed { message } => {
@@ -308,11 +296,27 @@ impl Engine {
 
     /// A container has ended: by its shim's word, or because its start failed.
     pub(crate) async fn exited(&self, container: &Arc<Container>, state: RunState) {
-        if !container.advance(state) {
-            return;
+        if self.advance(container, state) {
+            self.remove_cgroup(container).await;
         }
-        self.announce(ContainerEventType::Stopped, &container.sandbox, &container.id);
-        self.remove_cgroup(container).await;
+    }
+
+    /// Takes a newer state and tells of it. An exit is final: a start's answer that arrives after it changes nothing. A start
+    /// is told of before the exit, whichever of the two is heard first.
+    fn advance(&self, container: &Container, state: RunState) -> bool {
+        container.run.send_if_modified(|known| {
+            let newer = known.exit.is_none() && *known != state;
+            if newer {
+                if known.started_at == 0 && state.started_at != 0 {
+                    self.announce(ContainerEventType::Started, &container.sandbox, &container.id);
+                }
+                if state.exit.is_some() {
+                    self.announce(ContainerEventType::Stopped, &container.sandbox, &container.id);
+                }
+                *known = state;
+            }
+            newer
+        })
     }
 
     /// Removes the group of an ended container. What holds it up now is gone when the container is removed.
