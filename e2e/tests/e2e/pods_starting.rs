@@ -77,7 +77,11 @@ spec:
     );
     namespace.wait("pod/p", "condition=Ready");
     assert_eq!(Table::parse(&namespace.run(&["get", "pod", "p"]).ok()).cell(0, "READY"), "2/2");
-    assert_eq!(namespace.run(&["logs", "p", "-c", "main"]).ok(), "up\n", "it started after the sidecar was up");
+    // Had it started before the sidecar was up, it would have found no file.
+    eventually("the main container finds what the sidecar has made", || {
+        let said = namespace.run(&["logs", "p", "-c", "main"]).ok();
+        if said == "up\n" { Ok(()) } else { Err(said) }
+    });
     namespace.run(&["exec", "p", "-c", "main", "--", "touch", "/share/done"]).ok();
     namespace.wait("pod/p", "jsonpath={.status.phase}=Succeeded");
     assert_eq!(namespace.run(&["logs", "p", "-c", "side"]).ok(), "stopped\n");
