@@ -143,8 +143,9 @@ fn go_seconds(millis: u128) -> String {
     if millis < 1000 {
         return format!("{millis}ms");
     }
-    let text = format!("{:.3}", millis as f64 / 1000.0);
-    format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
+    let text = format!("{:.3}", (millis % 60_000) as f64 / 1000.0);
+    let seconds = format!("{}s", text.trim_end_matches('0').trim_end_matches('.'));
+    if millis < 60_000 { seconds } else { format!("{}m{seconds}", millis / 60_000) }
 }
 
 /// `Always` for the tag `latest`, else `IfNotPresent`.
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn times() {
-        for (millis, expect) in [(7, "7ms"), (1000, "1s"), (1250, "1.25s")] {
+        for (millis, expect) in [(7, "7ms"), (1000, "1s"), (1250, "1.25s"), (60_000, "1m0s"), (150_500, "2m30.5s")] {
             assert_eq!(go_seconds(millis), expect);
         }
     }
