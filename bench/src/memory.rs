@@ -5,8 +5,8 @@ use std::path::Path;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// The processes of the cluster in a folder: those that name something below it in their command line (the server and the shims),
-/// and their descendants (what the shims have started). Other clusters may run on the machine.
+/// The processes of the cluster in a folder: the one that names something below it in its command line (the server) and its
+/// descendants (the shims, and what they have started). Other clusters may run on the machine.
 pub(crate) fn cluster_processes(folder: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
