@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::network::Network;
+use crate::packages;
 use crate::process::{release_binary, run, run_command};
 
 const PARTS: &[&str] = &["apiserver", "scheduler", "cluster"];
@@ -13,6 +14,7 @@ pub(crate) fn run_parts(parts: &[String]) -> Result<()> {
     if let Some(unknown) = parts.iter().find(|p| !PARTS.contains(&p.as_str())) {
         bail!("no part {unknown:?}; the parts are {PARTS:?}");
     }
+    packages::for_bench()?;
     run(&["cargo", "build", "--release", "--package", "kybern", "--package", "kybern-bench"])?;
     let (kybern, bench) = (release_binary("kybern")?, release_binary("kybern-bench")?);
     let network = Network::new();

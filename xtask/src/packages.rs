@@ -26,6 +26,13 @@ const TESTS: &[Package] = &[
 /// What the emulator needs.
 const EMULATOR: &[Package] = &[("/usr/bin/qemu-system-x86_64", "qemu-system-x86"), ("/bin/busybox", "busybox-static")];
 
+/// What the measurements need.
+const BENCH: &[Package] = &[("/usr/bin/wrk", "wrk"), ("/usr/bin/nsenter", "util-linux"), ("/bin/ip", "iproute2")];
+
+pub(crate) fn for_bench() -> Result<()> {
+    ensure(BENCH)
+}
+
 pub(crate) fn for_tests() -> Result<()> {
     ensure(TESTS)
 }
