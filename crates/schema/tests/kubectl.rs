@@ -11,6 +11,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 /// Each case is a process of its own.
 const CASES: u32 = 48;
+/// No patch made here has more faults than this.
+const FAULTS_MAX: usize = 4;
 
 /// What kubectl makes of a patch; its error text without `error: `.
 fn kubectl(kind: &str, object: &Value, patch: &Value) -> Result<Value, String> {
@@ -43,7 +45,13 @@ fn compare(
     let result = runner.run(&cases, |(object, patch)| {
         match (ours(object.clone(), patch.clone()), kubectl(kind, &object, &patch)) {
             (Ok(ours), Ok(theirs)) => prop_assert_eq!(tidy(ours), tidy(theirs)),
-            (Err(ours), Err(theirs)) => prop_assert_eq!(ours.to_string().trim().to_owned(), theirs.trim()),
+            (Err(ours), Err(theirs)) => {
+                let ours = ours.to_string().trim().to_owned();
+                // Of several faults upstream names the one that Go's random order of maps brings it to first.
+                let again =
+                    || (0..FAULTS_MAX * 4).any(|_| kubectl(kind, &object, &patch).is_err_and(|e| e.trim() == ours));
+                prop_assert!(ours == theirs.trim() || again(), "we: {}\nthey: {}", ours, theirs);
+            }
             // Upstream cannot order two empty lists; it is no error to us.
             (_, Err(theirs)) if theirs.contains("no elements in any of the given slices") => {}
             (ours, theirs) => prop_assert!(false, "we: {ours:?}\nthey: {theirs:?}"),

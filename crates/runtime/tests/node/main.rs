@@ -28,7 +28,7 @@ const TESTS: &[Test] = tests![
     containers::start_errors_are_upstreams,
     containers::stopping,
     containers::out_of_memory,
-    containers::start_is_fast,
+    containers::many_at_once,
     streams::logs,
     streams::exec,
     streams::exec_with_a_terminal,
