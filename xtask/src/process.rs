@@ -15,6 +15,13 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn command(words: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).current_dir(root()).stdin(Stdio::null());
+    // What cargo tells this program about itself. Build scripts of dependencies look at it: with it, each change between
+    // `cargo build` and `cargo xtask` compiled half the workspace anew.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -189,6 +189,8 @@ fn describe_and_explain() {
         for field in ["containers", "restartPolicy", "nodeName"] {
             assert!(explained.contains(field), "no {field} in\n{explained}");
         }
+        let explained = kubectl.run(&["explain", "pod.spec.restartPolicy"]).ok();
+        assert!(explained.contains("Always") && !explained.contains("<no description>"), "{explained}");
         assert!(kubectl.run(&["explain", "pod.spec.nonsense"]).fails().contains("nonsense"));
     }
 }
@@ -207,6 +209,10 @@ fn get_all_and_events() {
         assert!(events.contains(part), "no {part} in\n{events}");
     }
     assert!(events.contains("Successfully assigned"), "{events}");
+    let described = namespace.run(&["describe", "pod", "-l", "app=web"]).ok();
+    for part in ["Controlled By:  ReplicaSet/web-", "Status:           Running", "nginx:1.14", "Container started"] {
+        assert!(described.contains(part), "no {part:?} in\n{described}");
+    }
     let described = namespace.run(&["describe", "deployment", "web"]).ok();
     for part in ["1 desired | 1 updated | 1 total | 1 available | 0 unavailable", "NewReplicaSet:", "ScalingReplicaSet"]
     {
