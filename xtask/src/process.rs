@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail};
 
 /// The workspace's root folder.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+    // As cargo says now: a program from a target folder that checkouts share may have been built in another one.
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&own).parent().expect("xtask lies in the workspace").to_owned()
 }
 
 /// A command in the workspace's root; `words` is the program and its arguments.

@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn this_machine_has_what_the_tests_use() {
         if super::super::privileges("up").is_err() {
-            eprintln!("skipped: needs root");
+            kybern_testbed::not_run("this_machine_has_what_the_tests_use", "it needs root");
             return;
         }
         assert_eq!(missing(), []);
