@@ -6,4 +6,4 @@ mod netns;
 mod not_run;
 
 pub use netns::TestNs;
-pub use not_run::{NOT_RUN_FILE, not_run, upstream_facts};
+pub use not_run::{NOT_RUN_FILE, not_run, upstream_answers, upstream_facts};

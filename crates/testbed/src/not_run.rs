@@ -24,11 +24,20 @@ pub fn not_run(test: &str, lacking: &str) {
 /// The published API facts, which are no part of this repository: in `$KYBERN_UPSTREAM_FACTS`, or beside the checkout in
 /// `../shared/upstream`. `None`, and said so, where `name` is in neither place.
 pub fn upstream_facts(test: &str, name: &str) -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/upstream");
-    let candidates = std::env::var_os("KYBERN_UPSTREAM_FACTS").map(PathBuf::from).into_iter().chain([beside]);
+    published(test, name, "KYBERN_UPSTREAM_FACTS", "upstream")
+}
+
+/// Requests with upstream's own answers, likewise: in `$KYBERN_UPSTREAM_ANSWERS`, or in `../shared/answers`.
+pub fn upstream_answers(test: &str, name: &str) -> Option<PathBuf> {
+    published(test, name, "KYBERN_UPSTREAM_ANSWERS", "answers")
+}
+
+fn published(test: &str, name: &str, variable: &str, folder: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(folder);
+    let candidates = std::env::var_os(variable).map(PathBuf::from).into_iter().chain([beside]);
     let found = candidates.map(|folder| folder.join(name)).find(|path| path.exists());
     if found.is_none() {
-        not_run(test, &format!("no published {name} here; set KYBERN_UPSTREAM_FACTS to the folder that holds it"));
+        not_run(test, &format!("no published {name} here; set {variable} to the folder that holds it"));
     }
     found
 }

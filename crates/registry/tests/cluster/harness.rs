@@ -40,7 +40,12 @@ pub(crate) fn node(name: &str) -> UserInfo {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
-        let cluster = Self::on(Arc::new(kybern_storage::memory::Memory::default())).await;
+        Self::start_with_services("10.96.0.0/12").await
+    }
+
+    /// `services` are the addresses for Services.
+    pub(crate) async fn start_with_services(services: &str) -> Self {
+        let cluster = Self::with(Arc::new(kybern_storage::memory::Memory::default()), services).await;
         // What its controller would make.
         cluster.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
         cluster
@@ -48,6 +53,10 @@ impl Cluster {
 
     /// A server on what another one has stored.
     pub(crate) async fn on(storage: Arc<dyn kybern_storage::Storage>) -> Self {
+        Self::with(storage, "10.96.0.0/12").await
+    }
+
+    async fn with(storage: Arc<dyn kybern_storage::Storage>, service_cidr: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = PkiOptions {
             directory: directory.path().to_owned(),
@@ -69,7 +78,7 @@ impl Cluster {
         let tokens = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters), nodes.clone(), rbac.clone()];
-        let services = Arc::new(ServiceAllocators::new("10.96.0.0/12".parse().unwrap(), 30000..=32767));
+        let services = Arc::new(ServiceAllocators::new(service_cidr.parse().unwrap(), 30000..=32767));
         let deps = Deps {
             objects: slot.clone(),
             clock,
@@ -94,7 +103,7 @@ impl Cluster {
             advertise_address: [192, 0, 2, 1].into(),
             secure_port: 6443,
             kubernetes_ip: [10, 96, 0, 1].into(),
-            service_cidr: "10.96.0.0/12".to_owned(),
+            service_cidr: service_cidr.to_owned(),
         };
         bootstrap::run(server.as_ref(), &options).await.unwrap();
         Self { server, tokens, pki, _directory: directory }

@@ -1,6 +1,7 @@
 //! The API server with every built-in kind, its rules and its first objects, on memory storage: what a client sees.
 
 mod access;
+mod answers;
 mod every_kind;
 mod every_verb;
 mod harness;

@@ -1,0 +1,87 @@
+//! What differs from run to run, replaced as the recordings have it.
+
+use kybern_apimachinery::Value;
+use regex_lite::Regex;
+
+pub(super) struct Normal {
+    uid: Regex,
+    time: Regex,
+    cluster_ip: Regex,
+    api_access: Regex,
+    /// Whether managed fields are compared.
+    managed_fields: bool,
+}
+
+impl Normal {
+    pub(super) fn new(managed_fields: bool) -> Self {
+        let regex = |text| Regex::new(text).unwrap();
+        Self {
+            uid: regex(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
+            time: regex(r"20(2[5-9]|[3-9][0-9])-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z"),
+            cluster_ip: regex(r"\b10\.96\.[0-9]{1,3}\.[0-9]{1,3}\b"),
+            api_access: regex(r"kube-api-access-[a-z0-9]{5}\b"),
+            managed_fields,
+        }
+    }
+
+    pub(super) fn apply(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => {
+                let uid = self.uid.replace_all(text, "<uid>");
+                let time = self.time.replace_all(&uid, "<time>");
+                let ip = self.cluster_ip.replace_all(&time, |found: &regex_lite::Captures<'_>| {
+                    if &found[0] == "10.96.77.7" { found[0].to_owned() } else { "<cluster-ip>".to_owned() }
+                });
+                *text = self.api_access.replace_all(&ip, "kube-api-access-<5>").into_owned();
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.apply(item)),
+            Value::Object(fields) => {
+                if !self.managed_fields {
+                    fields.remove("managedFields");
+                }
+                for (key, value) in fields {
+                    match (key.as_str(), &mut *value) {
+                        ("resourceVersion", Value::String(text)) if text != "<rv>" => *value = "<rv>".into(),
+                        ("nodePort" | "healthCheckNodePort", Value::Number(n))
+                            if !matches!(n.as_i64(), Some(30080 | 30081)) =>
+                        {
+                            *value = "<node-port>".into();
+                        }
+                        ("managedFields", Value::Array(entries)) => {
+                            entries.sort_by_key(|e| {
+                                let text = |key: &str| e[key].as_str().unwrap_or("").to_owned();
+                                (text("operation"), text("manager"), text("subresource"), text("apiVersion"))
+                            });
+                            entries.iter_mut().for_each(|entry| self.apply(entry));
+                        }
+                        // Our own words.
+                        ("columnDefinitions", Value::Array(columns)) => {
+                            for column in columns.iter_mut().filter_map(Value::as_object_mut) {
+                                column.remove("description");
+                            }
+                        }
+                        // A busy machine takes a second.
+                        ("cells", Value::Array(cells)) => {
+                            for cell in cells {
+                                if matches!(cell.as_str(), Some("1s" | "2s" | "3s")) {
+                                    *cell = "0s".into();
+                                }
+                                self.apply(cell);
+                            }
+                        }
+                        // The committed bytes are sent, and those have both.
+                        ("items", Value::Array(items)) => {
+                            for item in items.iter_mut().filter_map(Value::as_object_mut) {
+                                item.remove("apiVersion");
+                                item.remove("kind");
+                            }
+                            items.iter_mut().for_each(|item| self.apply(item));
+                        }
+                        _ => self.apply(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
