@@ -17,7 +17,12 @@ const DNS1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanu
 alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation \
 is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 
+/// What is too long for a name of a DNS kind. Upstream says bytes elsewhere, and means the same: those names are ASCII.
 fn too_long(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+fn too_many_bytes(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
@@ -97,7 +102,7 @@ pub fn label_key(key: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        errors.push(format!("name part {}", too_long(63)));
+        errors.push(format!("name part {}", too_many_bytes(63)));
     }
     if !is_qualified_part(name) {
         errors.push(QUALIFIED_NAME.to_owned());
@@ -109,7 +114,7 @@ pub fn label_key(key: &str) -> Vec<String> {
 pub fn label_value(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 63 {
-        errors.push(too_long(63));
+        errors.push(too_many_bytes(63));
     }
     if !value.is_empty() && !is_qualified_part(value) {
         errors.push(LABEL_VALUE.to_owned());

@@ -47,7 +47,7 @@ pub(crate) fn read_object(
     }
     let decoded = match media {
         "application/json" => {
-            claimed_kind(serde_json::from_slice(body).ok(), kind)?;
+            check_claimed_kind(body, kind)?;
             decode(kind, body, validation.into())
         }
         "application/yaml" | "application/x-yaml" | "text/yaml" => decode_yaml(kind, body, validation.into()),
@@ -67,19 +67,23 @@ pub(crate) fn read_object(
 
 /// Of what cannot be parsed, the refusal shows the beginning.
 fn refusal(error: DecodeError, gvk: &Gvk, body: &[u8]) -> ApiError {
-    const SHOWN: usize = 30;
     let unreadable = matches!(error, DecodeError::Syntax(_));
     let error = error.into_api_error(gvk);
     if !unreadable {
         return error;
     }
+    ApiError::bad_request(format!("{} ({})", error.message(), beginning(body)))
+}
+
+fn beginning(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
     let (start, more) = (&body[..body.len().min(SHOWN)], if body.len() > SHOWN { " ..." } else { "" });
     let summary = match start {
         [] => "<empty>".to_owned(),
         [b'{', ..] => String::from_utf8_lossy(start).into_owned(),
         _ => start.iter().map(|byte| format!("{byte:02x}")).collect(),
     };
-    ApiError::bad_request(format!("{} ({summary}{more})", error.message()))
+    format!("{summary}{more}")
 }
 
 /// What a body says of itself, before all of it is checked against a shape that it may not have.
@@ -91,9 +95,33 @@ struct Claim {
     kind: Option<String>,
 }
 
-fn claimed_kind(claim: Option<Claim>, kind: &KindType) -> Result<(), ApiError> {
-    let Some(Claim { api_version, kind: name }) = claim else { return Ok(()) };
+fn check_claimed_kind(body: &[u8], kind: &KindType) -> Result<(), ApiError> {
+    let Ok(Claim { api_version, kind: name }) = serde_json::from_slice(body) else {
+        return match misshapen_claim(body) {
+            Some(problem) => Err(ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {problem} ({})",
+                kind.gvk.kind,
+                beginning(body)
+            ))),
+            None => Ok(()),
+        };
+    };
     check_claim(api_version.as_deref().unwrap_or(""), name.as_deref().unwrap_or(""), kind)
+}
+
+/// What is wrong with a kind or version that is no text; `None` where something else is wrong.
+fn misshapen_claim(body: &[u8]) -> Option<String> {
+    let whole: Value = serde_json::from_slice(body).ok()?;
+    let (field, value) = ["kind", "apiVersion"].into_iter().find_map(|field| {
+        whole.get(field).filter(|value| !value.is_string() && !value.is_null()).map(|value| (field, value))
+    })?;
+    let found = match value {
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::Array(_) => "array",
+        _ => "object",
+    };
+    Some(format!("json: cannot unmarshal {found} into Go struct field .{field} of type string"))
 }
 
 /// The kind in the version of its group that a JSON body names, where all versions of the kind look alike.
@@ -106,25 +134,47 @@ pub(crate) fn in_claimed_version(mut kind: KindType, body: &[u8]) -> KindType {
     kind
 }
 
+/// The Go file of the scheme that upstream looks a kind up in, as its refusals name it.
+fn scheme(group: &str) -> &'static str {
+    match group {
+        "apiextensions.k8s.io" => "k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go:55",
+        "apiregistration.k8s.io" => "k8s.io/kube-aggregator/pkg/apiserver/scheme/scheme.go:28",
+        _ => "pkg/api/legacyscheme/scheme.go:30",
+    }
+}
+
+/// Whether the kind is one of the built-in ones.
+fn is_registered(api_version: &str, name: &str) -> bool {
+    GroupVersion::parse(api_version)
+        .is_some_and(|gv| kybern_schema::builtin().kind(&Gvk::new(gv.group, gv.version, name)).is_some())
+}
+
 /// An object may leave out its kind and version, but not name others.
 fn check_claim(api_version: &str, name: &str, kind: &KindType) -> Result<(), ApiError> {
     let expected = kind.gvk.api_version();
-    if !name.is_empty() && name != kind.gvk.kind {
-        let text = format!(
-            "{name} in version {:?} cannot be handled as a {}: converting (unknown kind {name:?}) to ({}.{}): unknown conversion",
-            api_version.rsplit('/').next().unwrap_or(""),
+    let named = if name.is_empty() { kind.gvk.kind.as_str() } else { name };
+    let version = if api_version.is_empty() { expected.as_str() } else { api_version };
+    if named == kind.gvk.kind && version == expected {
+        return Ok(());
+    }
+    let text = if !is_registered(version, named) {
+        format!(
+            "{named} in version {:?} cannot be handled as a {}: no kind {named:?} is registered for version {version:?} in scheme {:?}",
+            version.rsplit('/').next().unwrap_or(""),
             kind.gvk.kind,
-            kind.gvk.version,
+            scheme(&kind.gvk.group)
+        )
+    } else if named != kind.gvk.kind {
+        format!(
+            "{named} in version {:?} cannot be handled as a {}: converting ({version}.{named}) to ({expected}.{}): unknown conversion",
+            version.rsplit('/').next().unwrap_or(""),
+            kind.gvk.kind,
             kind.gvk.kind
-        );
-        return Err(ApiError::bad_request(text));
-    }
-    if !api_version.is_empty() && api_version != expected {
-        let text =
-            format!("the API version in the data ({api_version}) does not match the expected API version ({expected})");
-        return Err(ApiError::bad_request(text));
-    }
-    Ok(())
+        )
+    } else {
+        format!("the API version in the data ({version}) does not match the expected API version ({expected})")
+    };
+    Err(ApiError::bad_request(text))
 }
 
 /// Writes a tree in the form the client wants. `kind` is needed for protobuf; where it has no such form, JSON is sent,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use kybern_apimachinery::{ApiError, Value, object, time};
+use kybern_apimachinery::{ApiError, GroupResource, Value, object, time};
 use kybern_storage::Txn;
 
 use crate::access::{AdmissionRequest, Operation, UserInfo};
@@ -95,15 +95,21 @@ impl<'a> Deletion<'a> {
     }
 
     fn check_preconditions(&self, old: &Entry, before: &Value) -> Result<(), ApiError> {
-        let refuse = |cause: String| Err(ApiError::conflict(&self.resource.gvr.group_resource(), old.name(), &cause));
+        // Upstream names the kind where others name the resource.
+        let kind = GroupResource::new(self.resource.gvr.group.as_str(), self.resource.kind.as_str());
+        let refuse = |cause: String| Err(ApiError::conflict(&kind, old.name(), &cause));
         let uid = object::uid(before);
         if let Some(wanted) = self.options.uid.as_deref().filter(|wanted| *wanted != uid) {
-            return refuse(format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"));
+            return refuse(format!(
+                "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been \
+                 deleted and then recreated"
+            ));
         }
         let revision = old.revision.to_string();
         if let Some(wanted) = self.options.resource_version.as_deref().filter(|wanted| *wanted != revision) {
             return refuse(format!(
-                "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {revision}"
+                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record \
+                 ({revision}). The object might have been modified"
             ));
         }
         Ok(())

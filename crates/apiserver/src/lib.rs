@@ -29,6 +29,7 @@ pub mod serve;
 mod server;
 pub mod strategy;
 mod table;
+mod warnings;
 mod write;
 
 use std::future::Future;

@@ -5,6 +5,8 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::object::{self, map_at_mut};
 use kybern_apimachinery::{Map, Value, time, validation};
 
+use crate::resource::Generation;
+
 /// Annotations in total, keys and values.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// A generated name is cut to this, and gets five characters more.
@@ -39,14 +41,14 @@ pub(crate) fn generate_name(base: &str) -> String {
 }
 
 /// Fills in a new object's metadata, taking away what a creator may not set.
-pub(crate) fn prepare_for_create(object: &mut Value, has_generation: bool, now: Timestamp) {
+pub(crate) fn prepare_for_create(object: &mut Value, generation: Generation, now: Timestamp) {
     let metadata = map_at_mut(object, &["metadata"]);
     for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
         metadata.remove(field);
     }
     metadata.insert("uid".into(), new_uid().into());
     metadata.insert("creationTimestamp".into(), time::to_rfc3339(now).into());
-    if has_generation {
+    if matches!(generation, Generation::Spec | Generation::SpecAndAnnotations) {
         metadata.insert("generation".into(), 1.into());
     }
 }
@@ -70,8 +72,11 @@ pub(crate) fn prepare_for_update(object: &mut Value, old: &Value) {
     metadata.remove("resourceVersion");
 }
 
-/// Counts a change of anything outside `metadata` and `status`.
-pub(crate) fn count_generation(object: &mut Value, old: &Value) {
+/// Counts a change of what the kind's generation is of.
+pub(crate) fn count_generation(object: &mut Value, old: &Value, generation: Generation) {
+    if generation == Generation::None {
+        return;
+    }
     let ignored = ["metadata", "status", "apiVersion", "kind"];
     let rest = |value: &Value, other: &Value| {
         let other = other.as_object();
@@ -81,9 +86,39 @@ pub(crate) fn count_generation(object: &mut Value, old: &Value) {
             .flatten()
             .all(|(k, v)| ignored.contains(&k.as_str()) || other.is_some_and(|o| o.get(k) == Some(v)))
     };
-    if !(rest(object, old) && rest(old, object)) {
+    let annotations = |value: &Value| {
+        let annotations = object::at(value, &["metadata", "annotations"]).and_then(Value::as_object);
+        annotations.filter(|a| !a.is_empty()).cloned()
+    };
+    let annotated = generation == Generation::SpecAndAnnotations && annotations(object) != annotations(old);
+    if annotated || !(rest(object, old) && rest(old, object)) {
         object::set(object, &["metadata", "generation"], object::generation(old) + 1);
     }
+}
+
+/// Drops owner references that equal an earlier one, and answers the warning.
+pub(crate) fn drop_duplicate_owners(object: &mut Value, admitted: bool) -> Option<String> {
+    let path = ["metadata", "ownerReferences"];
+    let references = object::at(object, &path).and_then(Value::as_array).filter(|r| r.len() > 1)?;
+    let (mut kept, mut dropped): (Vec<Value>, Vec<&str>) = (Vec::new(), Vec::new());
+    for reference in references {
+        if kept.contains(reference) {
+            dropped.push(reference["uid"].as_str().unwrap_or(""));
+        } else {
+            kept.push(reference.clone());
+        }
+    }
+    if dropped.is_empty() {
+        return None;
+    }
+    let when = if admitted { " after mutating admission happens" } else { "" };
+    let warning = format!(
+        ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may \
+         reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+        dropped.join(", ")
+    );
+    object::set(object, &path, kept);
+    Some(warning)
 }
 
 /// Checks the metadata of any object.
@@ -125,8 +160,8 @@ pub(crate) fn validate(
     labels(object, &meta.child("labels"), &mut errors);
     annotations(object, &meta.child("annotations"), &mut errors);
     owners(object, &meta.child("ownerReferences"), &mut errors);
-    for finalizer in object::finalizers(object) {
-        errors.extend(finalizer_name(finalizer, &meta.child("finalizers")));
+    for (i, finalizer) in object::finalizers(object).enumerate() {
+        errors.extend(finalizer_name(finalizer, &meta.child("finalizers"), i));
     }
     errors
 }
@@ -163,8 +198,7 @@ fn annotations(object: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
 fn owners(object: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
     let references = object::at(object, &["metadata", "ownerReferences"]).and_then(Value::as_array);
     let mut controller: Option<&str> = None;
-    for (i, reference) in references.into_iter().flatten().enumerate() {
-        let at = path.index(i);
+    for reference in references.into_iter().flatten() {
         let text = |field: &str| reference[field].as_str().unwrap_or("");
         for (field, detail) in [
             ("apiVersion", "version must not be empty"),
@@ -173,7 +207,7 @@ fn owners(object: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
             ("uid", "must not be empty"),
         ] {
             if text(field).is_empty() {
-                errors.push(FieldError::invalid(&at.child(field), "", detail));
+                errors.push(FieldError::invalid(&path.child(field), "", detail));
             }
         }
         if text("kind") == "Event" && matches!(text("apiVersion"), "v1" | "events.k8s.io/v1") {
@@ -193,12 +227,12 @@ fn owners(object: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn finalizer_name(finalizer: &str, path: &FieldPath) -> Vec<FieldError> {
+fn finalizer_name(finalizer: &str, path: &FieldPath, i: usize) -> Vec<FieldError> {
     let mut errors: Vec<FieldError> =
         validation::label_key(finalizer).into_iter().map(|p| FieldError::invalid(path, finalizer, p)).collect();
     if !finalizer.contains('/') && !["orphan", "foregroundDeletion", "kubernetes"].contains(&finalizer) {
         let detail = "name is neither a standard finalizer name nor is it fully qualified";
-        errors.push(FieldError::invalid(path, finalizer, detail));
+        errors.push(FieldError::invalid(&path.index(i), finalizer, detail));
     }
     errors
 }
@@ -268,7 +302,7 @@ mod tests {
         );
         check(
             json!({"name": "a", "namespace": "ns", "finalizers": ["x"]}),
-            "metadata.finalizers: Invalid value: \"x\": name is neither",
+            "metadata.finalizers[0]: Invalid value: \"x\": name is neither",
         );
         check(
             json!({"name": "a", "namespace": "ns", "annotations": {"a": "x".repeat(300_000)}}),
@@ -276,7 +310,7 @@ mod tests {
         );
         check(
             json!({"name": "a", "namespace": "ns", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
-            "metadata.ownerReferences[0].uid: Invalid value: \"\": must not be empty",
+            "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
         );
     }
 
@@ -287,10 +321,10 @@ mod tests {
         let mut new =
             json!({"metadata": {"name": "a", "resourceVersion": "9", "deletionTimestamp": "x"}, "spec": {"x": 1}});
         prepare_for_update(&mut new, &old);
-        count_generation(&mut new, &old);
+        count_generation(&mut new, &old, Generation::Spec);
         assert_eq!(new, old);
         new["spec"]["x"] = 2.into();
-        count_generation(&mut new, &old);
+        count_generation(&mut new, &old, Generation::Spec);
         assert_eq!(object::generation(&new), 4);
         new["metadata"]["uid"] = "2".into();
         assert_eq!(

@@ -95,7 +95,7 @@ impl Objects for Server {
                     options: &options,
                     now: self.clock.now(),
                     applies: false,
-                    warnings: Vec::new(),
+                    warnings: Default::default(),
                 };
                 match writer.replace(&old, &before, &object).await {
                     Ok(_) => return Ok(()),
@@ -129,7 +129,7 @@ impl Objects for Server {
                 options: &options,
                 now: self.clock.now(),
                 applies: false,
-                warnings: Vec::new(),
+                warnings: Default::default(),
             };
             Ok(writer.create(object).await?.value())
         })

@@ -26,10 +26,26 @@ pub struct Resource {
     /// To and from the stored version; `None` when it is the stored version, or differs from it in `apiVersion` only.
     pub conversion: Option<Conversion>,
     pub strategy: Arc<dyn Strategy>,
+    pub generation: Generation,
+    /// Whether DELETE answers with the object instead of a `Status`, as upstream does for pods, services and some more.
+    pub returns_deleted: bool,
     pub columns: Columns,
     /// Serves every request of a resource that is never stored, such as `tokenreviews` and `bindings`: no object is read
     /// or written on its behalf, and `stored` and `strategy` are not used.
     pub unstored: Option<Arc<dyn Connector>>,
+}
+
+/// What `metadata.generation` counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// Nothing: objects have none.
+    None,
+    /// Changes of everything outside metadata and status, from 1.
+    Spec,
+    /// Changes of annotations, too.
+    SpecAndAnnotations,
+    /// As `Spec`, but a new object has none.
+    Updates,
 }
 
 /// What all versions of a kind share in the store.

@@ -71,11 +71,6 @@ pub trait Strategy: Send + Sync + 'static {
         true
     }
 
-    /// Whether `metadata.generation` counts changes of everything outside metadata and status.
-    fn has_generation(&self) -> bool {
-        true
-    }
-
     /// For graceful deletion: the seconds to grant, given what was asked for; `None` deletes at once. Zero from a caller
     /// deletes at once, too.
     fn graceful_deletion(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
@@ -87,11 +82,6 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Whether something besides `metadata.finalizers` holds a deleted object, such as a namespace's `spec.finalizers`.
     fn deletion_pending(&self, _object: &Value) -> bool {
-        false
-    }
-
-    /// Whether DELETE answers with the object instead of a `Status`, as upstream does for pods, services and some more.
-    fn returns_deleted_object(&self) -> bool {
         false
     }
 

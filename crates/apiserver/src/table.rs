@@ -65,7 +65,7 @@ pub(crate) fn row(resource: &Resource, entry: &Entry, include: Include, version:
     // Writing to memory cannot fail.
     let _ = serde_json::to_writer(&mut out, &cells);
     match include {
-        Include::None => {}
+        Include::None => out.extend_from_slice(b",\"object\":null"),
         Include::Metadata => {
             out.extend_from_slice(b",\"object\":");
             out.extend_from_slice(&metadata(entry, version));

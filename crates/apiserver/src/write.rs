@@ -15,6 +15,7 @@ use crate::resource::{Resource, SubresourceHandler};
 use crate::respond::to_stored;
 use crate::server::Server;
 use crate::strategy::{Strategy, StrategyContext};
+use crate::warnings::Warnings;
 use crate::{managed, metadata};
 
 /// Tries of a write that names no revision, when the object changes meanwhile.
@@ -65,8 +66,7 @@ pub(crate) struct Writer<'a> {
     pub(crate) now: jiff::Timestamp,
     /// A server-side apply, which has set the managed fields itself.
     pub(crate) applies: bool,
-    /// For the client, by the strategy.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Arc<Warnings>,
 }
 
 impl<'a> Writer<'a> {
@@ -80,7 +80,7 @@ impl<'a> Writer<'a> {
             options,
             now: exchange.now,
             applies: false,
-            warnings: Vec::new(),
+            warnings: exchange.warnings.clone(),
         }
     }
 
@@ -141,6 +141,11 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Drops owner references that are there twice, and warns of them.
+    fn single_owners(&self, object: &mut Value, admitted: bool) {
+        self.warnings.extend(metadata::drop_duplicate_owners(object, admitted));
+    }
+
     /// Creates an object given in the served version, decoded and with its schema's defaults.
     pub(crate) async fn create(&mut self, object: Value) -> Result<Arc<Entry>, ApiError> {
         let generated = object::name(&object).is_empty();
@@ -163,11 +168,14 @@ impl<'a> Writer<'a> {
         let (resource, strategy) = (self.resource, &*self.resource.strategy);
         let mut object = to_stored(resource, object);
         strategy.default(&mut object);
-        self.admit(Operation::Create, &mut object, None).await?;
         if !self.applies {
+            self.single_owners(&mut object, false);
+            // What admission adds is nobody's.
             managed::track(self, None, &mut object);
         }
-        metadata::prepare_for_create(&mut object, strategy.has_generation(), self.now);
+        self.admit(Operation::Create, &mut object, None).await?;
+        self.single_owners(&mut object, true);
+        metadata::prepare_for_create(&mut object, resource.generation, self.now);
         if self.has_status() && !strategy.keeps_status_on_create() {
             object::remove(&mut object, &["status"]);
         }
@@ -176,7 +184,7 @@ impl<'a> Writer<'a> {
         errors.extend(strategy.validate(&object));
         errors.extend(strategy.validate_create(&object));
         self.invalid(object::name(&object), &errors)?;
-        self.warnings = strategy.warnings(&object, None);
+        self.warnings.extend(strategy.warnings(&object, None));
         self.validate(Operation::Create, &object, None).await?;
         let reservation = strategy.reserve(&mut object, None, self.options.dry_run).await?;
         let name = object::name(&object).to_owned();
@@ -219,20 +227,20 @@ impl<'a> Writer<'a> {
             _ => {}
         }
         metadata::prepare_for_update(&mut object, &before);
-        self.admit(Operation::Update, &mut object, Some(&before)).await?;
         if !self.applies {
+            self.single_owners(&mut object, false);
             managed::track(self, Some(&before), &mut object);
         }
+        self.admit(Operation::Update, &mut object, Some(&before)).await?;
+        self.single_owners(&mut object, true);
         strategy.prepare_for_update(&self.context(), &mut object, &before);
-        if main.has_generation() {
-            metadata::count_generation(&mut object, &before);
-        }
+        metadata::count_generation(&mut object, &before, resource.generation);
         let mut errors = metadata::validate(&object, resource.namespaced, |name| main.validate_name(name));
         errors.extend(metadata::validate_update(&object, &before));
         errors.extend(strategy.validate(&object));
         errors.extend(strategy.validate_update(&object, &before));
         self.invalid(object::name(&object), &errors)?;
-        self.warnings = strategy.warnings(&object, Some(&before));
+        self.warnings.extend(strategy.warnings(&object, Some(&before)));
         self.validate(Operation::Update, &object, Some(&before)).await?;
         kybern_schema::apply::keep_times(&before, &mut object);
         let reservation = strategy.reserve(&mut object, Some(&before), self.options.dry_run).await?;

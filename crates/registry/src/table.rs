@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kybern_apimachinery::{Gvk, Gvr};
-use kybern_apiserver::resource::{Resource, SelectableField, StoredKind, Subresource, SubresourceHandler};
+use kybern_apiserver::resource::{Generation, Resource, SelectableField, StoredKind, Subresource, SubresourceHandler};
 use kybern_schema::builtin::ResourceRow;
 
 use crate::Deps;
@@ -33,6 +33,46 @@ fn prefix(group: &str, resource: &str) -> String {
 fn stored_group(group: &'static str, resource: &str) -> &'static str {
     if resource == "events" { "" } else { group }
 }
+
+/// What a kind's generation counts.
+fn generation(group: &str, resource: &str) -> Generation {
+    match (group, resource) {
+        ("apps", "deployments") => Generation::SpecAndAnnotations,
+        ("apps", "controllerrevisions") => Generation::None,
+        ("admissionregistration.k8s.io" | "apps" | "batch" | "policy", _) => Generation::Spec,
+        ("apiextensions.k8s.io" | "flowcontrol.apiserver.k8s.io" | "discovery.k8s.io", _) => Generation::Spec,
+        ("networking.k8s.io", "ingressclasses" | "ingresses" | "networkpolicies") => Generation::Spec,
+        ("resource.k8s.io", "deviceclasses" | "resourceslices") => Generation::Spec,
+        ("scheduling.k8s.io", "priorityclasses") => Generation::Spec,
+        ("storage.k8s.io", "csidrivers") => Generation::Updates,
+        ("", "pods" | "podtemplates" | "replicationcontrollers") => Generation::Spec,
+        _ => Generation::None,
+    }
+}
+
+/// Whether DELETE answers with the object that was there.
+fn returns_deleted(resource: &str) -> bool {
+    RETURNS_DELETED.contains(&resource)
+}
+
+const RETURNS_DELETED: [&str; 16] = [
+    "pods",
+    "podtemplates",
+    "services",
+    "serviceaccounts",
+    "resourcequotas",
+    "persistentvolumes",
+    "persistentvolumeclaims",
+    "storageclasses",
+    "csidrivers",
+    "csinodes",
+    "volumeattachments",
+    "volumeattributesclasses",
+    "deviceclasses",
+    "resourceclaims",
+    "resourceclaimtemplates",
+    "resourceslices",
+];
 
 /// `replicas` in spec and status, and the selector, of what `scale` works on.
 const SCALE: SubresourceHandler = SubresourceHandler::Scale {
@@ -91,6 +131,8 @@ pub fn resources(deps: &Deps) -> Vec<Resource> {
                 stored: stored.clone(),
                 conversion: conversion(row.group, row.version, row.resource),
                 strategy: strategy(group, row.resource, has_status, &deps.services),
+                generation: generation(group, row.resource),
+                returns_deleted: returns_deleted(row.resource),
                 columns: columns(row.group, row.resource),
                 unstored: connect::unstored(row.group, row.resource, deps),
             })

@@ -6,7 +6,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
 use kybern_apimachinery::{ApiError, Gvk, Value, object};
 
-use super::{Exchange, warn};
+use super::Exchange;
 use crate::access::{AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
 use crate::negotiate::{Encoding, Format, Shape, negotiate};
@@ -62,7 +62,7 @@ async fn serve(
     connector: Arc<dyn Connector>,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let Exchange { server, info, user, mut parts, resource, now, query } = exchange;
+    let Exchange { server, info, user, mut parts, resource, now, query, warnings } = exchange;
     // Streams and proxied requests are nobody's business.
     let streams = matches!(info.subresource.as_str(), "proxy" | "log" | "exec" | "attach" | "portforward");
     let reads = !streams && matches!(info.verb, "get" | "list");
@@ -72,7 +72,6 @@ async fn serve(
         _ => Some(negotiate(&parts.headers, false, true, false)?),
     };
     let kind = kind.filter(|_| !streams && info.verb == "create").and_then(|gvk| kybern_schema::builtin().kind(&gvk));
-    let mut warnings = Vec::new();
     let body = match kind {
         Some(kind) => {
             let validation = WriteOptions::parse(&query, "CreateOptions", "")?.field_validation;
@@ -80,7 +79,7 @@ async fn serve(
             // A subresource reads older versions of what it is sent, too: evictions of policy/v1beta1.
             let kind = if info.subresource.is_empty() { kind } else { codec::in_claimed_version(kind, &bytes) };
             let (object, found) = codec::read_object(codec::content_type(&parts.headers), &bytes, &kind, validation)?;
-            warnings = found;
+            warnings.extend(found);
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             parts.headers.remove(CONTENT_LENGTH);
             body::full(object.to_string())
@@ -94,8 +93,7 @@ async fn serve(
         tail: info.tail,
         request: Request::from_parts(parts, body),
     };
-    let mut response = connector.connect(&*server, request).await?;
-    warn(&mut response, &warnings);
+    let response = connector.connect(&*server, request).await?;
     match format {
         Some(format) if format.shape == Shape::Table => tabulate(response, format, &resource, now).await,
         Some(format) if format.encoding != Encoding::Json => reencode(response, format).await,

@@ -3,21 +3,18 @@
 use http::{Response, StatusCode};
 use kybern_apimachinery::{ApiError, object};
 
-use super::{Exchange, read_object, warn};
+use super::{Exchange, read_object};
 use crate::write::Writer;
 use crate::{Body, respond};
 
 pub(super) async fn create(exchange: &Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let presentation = exchange.presentation()?;
     let options = exchange.write_options("CreateOptions")?;
-    let (object, mut warnings) = read_object(exchange, body, &options).await?;
+    let object = read_object(exchange, body, &options).await?;
     if !object::resource_version(&object).is_empty() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     let mut writer = Writer::new(exchange, &options);
     let entry = writer.create(object).await?;
-    warnings.append(&mut writer.warnings);
-    let mut response = respond::entry(&exchange.resource, &entry, presentation, StatusCode::CREATED)?;
-    warn(&mut response, &warnings);
-    Ok(response)
+    respond::entry(&exchange.resource, &entry, presentation, StatusCode::CREATED)
 }

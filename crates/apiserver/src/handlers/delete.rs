@@ -46,7 +46,7 @@ pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<B
             let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
             respond::entry(&exchange.resource, &entry, presentation, code)
         }
-        Deleted::Gone(entry) if exchange.resource.strategy.returns_deleted_object() => {
+        Deleted::Gone(entry) if exchange.resource.returns_deleted => {
             respond::entry(&exchange.resource, &entry, presentation, StatusCode::OK)
         }
         Deleted::Gone(entry) => {

@@ -13,8 +13,8 @@ mod watch;
 
 use std::sync::Arc;
 
+use http::Response;
 use http::request::Parts;
-use http::{HeaderValue, Response};
 use kybern_apimachinery::{ApiError, GroupResource, Value, object};
 
 use crate::access::UserInfo;
@@ -25,6 +25,7 @@ use crate::resource::{Resource, Subresource, SubresourceHandler};
 use crate::respond::Presentation;
 use crate::server::Server;
 use crate::table::Include;
+use crate::warnings::Warnings;
 use crate::{Body, body, codec};
 
 /// A request for a resource, authorized.
@@ -36,6 +37,7 @@ pub(crate) struct Exchange {
     pub(crate) user: UserInfo,
     pub(crate) parts: Parts,
     pub(crate) now: jiff::Timestamp,
+    pub(crate) warnings: Arc<Warnings>,
 }
 
 impl Exchange {
@@ -70,12 +72,15 @@ impl Exchange {
 
 /// Calls the verb's handler, and warns of a kind that is on its way out.
 pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
-    let deprecation = exchange.resource.strategy.deprecation();
-    let mut answer = answer(exchange, body).await;
-    if let (Ok(response), Some(text)) = (&mut answer, deprecation) {
-        warn(response, &[text.to_owned()]);
+    let warnings = exchange.warnings.clone();
+    warnings.extend(exchange.resource.strategy.deprecation().map(str::to_owned));
+    let answer = answer(exchange, body).await;
+    if warnings.is_empty() {
+        return answer;
     }
-    answer
+    let mut response = answer.unwrap_or_else(|error| body::error(&error));
+    warnings.write(&mut response);
+    Ok(response)
 }
 
 async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
@@ -136,28 +141,15 @@ async fn mutate(
     })
 }
 
-/// Adds `Warning` headers.
-fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-            response.headers_mut().append(http::header::WARNING, value);
-        }
-    }
-}
-
 /// Reads and decodes a request's body as an object of the resource's kind, with its defaults.
-async fn read_object(
-    exchange: &Exchange,
-    body: Body,
-    options: &WriteOptions,
-) -> Result<(Value, Vec<String>), ApiError> {
+async fn read_object(exchange: &Exchange, body: Body, options: &WriteOptions) -> Result<Value, ApiError> {
     let bytes = body::read(body).await?;
     let media = codec::content_type(&exchange.parts.headers);
     let (mut object, warnings) = codec::read_object(media, &bytes, &exchange.resource.ty, options.field_validation)?;
+    exchange.warnings.extend(warnings);
     check_namespace(exchange, &mut object)?;
     kybern_schema::apply_defaults(&exchange.resource.ty, &mut object);
-    Ok((object, warnings))
+    Ok(object)
 }
 
 /// Gives an object the namespace of the request, and refuses one with another.
@@ -178,11 +170,13 @@ fn check_namespace(exchange: &Exchange, object: &mut Value) -> Result<(), ApiErr
 
 /// Refuses an object that is not the one the path names.
 fn check_name(exchange: &Exchange, object: &Value) -> Result<(), ApiError> {
-    let (name, wanted) = (object::name(object), exchange.info.name.as_str());
-    if name != wanted {
-        return Err(ApiError::bad_request(format!(
+    match (object::name(object), exchange.info.name.as_str()) {
+        ("", wanted) => Err(ApiError::bad_request(format!(
+            "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+        ))),
+        (name, wanted) if name != wanted => Err(ApiError::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({wanted})"
-        )));
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use kybern_apimachinery::{ApiError, GroupKind, Reason, Value, object};
 use kybern_schema::types::KindType;
 use kybern_schema::{DecodeError, decode_value};
 
-use super::{Exchange, check_name, check_namespace, warn};
+use super::{Exchange, check_name, check_namespace};
 use crate::options::{WriteOptions, invalid, parse_revision};
 use crate::respond::{self, to_served};
 use crate::write::{Failure, TRIES, Writer};
@@ -67,7 +67,7 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
             return Err(exchange.not_found());
         }
         let live = old.as_ref().map(|old| to_served(&exchange.resource, old.value()));
-        let (object, mut warnings) = patched(exchange, &patch, live, &options)?;
+        let object = patched(exchange, &patch, live, &options)?;
         let written = match &old {
             None => writer.create(object).await.map_err(Failure::Refused),
             Some(old) => {
@@ -81,11 +81,8 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
         };
         match written {
             Ok(entry) => {
-                warnings.append(&mut writer.warnings);
                 let code = if old.is_some() { StatusCode::OK } else { StatusCode::CREATED };
-                let mut response = respond::entry(&exchange.resource, &entry, presentation, code)?;
-                warn(&mut response, &warnings);
-                return Ok(response);
+                return respond::entry(&exchange.resource, &entry, presentation, code);
             }
             Err(Failure::Changed) if attempt < TRIES => attempt += 1,
             // Made by someone else meanwhile: now it is an update.
@@ -113,16 +110,10 @@ fn check_options(exchange: &Exchange, patch: &Patch, options: &WriteOptions) -> 
     Err(invalid("PatchOptions", problem))
 }
 
-/// The patched object in the served version, checked and with its defaults, and warnings.
-fn patched(
-    exchange: &Exchange,
-    patch: &Patch,
-    live: Option<Value>,
-    options: &WriteOptions,
-) -> Result<(Value, Vec<String>), ApiError> {
+/// The patched object in the served version, checked and with its defaults.
+fn patched(exchange: &Exchange, patch: &Patch, live: Option<Value>, options: &WriteOptions) -> Result<Value, ApiError> {
     let resource = &exchange.resource;
     let refuse = |error: DecodeError| error.into_api_error(&resource.ty.gvk);
-    let mut warnings = Vec::new();
     let patched = match patch {
         Patch::Apply(config) => {
             let mut config = config.clone();
@@ -134,7 +125,8 @@ fn patched(
                 )));
             }
             // Of unknown fields the merge would see nothing.
-            warnings = decode_value(&resource.ty, config.clone(), options.field_validation.into()).map_err(refuse)?.1;
+            let decoded = decode_value(&resource.ty, config.clone(), options.field_validation.into());
+            exchange.warnings.extend(decoded.map_err(refuse)?.1);
             check_namespace(exchange, &mut config)?;
             if object::name(&config).is_empty() {
                 object::set(&mut config, &["metadata", "name"], exchange.info.name.as_str());
@@ -159,7 +151,7 @@ fn patched(
     let decoded = decode_value(&resource.ty, patched.clone(), options.field_validation.into());
     let (mut object, found) = decoded.map_err(spoilt)?;
     if !matches!(patch, Patch::Apply(_)) {
-        warnings = found;
+        exchange.warnings.extend(found);
     }
     if object::kind(&object) != resource.kind || object::api_version(&object) != resource.api_version() {
         return Err(ApiError::bad_request(format!(
@@ -172,5 +164,5 @@ fn patched(
     }
     check_namespace(exchange, &mut object)?;
     kybern_schema::apply_defaults(&resource.ty, &mut object);
-    Ok((object, warnings))
+    Ok(object)
 }

@@ -6,8 +6,8 @@ use kybern_apimachinery::selector::LabelSelector;
 use kybern_apimachinery::{ApiError, GroupKind, Gvk, Value, json, object};
 use kybern_schema::types::KindType;
 
+use super::Exchange;
 use super::patch::Patch;
-use super::{Exchange, warn};
 use crate::negotiate::Shape;
 use crate::options::{WriteOptions, parse_revision};
 use crate::resource::Columns;
@@ -90,7 +90,8 @@ pub(super) async fn update(exchange: &Exchange, paths: Paths, body: Body) -> Res
     let bytes = body::read(body).await?;
     let media = codec::content_type(&exchange.parts.headers);
     let (scale, warnings) = codec::read_object(media, &bytes, &kind()?, options.field_validation)?;
-    change(exchange, paths, &options, warnings, &|_| Ok(scale.clone())).await
+    exchange.warnings.extend(warnings);
+    change(exchange, paths, &options, &|_| Ok(scale.clone())).await
 }
 
 pub(super) async fn patch(exchange: &Exchange, paths: Paths, body: Body) -> Result<Response<Body>, ApiError> {
@@ -101,7 +102,7 @@ pub(super) async fn patch(exchange: &Exchange, paths: Paths, body: Body) -> Resu
         let decoded = kybern_schema::decode_value(&kind, patch.apply(&kind, old)?, options.field_validation.into());
         decoded.map(|(scale, _)| scale).map_err(|e| e.into_api_error(&kind.gvk))
     };
-    change(exchange, paths, &options, Vec::new(), &patched).await
+    change(exchange, paths, &options, &patched).await
 }
 
 /// Sets the replicas that the new scale asks for.
@@ -109,7 +110,6 @@ async fn change(
     exchange: &Exchange,
     paths: Paths,
     options: &WriteOptions,
-    mut warnings: Vec<String>,
     new_scale: &(dyn Fn(Value) -> Result<Value, ApiError> + Send + Sync),
 ) -> Result<Response<Body>, ApiError> {
     let kind = exchange.server.kind(&exchange.resource)?;
@@ -134,10 +134,7 @@ async fn change(
         object::set(&mut object, paths.spec_replicas, replicas);
         match writer.update(&old, object).await {
             Ok(entry) => {
-                warnings.append(&mut writer.warnings);
-                let mut response = respond(exchange, &to_served(&exchange.resource, entry.value()), paths)?;
-                warn(&mut response, &warnings);
-                return Ok(response);
+                return respond(exchange, &to_served(&exchange.resource, entry.value()), paths);
             }
             Err(Failure::Changed) if attempt < TRIES => attempt += 1,
             Err(failure) => return Err(failure.into_api_error(&exchange.group_resource(), name)),

@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{ApiError, Value, object};
 
-use super::{Exchange, check_name, read_object, warn};
+use super::{Exchange, check_name, read_object};
 use crate::cache::Entry;
 use crate::options::parse_revision;
 use crate::write::{Failure, TRIES, Writer};
@@ -15,15 +15,12 @@ use crate::{Body, respond};
 pub(super) async fn update(exchange: &Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let presentation = exchange.presentation()?;
     let options = exchange.write_options("UpdateOptions")?;
-    let (object, mut warnings) = read_object(exchange, body, &options).await?;
+    let object = read_object(exchange, body, &options).await?;
     check_name(exchange, &object)?;
     let mut writer = Writer::new(exchange, &options);
     let (entry, created) = put(exchange, &mut writer, object).await?;
-    warnings.append(&mut writer.warnings);
     let code = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = respond::entry(&exchange.resource, &entry, presentation, code)?;
-    warn(&mut response, &warnings);
-    Ok(response)
+    respond::entry(&exchange.resource, &entry, presentation, code)
 }
 
 /// Replaces an object, which must be at the revision that the new one names, if it names one. Answers whether it was

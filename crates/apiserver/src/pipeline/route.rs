@@ -41,7 +41,8 @@ pub(super) async fn dispatch(
         return Ok(no_such_path(&info));
     }
     let (parts, body) = request.into_parts();
-    let exchange = Exchange { server: server.clone(), resource, query, user, now: server.clock.now(), info, parts };
+    let (server, now, warnings) = (server.clone(), server.clock.now(), Default::default());
+    let exchange = Exchange { server, resource, query, user, now, info, parts, warnings };
     handlers::serve(exchange, body).await
 }
 

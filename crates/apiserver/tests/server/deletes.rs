@@ -27,7 +27,10 @@ async fn preconditions() {
     let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "other"}});
     let (code, text) = client.send("DELETE", &path, &[], options.to_string()).await.status();
     assert_eq!(code, 409);
-    assert!(text.contains("Precondition failed: UID in precondition: other, UID in object meta: "), "{text}");
+    assert!(
+        text.contains("ConfigMap \"a\": the UID in the precondition (other) does not match the UID in record ("),
+        "{text}"
+    );
     let options = json!({"preconditions": {"resourceVersion": "1"}});
     assert_eq!(client.send("DELETE", &path, &[], options.to_string()).await.code, 409);
 }

@@ -8,7 +8,7 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{Gvk, Gvr, Value, json, object};
 use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::resource::{
-    Column, Columns, Resource, SelectableField, StoredKind, Subresource, SubresourceHandler,
+    Column, Columns, Generation, Resource, SelectableField, StoredKind, Subresource, SubresourceHandler,
 };
 use kybern_apiserver::strategy::{Plain, Strategy, StrategyContext};
 use kybern_apiserver::{Body, Options, Server, body};
@@ -48,6 +48,8 @@ pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, stra
         stored: Arc::new(StoredKind { prefix: plural.clone(), gvk, resource: plural, namespaced, selectable }),
         conversion: None,
         strategy,
+        generation: Generation::Spec,
+        returns_deleted: false,
         columns: COLUMNS,
         unstored: None,
     }
@@ -75,9 +77,6 @@ impl Strategy for Pods {
         }
         vec![FieldError::forbidden(&FieldPath::new("spec.nodeName"), "field is immutable")]
     }
-    fn returns_deleted_object(&self) -> bool {
-        true
-    }
 }
 
 struct Namespaces;
@@ -95,6 +94,7 @@ impl Strategy for Namespaces {
 
 pub(crate) fn rows() -> Vec<Resource> {
     let mut pods = row("", "v1", "Pod", true, Arc::new(Pods));
+    pods.returns_deleted = true;
     pods.subresources = vec![part("status", Gvk::new("", "v1", "Pod"), SubresourceHandler::Part(Arc::new(Plain)))];
     let mut deployments = row("apps", "v1", "Deployment", true, Arc::new(Plain));
     deployments.subresources = vec![

@@ -315,10 +315,6 @@ impl Strategy for ControllerRevision {
         update::immutable(&mut out, &FieldPath::new("data"), object.get("data"), old.get("data"));
         out
     }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]

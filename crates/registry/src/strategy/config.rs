@@ -70,10 +70,6 @@ impl Strategy for ConfigMap {
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         immutability(object, old, &["data", "binaryData"])
     }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -157,24 +153,12 @@ impl Strategy for Secret {
         out.extend(immutability(secret, old, &["data"]));
         out
     }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ServiceAccount;
 
-impl Strategy for ServiceAccount {
-    fn has_generation(&self) -> bool {
-        false
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
-    }
-}
+impl Strategy for ServiceAccount {}
 
 #[cfg(test)]
 mod tests {

@@ -22,8 +22,4 @@ impl Strategy for Event {
     fn allow_create_on_update(&self) -> bool {
         true
     }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
 }

@@ -63,20 +63,12 @@ impl Strategy for Namespace {
         dns1123_label(name)
     }
 
-    fn has_generation(&self) -> bool {
-        false
-    }
-
     fn prepare_for_delete(&self, namespace: &mut Value) {
         object::set(namespace, &["status", "phase"], "Terminating");
     }
 
     fn deletion_pending(&self, namespace: &Value) -> bool {
         !list(&namespace["spec"], "finalizers").is_empty()
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
     }
 }
 
@@ -91,10 +83,6 @@ impl Strategy for Finalize {
 
     fn validate(&self, namespace: &Value) -> Vec<FieldError> {
         Namespace.validate(namespace)
-    }
-
-    fn has_generation(&self) -> bool {
-        false
     }
 
     fn deletion_pending(&self, namespace: &Value) -> bool {

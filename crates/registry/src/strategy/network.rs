@@ -73,10 +73,6 @@ impl Strategy for Endpoints {
         Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
     }
 
-    fn has_generation(&self) -> bool {
-        false
-    }
-
     fn allow_create_on_update(&self) -> bool {
         true
     }

@@ -46,10 +46,6 @@ impl Strategy for Node {
         }
         out
     }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
 }
 
 /// Never stored, hence without rules.
@@ -80,10 +76,6 @@ impl Strategy for Lease {
     }
 
     fn allow_unconditional_update(&self) -> bool {
-        false
-    }
-
-    fn has_generation(&self) -> bool {
         false
     }
 }

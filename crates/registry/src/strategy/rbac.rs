@@ -64,10 +64,6 @@ impl Strategy for Role {
     fn allow_create_on_update(&self) -> bool {
         true
     }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
 }
 
 /// RoleBinding and ClusterRoleBinding.
@@ -139,10 +135,6 @@ impl Strategy for Binding {
 
     fn allow_create_on_update(&self) -> bool {
         true
-    }
-
-    fn has_generation(&self) -> bool {
-        false
     }
 }
 

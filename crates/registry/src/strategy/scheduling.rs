@@ -152,10 +152,6 @@ impl Strategy for LimitRange {
         }
         out
     }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -170,14 +166,6 @@ impl Strategy for ResourceQuota {
         let mut out = Vec::new();
         amounts(&mut out, &FieldPath::new("spec"), &quota["spec"], "hard");
         out
-    }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
     }
 }
 

@@ -157,14 +157,6 @@ impl Strategy for ServiceStrategy {
         dns1035_label(name)
     }
 
-    fn has_generation(&self) -> bool {
-        false
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
-    }
-
     fn reserve<'a>(
         &'a self,
         service: &'a mut Value,

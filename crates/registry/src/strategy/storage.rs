@@ -80,10 +80,6 @@ impl Strategy for PersistentVolume {
         }
         out
     }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,10 +131,6 @@ impl Strategy for PersistentVolumeClaim {
             out.push(FieldError::forbidden(&path, "field can not be less than status.capacity"));
         }
         out
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
     }
 }
 

@@ -172,14 +172,6 @@ impl ManagedFields {
     pub(super) fn drop_empty(&mut self) {
         self.0.retain(|_, owned| !owned.fields.is_empty());
     }
-
-    /// Whether two objects' owners and fields are the same, whatever the times say.
-    pub(super) fn same_owners(&self, other: &Self) -> bool {
-        let plain = |all: &'_ Self| -> Vec<_> {
-            all.0.iter().map(|(identity, o)| (identity.clone(), o.api_version.clone(), o.fields.clone())).collect()
-        };
-        plain(self) == plain(other)
-    }
 }
 
 fn encode(identity: &Identity, owned: &Owned) -> Value {

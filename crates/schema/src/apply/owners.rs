@@ -124,7 +124,8 @@ pub(super) fn apply(
         owned.fields = std::mem::take(&mut owned.fields).difference(&never_owned());
     }
     all.drop_empty();
-    if (merged != *live || !all.same_owners(&before))
+    // Upstream dates only what changes the object.
+    if merged != *live
         && let Some(owned) = all.0.get_mut(&applier)
     {
         owned.time = Some(ctx.now.to_owned());

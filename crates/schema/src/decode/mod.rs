@@ -9,6 +9,7 @@
 //!
 //! Fields of custom resources are kept as they are: their schema's validation, not decoding, reports wrong types.
 
+mod embedded;
 mod presence;
 mod scalar;
 mod syntax;

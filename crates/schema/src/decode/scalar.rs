@@ -1,7 +1,10 @@
 //! Scalars: Go's rules for what fits which type, and canonical notations.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use kybern_apimachinery::Value;
 use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::time::{parse_rfc3339, to_rfc3339, to_rfc3339_micro};
@@ -40,11 +43,11 @@ pub(super) fn read(ty: &Type, found: Value) -> Result<Value, Problem> {
         (Type::Bytes, Value::String(s)) => bytes(s),
         (Type::Time, Value::String(s)) => match parse_rfc3339(s) {
             Some(time) => Ok(to_rfc3339(time).into()),
-            None => Err(bad_time(s)),
+            None => Err(bad_time(s, "2006-01-02T15:04:05Z07:00")),
         },
         (Type::MicroTime, Value::String(s)) => match parse_rfc3339(s) {
             Some(time) => Ok(to_rfc3339_micro(time).into()),
-            None => Err(bad_time(s)),
+            None => Err(bad_time(s, "2006-01-02T15:04:05.000000Z07:00")),
         },
         (Type::Duration, Value::String(s)) => match duration::parse(s) {
             Some(nanos) => Ok(duration::format(nanos).into()),
@@ -86,7 +89,10 @@ fn quantity(text: &str) -> Result<Value, Problem> {
     }
 }
 
-/// Go's base64 decoder skips line ends.
+/// Go's base64 decoder skips line ends, and does not mind bits that are left over.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
 fn bytes(text: &str) -> Result<Value, Problem> {
     let wrapped = text.contains(['\n', '\r']);
     let unwrapped: String;
@@ -96,21 +102,79 @@ fn bytes(text: &str) -> Result<Value, Problem> {
     } else {
         text
     };
-    match STANDARD.decode(plain) {
-        Ok(_) => Ok(plain.into()),
-        Err(error) => {
-            let at = match error {
-                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => plain.len() / 4 * 4,
-            };
+    if STANDARD.decode(plain).is_ok() {
+        return Ok(plain.into());
+    }
+    match LENIENT.decode(plain) {
+        Ok(bytes) => Ok(STANDARD.encode(bytes).into()),
+        Err(_) => {
+            let at = corrupt_at(text.as_bytes());
             Err(Problem::Notation(format!("illegal base64 data at input byte {at}")))
         }
     }
 }
 
-fn bad_time(text: &str) -> Problem {
-    let layout = "2006-01-02T15:04:05Z07:00";
-    Problem::Notation(format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))
+/// Where Go's decoder sees the first fault.
+fn corrupt_at(text: &[u8]) -> usize {
+    let is_end = |at: usize| matches!(text.get(at), Some(b'\n' | b'\r'));
+    let mut at = 0;
+    // The place within four characters.
+    let mut place = 0;
+    while let Some(&c) = text.get(at) {
+        at += 1;
+        match c {
+            b'\n' | b'\r' => {}
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => place = (place + 1) % 4,
+            b'=' if place >= 2 => {
+                if place == 2 {
+                    while is_end(at) {
+                        at += 1;
+                    }
+                    match text.get(at) {
+                        None => return text.len(),
+                        Some(b'=') => at += 1,
+                        Some(_) => return at - 1,
+                    }
+                }
+                while is_end(at) {
+                    at += 1;
+                }
+                return at;
+            }
+            _ => return at - 1,
+        }
+    }
+    at - place
+}
+
+/// Go's refusal of a time: what does not belong behind one, or else the whole.
+fn bad_time(text: &str, layout: &str) -> Problem {
+    let quoted = go_time_quote(text);
+    let whole = text
+        .char_indices()
+        .map(|(at, _)| at)
+        .skip(20)
+        .find(|at| matches!(text.as_bytes()[at - 1], b'Z' | b'0'..=b'9') && parse_rfc3339(&text[..*at]).is_some());
+    if let Some(end) = whole {
+        return Problem::Notation(format!("parsing time {quoted}: extra text: {}", go_time_quote(&text[end..])));
+    }
+    Problem::Notation(format!("parsing time {quoted} as {layout:?}: cannot parse {quoted} as \"2006\""))
+}
+
+/// As Go's package `time` quotes: bytes beyond ASCII one by one.
+fn go_time_quote(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => quoted.push(char::from(byte)),
+            _ => {
+                let _ = write!(quoted, "\\x{byte:02x}");
+            }
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// Go's name of a type, as error texts have it: `int32`, `[]v1.Container`, `map[string]string`.

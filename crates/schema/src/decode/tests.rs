@@ -195,3 +195,14 @@ fn deep_nesting_is_refused_and_not_fatal() {
     let refused = decode(&crd, nested(10_000).as_bytes(), Strictness::Strict).unwrap_err();
     assert!(matches!(refused, DecodeError::Syntax(_)), "{refused}");
 }
+
+#[test]
+fn faults_are_found_where_go_finds_them() {
+    let secret = |data: &str| error("Secret", &format!(r#"{{"data":{{"a":"{data}"}}}}"#));
+    for (data, at) in [("-Bad_", 0), ("aGVsbG8=x", 8), ("aGVsbG8", 4), ("aGVsb", 4), ("aa=b", 2), ("aa=", 3)] {
+        assert_eq!(secret(data), format!("illegal base64 data at input byte {at}"), "{data}");
+    }
+    let volume = r#"{"spec":{"volumes":[{"emptyDir":"x"}]}}"#;
+    let text = "json: cannot unmarshal string into Go struct field Volume.spec.volumes.VolumeSource.emptyDir of type v1.EmptyDirVolumeSource";
+    assert_eq!(error("Pod", volume), text);
+}

@@ -6,9 +6,10 @@ use kybern_apimachinery::{Map, Value};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::embedded::embedded;
 use super::presence::{fill, omits};
 use super::{Decoding, scalar, zero};
-use crate::types::{Presence, StructId, Type};
+use crate::types::{Presence, Schema, StructId, Type};
 
 /// Where in the object the pass is, linked to the places above.
 #[derive(Clone, Copy)]
@@ -42,14 +43,16 @@ impl Place<'_> {
     }
 
     /// As type errors name a place: field names only, no keys and indexes.
-    fn go_path(&self, out: &mut String) {
+    fn go_path(&self, schema: &Schema, out: &mut String) {
         match self {
             Place::Root => {}
-            Place::Field(parent, name, _) => {
-                parent.go_path(out);
-                let _ = write!(out, ".{name}");
+            Place::Field(parent, name, owner) => {
+                parent.go_path(schema, out);
+                for part in embedded(go_struct(schema, *owner), name).iter().chain([name]) {
+                    let _ = write!(out, ".{part}");
+                }
             }
-            Place::Key(parent, _) | Place::Index(parent, _) => parent.go_path(out),
+            Place::Key(parent, _) | Place::Index(parent, _) => parent.go_path(schema, out),
         }
     }
 
@@ -60,6 +63,11 @@ impl Place<'_> {
             Place::Key(parent, _) | Place::Index(parent, _) => parent.owner(),
         }
     }
+}
+
+/// A struct's name without its package.
+fn go_struct(schema: &Schema, id: StructId) -> &str {
+    schema.get(id).name.rsplit('.').next().unwrap_or_default()
 }
 
 /// One value to be read. Answers `None` for `null` and for what could not be read.
@@ -91,9 +99,9 @@ impl Node<'_> {
             let Some(owner) = self.place.owner() else {
                 return format!("json: cannot unmarshal {found} into Go value of type {expected}");
             };
-            let name = schema.get(owner).name.rsplit('.').next().unwrap_or_default();
+            let name = go_struct(schema, owner);
             let mut text = format!("json: cannot unmarshal {found} into Go struct field {name}");
-            self.place.go_path(&mut text);
+            self.place.go_path(schema, &mut text);
             let _ = write!(text, " of type {expected}");
             text
         });
@@ -243,7 +251,7 @@ impl<'de> Visitor<'de> for Node<'_> {
             Type::Any | Type::RawExtension | Type::FieldsV1 => raw_map(map),
             _ if self.verbatim => raw_map(map),
             _ => {
-                self.wrong_type("object");
+                self.scalar(Value::Object(Map::new()));
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 Ok(None)
             }
@@ -271,7 +279,7 @@ impl<'de> Visitor<'de> for Node<'_> {
             Type::Any | Type::RawExtension => Value::deserialize(SeqAccessDeserializer::new(seq)).map(Some),
             _ if self.verbatim => Value::deserialize(SeqAccessDeserializer::new(seq)).map(Some),
             _ => {
-                self.wrong_type("array");
+                self.scalar(Value::Array(Vec::new()));
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(None)
             }

@@ -47,10 +47,6 @@ impl Strategy for PodStrategy {
         update::validate(&pod["spec"], &old["spec"])
     }
 
-    fn returns_deleted_object(&self) -> bool {
-        true
-    }
-
     fn graceful_deletion(&self, pod: &Value, requested: Option<i64>) -> Option<i64> {
         let phase = object::str_at(pod, &["status", "phase"]);
         // Nothing runs that could be given time.

@@ -8,6 +8,7 @@ pub(super) struct Normal {
     time: Regex,
     cluster_ip: Regex,
     api_access: Regex,
+    age: Regex,
     /// Whether managed fields are compared.
     managed_fields: bool,
 }
@@ -20,6 +21,7 @@ impl Normal {
             time: regex(r"20(2[5-9]|[3-9][0-9])-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z"),
             cluster_ip: regex(r"\b10\.96\.[0-9]{1,3}\.[0-9]{1,3}\b"),
             api_access: regex(r"kube-api-access-[a-z0-9]{5}\b"),
+            age: regex("^[0-9]+s$"),
             managed_fields,
         }
     }
@@ -54,17 +56,30 @@ impl Normal {
                             });
                             entries.iter_mut().for_each(|entry| self.apply(entry));
                         }
+                        // Upstream tells a cause as often as it checks for it, and conflicts in no order.
+                        ("causes", Value::Array(causes)) => {
+                            causes.iter_mut().for_each(|cause| self.apply(cause));
+                            let mut seen = Vec::new();
+                            causes.retain(|cause| {
+                                let new = !seen.contains(cause);
+                                seen.push(cause.clone());
+                                new
+                            });
+                            if causes.iter().any(|cause| cause["reason"] == "FieldManagerConflict") {
+                                causes.sort_by_key(|cause| cause.to_string());
+                            }
+                        }
                         // Our own words.
                         ("columnDefinitions", Value::Array(columns)) => {
                             for column in columns.iter_mut().filter_map(Value::as_object_mut) {
                                 column.remove("description");
                             }
                         }
-                        // A busy machine takes a second.
+                        // How long the recording took, and a busy machine.
                         ("cells", Value::Array(cells)) => {
                             for cell in cells {
-                                if matches!(cell.as_str(), Some("1s" | "2s" | "3s")) {
-                                    *cell = "0s".into();
+                                if cell.as_str().is_some_and(|text| self.age.is_match(text)) {
+                                    *cell = "<age>".into();
                                 }
                                 self.apply(cell);
                             }
