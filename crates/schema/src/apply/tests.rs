@@ -63,7 +63,12 @@ impl Server {
             let text = |field: &str| e[field].as_str().unwrap_or("").to_owned();
             let subresource =
                 if e["subresource"].is_null() { String::new() } else { format!("/{}", text("subresource")) };
-            format!("{} {}{subresource} {}", text("manager"), text("operation"), text("time").get(17..19).unwrap_or("-"))
+            format!(
+                "{} {}{subresource} {}",
+                text("manager"),
+                text("operation"),
+                text("time").get(17..19).unwrap_or("-")
+            )
         };
         entries.iter().map(|e| (owner(e), e["fieldsV1"].clone())).collect()
     }
