@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::process::{self, step};
-use crate::{e2e, packages, tidy, vm};
+use crate::{deny, e2e, packages, tidy, vm};
 
 /// Where tests leave why they did not run (`kybern_testbed::not_run`).
 const NOT_RUN_FILE: &str = "KYBERN_NOT_RUN_FILE";
@@ -47,6 +47,11 @@ pub(crate) fn run_everything() -> Result<()> {
 fn checks() -> Result<Vec<String>> {
     step("format", || process::run(&["cargo", "fmt", "--all", "--check"]))?;
     step("tidy", tidy::run)?;
+    step("deny", || {
+        // Nothing that this machine could be blamed for.
+        deny::run_all()?.iter().for_each(|note| println!("    {note}"));
+        Ok(())
+    })?;
     step("clippy", || {
         process::run(&["cargo", "clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
     })?;

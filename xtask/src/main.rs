@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod deny;
 mod e2e;
 mod network;
 mod packages;
@@ -23,6 +24,7 @@ usage: cargo xtask <task>
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
   vm      Kybern on a distribution's kernel in an emulator: missing features, cgroup v2
   bench   [apiserver|scheduler|cluster]: figures against the budgets (needs root)
+  deny    licences, sources, duplicates and advisories of dependencies
   tidy    layering, file sizes, banned words
 ";
 
@@ -42,6 +44,10 @@ fn run() -> Result<()> {
     let rest = arguments.get(1..).unwrap_or_default();
     match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(),
+        Some("deny") => {
+            deny::run_all()?.iter().for_each(|note| println!("    {note}"));
+            Ok(())
+        }
         Some("ci") => ci::run(rest),
         Some("bench") => bench::run_parts(rest),
         Some("e2e") => e2e::run_all(rest),

@@ -54,9 +54,14 @@ pub(crate) fn is_root() -> Result<bool> {
     Ok(output(&["id", "-u"])?.trim() == "0")
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// A release binary that a build has made.
 pub(crate) fn release_binary(name: &str) -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let target = target_folder();
     let host = output(&["rustc", "-vV"])?;
     let host = host.lines().find_map(|l| l.strip_prefix("host: ")).context("rustc names no host")?.to_owned();
     let path = target.join(host).join("release").join(name);
