@@ -6,6 +6,7 @@ use kybern_apimachinery::ApiError;
 use kybern_apimachinery::selector::FieldSelector;
 
 use crate::BoxFuture;
+pub use crate::forward::CredentialHeaders;
 
 /// `authentication.k8s.io` `UserInfo`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,12 @@ pub struct Credentials<'a> {
 pub trait Authenticator: Send + Sync + 'static {
     /// `Ok(None)`: no credential of this kind was presented. `Err`: one was, and it is bad.
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>>;
+
+    /// Where it finds credentials beside `Authorization` and the client's certificate: nothing that is proxied gets to see
+    /// these headers.
+    fn credential_headers(&self) -> CredentialHeaders {
+        CredentialHeaders::default()
+    }
 }
 
 /// What is to be authorized: upstream's `authorizer.Attributes`.

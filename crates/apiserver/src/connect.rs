@@ -13,8 +13,9 @@ pub struct ConnectRequest {
     pub user: UserInfo,
     pub namespace: String,
     pub name: String,
-    /// What follows the subresource in the path, as in `…/proxy/PATH`.
+    /// What follows the subresource in the path, as it came: `/PATH` of `…/proxy/PATH`.
     pub tail: String,
+    /// Without the caller's credentials.
     pub request: http::Request<Body>,
 }
 

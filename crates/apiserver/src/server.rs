@@ -11,7 +11,7 @@ use kybern_storage::{Storage, StorageError};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use crate::access::{AdmissionPlugin, Authenticator, Authorizer};
+use crate::access::{AdmissionPlugin, Authenticator, Authorizer, CredentialHeaders};
 use crate::cache::{Cache, KindCache};
 use crate::connect::Observer;
 use crate::discovery::Discovery;
@@ -86,6 +86,8 @@ pub struct Server {
     pub(crate) cache: Arc<Cache>,
     pub(crate) served: ArcSwap<Served>,
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
+    /// What the authenticators read, and nobody further on may.
+    pub(crate) credential_headers: Vec<CredentialHeaders>,
     pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
     pub(crate) admission: Vec<Arc<dyn AdmissionPlugin>>,
     pub(crate) routes: Vec<(String, Arc<dyn Route>)>,
@@ -123,6 +125,7 @@ impl Server {
             storage: options.storage,
             cache: cache.clone(),
             served: ArcSwap::from_pointee(served),
+            credential_headers: options.authenticators.iter().map(|a| a.credential_headers()).collect(),
             authenticators: options.authenticators,
             authorizers: options.authorizers,
             admission: options.admission,

@@ -25,7 +25,7 @@ use kybern_auth::token::Issuer;
 
 pub use admission::{Views as AdmissionViews, plugins as admission_plugins};
 pub use allocation::ServiceAllocators;
-pub use connect::kubelet::KubeletClient;
+pub use connect::kubelet::{KubeletClient, KubeletOptions};
 pub use table::resources;
 
 /// What the built-in kinds need of the rest of the server.

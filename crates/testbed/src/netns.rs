@@ -1,6 +1,7 @@
 //! Network namespaces that tests make, and that go with the value.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use kybern_linux::netns::NetNs;
@@ -30,6 +31,12 @@ impl TestNs {
                 None
             }
         }
+    }
+
+    /// Gives the loopback an address that counts as another machine's.
+    pub fn add_address(&self, address: IpAddr) {
+        let add = || Rtnl::open().and_then(|mut rtnl| rtnl.add_address(1, address.into())).map_err(io::Error::other);
+        self.ns.run(add).expect("an address of the namespace's own");
     }
 
     /// One in the machine's folder for temporary files.

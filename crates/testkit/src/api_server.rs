@@ -82,7 +82,7 @@ impl ApiServer {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
-            kubelet: Arc::new(KubeletClient::new(pki).expect("a way to kubelets")),
+            kubelet: Arc::new(KubeletClient::of(pki).expect("a way to kubelets")),
         };
         let mut options = Options::new(storage);
         options.resources = kybern_registry::resources(&deps);

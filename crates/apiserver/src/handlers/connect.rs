@@ -12,7 +12,7 @@ use crate::connect::{ConnectRequest, Connector};
 use crate::negotiate::{Encoding, Format, Shape, negotiate};
 use crate::options::WriteOptions;
 use crate::resource::Resource;
-use crate::{Body, body, codec, table};
+use crate::{Body, body, codec, forward, table};
 
 pub(super) async fn connect(
     exchange: Exchange,
@@ -86,6 +86,7 @@ async fn serve(
         }
         None => body,
     };
+    forward::prepare(&mut parts.headers, &server.credential_headers);
     let request = ConnectRequest {
         user,
         namespace: info.namespace,

@@ -19,7 +19,7 @@ pub(crate) struct RequestInfo {
     pub(crate) name: String,
     /// Of a request for a collection; empty where it is malformed, which its handler refuses.
     pub(crate) field_selector: FieldSelector,
-    /// What follows a subresource, as it came: `healthz` of `…/proxy/healthz`.
+    /// What follows a subresource, as it came: `/healthz` of `…/proxy/healthz`.
     pub(crate) tail: String,
 }
 
@@ -27,6 +27,7 @@ impl RequestInfo {
     pub(crate) fn parse(method: &http::Method, path: &str, query: &Query) -> Self {
         let mut info = Self { path: path.to_owned(), verb: method_verb(method), ..Self::default() };
         let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let all = parts.len();
         let rest = match parts.as_slice() {
             ["api", version, rest @ ..] if !version.is_empty() => {
                 info.version = (*version).to_owned();
@@ -41,6 +42,7 @@ impl RequestInfo {
         };
         // `/api/v1/` is the discovery of the version.
         let end = rest.iter().rposition(|p| !p.is_empty()).map_or(0, |i| i + 1);
+        let trailing = rest.len() - end;
         let mut rest = &rest[..end];
         if rest.is_empty() {
             (info.group, info.version) = Default::default();
@@ -62,8 +64,12 @@ impl RequestInfo {
         let mut parts = rest.iter();
         let mut next = || parts.next().map_or_else(String::new, |p| decode(p, false));
         (info.resource, info.name, info.subresource) = (next(), next(), next());
-        info.tail = parts.as_slice().join("/");
-        info.verb = if watch_prefix { "watch" } else { resource_verb(method, &info.name, query) };
+        if !info.subresource.is_empty() {
+            let before = path.split('/').take(1 + all - trailing - parts.len()).map(|p| 1 + p.len()).sum::<usize>() - 1;
+            info.tail = path[before..].to_owned();
+        }
+        info.verb =
+            if watch_prefix { "watch" } else { resource_verb(method, &info.name, !info.subresource.is_empty(), query) };
         if info.name.is_empty() && matches!(info.verb, "list" | "watch" | "deletecollection") {
             info.field_selector = FieldSelector::parse(query.get("fieldSelector")).unwrap_or_default();
             if info.verb != "deletecollection" {
@@ -93,9 +99,9 @@ fn method_verb(method: &http::Method) -> &'static str {
     }
 }
 
-fn resource_verb(method: &http::Method, name: &str, query: &Query) -> &'static str {
+fn resource_verb(method: &http::Method, name: &str, below: bool, query: &Query) -> &'static str {
     match method.as_str() {
-        "GET" | "HEAD" if !name.is_empty() && !query.flag("watch") => "get",
+        "GET" | "HEAD" if below || (!name.is_empty() && !query.flag("watch")) => "get",
         "GET" | "HEAD" if query.flag("watch") => "watch",
         "GET" | "HEAD" => "list",
         "POST" => "create",
@@ -140,7 +146,17 @@ mod tests {
         check("POST /apis/apps/v1/namespaces/ns/deployments", "create apps/v1 ns deployments - - -");
         check("PATCH /apis/apps/v1/namespaces/ns/deployments/d/status", "patch apps/v1 ns deployments d status -");
         check("DELETE /apis/apps/v1/namespaces/ns/deployments", "deletecollection apps/v1 ns deployments - - -");
-        check("GET /api/v1/nodes/n/proxy/logs/a%20b", "get /v1 - nodes n proxy logs/a%20b");
+        check("GET /api/v1/nodes/n/proxy/logs/a%20b", "get /v1 - nodes n proxy /logs/a%20b");
+        check("GET /api/v1/nodes/n/proxy", "get /v1 - nodes n proxy -");
+        check("GET /api/v1/nodes/n/proxy/", "get /v1 - nodes n proxy /");
+        check("GET /api/v1/nodes/n/proxy//a/../b//", "get /v1 - nodes n proxy //a/../b//");
+        // Only what follows the subresource is its own.
+        check(
+            "POST /api/v1/namespaces/proxy/services/proxy-a/proxy/proxy",
+            "create /v1 proxy services proxy-a proxy /proxy",
+        );
+        // The query of a subresource is for whatever serves it.
+        check("GET /api/v1/namespaces/ns/pods/a/proxy/x?watch=true", "get /v1 ns pods a proxy /x");
         check(
             "GET /apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
             "get rbac.authorization.k8s.io/v1 - clusterroles system:node - -",

@@ -80,7 +80,7 @@ impl Cluster {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
-            kubelet: Arc::new(KubeletClient::new(&pki).expect("certificates")),
+            kubelet: Arc::new(KubeletClient::of(&pki).expect("certificates")),
         };
         let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
         options.resources = kybern_registry::resources(&deps);

@@ -121,7 +121,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         rbac,
         services,
         admission_views: Default::default(),
-        kubelet: Arc::new(KubeletClient::new(&pki)?),
+        kubelet: Arc::new(KubeletClient::of(&pki)?),
     };
     observers.extend(deps.observers());
     let mut server = Options::new(storage);

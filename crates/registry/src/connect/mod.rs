@@ -2,6 +2,7 @@
 
 mod binding;
 mod component_status;
+mod dial;
 mod eviction;
 mod exchange;
 pub mod kubelet;
@@ -27,9 +28,9 @@ pub fn connector(resource: &str, subresource: &str, deps: &Deps) -> Option<Arc<d
         ("pods", "exec") => Arc::new(pod::Streams { kubelet, call: pod::Call::Exec }),
         ("pods", "attach") => Arc::new(pod::Streams { kubelet, call: pod::Call::Attach }),
         ("pods", "portforward") => Arc::new(pod::Streams { kubelet, call: pod::Call::PortForward }),
-        ("pods", "proxy") => Arc::new(proxy::Proxy { kubelet, target: proxy::Target::Pod }),
-        ("services", "proxy") => Arc::new(proxy::Proxy { kubelet, target: proxy::Target::Service }),
-        ("nodes", "proxy") => Arc::new(proxy::Proxy { kubelet, target: proxy::Target::Node }),
+        ("pods", "proxy") => Arc::new(proxy::Proxy::new(kubelet, proxy::Kind::Pod)),
+        ("services", "proxy") => Arc::new(proxy::Proxy::new(kubelet, proxy::Kind::Service)),
+        ("nodes", "proxy") => Arc::new(proxy::Proxy::new(kubelet, proxy::Kind::Node)),
         ("serviceaccounts", "token") => {
             Arc::new(token::TokenRequest { issuer: deps.issuer.clone(), clock: deps.clock.clone() })
         }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderMap, HeaderName, Request, Response};
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{ApiError, GroupKind, Value, object};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
 use kybern_apiserver::{Body, BoxFuture, body};
 
 use super::exchange::{encode, query_values};
-use super::kubelet::KubeletClient;
+use super::kubelet::{KubeletClient, Verify};
 use crate::tree::{list, text};
 
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
@@ -49,12 +50,26 @@ fn container(pod: &Value, named: &str) -> Result<String, ApiError> {
     }
 }
 
-/// The request's own headers and body under another path.
+/// What a kubelet is told of a streaming request beside its path: how to switch protocols, and to which.
+const UPGRADE_HEADERS: [HeaderName; 7] = [
+    CONNECTION,
+    UPGRADE,
+    ORIGIN,
+    SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION,
+    HeaderName::from_static("x-stream-protocol-version"),
+];
+
+/// The request to switch protocols, under the kubelet's path and without what else the caller said.
 fn redirect(request: Request<Body>, path: &str) -> Result<Request<Body>, ApiError> {
     let (mut parts, body) = request.into_parts();
     parts.uri = path.parse().map_err(ApiError::internal)?;
-    // The client's credentials are for this server alone.
-    parts.headers.remove(http::header::AUTHORIZATION);
+    let mut headers = HeaderMap::new();
+    for (name, value) in parts.headers.iter().filter(|(name, _)| UPGRADE_HEADERS.contains(name)) {
+        headers.append(name, value.clone());
+    }
+    parts.headers = headers;
     Ok(Request::from_parts(parts, body))
 }
 
@@ -123,7 +138,11 @@ impl Connector for Log {
             }
             let node = node_of(server, &pod).await?;
             let path = format!("/containerLogs/{namespace}/{name}/{container}?{options}");
-            let answer = self.kubelet.send(&node, redirect(request, &path)?).await?;
+            let verify =
+                if is_set(&query, "insecureSkipTLSVerifyBackend") { Verify::Never } else { Verify::AsConfigured };
+            // Nothing of what the caller accepts or brings concerns the kubelet.
+            let asked = Request::get(path).body(body::empty()).map_err(ApiError::internal)?;
+            let answer = self.kubelet.send(&node, verify, asked).await?;
             refused(answer, &name).await
         })
     }
@@ -197,6 +216,17 @@ fn stream_query(query: &str, command: bool) -> Result<String, ApiError> {
     Ok(pairs.join("&"))
 }
 
+/// The ports to forward, as the kubelet wants them: one list.
+fn forwarded_ports(query: &str) -> Result<String, ApiError> {
+    let named: Vec<String> = query_values(query, "ports").collect();
+    let ports = named.iter().flat_map(|list| list.split(',')).filter(|port| !port.is_empty());
+    let parsed = ports.map(|port| {
+        let invalid = || ApiError::bad_request(format!("strconv.ParseInt: parsing {port:?}: invalid syntax"));
+        port.parse::<i32>().map(|p| p.to_string()).map_err(|_| invalid())
+    });
+    Ok(parsed.collect::<Result<Vec<_>, _>>()?.join(","))
+}
+
 impl Connector for Streams {
     fn connect<'a>(
         &'a self,
@@ -212,16 +242,17 @@ impl Connector for Streams {
                 Call::Exec => format!("/exec/{namespace}/{name}/{}?{}", chosen()?, stream_query(&query, true)?),
                 Call::Attach => format!("/attach/{namespace}/{name}/{}?{}", chosen()?, stream_query(&query, false)?),
                 Call::PortForward => {
-                    let ports: Vec<String> =
-                        query_values(&query, "ports").map(|p| format!("ports={}", encode(&p))).collect();
-                    let ports = ports.join("&");
                     // WebSocket clients name the ports here; SPDY clients with each stream.
-                    let separator = if ports.is_empty() { "" } else { "?" };
-                    format!("/portForward/{namespace}/{name}{separator}{ports}")
+                    let ports = forwarded_ports(&query)?;
+                    let query = if ports.is_empty() { String::new() } else { format!("?port={}", encode(&ports)) };
+                    format!("/portForward/{namespace}/{name}{query}")
                 }
             };
             let node = node_of(server, &pod).await?;
-            let answer = self.kubelet.send(&node, redirect(request, &path)?).await?;
+            if !request.headers().contains_key(UPGRADE) {
+                return Err(ApiError::bad_request("Upgrade request required"));
+            }
+            let answer = self.kubelet.send(&node, Verify::AsConfigured, redirect(request, &path)?).await?;
             refused(answer, &name).await
         })
     }
@@ -262,5 +293,8 @@ mod tests {
         assert_eq!(exec, "input=1&output=1&tty=1&command=sh&command=-c&command=a%20b");
         assert!(stream_query("command=sh", true).is_err() && stream_query("stdout=1", true).is_err());
         assert_eq!(stream_query("stdout=1", false).unwrap(), "output=1");
+        assert_eq!(forwarded_ports("ports=80&ports=443,8080&x=1").unwrap(), "80,443,8080");
+        assert_eq!(forwarded_ports("").unwrap(), "");
+        assert_eq!(forwarded_ports("ports=a").unwrap_err().code(), 400);
     }
 }

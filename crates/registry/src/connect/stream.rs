@@ -1,39 +1,25 @@
 //! One HTTP/1.1 exchange on a connection of its own, with bodies streamed both ways and upgrades relayed.
 
-use http::header::{CONNECTION, HOST, HeaderName, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::{HOST, UPGRADE};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use kybern_apiserver::Body;
+use kybern_apiserver::forward::take_hop_by_hop;
 use tokio::io::{AsyncRead, AsyncWrite};
-
-/// Headers that concern one connection alone (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
-    CONNECTION,
-    UPGRADE,
-    http::header::TE,
-    http::header::TRAILER,
-    http::header::TRANSFER_ENCODING,
-    http::header::PROXY_AUTHENTICATE,
-];
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Sends `request` on a fresh connection. When the other side switches protocols, what both say afterwards is relayed
+/// Sends `request`, whose headers are fit to be passed on, on a fresh connection; `host` is the name that the other side
+/// sees. When the other side switches protocols, what both say afterwards is relayed
 /// until either ends.
-pub(super) async fn exchange<S>(stream: S, authority: &str, mut request: Request<Body>) -> Result<Response<Body>, Error>
+pub(super) async fn exchange<S>(stream: S, host: &str, mut request: Request<Body>) -> Result<Response<Body>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let upgrade = request.headers().get(UPGRADE).cloned();
-    let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    strip(request.headers_mut());
-    if let Some(protocol) = upgrade {
-        request.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
-        request.headers_mut().insert(UPGRADE, protocol);
-    }
-    request.headers_mut().insert(HOST, authority.parse()?);
+    let client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    request.headers_mut().insert(HOST, host.parse()?);
     *request.version_mut() = http::Version::HTTP_11;
 
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -59,21 +45,16 @@ where
             }
         });
     } else {
-        strip(response.headers_mut());
+        take_hop_by_hop(response.headers_mut());
     }
     Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
-}
-
-fn strip(headers: &mut HeaderMap) {
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use http::header::CONNECTION;
     use hyper::server::conn::http1 as server;
     use hyper::service::service_fn;
     use kybern_apiserver::body;

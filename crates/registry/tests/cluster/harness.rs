@@ -89,12 +89,13 @@ impl Cluster {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
-            kubelet: Arc::new(KubeletClient::new(&pki).unwrap()),
+            kubelet: Arc::new(KubeletClient::of(&pki).unwrap()),
         };
         let mut options = Options::new(storage);
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = authorizers;
+        options.authenticators = vec![Arc::new(TokenFile::parse("eve-token,eve,1").unwrap())];
         options.observers = deps.observers();
         options.observers.extend([rbac as Arc<dyn Observer>, nodes]);
         let server = Server::start(options).await.unwrap();

@@ -9,6 +9,8 @@ mod kubelets;
 mod minimal;
 mod nodes;
 mod pods;
+mod proxied;
+mod proxy_attacks;
 mod published;
 mod services;
 mod workloads;
