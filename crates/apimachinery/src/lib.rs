@@ -4,6 +4,7 @@
 //! An object that no typed struct is needed for is a [`Value`]: a JSON tree with sorted keys, so that encoding is
 //! deterministic.
 
+pub mod budget;
 pub mod field;
 pub mod gvk;
 pub mod object;
@@ -13,6 +14,7 @@ pub mod status;
 pub mod time;
 pub mod validation;
 
+pub use budget::{Budget, OverBudget};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, Gvk, Gvr};
 pub use serde_json::{Map, Value, json};
 pub use status::{ApiError, Reason};

@@ -56,7 +56,7 @@ pub(crate) fn read_object(
             if let Some(gvk) = envelope.gvk() {
                 check_claim(&gvk.api_version(), &gvk.kind, kind)?;
             }
-            proto::decode(kind, body).map(|object| (object, Vec::new())).map_err(|e| DecodeError::Syntax(e.to_string()))
+            proto::decode(kind, body).map(|object| (object, Vec::new())).map_err(DecodeError::from)
         }
         _ => return Err(unsupported(&["application/json", "application/yaml", proto::MEDIA_TYPE])),
     };

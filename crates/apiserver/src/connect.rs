@@ -98,6 +98,7 @@ pub trait Observer: Send + Sync + 'static {
     /// Group and resource of what it wants to see.
     fn observes(&self) -> &'static [(&'static str, &'static str)];
 
-    /// An object in its stored version, as committed; `None` when it is gone. Must be quick: it runs in the commit path.
-    fn changed(&self, group: &str, resource: &str, namespace: &str, name: &str, object: Option<&[u8]>);
+    /// An object in its stored version, as committed; `None` when it is gone. One that cannot be read is not shown: what was
+    /// known of it stands. Must be quick: it runs in the commit path.
+    fn changed(&self, group: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>);
 }

@@ -65,7 +65,7 @@ impl<'a> Deletion<'a> {
     }
 
     async fn try_delete(&self, old: &Arc<Entry>) -> Result<Deleted, Failure> {
-        let before = stored_tree(old);
+        let before = stored_tree(old)?;
         self.check_preconditions(old, &before)?;
         self.admit(old, &before).await?;
         let kind = self.server.kind(self.resource)?;

@@ -43,7 +43,8 @@ impl Objects for Server {
             let kind = self.kind(&row)?;
             self.catch_up().await?;
             let entry = kind.get(namespace, name);
-            entry.map(|e| e.value()).ok_or_else(|| ApiError::not_found(&row.gvr.group_resource(), name))
+            let entry = entry.ok_or_else(|| ApiError::not_found(&row.gvr.group_resource(), name))?;
+            Ok(entry.value()?)
         })
     }
 
@@ -60,7 +61,7 @@ impl Objects for Server {
             let listing = kind
                 .list(&selection, None, 0, None, || self.cache.revision())
                 .map_err(|_| ApiError::internal("the latest revision cannot be too old"))?;
-            Ok(listing.items.iter().map(|e| e.value()).collect())
+            Ok(listing.items.iter().map(|e| e.value()).collect::<Result<_, _>>()?)
         })
     }
 
@@ -79,7 +80,7 @@ impl Objects for Server {
             loop {
                 self.catch_up().await?;
                 let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
-                let before = stored_tree(&old);
+                let before = stored_tree(&old)?;
                 let mut object = before.clone();
                 change(&mut object)?;
                 if object == before {
@@ -131,7 +132,7 @@ impl Objects for Server {
                 applies: false,
                 warnings: Default::default(),
             };
-            Ok(writer.create(object).await?.value())
+            Ok(writer.create(object).await?.value()?)
         })
     }
 
@@ -150,7 +151,7 @@ impl Objects for Server {
             let now = self.clock.now();
             let deletion = Deletion { server: self, resource: &row, user: &user, options: &options, now };
             match deletion.delete(namespace, name).await? {
-                Deleted::Pending(entry) | Deleted::Gone(entry) => Ok(entry.value()),
+                Deleted::Pending(entry) | Deleted::Gone(entry) => Ok(entry.value()?),
             }
         })
     }

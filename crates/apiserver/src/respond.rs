@@ -8,7 +8,7 @@ use kybern_apimachinery::{ApiError, Gvk, Map, Value, json, object};
 use kybern_schema::types::KindType;
 
 use crate::body;
-use crate::cache::Entry;
+use crate::cache::{BadEntry, Entry};
 use crate::negotiate::{Encoding, Format, Shape};
 use crate::resource::Resource;
 use crate::table::{self, Include};
@@ -38,26 +38,34 @@ fn set_version(value: &mut Value, api_version: &str) {
     }
 }
 
+/// A stored object as a tree in the served version.
+pub(crate) fn served_value(resource: &Resource, entry: &Entry) -> Result<Value, BadEntry> {
+    Ok(to_served(resource, entry.value()?))
+}
+
 /// The JSON of an object in the served version; one piece, or a new head and the stored rest.
-pub(crate) fn served_pieces(resource: &Resource, entry: &Entry) -> impl Iterator<Item = Bytes> + use<> {
+pub(crate) fn served_pieces(
+    resource: &Resource,
+    entry: &Entry,
+) -> Result<impl Iterator<Item = Bytes> + use<>, BadEntry> {
     let pieces = if resource.serves_stored() {
         [Some(entry.bytes.clone()), None]
     } else if resource.conversion.is_none() {
         let head = format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", resource.api_version(), resource.kind);
         [Some(head.into()), Some(entry.body())]
     } else {
-        [Some(to_served(resource, entry.value()).to_string().into()), None]
+        [Some(served_value(resource, entry)?.to_string().into()), None]
     };
-    pieces.into_iter().flatten()
+    Ok(pieces.into_iter().flatten())
 }
 
 /// One piece of [`served_pieces`].
-pub(crate) fn served_bytes(resource: &Resource, entry: &Entry) -> Bytes {
-    let mut pieces = served_pieces(resource, entry);
-    match (pieces.next(), pieces.next()) {
+pub(crate) fn served_bytes(resource: &Resource, entry: &Entry) -> Result<Bytes, BadEntry> {
+    let mut pieces = served_pieces(resource, entry)?;
+    Ok(match (pieces.next(), pieces.next()) {
         (Some(one), None) => one,
         (first, second) => [first, second].into_iter().flatten().flatten().collect::<Vec<u8>>().into(),
-    }
+    })
 }
 
 /// How an answer is to be presented.
@@ -78,8 +86,8 @@ pub(crate) fn entry(
     let Presentation { format, include, now } = presentation;
     let plain = format.encoding == Encoding::Json && !format.pretty;
     let (media, bytes) = match format.shape {
-        Shape::Object if plain => ("application/json", served_bytes(resource, entry)),
-        Shape::Object => codec::write(format, Some(&resource.ty), &to_served(resource, entry.value()))?,
+        Shape::Object if plain => ("application/json", served_bytes(resource, entry)?),
+        Shape::Object => codec::write(format, Some(&resource.ty), &served_value(resource, entry)?)?,
         Shape::Metadata => reencode(
             format,
             meta_kind("PartialObjectMetadata", format.version),
@@ -140,12 +148,12 @@ pub(crate) fn list(
         let (kind, value) = match format.shape {
             Shape::Object => {
                 let kind = Gvk::new(&resource.gvr.group, &resource.gvr.version, &list_kind);
-                let items: Vec<Value> = items.iter().map(|e| to_served(resource, e.value())).collect();
+                let items: Vec<Value> = items.iter().map(|e| served_value(resource, e)).collect::<Result<_, _>>()?;
                 let list = json!({"apiVersion": resource.api_version(), "kind": list_kind, "metadata": metadata, "items": items});
                 (kybern_schema::builtin().kind(&kind), list)
             }
             _ => {
-                let json: Vec<u8> = list_pieces(resource, items, metadata, presentation).flatten().collect();
+                let json: Vec<u8> = list_pieces(resource, items, None, metadata, presentation).flatten().collect();
                 let name = if format.shape == Shape::Table { "Table" } else { "PartialObjectMetadataList" };
                 (meta_kind(name, format.version), serde_json::from_slice(&json).map_err(ApiError::internal)?)
             }
@@ -153,7 +161,15 @@ pub(crate) fn list(
         let (media, bytes) = codec::write(format, kind.as_ref(), &value)?;
         return Ok(body::response(StatusCode::OK, media, bytes));
     }
-    let pieces = body::coalesce(list_pieces(resource, items, metadata, Presentation { format, include, now }));
+    // Before the first byte is sent: what cannot be read is an answer of its own, and no gap in a list.
+    let converted = match resource.conversion {
+        Some(_) if format.shape == Shape::Object => {
+            Some(items.iter().map(|e| served_bytes(resource, e)).collect::<Result<Vec<Bytes>, _>>()?)
+        }
+        _ => None,
+    };
+    let presentation = Presentation { format, include, now };
+    let pieces = body::coalesce(list_pieces(resource, items, converted, metadata, presentation));
     let mut response = Response::new(if gzip {
         body::stream(futures_util::stream::iter(crate::gzip::compress(pieces)))
     } else {
@@ -168,10 +184,11 @@ pub(crate) fn list(
     Ok(response)
 }
 
-/// A list's JSON, made as it is sent.
+/// A list's JSON, made as it is sent. `converted` holds the objects of a kind that is stored in another shape.
 fn list_pieces(
     resource: &Arc<Resource>,
     items: Vec<Arc<Entry>>,
+    converted: Option<Vec<Bytes>>,
     metadata: &Value,
     presentation: Presentation,
 ) -> impl Iterator<Item = Bytes> + Send + use<> {
@@ -191,10 +208,14 @@ fn list_pieces(
     let items = items.into_iter().enumerate().flat_map(move |(i, entry)| {
         let comma = (i > 0).then(|| Bytes::from_static(b","));
         let pieces: [Option<Bytes>; 2] = match shape {
-            Shape::Object => {
-                let mut pieces = served_pieces(&resource, &entry);
-                [pieces.next(), pieces.next()]
-            }
+            Shape::Object => match &converted {
+                Some(all) => [all.get(i).cloned(), None],
+                None => {
+                    // Only a conversion has to read.
+                    let mut pieces = served_pieces(&resource, &entry).into_iter().flatten();
+                    [pieces.next(), pieces.next()]
+                }
+            },
             Shape::Metadata => [Some(table::metadata(&entry, version).into()), None],
             Shape::Table => [Some(table::row(&resource, &entry, include, version, now)), None],
         };

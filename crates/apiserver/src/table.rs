@@ -57,9 +57,21 @@ pub(crate) fn metadata(entry: &Entry, version: &str) -> Vec<u8> {
     out
 }
 
+/// The cells of an object. One that cannot be read is in the table nevertheless, by its name.
+fn cells(resource: &Resource, entry: &Entry, now: Timestamp) -> Vec<Value> {
+    match entry.value() {
+        Ok(object) => (resource.columns.cells)(&object, now),
+        Err(error) => {
+            tracing::error!(%error, "an object is shown by its name only");
+            let rest = resource.columns.definitions.iter().skip(1).map(|_| Value::from("<unreadable>"));
+            std::iter::once(Value::from(entry.name())).chain(rest).collect()
+        }
+    }
+}
+
 /// One row of a table.
 pub(crate) fn row(resource: &Resource, entry: &Entry, include: Include, version: &str, now: Timestamp) -> Bytes {
-    let cells = (resource.columns.cells)(&entry.value(), now);
+    let cells = cells(resource, entry, now);
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(b"{\"cells\":");
     // Writing to memory cannot fail.
@@ -72,8 +84,9 @@ pub(crate) fn row(resource: &Resource, entry: &Entry, include: Include, version:
         }
         Include::Object => {
             out.extend_from_slice(b",\"object\":");
-            for piece in crate::respond::served_pieces(resource, entry) {
-                out.extend_from_slice(&piece);
+            match crate::respond::served_bytes(resource, entry) {
+                Ok(bytes) => out.extend_from_slice(&bytes),
+                Err(_) => out.extend_from_slice(&metadata(entry, version)),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kybern_apimachinery::field::FieldError;
-use kybern_apimachinery::{ApiError, GroupResource, Reason, Value, object};
+use kybern_apimachinery::{ApiError, Budget, GroupResource, Reason, Value, object};
 use kybern_storage::{Revision, StorageError, Txn};
 
 use crate::access::{AdmissionRequest, Operation, UserInfo};
@@ -217,7 +217,7 @@ impl<'a> Writer<'a> {
     pub(crate) async fn update(&mut self, old: &Arc<Entry>, object: Value) -> Result<Arc<Entry>, Failure> {
         let (resource, strategy) = (self.resource, self.strategy());
         let main = &*resource.strategy;
-        let before = stored_tree(old);
+        let before = stored_tree(old)?;
         let mut object = to_stored(resource, object);
         self.check_identity(&object, &before)?;
         main.default(&mut object);
@@ -331,10 +331,10 @@ pub(crate) async fn commit(server: &Server, txn: Txn) -> Result<Revision, Failur
 }
 
 /// An entry's tree without what is not stored.
-pub(crate) fn stored_tree(entry: &Entry) -> Value {
-    let mut tree = entry.value();
+pub(crate) fn stored_tree(entry: &Entry) -> Result<Value, ApiError> {
+    let mut tree = entry.value()?;
     object::remove(&mut tree, &["metadata", "resourceVersion"]);
-    tree
+    Ok(tree)
 }
 
 /// Takes over the top-level fields that `kept` names.
@@ -344,8 +344,9 @@ fn keep(object: &mut Value, old: &Value, kept: impl Fn(&str) -> bool) {
     object.extend(old.iter().filter(|(field, _)| kept(field)).map(|(k, v)| (k.clone(), v.clone())));
 }
 
-/// An object's stored bytes.
+/// An object's stored bytes: within the bounds that every reader relies on, whatever admission and conversion made of it.
 pub(crate) fn encode(object: &Value) -> Result<Bytes, ApiError> {
+    Budget::STORED.check(object)?;
     let value =
         canonical(object).ok_or_else(|| ApiError::internal("the object has no apiVersion, kind or metadata"))?;
     if value.len() > MAX_OBJECT_BYTES {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kybern_apimachinery::{Map, Value};
+use kybern_apimachinery::{ApiError, Map, Value};
 use kybern_storage::Revision;
 
 use super::extract;
@@ -40,6 +40,12 @@ pub struct Entry {
 pub struct BadEntry {
     pub key: Arc<str>,
     pub cause: String,
+}
+
+impl From<BadEntry> for ApiError {
+    fn from(bad: BadEntry) -> Self {
+        Self::internal(bad)
+    }
 }
 
 impl Entry {
@@ -138,9 +144,9 @@ impl Entry {
         self.bytes.slice(self.body as usize..)
     }
 
-    /// The object as a tree.
-    pub fn value(&self) -> Value {
-        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    /// The object as a tree. Fails for what cannot be read, of which nobody may conclude anything: it is there, but not known.
+    pub fn value(&self) -> Result<Value, BadEntry> {
+        serde_json::from_slice(&self.bytes).map_err(|e| BadEntry { key: self.key.clone(), cause: e.to_string() })
     }
 }
 
@@ -255,10 +261,11 @@ mod tests {
         assert_eq!(std::str::from_utf8(&entry.bytes).unwrap(), expect);
         assert_eq!((entry.namespace(), entry.name()), ("ns", "a"));
         let metadata: Value = serde_json::from_slice(&entry.metadata()).unwrap();
-        assert_eq!(metadata, entry.value()["metadata"]);
+        assert_eq!(metadata, entry.value().unwrap()["metadata"]);
         let later = entry.at_revision(12345);
-        assert_eq!(later.value()["metadata"]["resourceVersion"], "12345");
-        assert_eq!(serde_json::from_slice::<Value>(&later.metadata()).unwrap(), later.value()["metadata"]);
+        let metadata = later.value().unwrap()["metadata"].clone();
+        assert_eq!(metadata["resourceVersion"], "12345");
+        assert_eq!(serde_json::from_slice::<Value>(&later.metadata()).unwrap(), metadata);
         assert_eq!(later.bytes.len(), entry.bytes.len() + 4);
     }
 

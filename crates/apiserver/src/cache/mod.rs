@@ -76,7 +76,7 @@ impl Cache {
     fn load_object(&self, cache: &KindCache, kv: KeyValue) {
         match Entry::new(&cache.kind, cache.prefix.len(), kv.key, &kv.value, kv.mod_revision) {
             Ok(entry) => {
-                self.observe(&cache.kind, entry.namespace(), entry.name(), Some(&entry.bytes));
+                self.observe(&cache.kind, entry.namespace(), entry.name(), Some(&entry));
                 cache.load(entry);
             }
             Err(error) => tracing::error!(%error, "an object is left out"),
@@ -213,8 +213,8 @@ impl Cache {
         }
         for (prefix, cache) in kinds.iter() {
             for (entry, there) in cache.replace(found.remove(prefix.as_str()).unwrap_or_default(), at) {
-                let bytes = there.then_some(&*entry.bytes);
-                self.observe(&cache.kind, entry.namespace(), entry.name(), bytes);
+                let is = there.then_some(&*entry);
+                self.observe(&cache.kind, entry.namespace(), entry.name(), is);
             }
         }
         self.advance(at);
@@ -253,7 +253,7 @@ impl Cache {
         let own = &event.key[cache.prefix.len()..];
         let (namespace, name) =
             if cache.kind.namespaced { own.split_once('/').unwrap_or(("", own)) } else { ("", own) };
-        self.observe(&cache.kind, namespace, name, entry.as_ref().map(|e| &*e.bytes));
+        self.observe(&cache.kind, namespace, name, entry.as_ref());
         Some((event.key, entry, event.revision))
     }
 
@@ -298,11 +298,19 @@ impl Cache {
         self.observers.lock().push(observer);
     }
 
-    fn observe(&self, kind: &StoredKind, namespace: &str, name: &str, object: Option<&[u8]>) {
-        for observer in self.observers.lock().iter() {
-            if observer.observes().contains(&(kind.gvk.group.as_str(), kind.resource.as_str())) {
-                observer.changed(&kind.gvk.group, &kind.resource, namespace, name, object);
-            }
+    fn observe(&self, kind: &StoredKind, namespace: &str, name: &str, entry: Option<&Entry>) {
+        let (group, resource) = (kind.gvk.group.as_str(), kind.resource.as_str());
+        let observers = self.observers.lock();
+        let mut concerned = observers.iter().filter(|o| o.observes().contains(&(group, resource))).peekable();
+        if concerned.peek().is_none() {
+            return;
+        }
+        let object = match entry.map(Entry::value).transpose() {
+            Ok(object) => object,
+            Err(error) => return tracing::error!(%error, "a change is not taken into account"),
+        };
+        for observer in concerned {
+            observer.changed(group, resource, namespace, name, object.as_ref());
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<B
         Deleted::Gone(entry) => {
             let kind = kybern_schema::builtin().kind(&Gvk::new("", "v1", "Status"));
             let format = Format { shape: Shape::Object, ..presentation.format };
-            respond::value(format, kind.as_ref(), &status(exchange, &entry.value()), StatusCode::OK)
+            respond::value(format, kind.as_ref(), &status(exchange, &entry.value()?), StatusCode::OK)
         }
     }
 }

@@ -22,13 +22,18 @@ pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<B
         .list(&selection, None, list.limit, None, || server.cache.revision())
         .map_err(|_| ApiError::internal("the latest revision cannot be too old"))?;
     let deletion = Deletion::new(exchange, &options);
+    let mut first = None;
     let mut deleted = Vec::with_capacity(listing.items.len());
     for entry in listing.items {
         match deletion.delete(entry.namespace(), entry.name()).await {
             Ok(Deleted::Gone(entry) | Deleted::Pending(entry)) => deleted.push(entry),
             Err(error) if error.reason() == Reason::NotFound => {}
-            Err(error) => return Err(error),
+            // One that cannot be deleted, or not even be read, keeps no other.
+            Err(error) => first = first.or(Some(error)),
         }
+    }
+    if let Some(error) = first {
+        return Err(error);
     }
     let metadata = respond::list_metadata(server.cache.revision(), "", None);
     respond::list(&exchange.resource, deleted, &metadata, presentation, false)

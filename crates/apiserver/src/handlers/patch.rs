@@ -2,13 +2,13 @@
 
 use http::{Response, StatusCode};
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apimachinery::{ApiError, GroupKind, Reason, Value, object};
+use kybern_apimachinery::{ApiError, GroupKind, OverBudget, Reason, Value, object};
 use kybern_schema::types::KindType;
 use kybern_schema::{DecodeError, decode_value};
 
 use super::{Exchange, check_name, check_namespace};
 use crate::options::{WriteOptions, invalid, parse_revision};
-use crate::respond::{self, to_served};
+use crate::respond::{self, served_value};
 use crate::write::{Failure, TRIES, Writer};
 use crate::{Body, body, codec, managed};
 
@@ -29,13 +29,16 @@ pub(super) enum Patch {
 impl Patch {
     pub(super) async fn read(exchange: &Exchange, body: Body) -> Result<Self, ApiError> {
         let bytes = body::read(body).await?;
-        let refuse = |error: &dyn std::fmt::Display| ApiError::bad_request(format!("error decoding patch: {error}"));
-        let json = || serde_json::from_slice::<Value>(&bytes).map_err(|e| refuse(&e));
+        let refuse = |error: DecodeError| match error {
+            DecodeError::OverBudget(over @ OverBudget::Nodes(_)) => ApiError::from(over),
+            error => ApiError::bad_request(format!("error decoding patch: {error}")),
+        };
+        let json = || kybern_schema::decode::json_to_value(&bytes).map_err(refuse);
         Ok(match codec::content_type(&exchange.parts.headers) {
             JSON => Self::Json(json()?),
             MERGE => Self::Merge(json()?),
             STRATEGIC => Self::Strategic(json()?),
-            APPLY => Self::Apply(kybern_schema::decode::yaml_to_value(&bytes).map_err(|e| refuse(&e))?),
+            APPLY => Self::Apply(kybern_schema::decode::yaml_to_value(&bytes).map_err(refuse)?),
             _ => return Err(codec::unsupported(&[JSON, MERGE, STRATEGIC, APPLY])),
         })
     }
@@ -66,7 +69,7 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
         if old.is_none() && !(writer.applies && exchange.info.subresource.is_empty()) {
             return Err(exchange.not_found());
         }
-        let live = old.as_ref().map(|old| to_served(&exchange.resource, old.value()));
+        let live = old.as_ref().map(|old| served_value(&exchange.resource, old)).transpose()?;
         let object = patched(exchange, &patch, live, &options)?;
         let written = match &old {
             None => writer.create(object).await.map_err(Failure::Refused),

@@ -11,7 +11,7 @@ use super::patch::Patch;
 use crate::negotiate::Shape;
 use crate::options::{WriteOptions, parse_revision};
 use crate::resource::Columns;
-use crate::respond::{self, to_served};
+use crate::respond::{self, served_value};
 use crate::write::{Failure, TRIES, Writer};
 use crate::{Body, body, codec, table};
 
@@ -82,7 +82,7 @@ pub(super) async fn get(exchange: &Exchange, paths: Paths) -> Result<Response<Bo
     exchange.server.catch_up().await?;
     let kind = exchange.server.kind(&exchange.resource)?;
     let entry = kind.get(&exchange.info.namespace, &exchange.info.name).ok_or_else(|| exchange.not_found())?;
-    respond(exchange, &to_served(&exchange.resource, entry.value()), paths)
+    respond(exchange, &served_value(&exchange.resource, &entry)?, paths)
 }
 
 pub(super) async fn update(exchange: &Exchange, paths: Paths, body: Body) -> Result<Response<Body>, ApiError> {
@@ -119,7 +119,7 @@ async fn change(
     loop {
         exchange.server.catch_up().await?;
         let old = kind.get(&exchange.info.namespace, name).ok_or_else(|| exchange.not_found())?;
-        let mut object = to_served(&exchange.resource, old.value());
+        let mut object = served_value(&exchange.resource, &old)?;
         let scale = new_scale(of(&object, paths))?;
         let expected = parse_revision(object::resource_version(&scale))?;
         if expected.is_some_and(|revision| revision != old.revision) {
@@ -134,7 +134,7 @@ async fn change(
         object::set(&mut object, paths.spec_replicas, replicas);
         match writer.update(&old, object).await {
             Ok(entry) => {
-                return respond(exchange, &to_served(&exchange.resource, entry.value()), paths);
+                return respond(exchange, &served_value(&exchange.resource, &entry)?, paths);
             }
             Err(Failure::Changed) if attempt < TRIES => attempt += 1,
             Err(failure) => return Err(failure.into_api_error(&exchange.group_resource(), name)),

@@ -10,7 +10,7 @@ use kybern_storage::Revision;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::Exchange;
-use crate::cache::{Cache, EventKind, KindCache, Selection, Subscription, TooOld, WatchEvent};
+use crate::cache::{BadEntry, Cache, EventKind, KindCache, Selection, Subscription, TooOld, WatchEvent};
 use crate::negotiate::{Encoding, Shape};
 use crate::options::ListOptions;
 use crate::resource::Resource;
@@ -243,10 +243,15 @@ impl Encoder {
         match format.shape {
             Shape::Object => {
                 if format.encoding == Encoding::Protobuf {
-                    let value = respond::to_served(&self.resource, event.entry.value());
-                    return self.frame(out, name, &[], Some((&value, Some(&self.resource.ty.clone()))));
+                    return match respond::served_value(&self.resource, &event.entry) {
+                        Ok(value) => self.frame(out, name, &[], Some((&value, Some(&self.resource.ty.clone())))),
+                        Err(error) => self.unreadable(out, error),
+                    };
                 }
-                let pieces: Vec<Bytes> = respond::served_pieces(&self.resource, &event.entry).collect();
+                let pieces: Vec<Bytes> = match respond::served_pieces(&self.resource, &event.entry) {
+                    Ok(pieces) => pieces.collect(),
+                    Err(error) => return self.unreadable(out, error),
+                };
                 let pieces: Vec<&[u8]> = pieces.iter().map(|p| &p[..]).collect();
                 self.frame(out, name, &pieces, None);
             }
@@ -299,6 +304,12 @@ impl Encoder {
         }
     }
 
+    /// What is sent in place of an object that cannot be read: the watcher must not take it for unchanged.
+    fn unreadable(&mut self, out: &mut BytesMut, error: BadEntry) {
+        tracing::error!(%error, "a watcher is told of an error instead of an object");
+        out.extend_from_slice(&self.status(&error.into()));
+    }
+
     /// An `ERROR` event.
     fn status(&mut self, error: &ApiError) -> Bytes {
         let mut out = BytesMut::new();
@@ -319,8 +330,10 @@ impl Encoder {
             return self.frame(out, name, json, None);
         }
         let kind = kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", format.version, kind));
-        let value: Value = serde_json::from_slice(&json.concat()).unwrap_or_default();
-        self.frame(out, name, &[], Some((&value, kind.as_ref())));
+        match serde_json::from_slice::<Value>(&json.concat()) {
+            Ok(value) => self.frame(out, name, &[], Some((&value, kind.as_ref()))),
+            Err(error) => out.extend_from_slice(&self.status(&ApiError::internal(error))),
+        }
     }
 
     fn frame(

@@ -1,5 +1,6 @@
 //! The server through its one entry, on memory storage, with a few rows made by hand.
 
+mod attacks;
 mod deletes;
 mod fixture;
 mod parts;

@@ -51,7 +51,7 @@ impl Observer for Seen {
     fn observes(&self) -> &'static [(&'static str, &'static str)] {
         &[("", "configmaps")]
     }
-    fn changed(&self, _: &str, resource: &str, namespace: &str, name: &str, object: Option<&[u8]>) {
+    fn changed(&self, _: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
         let what = if object.is_some() { "put" } else { "gone" };
         self.0.lock().push(format!("{what} {resource} {namespace}/{name}"));
     }

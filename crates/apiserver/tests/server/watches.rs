@@ -172,7 +172,7 @@ impl kybern_apiserver::connect::Observer for Told {
     fn observes(&self) -> &'static [(&'static str, &'static str)] {
         &[("", "configmaps")]
     }
-    fn changed(&self, _: &str, _: &str, _: &str, name: &str, object: Option<&[u8]>) {
+    fn changed(&self, _: &str, _: &str, _: &str, name: &str, object: Option<&Value>) {
         self.0.lock().insert(name.to_owned(), object.is_some());
     }
 }

@@ -276,16 +276,15 @@ impl Observer for NodeAuthorizer {
         ]
     }
 
-    fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&[u8]>) {
-        let value: Option<Value> = object.and_then(|bytes| serde_json::from_slice(bytes).ok());
+    fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
+        let value = object;
         match resource {
             "pods" => {
                 // A pod that is not on a node, or has ended, gives its node no right but to read it.
-                let phase = value.as_ref().map_or("", |v| object::str_at(v, &["status", "phase"]));
+                let phase = value.map_or("", |v| object::str_at(v, &["status", "phase"]));
                 let ended = matches!(phase, "Succeeded" | "Failed");
-                let node = value.as_ref().map_or("", |v| object::str_at(v, &["spec", "nodeName"])).to_owned();
+                let node = value.map_or("", |v| object::str_at(v, &["spec", "nodeName"])).to_owned();
                 let entry = value
-                    .as_ref()
                     .filter(|_| !node.is_empty())
                     .map(|v| PodReferences { node, names: if ended { HashSet::new() } else { references(v) } });
                 let mut graph = self.graph.write();
@@ -304,7 +303,7 @@ impl Observer for NodeAuthorizer {
                 }
             }
             "persistentvolumes" => {
-                let claim = value.as_ref().map(|v| {
+                let claim = value.map(|v| {
                     let part = |key| object::str_at(v, &["spec", "claimRef", key]).to_owned();
                     (part("namespace"), part("name"))
                 });
@@ -315,7 +314,7 @@ impl Observer for NodeAuthorizer {
                 };
             }
             _ => {
-                let node = value.as_ref().map(|v| object::str_at(v, &["spec", "nodeName"]).to_owned());
+                let node = value.map(|v| object::str_at(v, &["spec", "nodeName"]).to_owned());
                 let mut graph = self.graph.write();
                 let Graph { attachments, slices, .. } = &mut *graph;
                 let nodes = if resource == "resourceslices" { slices } else { attachments };
@@ -374,7 +373,7 @@ mod tests {
             "serviceAccountName": "sa", "imagePullSecrets": [{"name": "pull"}],
             "volumes": [{"name": "v", "projected": {"sources": [{"configMap": {"name": "root-ca"}}]}}, {"name": "w", "persistentVolumeClaim": {"claimName": "c"}}],
             "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "env"}}}], "envFrom": [{"configMapRef": {"name": "from"}}]}]}});
-        let tell = |pod: &Value| authorizer.changed("", "pods", "ns", "p", Some(pod.to_string().as_bytes()));
+        let tell = |pod: &Value| authorizer.changed("", "pods", "ns", "p", Some(pod));
         tell(&pod);
         assert!(!may(&authorizer, "a", "get", "secrets", "env"), "the pod is on no node");
         pod["spec"]["nodeName"] = "a".into();
@@ -384,7 +383,7 @@ mod tests {
             "persistentvolumes",
             "",
             "pv",
-            Some(br#"{"spec":{"claimRef":{"namespace":"ns","name":"c"}}}"#),
+            Some(&json!({"spec":{"claimRef":{"namespace":"ns","name":"c"}}})),
         );
         for (verb, resource, name) in [
             ("get", "secrets", "env"),
@@ -406,7 +405,7 @@ mod tests {
     #[test]
     fn a_kubelet_reads_the_pods_on_its_node() {
         let authorizer = NodeAuthorizer::default();
-        let tell = |pod: Value| authorizer.changed("", "pods", "ns", "p", Some(pod.to_string().as_bytes()));
+        let tell = |pod: Value| authorizer.changed("", "pods", "ns", "p", Some(&pod));
         let own = "spec.nodeName=a";
         for (verb, name, selector, refusal) in [
             ("list", "", own, None),
@@ -426,7 +425,7 @@ mod tests {
         tell(json!({"spec": {"nodeName": "a", "imagePullSecrets": [{"name": "pull"}]}, "status": {"phase": "Failed"}}));
         assert!(may(&authorizer, "a", "get", "pods", "p"), "it has ended, and can be read");
         assert!(!may(&authorizer, "a", "get", "secrets", "pull"), "what it used cannot");
-        let slice = br#"{"spec":{"nodeName":"a"}}"#;
+        let slice = &json!({"spec": {"nodeName": "a"}});
         authorizer.changed("resource.k8s.io", "resourceslices", "", "s", Some(slice));
         assert!(may(&authorizer, "a", "delete", "resource.k8s.io!resourceslices", "s"));
         assert!(!may(&authorizer, "b", "delete", "resource.k8s.io!resourceslices", "s"));

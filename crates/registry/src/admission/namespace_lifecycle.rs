@@ -19,11 +19,10 @@ impl Observer for Namespaces {
         &[("", "namespaces")]
     }
 
-    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&[u8]>) {
-        let object: Option<Value> = object.and_then(|bytes| serde_json::from_slice(bytes).ok());
+    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&Value>) {
         let mut all = self.0.write();
         match object {
-            Some(namespace) => drop(all.insert(name.to_owned(), is_terminating(&namespace))),
+            Some(namespace) => drop(all.insert(name.to_owned(), is_terminating(namespace))),
             None => drop(all.remove(name)),
         }
     }
@@ -98,8 +97,7 @@ mod tests {
     fn a_terminating_namespace_takes_nothing_in() {
         let namespaces = Namespaces::default();
         let see = |object: Option<Value>| {
-            let bytes = object.map(|o| o.to_string().into_bytes());
-            namespaces.changed("", "namespaces", "", "a", bytes.as_deref());
+            namespaces.changed("", "namespaces", "", "a", object.as_ref());
             namespaces.0.read().get("a").copied()
         };
         assert_eq!(see(Some(json!({"metadata": {"name": "a"}, "status": {"phase": "Active"}}))), Some(false));

@@ -23,11 +23,10 @@ impl Observer for PriorityClasses {
         &[(GROUP, "priorityclasses")]
     }
 
-    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&[u8]>) {
-        let object = object.and_then(|bytes| serde_json::from_slice(bytes).ok());
+    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&Value>) {
         let mut all = self.0.write();
         match object {
-            Some(class) => drop(all.insert(name.to_owned(), class)),
+            Some(class) => drop(all.insert(name.to_owned(), class.clone())),
             None => drop(all.remove(name)),
         }
     }

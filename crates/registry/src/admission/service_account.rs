@@ -32,7 +32,7 @@ impl Observer for AccountArrivals {
         &[("", "serviceaccounts")]
     }
 
-    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&[u8]>) {
+    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&Value>) {
         if name == "default" && object.is_some() {
             self.0.notify_waiters();
         }

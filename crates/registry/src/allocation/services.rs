@@ -152,10 +152,10 @@ impl Observer for ServiceAllocators {
         &[("", "services")]
     }
 
-    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, _name: &str, object: Option<&[u8]>) {
+    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, _name: &str, object: Option<&Value>) {
         // What a deleted Service held is freed by its strategy, which still knows it.
-        let Some(service) = object.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok()) else { return };
-        let claims = ServiceClaims::of(&service);
+        let Some(service) = object else { return };
+        let claims = ServiceClaims::of(service);
         let mut pools = self.pools.lock();
         for offset in claims.ips.into_iter().filter_map(|ip| self.ip_offset(ip)) {
             let _ = pools.ips.claim(offset);
@@ -302,7 +302,7 @@ mod tests {
         let service = json!({"metadata": {"name": "a"}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.5",
             "clusterIPs": ["10.96.0.5"], "ports": [{"protocol": "TCP", "nodePort": 30001}]}});
         for _ in 0..2 {
-            allocators.changed("", "services", "", "a", Some(service.to_string().as_bytes()));
+            allocators.changed("", "services", "", "a", Some(&service));
         }
         let mut claims = allocators.begin(false);
         assert!(claims.ip("10.96.0.5".parse().unwrap()).is_err() && claims.port(0, 30001).is_err());

@@ -18,7 +18,7 @@ mod yaml;
 
 use std::cell::RefCell;
 
-use kybern_apimachinery::{ApiError, Gvk, Reason, Value};
+use kybern_apimachinery::{ApiError, Budget, Gvk, OverBudget, Reason, Value};
 use serde::de::DeserializeSeed;
 
 use crate::types::{KindType, Type};
@@ -50,18 +50,33 @@ pub enum DecodeError {
     /// Unknown and duplicate fields under [`Strictness::Strict`].
     #[error("strict decoding error: {}", .0.join(", "))]
     Strict(Vec<String>),
+    /// Beyond [`Budget::REQUEST`].
+    #[error("{0}")]
+    OverBudget(#[from] OverBudget),
+}
+
+impl From<crate::proto::ProtoError> for DecodeError {
+    fn from(error: crate::proto::ProtoError) -> Self {
+        match error {
+            crate::proto::ProtoError::OverBudget(over) => Self::OverBudget(over),
+            other => Self::Syntax(other.to_string()),
+        }
+    }
 }
 
 impl DecodeError {
     /// The 400 that upstream answers for a body of this kind.
     pub fn into_api_error(self, gvk: &Gvk) -> ApiError {
         let Gvk { version, kind, .. } = gvk;
+        if let Self::OverBudget(over) = self {
+            return over.into();
+        }
         let text = match &self {
             // What cannot be parsed has no kind, so upstream fails to find that first.
             Self::Syntax(problem) => format!(
                 "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {problem}"
             ),
-            Self::Type(_) | Self::Strict(_) => {
+            Self::Type(_) | Self::Strict(_) | Self::OverBudget(_) => {
                 format!("{kind} in version {version:?} cannot be handled as a {kind}: {self}")
             }
         };
@@ -102,6 +117,7 @@ impl Decoding<'_> {
 /// Decodes a JSON body. Answers the object and the warnings, which are empty unless `strictness` is
 /// [`Strictness::Warn`].
 pub fn decode(kind: &KindType, json: &[u8], strictness: Strictness) -> Result<(Value, Vec<String>), DecodeError> {
+    Budget::REQUEST.check_json(json)?;
     let failed = |error: serde_json::Error| DecodeError::Syntax(syntax::message(json, &error));
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let decoded = run(kind, strictness, |node| node.deserialize(&mut deserializer).map_err(failed))?;
@@ -111,12 +127,22 @@ pub fn decode(kind: &KindType, json: &[u8], strictness: Strictness) -> Result<(V
 
 /// [`decode`] of one YAML document.
 pub fn decode_yaml(kind: &KindType, yaml: &[u8], strictness: Strictness) -> Result<(Value, Vec<String>), DecodeError> {
-    run(kind, strictness, |node| yaml::read(yaml, node))
+    let decoded = yaml::on_own_stack(|| run(kind, strictness, |node| yaml::read(yaml, node)))?;
+    // Aliases may have made more of it.
+    Budget::REQUEST.check(&decoded.0)?;
+    Ok(decoded)
 }
 
 /// [`decode`] of a tree, such as a patch has made.
 pub fn decode_value(kind: &KindType, tree: Value, strictness: Strictness) -> Result<(Value, Vec<String>), DecodeError> {
+    Budget::REQUEST.check(&tree)?;
     run(kind, strictness, |node| node.deserialize(tree).map_err(|e| DecodeError::Syntax(e.to_string())))
+}
+
+/// JSON as a tree, of no particular kind: a patch. The text of a syntax error is serde's.
+pub fn json_to_value(json: &[u8]) -> Result<Value, DecodeError> {
+    Budget::REQUEST.check_json(json)?;
+    serde_json::from_slice(json).map_err(|error| DecodeError::Syntax(error.to_string()))
 }
 
 fn run(

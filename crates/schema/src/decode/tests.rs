@@ -193,7 +193,25 @@ fn deep_nesting_is_refused_and_not_fatal() {
     };
     assert!(decode(&crd, nested(100).as_bytes(), Strictness::Strict).is_ok());
     let refused = decode(&crd, nested(10_000).as_bytes(), Strictness::Strict).unwrap_err();
-    assert!(matches!(refused, DecodeError::Syntax(_)), "{refused}");
+    assert!(matches!(refused, DecodeError::OverBudget(_)), "{refused}");
+}
+
+#[test]
+fn bodies_are_within_the_budget() {
+    use kybern_apimachinery::{Budget, OverBudget};
+    let pod = kind("Pod");
+    let nested = |n: usize| format!("{{\"x\":{}{}}}", "[".repeat(n), "]".repeat(n));
+    let depth = Budget::REQUEST.depth;
+    assert!(decode(&pod, nested(depth - 1).as_bytes(), Strictness::Ignore).is_ok());
+    for n in [depth, 200, 1_000_000] {
+        let refused = decode(&pod, nested(n).as_bytes(), Strictness::Ignore).unwrap_err();
+        assert_eq!(refused, DecodeError::OverBudget(OverBudget::Depth(depth)), "{n}");
+        assert_eq!(refused.into_api_error(&pod.gvk).code(), 400);
+    }
+    // Three bytes make a container with all its required fields.
+    let many = format!("{{\"spec\":{{\"containers\":[{}{{}}]}}}}", "{},".repeat(1_000_000));
+    let refused = decode(&pod, many.as_bytes(), Strictness::Ignore).unwrap_err();
+    assert_eq!(refused.into_api_error(&pod.gvk).code(), 413);
 }
 
 #[test]

@@ -3,12 +3,10 @@
 use kybern_apimachinery::{Map, Value};
 
 use super::PatchError;
+use super::ledger::Ledger;
 
 /// Upstream's limit of operations in one patch.
 pub const MAX_OPERATIONS: usize = 10_000;
-
-/// Upper bound of what `copy` operations of one patch may add, in nodes of the tree: copies can double a tree each time.
-const MAX_COPIED_NODES: usize = 1_000_000;
 
 const MISSING: &str = "missing value";
 
@@ -23,7 +21,7 @@ pub fn apply(mut object: Value, patch: &Value) -> Result<Value, PatchError> {
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooManyOperations(operations.len()));
     }
-    let mut copied = 0;
+    let mut ledger = Ledger::open(&object)?;
     for operation in operations {
         let Value::Object(operation) = operation else {
             return Err(PatchError::Malformed(format!(
@@ -31,63 +29,72 @@ pub fn apply(mut object: Value, patch: &Value) -> Result<Value, PatchError> {
                 json_type(operation)
             )));
         };
-        perform(&mut object, operation, &mut copied).map_err(PatchError::NotApplicable)?;
+        perform(&mut object, operation, &mut ledger)?;
     }
     Ok(object)
 }
 
-fn perform(root: &mut Value, operation: &Map<String, Value>, copied: &mut usize) -> Result<(), String> {
+fn perform(root: &mut Value, operation: &Map<String, Value>, ledger: &mut Ledger) -> Result<(), PatchError> {
     let op = operation.get("op").and_then(Value::as_str).unwrap_or("unknown");
     let text = |field: &str| operation.get(field).and_then(Value::as_str);
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     let path = || text("path").ok_or_else(|| format!("{op} operation failed to decode path: {MISSING}"));
     let from = || text("from").ok_or_else(|| format!("{op} operation failed to decode from: {MISSING}"));
     match op {
-        "add" => add(root, path()?, value()),
-        "remove" => remove(root, path()?).map(drop),
-        "replace" => replace(root, path()?, value()),
+        "add" => {
+            let path = path()?;
+            let (parent, key) = parent_of(root, path)
+                .ok_or_else(|| format!("add operation does not apply: doc is missing path: \"{path}\": {MISSING}"))?;
+            let value = value();
+            ledger.add(path, &value)?;
+            ledger.shift(parent)?;
+            insert(parent, key, value).map_err(|e| format!("error in add for path: '{path}': {e}"))?;
+        }
+        "remove" => {
+            let path = path()?;
+            let (parent, key) = parent_of(root, path).ok_or_else(|| {
+                format!("remove operation does not apply: doc is missing path: \"{path}\": {MISSING}")
+            })?;
+            ledger.shift(parent)?;
+            take(parent, &key).map_err(|e| format!("error in remove for path: '{path}': {e}"))?;
+        }
+        "replace" => {
+            let path = path()?;
+            let value = value();
+            ledger.add(path, &value)?;
+            replace(root, path, value)?;
+        }
         "move" => {
             let (from, path) = (from()?, path()?);
             let (parent, key) = parent_of(root, from)
                 .ok_or_else(|| format!("move operation does not apply: doc is missing from path: {from}: {MISSING}"))?;
+            ledger.shift(parent)?;
             let value = take(parent, &key).map_err(|e| format!("error in move for path: '{key}': {e}"))?;
             let (parent, key) = parent_of(root, path).ok_or_else(|| {
                 format!("move operation does not apply: doc is missing destination path: {path}: {MISSING}")
             })?;
-            insert(parent, key, value).map_err(|e| format!("error in move for path: '{path}': {e}"))
+            ledger.shift(parent)?;
+            ledger.relocate(path, &value)?;
+            insert(parent, key, value).map_err(|e| format!("error in move for path: '{path}': {e}"))?;
         }
         "copy" => {
             let (from, path) = (from()?, path()?);
             let (parent, key) = parent_of(root, from)
                 .ok_or_else(|| format!("copy operation does not apply: doc is missing from path: {from}: {MISSING}"))?;
             let value = get(parent, &key).map_err(|e| format!("error in copy for from: '{from}': {e}"))?;
-            *copied += nodes(value.unwrap_or(&Value::Null));
-            if *copied > MAX_COPIED_NODES {
-                return Err(
-                    "Unable to complete the copy, the accumulated size of copied values is too large".to_owned()
-                );
-            }
-            let value = value.cloned().unwrap_or(Value::Null);
+            let value = value.unwrap_or(&Value::Null);
+            ledger.copy(path, value)?;
+            let value = value.clone();
             let (parent, key) = parent_of(root, path).ok_or_else(|| {
                 format!("copy operation does not apply: doc is missing destination path: {path}: {MISSING}")
             })?;
-            insert(parent, key, value).map_err(|e| format!("error while adding value during copy: {e}"))
+            ledger.shift(parent)?;
+            insert(parent, key, value).map_err(|e| format!("error while adding value during copy: {e}"))?;
         }
-        "test" => test(root, path()?, operation.get("value")),
-        other => Err(format!("Unexpected kind: {other}")),
+        "test" => test(root, path()?, operation.get("value"))?,
+        other => return Err(format!("Unexpected kind: {other}").into()),
     }
-}
-
-fn add(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
-    let (parent, key) = parent_of(root, path)
-        .ok_or_else(|| format!("add operation does not apply: doc is missing path: \"{path}\": {MISSING}"))?;
-    insert(parent, key, value).map_err(|e| format!("error in add for path: '{path}': {e}"))
-}
-
-fn remove(root: &mut Value, path: &str) -> Result<Value, String> {
-    let (parent, key) = parent_of(root, path)
-        .ok_or_else(|| format!("remove operation does not apply: doc is missing path: \"{path}\": {MISSING}"))?;
-    take(parent, &key).map_err(|e| format!("error in remove for path: '{path}': {e}"))
+    Ok(())
 }
 
 fn replace(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
@@ -200,14 +207,6 @@ fn existing(len: usize, key: &str) -> Result<usize, String> {
     }
 }
 
-fn nodes(value: &Value) -> usize {
-    1 + match value {
-        Value::Object(map) => map.values().map(nodes).sum(),
-        Value::Array(list) => list.iter().map(nodes).sum(),
-        _ => 0,
-    }
-}
-
 fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -311,8 +310,67 @@ mod tests {
             refused.to_string(),
             "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001"
         );
-        let double = [json!({"op": "copy", "from": "/a", "path": "/a/-"})];
-        let doubled: Vec<Value> = double.iter().cycle().take(60).cloned().collect();
-        assert!(apply(json!({"a": [1]}), &Value::Array(doubled)).is_err());
+    }
+
+    /// Each round nests the tree one level deeper: the process must not die of it, nor the tree's end.
+    #[test]
+    fn moves_do_not_nest_without_end() {
+        let round = [
+            json!({"op": "add", "path": "/b", "value": {}}),
+            json!({"op": "move", "from": "/a", "path": "/b/a"}),
+            json!({"op": "move", "from": "/b", "path": "/a"}),
+        ];
+        let rounds = |n: usize| Value::Array(round.iter().cycle().take(3 * n).cloned().collect());
+        assert!(apply(json!({"a": {}}), &rounds(100)).is_ok());
+        let refused = apply(json!({"a": {}}), &rounds(3333)).unwrap_err();
+        assert_eq!(refused.to_string(), "json: exceeded max depth: lists and maps may be nested 110 deep");
+        assert!(matches!(refused, PatchError::NotApplicable(_)));
+        // Up and down again is no depth.
+        let back = [
+            json!({"op": "add", "path": "/b", "value": {}}),
+            json!({"op": "move", "from": "/a", "path": "/b/a"}),
+            json!({"op": "move", "from": "/b/a", "path": "/a"}),
+        ];
+        let many = Value::Array(back.iter().cycle().take(9999).cloned().collect());
+        assert_eq!(apply(json!({"a": {"x": [1]}}), &many), Ok(json!({"a": {"x": [1]}, "b": {}})));
+        // Deep values at deep places.
+        let deep = (0..60).fold(json!(1), |inner, _| json!([inner]));
+        let path = "/0".repeat(60);
+        for op in ["add", "replace"] {
+            assert!(apply(deep.clone(), &json!([{"op": op, "path": path, "value": deep}])).is_err(), "{op}");
+        }
+        let both = json!({"a": deep, "b": deep});
+        assert!(apply(both, &json!([{"op": "copy", "from": "/a", "path": format!("/b{path}")}])).is_err());
+    }
+
+    #[test]
+    fn copies_count_by_their_bytes() {
+        let copies = |n: usize| Value::Array(vec![json!({"op": "copy", "from": "/a", "path": "/b/-"}); n]);
+        let big = || json!({"a": "x".repeat(100_000), "b": []});
+        assert!(apply(big(), &copies(31)).is_ok());
+        let refused = apply(big(), &copies(300)).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "Unable to complete the copy, the accumulated size increase of copy is 3200096, exceeding the limit 3145728"
+        );
+        let double = Value::Array(vec![json!({"op": "copy", "from": "/a", "path": "/a/-"}); 60]);
+        assert!(apply(json!({"a": [1]}), &double).is_err());
+        // As many values as the bytes allow are too many.
+        let nulls = json!({"a": vec![Value::Null; 60_000], "b": []});
+        assert!(matches!(apply(nulls, &copies(10)), Err(PatchError::TooLarge(_))));
+    }
+
+    /// Small operations on a large list or a deep tree must not take minutes.
+    #[test]
+    fn work_is_bounded() {
+        let list = json!({"a": vec![Value::Null; 200_000]});
+        let insert = json!({"op": "add", "path": "/a/0", "value": 0});
+        assert!(matches!(apply(list.clone(), &Value::Array(vec![insert; 10_000])), Err(PatchError::TooLarge(_))));
+        let swap =
+            [json!({"op": "move", "from": "/a", "path": "/b"}), json!({"op": "move", "from": "/b", "path": "/a"})];
+        let swaps = Value::Array(swap.iter().cycle().take(10_000).cloned().collect());
+        assert!(matches!(apply(list, &swaps), Err(PatchError::TooLarge(_))));
+        let small = json!({"a": vec![Value::Null; 1000]});
+        assert!(apply(small, &swaps).is_ok());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! A field that the schema does not know merges as in a JSON merge patch: maps by key, lists whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use kybern_apimachinery::{Map, Value};
 
@@ -205,7 +205,8 @@ fn list_named<'k>(key: &'k str, directive: &str) -> Option<&'k str> {
 /// `$retainKeys`: drops what is not listed. Every key that the patch sets must be listed.
 fn retain_keys(original: &mut Tree, patch: &Tree, keys: &Value) -> Result<()> {
     let Value::Array(keys) = keys else { return malformed(BAD_RETAIN_KEYS) };
-    let listed = |key: &str| keys.iter().any(|k| k.as_str() == Some(key));
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let listed = |key: &str| keys.contains(key);
     let directive = |key: &str| key.starts_with(DELETE_FROM) || key.starts_with(SET_ORDER);
     if patch.iter().any(|(key, value)| !value.is_null() && !directive(key) && !listed(key)) {
         return malformed(BAD_RETAIN_KEYS);
@@ -218,17 +219,21 @@ fn retain_keys(original: &mut Tree, patch: &Tree, keys: &Value) -> Result<()> {
 fn special_elements(mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>)> {
     let mut plain = Vec::with_capacity(patch.len());
     let mut replace = false;
+    let mut deleted = HashSet::new();
     for item in patch {
         match item.get(DIRECTIVE).map(|d| d.as_str().unwrap_or("")) {
             None => plain.push(item),
             Some("delete") => {
                 let Some(gone) = item.get(key) else { return no_merge_key(&item, key) };
-                original.retain(|live| live.get(key) != Some(gone));
+                deleted.insert(gone.to_string());
             }
             Some("replace") => replace = true,
             Some("merge") => return malformed("merging lists cannot yet be specified in the patch"),
             Some(_) => return unknown_directive(&item[DIRECTIVE], item.as_object().unwrap_or(&Tree::new())),
         }
+    }
+    if !deleted.is_empty() {
+        original.retain(|live| live.get(key).is_none_or(|is| !deleted.contains(&is.to_string())));
     }
     Ok(if replace { (clean_list(plain), Vec::new()) } else { (original, plain) })
 }
@@ -318,10 +323,10 @@ impl Order {
 /// it decides where a container lands that replaces another.)
 fn order_after(live: &[Value], patch: &[Value], key: Option<&str>) -> Result<Order> {
     let Some(name) = key else { return Order::of(live, key) };
-    let is_deleted = |item: &Value| {
-        let gone = |p: &Value| p.get(DIRECTIVE).is_some_and(|d| d == "delete") && p.get(name) == item.get(name);
-        patch.iter().any(gone)
-    };
+    let id = |item: &Value| item.get(name).map(Value::to_string);
+    let gone = patch.iter().filter(|p| p.get(DIRECTIVE).is_some_and(|d| d == "delete")).map(id);
+    let gone: HashSet<Option<String>> = gone.collect();
+    let is_deleted = |item: &Value| !gone.is_empty() && gone.contains(&id(item));
     let mut order = Order(HashMap::with_capacity(live.len()));
     for item in live.iter().filter(|item| !is_deleted(item)) {
         order.append(identity(item, key)?);

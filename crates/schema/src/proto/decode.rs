@@ -1,10 +1,12 @@
 //! Messages to trees, in the form that JSON decoding makes.
 
+use std::cell::Cell;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use kybern_apimachinery::time::{to_rfc3339, to_rfc3339_micro};
-use kybern_apimachinery::{Map, Value};
+use kybern_apimachinery::{Budget, Map, OverBudget, Value};
 
 use super::wire::{self, Item, ProtoError};
 use super::{Envelope, MAGIC};
@@ -12,22 +14,50 @@ use crate::decode::{fill, omits, zero};
 use crate::duration;
 use crate::types::{EitherType, Field, ProtoTag, Schema, StructType, Type};
 
-/// As deep as the JSON decoder goes.
-const MAX_DEPTH: u32 = 128;
+/// Messages within each other.
+#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+const MAX_DEPTH: u32 = Budget::REQUEST.depth as u32;
+/// What an empty message counts for: its required fields are filled in.
+const MESSAGE: usize = 4;
 
-pub(super) fn message(schema: &Schema, shape: &StructType, bytes: &[u8], depth: u32) -> Result<Value, ProtoError> {
-    Decoder { schema, depth }.structure(shape, bytes, None)
+/// Where the decoding of a body stands: messages around, and values made so far.
+#[derive(Clone, Copy)]
+pub(super) struct Progress<'a> {
+    pub(super) depth: u32,
+    pub(super) nodes: &'a Cell<usize>,
+}
+
+impl Progress<'_> {
+    fn count(self, nodes: usize) -> Result<(), ProtoError> {
+        self.nodes.set(self.nodes.get() + nodes);
+        let max = Budget::REQUEST.nodes;
+        if self.nodes.get() > max { Err(OverBudget::Nodes(max).into()) } else { Ok(()) }
+    }
+}
+
+pub(super) fn message(
+    schema: &Schema,
+    shape: &StructType,
+    bytes: &[u8],
+    progress: Progress<'_>,
+) -> Result<Value, ProtoError> {
+    Decoder { schema, progress }.structure(shape, bytes, None)
 }
 
 #[derive(Clone, Copy)]
 struct Decoder<'a> {
     schema: &'a Schema,
-    depth: u32,
+    progress: Progress<'a>,
 }
 
 impl Decoder<'_> {
     fn deeper(self) -> Result<Self, ProtoError> {
-        if self.depth == MAX_DEPTH { Err(ProtoError::Depth) } else { Ok(Self { depth: self.depth + 1, ..self }) }
+        self.progress.count(MESSAGE)?;
+        let depth = self.progress.depth + 1;
+        if depth > MAX_DEPTH {
+            return Err(ProtoError::Depth);
+        }
+        Ok(Self { progress: Progress { depth, ..self.progress }, ..self })
     }
 
     /// Decodes a struct's message, into what an earlier occurrence of the field has made.
@@ -75,6 +105,7 @@ impl Decoder<'_> {
     fn field(self, field: &Field, item: Item, object: &mut Map<String, Value>) -> Result<(), ProtoError> {
         let mismatch = || ProtoError::Mismatch(field.name.to_string());
         let name = field.name.as_ref();
+        self.progress.count(1)?;
         match &field.ty {
             Type::List(list) => {
                 let slot = object.entry(name).or_insert_with(|| Value::Array(Vec::new()));
@@ -82,6 +113,7 @@ impl Decoder<'_> {
                 match (&list.item, item) {
                     (Type::Bool | Type::Int32 | Type::Int64, Item::Bytes(mut packed)) => {
                         while !packed.is_empty() {
+                            self.progress.count(1)?;
                             let item = Item::Varint(wire::varint(&mut packed)?);
                             items.push(self.value(&list.item, item, None).ok_or_else(mismatch)??);
                         }
@@ -121,10 +153,10 @@ impl Decoder<'_> {
             (Type::List(list), Item::Bytes(bytes)) => Some(
                 wire::fields(bytes)
                     .filter_map(|field| match field {
-                        Ok((1, item)) => Some(
+                        Ok((1, item)) => Some(self.progress.count(1).and_then(|()| {
                             self.value(&list.item, item, None)
-                                .unwrap_or_else(|| Err(ProtoError::Mismatch("items".to_owned()))),
-                        ),
+                                .unwrap_or_else(|| Err(ProtoError::Mismatch("items".to_owned())))
+                        })),
                         Ok(_) => None,
                         Err(error) => Some(Err(error)),
                     })
@@ -164,6 +196,7 @@ impl Decoder<'_> {
         let (mut object, mut other, mut items) = (None, None, Vec::new());
         for field in wire::fields(bytes) {
             let (number, item) = field?;
+            self.progress.count(1)?;
             if number == either.object_number {
                 object = Some(self.value(&either.object, item, object.take()).ok_or_else(mismatch)??);
             } else if number == either.other_number {
@@ -195,8 +228,9 @@ impl Decoder<'_> {
                 .gvk()
                 .and_then(|gvk| crate::builtin().kind(&gvk))
                 .ok_or_else(|| ProtoError::NoForm(named()))?;
-            return super::decode_at(&kind, &envelope, self.depth);
+            return super::decode_at(&kind, &envelope, self.progress);
         }
+        self.progress.count(Budget::REQUEST.check_json(raw)?.nodes)?;
         serde_json::from_slice(raw).map_err(|e| ProtoError::Value { field: "raw".to_owned(), problem: e.to_string() })
     }
 }

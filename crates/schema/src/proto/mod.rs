@@ -8,7 +8,9 @@ mod decode;
 mod encode;
 pub(crate) mod wire;
 
-use kybern_apimachinery::{GroupVersion, Gvk, Value};
+use std::cell::Cell;
+
+use kybern_apimachinery::{Budget, GroupVersion, Gvk, Value};
 
 use crate::types::{KindType, StructType};
 
@@ -104,15 +106,18 @@ pub fn encode_message(kind: &KindType, object: &Value) -> Result<Vec<u8>, ProtoE
 
 /// Decodes a body of a kind.
 pub fn decode(kind: &KindType, body: &[u8]) -> Result<Value, ProtoError> {
-    decode_at(kind, &Envelope::open(body)?, 0)
+    let nodes = Cell::new(0);
+    let object = decode_at(kind, &Envelope::open(body)?, decode::Progress { depth: 0, nodes: &nodes })?;
+    Budget::REQUEST.check(&object)?;
+    Ok(object)
 }
 
-/// Decodes an object that is nested in others at a depth.
-fn decode_at(kind: &KindType, envelope: &Envelope, depth: u32) -> Result<Value, ProtoError> {
+/// Decodes an object that may be nested in others.
+fn decode_at(kind: &KindType, envelope: &Envelope, progress: decode::Progress<'_>) -> Result<Value, ProtoError> {
     if !has_form(kind) {
         return Err(ProtoError::NoForm(kind.gvk.to_string()));
     }
-    let mut object = decode::message(&kind.schema, kind.root(), envelope.raw, depth)?;
+    let mut object = decode::message(&kind.schema, kind.root(), envelope.raw, progress)?;
     if let Some(map) = object.as_object_mut() {
         let own = kind.gvk.api_version();
         for (key, named, own) in
@@ -131,7 +136,10 @@ pub fn decode_message(kind: &KindType, message: &[u8]) -> Result<Value, ProtoErr
     if !has_form(kind) {
         return Err(ProtoError::NoForm(kind.gvk.to_string()));
     }
-    decode::message(&kind.schema, kind.root(), message, 0)
+    let nodes = Cell::new(0);
+    let object = decode::message(&kind.schema, kind.root(), message, decode::Progress { depth: 0, nodes: &nodes })?;
+    Budget::REQUEST.check(&object)?;
+    Ok(object)
 }
 
 #[cfg(test)]
@@ -176,5 +184,37 @@ mod tests {
             body = wrap(&body);
         }
         assert_eq!(decode(&event, &body), Err(ProtoError::Depth));
+    }
+
+    /// Two bytes make a container with all its required fields.
+    #[test]
+    fn small_messages_do_not_make_large_trees() {
+        let pod = kind("", "v1", "Pod");
+        let body = |containers: usize| {
+            let spec = [0x12, 0].repeat(containers);
+            let mut out = wire::Reversed::default();
+            out.bytes_field(2, &spec);
+            enclose("v1", "Pod", &out.finish())
+        };
+        assert!(decode(&pod, &body(10_000)).is_ok());
+        assert!(matches!(decode(&pod, &body(1_000_000)), Err(ProtoError::OverBudget(_))));
+    }
+
+    #[test]
+    fn raw_json_is_within_the_budget() {
+        let event = kind("", "v1", "WatchEvent");
+        let body = |json: &str| {
+            let mut out = wire::Reversed::default();
+            let end = out.len();
+            out.bytes_field(1, json.as_bytes());
+            out.close_field(2, end);
+            enclose("v1", "WatchEvent", &out.finish())
+        };
+        let nested = |n: usize| body(&format!("{}{}", "[".repeat(n), "]".repeat(n)));
+        assert!(decode(&event, &nested(90)).is_ok());
+        for n in [Budget::REQUEST.depth, 127, 1_000_000] {
+            assert!(matches!(decode(&event, &nested(n)), Err(ProtoError::OverBudget(_))), "{n}");
+        }
+        assert!(decode(&event, &body(&format!("[{}0]", "0,".repeat(300_000)))).is_err());
     }
 }

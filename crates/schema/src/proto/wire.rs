@@ -21,6 +21,8 @@ pub enum ProtoError {
     NoForm(String),
     #[error("field {field}: {problem}")]
     Value { field: String, problem: String },
+    #[error("{0}")]
+    OverBudget(#[from] kybern_apimachinery::OverBudget),
 }
 
 /// A field's payload.

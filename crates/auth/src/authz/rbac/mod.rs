@@ -5,7 +5,7 @@ mod escalation;
 mod rules;
 mod snapshot;
 
-use kybern_apimachinery::object;
+use kybern_apimachinery::{Value, object};
 use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
@@ -46,25 +46,18 @@ impl Observer for Rbac {
         &[(GROUP, "roles"), (GROUP, "rolebindings"), (GROUP, "clusterroles"), (GROUP, "clusterrolebindings")]
     }
 
-    fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&[u8]>) {
-        let value = object.and_then(|bytes| serde_json::from_slice(bytes).ok());
-        self.snapshot.write().apply(resource, &object::key_of(namespace, name), value.as_ref());
+    fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
+        self.snapshot.write().apply(resource, &object::key_of(namespace, name), object);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kybern_apimachinery::{Value, json};
+    use kybern_apimachinery::json;
 
     fn put(rbac: &Rbac, resource: &str, object: &Value) {
-        rbac.changed(
-            GROUP,
-            resource,
-            object::namespace(object),
-            object::name(object),
-            Some(object.to_string().as_bytes()),
-        );
+        rbac.changed(GROUP, resource, object::namespace(object), object::name(object), Some(object));
     }
 
     fn can(rbac: &Rbac, user: &str, groups: &[&str], verb: &str, resource: &str, namespace: &str) -> bool {

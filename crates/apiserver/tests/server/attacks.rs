@@ -1,0 +1,148 @@
+//! What a client can send to make the server die, grow, or forget: each is refused, and others are served.
+
+use std::sync::Arc;
+
+use kybern_apimachinery::{Budget, Value, json, object};
+use kybern_apiserver::strategy::Plain;
+use kybern_apiserver::{Options, Server};
+use kybern_storage::{Storage, Txn, memory::Memory};
+
+use crate::fixture::*;
+
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const APPLY: &str = "application/apply-patch+yaml";
+
+fn nested(depth: usize) -> String {
+    format!("{}{}", "{\"x\":".repeat(depth), "0") + &"}".repeat(depth)
+}
+
+#[tokio::test]
+async fn patches_that_nest_or_double() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let rounds = [
+        json!({"op": "add", "path": "/b", "value": {}}),
+        json!({"op": "move", "from": "/data", "path": "/b/a"}),
+        json!({"op": "move", "from": "/b", "path": "/data"}),
+    ];
+    let rounds: Vec<Value> = rounds.iter().cycle().take(9_999).cloned().collect();
+    let refused = client.patch(&path, JSON, rounds.into()).await;
+    assert_eq!(refused.code, 422);
+    assert!(refused.status().1.starts_with("json: exceeded max depth"), "{}", refused.status().1);
+    let mut copies = vec![json!({"op": "replace", "path": "/data/k", "value": "x".repeat(10_000)})];
+    copies.extend((0..300).map(|n| json!({"op": "copy", "from": "/data", "path": format!("/data/{n}")})));
+    let refused = client.patch(&path, JSON, copies.into()).await;
+    assert_eq!(refused.code, 422);
+    assert!(refused.status().1.contains("accumulated size increase"), "{}", refused.status().1);
+    assert_eq!(client.get(&path).await.ok()["data"]["k"], "1");
+}
+
+#[tokio::test]
+async fn bodies_that_nest() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    for depth in [Budget::REQUEST.depth + 1, 129, 300_000] {
+        let body = nested(depth);
+        for (method, path, media) in [
+            ("PATCH", &*path, JSON),
+            ("PATCH", &path, MERGE),
+            ("PATCH", &path, STRATEGIC),
+            ("PATCH", &format!("{path}?fieldManager=m"), APPLY),
+            ("POST", CONFIG_MAPS, "application/json"),
+            ("POST", CONFIG_MAPS, "application/yaml"),
+            ("PUT", &path, "application/json"),
+            ("DELETE", &path, "application/json"),
+        ] {
+            let headers = [("content-type", media)];
+            let answer = client.raw(method, path, &headers, kybern_apiserver::body::full(body.clone())).await;
+            let code = answer.status().as_u16();
+            assert!(code == 400 || code == 413, "{method} {media} {depth}: {code}");
+        }
+    }
+    let wide = format!("[{}0]", "0,".repeat(Budget::REQUEST.nodes));
+    let headers = [("content-type", MERGE)];
+    assert_eq!(client.raw("PATCH", &path, &headers, kybern_apiserver::body::full(wide)).await.status(), 413);
+    assert_eq!(client.get(&path).await.ok()["data"]["k"], "1");
+}
+
+/// What is as deep as may be can be updated, listed in every form and deleted; its finalizers and preconditions count.
+#[tokio::test]
+async fn the_deepest_object_lives_as_any_other() {
+    let mut options = Options::new(Arc::new(Memory::default()));
+    options.resources = rows();
+    let kind = "CustomResourceDefinition";
+    options.resources.push(row("apiextensions.k8s.io", "v1", kind, false, Arc::new(Plain)));
+    options.authorizers = vec![Arc::new(Rules)];
+    let client = Client { server: Server::start(options).await.unwrap(), user: "admin" };
+    let schema = (0..Budget::REQUEST.depth - 8).fold(json!({"type": "object"}), |inner, _| json!({"not": inner}));
+    let crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "deep", "finalizers": ["a.b/c"]},
+        "spec": {"group": "a.b", "names": {"plural": "deep", "kind": "Deep"}, "scope": "Cluster",
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+    let created = client.post(CRDS, crd).await.ok();
+    let path = format!("{CRDS}/deep");
+    assert_eq!(client.patch(&path, MERGE, json!({"metadata": {"labels": {"a": "b"}}})).await.code, 200);
+    for accept in [
+        "application/json",
+        "application/yaml",
+        "application/json;as=Table;v=v1;g=meta.k8s.io",
+        "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+        "application/vnd.kubernetes.protobuf",
+    ] {
+        for path in [CRDS, &path] {
+            assert_eq!(client.send("GET", path, &[("accept", accept)], "").await.code, 200, "{accept} {path}");
+        }
+    }
+    let other = json!({"preconditions": {"uid": "another"}});
+    assert_eq!(client.send("DELETE", &path, &[], other.to_string()).await.code, 409);
+    client.delete(&path).await.ok();
+    let held = client.get(&path).await.ok();
+    assert!(object::is_deleting(&held) && object::uid(&held) == object::uid(&created));
+    assert_eq!(client.patch(&path, MERGE, json!({"metadata": {"finalizers": null}})).await.code, 200);
+    assert_eq!(client.get(&path).await.code, 404);
+}
+
+/// Such as another version, or another program, has stored.
+#[tokio::test]
+async fn an_unreadable_object_is_an_error_by_its_name_and_stops_no_other() {
+    let storage = Arc::new(Memory::default());
+    let deep = format!(
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"finalizers":["a.b/c"],"name":"deep","namespace":"ns","uid":"u"}},"data":{}}}"#,
+        nested(200)
+    );
+    storage.txn(Txn::create("/registry/configmaps/ns/deep".into(), deep.into())).await.unwrap();
+    let client = Client::on(storage).await;
+    client.post(CONFIG_MAPS, config_map("other", "1")).await.ok();
+    let path = format!("{CONFIG_MAPS}/deep");
+    for (method, media, body) in [
+        ("DELETE", "application/json", json!({"preconditions": {"uid": "another"}})),
+        ("DELETE", "application/json", json!({})),
+        ("PATCH", MERGE, json!({"data": null})),
+        ("PATCH", JSON, json!([{"op": "remove", "path": "/data"}])),
+        ("PUT", "application/json", config_map("deep", "1")),
+    ] {
+        let answer = client.send(method, &path, &[("content-type", media)], body.to_string()).await;
+        let (code, text) = answer.status();
+        assert_eq!(code, 500, "{method} {media}: {text}");
+        assert!(text.contains("/registry/configmaps/ns/deep"), "{text}");
+    }
+    // Its bytes need not be read to be sent.
+    assert!(client.get(&path).await.bytes.starts_with(b"{\"apiVersion\":\"v1\""));
+    assert!(client.get(CONFIG_MAPS).await.bytes.windows(5).any(|w| w == b"other"));
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let rows = client.send("GET", CONFIG_MAPS, &table, "").await.ok();
+    assert_eq!(rows["rows"][0]["cells"], json!(["deep", "<unreadable>"]));
+    assert_eq!(rows["rows"][1]["cells"][0], "other");
+    // Whoever would have to guess is told instead: a garbage collector must not take it for gone.
+    let protobuf = [("accept", "application/vnd.kubernetes.protobuf")];
+    let answer = client.send("GET", CONFIG_MAPS, &protobuf, "").await;
+    assert_eq!(answer.code, 500);
+    assert_eq!(client.delete(CONFIG_MAPS).await.code, 500);
+    assert_eq!(client.get(&format!("{CONFIG_MAPS}/other")).await.code, 404, "the others are deleted");
+    assert_eq!(client.get(&path).await.code, 200, "and it is not");
+}
