@@ -1,6 +1,7 @@
 //! Request bodies in, response bodies out.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -13,6 +14,9 @@ use crate::Body;
 
 /// The largest request body, as upstream's default.
 pub const MAX_REQUEST_BYTES: usize = 3 << 20;
+
+/// How long a client may take to send it: upstream's time for a whole request.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn never(error: Infallible) -> Box<dyn std::error::Error + Send + Sync> {
     match error {}
@@ -33,7 +37,15 @@ pub fn stream(pieces: impl futures_util::Stream<Item = Bytes> + Send + 'static) 
 }
 
 /// Reads a whole body, refusing one that is too large.
-pub async fn read(mut body: Body) -> Result<Bytes, ApiError> {
+pub async fn read(body: Body) -> Result<Bytes, ApiError> {
+    let late = |_| {
+        let text = format!("the body of the request did not come within {} seconds", READ_TIMEOUT.as_secs());
+        ApiError::new(Reason::Timeout, text)
+    };
+    tokio::time::timeout(READ_TIMEOUT, read_all(body)).await.map_err(late)?
+}
+
+async fn read_all(mut body: Body) -> Result<Bytes, ApiError> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -117,6 +129,15 @@ mod tests {
         let sent: Vec<Bytes> = coalesce(all.into_iter()).collect();
         assert!(sent.len() < 60, "{}", sent.len());
         assert_eq!(sent.iter().flatten().copied().collect::<Vec<u8>>(), expect);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let drops = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Bytes::from_static(b" "), ()))
+        });
+        assert_eq!(read(stream(drops)).await.unwrap_err().code(), 504);
     }
 
     #[tokio::test]

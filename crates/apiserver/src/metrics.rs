@@ -72,6 +72,7 @@ impl Default for Metrics {
         registry.register("apiserver_longrunning_requests", "Watchers by resource", watchers.clone());
         registry.register("apiserver_storage_size_bytes", "Size of the store in bytes", storage_bytes.clone());
         registry.register("apiserver_current_inflight_requests", "Requests being served", in_flight.clone());
+        kybern_component_base::listener::register(&mut registry);
         Self {
             registry: Arc::new(RwLock::new(registry)),
             requests,

@@ -2,30 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use kybern_component_base::listener::{self, Limits, Listener, Protocol, Slot};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 use crate::server::Server;
-
-/// How long a client may take to shake hands.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the head of an HTTP/1 request may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(32);
-/// Requests that one HTTP/2 connection may have open, as upstream's default.
-const MAX_STREAMS: u32 = 250;
-const MAX_HEADER_BYTES: u32 = 64 << 10;
 
 /// Who is at the other end of a connection: an extension of every request that came by one.
 #[derive(Debug, Default)]
@@ -33,6 +20,8 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// The client's certificate chain, verified; empty when it showed none.
     pub certificates: Vec<CertificateDer<'static>>,
+    /// Its place among the listener's connections, which is kept once it is known who is at the other end.
+    pub slot: Option<Slot>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,56 +60,31 @@ pub fn tls_config(
 
 /// Accepts connections until the future is dropped. Connections live on.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<ServerConfig>) {
-    let acceptor = TlsAcceptor::from(tls);
+    let listener = Listener::new(listener, "apiserver", Limits::SERVER);
     loop {
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, mostly: give connections the time to end.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (server, acceptor) = (server.clone(), acceptor.clone());
+        let (stream, address, slot) = listener.accept().await;
+        let (server, tls) = (server.clone(), tls.clone());
         tokio::spawn(async move {
-            let _ = stream.set_nodelay(true);
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                    let certificates = certificates.iter().map(|c| c.clone().into_owned()).collect();
-                    connection(server, stream, Peer { address: Some(address), certificates }).await;
+            let stream = match listener::handshake(stream, tls, &slot).await {
+                Ok(stream) => stream,
+                Err(error) => return tracing::debug!(%address, error, "a connection was not made"),
+            };
+            let tls = stream.get_ref().1;
+            let certificates = tls.peer_certificates().unwrap_or_default();
+            let certificates = certificates.iter().map(|c| c.clone().into_owned()).collect();
+            let protocol = Protocol::of(tls.alpn_protocol());
+            let peer = Arc::new(Peer { address: Some(address), certificates, slot: Some(slot.clone()) });
+            let service = move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(peer.clone());
+                let server = server.clone();
+                async move {
+                    let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+                    Ok::<_, std::convert::Infallible>(server.handle(request).await)
                 }
-                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
+            };
+            if let Err(error) = listener::serve(stream, protocol, slot, service).await {
+                tracing::debug!(%address, %error, "connection ended");
             }
         });
-    }
-}
-
-/// Serves one connection to its end.
-pub async fn connection(server: Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
-    let peer = Arc::new(peer);
-    let service = service_fn(|request: Request<Incoming>| {
-        let server = server.clone();
-        let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        request.extensions_mut().insert(peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(server.handle(request).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_BYTES)
-        .max_pending_accept_reset_streams(20)
-        .initial_stream_window_size(256 << 10)
-        .initial_connection_window_size(1 << 20)
-        .max_send_buf_size(256 << 10)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(address = ?peer.address, %error, "connection ended");
     }
 }

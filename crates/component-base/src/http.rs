@@ -4,23 +4,16 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
-/// Connections served at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::listener::{self, Limits, Listener, Protocol};
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +52,13 @@ pub fn metrics(registry: &Registry) -> Reply {
 
 /// A bound server; it serves while [`Server::run`] is polled.
 pub struct Server {
-    listener: TcpListener,
+    listener: Listener,
 }
 
 impl Server {
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await? })
+        let tcp = TcpListener::bind(address).await?;
+        Ok(Self { listener: Listener::new(tcp, "health", Limits::HEALTH) })
     }
 
     /// The address with the port that was chosen for port 0.
@@ -75,31 +69,16 @@ impl Server {
     /// Answers GET requests by their path, for ever.
     pub async fn run(self, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Infallible {
         let answer = Arc::new(answer);
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let slot = slots.clone().acquire_owned().await.expect("never closed");
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    // Out of file descriptors: at once again would be a busy loop.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+            let (stream, _, slot) = self.listener.accept().await;
             let answer = answer.clone();
             tokio::spawn(async move {
-                let service = service_fn(move |request: Request<Incoming>| {
+                let service = move |request: Request<Incoming>| {
                     let reply = answer(request.uri().path());
                     async move { Ok::<_, Infallible>(response(reply)) }
-                });
+                };
                 // A client that misbehaves or goes away is its own concern.
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-                drop(slot);
+                let _ = listener::serve(stream, Protocol::Http1, slot, service).await;
             });
         }
     }

@@ -30,6 +30,11 @@ pub(super) async fn authenticate(server: &Server, request: &mut Request<Body>) -
         }
     }
     let mut user = found.ok_or_else(ApiError::unauthorized)?;
+    if user.name != "system:anonymous"
+        && let Some(slot) = peer.as_ref().and_then(|peer| peer.slot.as_ref())
+    {
+        slot.prove();
+    }
     // No handler and no proxied server gets to see the credential.
     request.headers_mut().remove(http::header::AUTHORIZATION);
     let group = if user.name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };

@@ -32,6 +32,7 @@ pub fn kubelet(context: &Context) -> Response<Body> {
          kubelet_running_containers{{container_state=\"running\"}} {containers}\n",
         context.shared.config.node_name
     );
+    body.push_str(&kybern_component_base::listener::text());
     page(body)
 }
 

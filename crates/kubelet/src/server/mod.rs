@@ -17,13 +17,12 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use kybern_component_base::listener::{self, Limits, Listener, Protocol, Slot};
 use parking_lot::RwLock;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::config::ServerConfig;
 use crate::shared::Shared;
@@ -32,9 +31,6 @@ use auth::Identity;
 
 /// A response's body.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// Connections served at once; more wait.
-const MAX_CONNECTIONS: usize = 1024;
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +85,8 @@ pub struct Context {
 
 /// A bound server.
 pub struct Server {
-    listener: TcpListener,
-    tls: TlsAcceptor,
+    listener: Listener,
+    tls: Arc<rustls::ServerConfig>,
     config: ServerConfig,
     context: Context,
 }
@@ -128,9 +124,10 @@ fn tls_config(config: &ServerConfig) -> Result<rustls::ServerConfig, ServerError
 
 impl Server {
     pub async fn bind(config: ServerConfig, shared: Arc<Shared>, pods: PodTable) -> Result<Self, ServerError> {
-        let tls = TlsAcceptor::from(Arc::new(tls_config(&config)?));
+        let tls = Arc::new(tls_config(&config)?);
         let address = config.address;
         let listener = TcpListener::bind(address).await.map_err(|cause| ServerError::Listen { address, cause })?;
+        let listener = Listener::new(listener, "kubelet", Limits::SERVER);
         Ok(Self { listener, tls, config, context: Context { shared, pods } })
     }
 
@@ -141,21 +138,11 @@ impl Server {
 
     /// Serves until dropped.
     pub async fn run(self) {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+            let (stream, _, slot) = self.listener.accept().await;
             let (tls, config, context) = (self.tls.clone(), self.config.clone(), self.context.clone());
             tokio::spawn(async move {
-                let _slot = slot;
-                if let Err(error) = serve(stream, tls, config, context).await {
+                if let Err(error) = serve(stream, tls, slot, config, context).await {
                     tracing::debug!(error, "a connection ended with an error");
                 }
             });
@@ -163,26 +150,29 @@ impl Server {
     }
 }
 
-async fn serve(stream: TcpStream, tls: TlsAcceptor, config: ServerConfig, context: Context) -> Result<(), String> {
-    let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(std::time::Duration::from_secs(10), tls.accept(stream)).await;
-    let stream = handshake.map_err(|_| "TLS handshake took too long".to_owned())?.map_err(|e| e.to_string())?;
+async fn serve(
+    stream: listener::Stream,
+    tls: Arc<rustls::ServerConfig>,
+    slot: Slot,
+    config: ServerConfig,
+    context: Context,
+) -> Result<(), String> {
+    let stream = listener::handshake(stream, tls, &slot).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let identity = certificate.and_then(|der| auth::certificate_identity(der));
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (config, context, identity) = (config.clone(), context.clone(), identity.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(request, identity, &config, &context).await) }
-    });
-    hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await
-        .map_err(|e| e.to_string())
+    let own = slot.clone();
+    let service = move |request: Request<Incoming>| {
+        let (config, context, identity, slot) = (config.clone(), context.clone(), identity.clone(), own.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(request, identity, &slot, &config, &context).await) }
+    };
+    // Streams are upgraded connections, which HTTP/2 does not have.
+    listener::serve(stream, Protocol::Http1, slot, service).await.map_err(|e| e.to_string())
 }
 
 async fn answer(
     request: Request<Incoming>,
     certified: Option<Identity>,
+    slot: &Slot,
     config: &ServerConfig,
     context: &Context,
 ) -> Response<Body> {
@@ -197,6 +187,7 @@ async fn answer(
         (None, None) => None,
     };
     let Some(identity) = identity else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
+    slot.prove();
     let (verb, subresource) = auth::attributes(request.method(), request.uri().path());
     if !config.authorizer.authorize(&identity, verb, subresource).await {
         let message =
