@@ -130,7 +130,7 @@ pub fn resources(deps: &Deps) -> Vec<Resource> {
                 ty: builtin.kind(&row.gvk())?,
                 stored: stored.clone(),
                 conversion: conversion(row.group, row.version, row.resource),
-                strategy: strategy(group, row.resource, has_status, &deps.services),
+                strategy: strategy(row.group, row.resource, has_status, &deps.services),
                 generation: generation(group, row.resource),
                 returns_deleted: returns_deleted(row.resource),
                 columns: columns(row.group, row.resource),

@@ -120,6 +120,17 @@ pub(super) async fn ensure_all(objects: &dyn Objects) -> Result<(), ApiError> {
     futures_util::future::try_join_all(made).await.map(drop)
 }
 
+/// The objects that upstream does not let anyone change: what is never held back, and what catches the rest.
+pub(crate) fn mandatory(kind: &str, name: &str) -> Option<Value> {
+    if !["exempt", "catch-all"].contains(&name) {
+        return None;
+    }
+    match kind {
+        "FlowSchema" => SCHEMAS.iter().find(|schema| schema.name == name).map(flow_schema),
+        _ => levels().find(|level| kybern_apimachinery::object::name(level) == name),
+    }
+}
+
 fn levels() -> impl Iterator<Item = Value> {
     let object = |name: &str, spec: Value| json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration", "metadata": {"name": name}, "spec": spec});
     let exempt =

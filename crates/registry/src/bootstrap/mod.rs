@@ -14,6 +14,7 @@ use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::connect::Objects;
 
 pub use authentication::authentication_config;
+pub(crate) use flow_control::mandatory as mandatory_flow_control;
 use reconcile::ensure;
 
 /// Objects made at once, so that they share commits.

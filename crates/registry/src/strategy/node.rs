@@ -1,10 +1,11 @@
 //! Nodes and leases.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::validation::label_key;
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
-use crate::tree::{int, list, text};
+use crate::tree::{has, int, list, text};
 use crate::validation::{format, scheduling};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +69,20 @@ impl Strategy for Lease {
             out.push(FieldError::invalid(&path.child("leaseDurationSeconds"), seconds, "must be greater than 0"));
         }
         format::not_negative(&mut out, &path.child("leaseTransitions"), int(spec, "leaseTransitions"));
+        let strategy = text(spec, "strategy");
+        if has(spec, "strategy") {
+            // Upstream names the field twice.
+            let path = path.child("strategy").child("strategy");
+            if strategy.contains('/') {
+                format::invalid(&mut out, &path, strategy, label_key(strategy));
+            } else {
+                format::one_of(&mut out, &path, strategy, &["OldestEmulationVersion"]);
+            }
+        }
+        if !text(spec, "preferredHolder").is_empty() && strategy.is_empty() {
+            let detail = "may only be specified if `strategy` is defined";
+            out.push(FieldError::forbidden(&path.child("preferredHolder"), detail));
+        }
         out
     }
 

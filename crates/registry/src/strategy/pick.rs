@@ -6,8 +6,9 @@ use kybern_apiserver::strategy::{Plain, Strategy};
 
 use super::pod::{PodStrategy, parts};
 use super::{
-    PlainWithStatus, ServiceStrategy, StatusOnly, apps, batch, certificates, config, event, namespace, network, node,
-    rbac, scheduling, storage,
+    PlainWithStatus, ServiceStrategy, Status, StatusOnly, admission_policy, api_service, apps, autoscaling, batch,
+    certificates, config, csi, disruption, endpoint_slice, event, flow_control, ingress, namespace, network,
+    network_policy, node, rbac, runtime_class, scheduling, service_range, storage, storage_class, webhooks,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -22,7 +23,7 @@ pub(crate) fn strategy(
         ("", "componentstatuses") => Arc::new(node::ComponentStatus),
         ("", "configmaps") => Arc::new(config::ConfigMap),
         ("", "endpoints") => Arc::new(network::Endpoints),
-        ("" | "events.k8s.io", "events") => Arc::new(event::Event),
+        ("" | "events.k8s.io", "events") => Arc::new(event::Event { new_group: group == "events.k8s.io" }),
         ("", "limitranges") => Arc::new(scheduling::LimitRange),
         ("", "namespaces") => Arc::new(namespace::Namespace),
         ("", "nodes") => Arc::new(node::Node),
@@ -39,15 +40,31 @@ pub(crate) fn strategy(
         ("apps", "deployments") => Arc::new(apps::Deployment),
         ("apps", "replicasets") => Arc::new(apps::ReplicaSet),
         ("apps", "statefulsets") => Arc::new(apps::StatefulSet),
-        ("autoscaling", "horizontalpodautoscalers") => Arc::new(scheduling::HorizontalPodAutoscaler),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
+            Arc::new(webhooks::WebhookConfiguration { mutating: resource == "mutatingwebhookconfigurations" })
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            Arc::new(admission_policy::ValidatingAdmissionPolicy)
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            Arc::new(admission_policy::ValidatingAdmissionPolicyBinding)
+        }
+        ("apiregistration.k8s.io", "apiservices") => Arc::new(api_service::ApiService),
+        ("autoscaling", "horizontalpodautoscalers") => Arc::new(autoscaling::HorizontalPodAutoscaler),
         ("batch", "cronjobs") => Arc::new(batch::CronJob),
         ("batch", "jobs") => Arc::new(batch::Job),
         ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(certificates::CertificateSigningRequest),
         ("coordination.k8s.io", "leases") => Arc::new(node::Lease),
-        ("discovery.k8s.io", "endpointslices") => Arc::new(network::EndpointSlice),
-        ("networking.k8s.io", "ingresses") => Arc::new(network::Ingress),
-        ("networking.k8s.io", "networkpolicies") => Arc::new(network::NetworkPolicy),
-        ("policy", "poddisruptionbudgets") => Arc::new(scheduling::PodDisruptionBudget),
+        ("discovery.k8s.io", "endpointslices") => Arc::new(endpoint_slice::EndpointSlice),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => Arc::new(flow_control::FlowSchema),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => Arc::new(flow_control::PriorityLevel),
+        ("networking.k8s.io", "ingressclasses") => Arc::new(ingress::IngressClass),
+        ("networking.k8s.io", "ingresses") => Arc::new(ingress::Ingress),
+        ("networking.k8s.io", "ipaddresses") => Arc::new(service_range::IpAddress),
+        ("networking.k8s.io", "networkpolicies") => Arc::new(network_policy::NetworkPolicy),
+        ("networking.k8s.io", "servicecidrs") => Arc::new(service_range::ServiceCidr),
+        ("node.k8s.io", "runtimeclasses") => Arc::new(runtime_class::RuntimeClass),
+        ("policy", "poddisruptionbudgets") => Arc::new(disruption::PodDisruptionBudget),
         ("rbac.authorization.k8s.io", "clusterroles" | "roles") => {
             Arc::new(rbac::Role { cluster: resource == "clusterroles" })
         }
@@ -55,7 +72,12 @@ pub(crate) fn strategy(
             Arc::new(rbac::Binding { cluster: resource == "clusterrolebindings" })
         }
         ("scheduling.k8s.io", "priorityclasses") => Arc::new(scheduling::PriorityClass),
-        ("storage.k8s.io", "storageclasses") => Arc::new(storage::StorageClass),
+        ("storage.k8s.io", "csidrivers") => Arc::new(csi::CsiDriver),
+        ("storage.k8s.io", "csinodes") => Arc::new(csi::CsiNode),
+        ("storage.k8s.io", "csistoragecapacities") => Arc::new(csi::CsiStorageCapacity),
+        ("storage.k8s.io", "storageclasses") => Arc::new(storage_class::StorageClass),
+        ("storage.k8s.io", "volumeattachments") => Arc::new(csi::VolumeAttachment),
+        ("storage.k8s.io", "volumeattributesclasses") => Arc::new(storage_class::VolumeAttributesClass),
         _ if has_status => Arc::new(PlainWithStatus),
         _ => Arc::new(Plain),
     }
@@ -69,6 +91,22 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         ("", "pods", "resize") => Arc::new(parts::Resize),
         ("", "namespaces", "finalize") => Arc::new(namespace::Finalize),
         ("certificates.k8s.io", "certificatesigningrequests", "approval") => Arc::new(certificates::Approval),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies", "status") => {
+            Arc::new(Status::keeping_metadata(admission_policy::validate_status))
+        }
+        ("apiregistration.k8s.io", "apiservices", "status") => {
+            Arc::new(Status::keeping_metadata(api_service::validate_status))
+        }
+        ("autoscaling", _, "status") => Arc::new(Status::new(autoscaling::validate_status)),
+        ("flowcontrol.apiserver.k8s.io", _, "status") => {
+            Arc::new(Status::keeping_metadata(flow_control::validate_status))
+        }
+        ("networking.k8s.io", "ingresses", "status") => {
+            Arc::new(Status { warnings: ingress::status_warnings, ..Status::new(ingress::validate_status) })
+        }
+        ("networking.k8s.io", "servicecidrs", "status") => Arc::new(Status::keeping_metadata(|_, _| Vec::new())),
+        ("policy", "poddisruptionbudgets", "status") => Arc::new(Status::new(disruption::validate_status)),
+        ("storage.k8s.io", "volumeattachments", "status") => Arc::new(Status::keeping_metadata(csi::validate_status)),
         (_, _, "status") => Arc::new(StatusOnly),
         _ => return None,
     })

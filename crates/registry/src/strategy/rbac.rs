@@ -2,18 +2,13 @@
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::selector::LabelSelector;
+use kybern_apimachinery::validation::dns1123_subdomain;
 use kybern_apiserver::strategy::Strategy;
 
-use crate::tree::{list, text};
-use crate::validation::{Errors, format};
-
-/// RBAC names are looser than others': what fits into a path.
-fn path_segment(name: &str) -> Vec<String> {
-    match name {
-        "." | ".." => vec![format!("may not be '{name}'")],
-        _ => ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect(),
-    }
-}
+use crate::tree::{has, list, text};
+use crate::validation::names::path_segment;
+use crate::validation::{Errors, format, meta};
 
 /// Role and ClusterRole.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +48,21 @@ impl Strategy for Role {
         let mut out = Vec::new();
         for (i, item) in list(role, "rules").iter().enumerate() {
             rule(&mut out, &FieldPath::new("rules").index(i), item, self.cluster);
+        }
+        if self.cluster && has(role, "aggregationRule") {
+            let selectors = list(&role["aggregationRule"], "clusterRoleSelectors");
+            let path = FieldPath::new("aggregationRule.clusterRoleSelectors");
+            if selectors.is_empty() {
+                let detail = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+                out.push(FieldError::required(&path, detail));
+            }
+            for (i, selector) in selectors.iter().enumerate() {
+                let (path, before) = (path.index(i), out.len());
+                meta::selector(&mut out, &path, selector);
+                if out.len() > before && LabelSelector::from_object(selector).is_err() {
+                    out.push(FieldError::invalid(&path, Value::Null, "invalid label selector."));
+                }
+            }
         }
         out
     }
@@ -99,10 +109,14 @@ impl Strategy for Binding {
             }
             match text(subject, "kind") {
                 "ServiceAccount" => {
+                    let name = text(subject, "name");
+                    if !name.is_empty() {
+                        format::invalid(&mut out, &path.child("name"), name, dns1123_subdomain(name));
+                    }
+                    format::one_of(&mut out, &path.child("apiGroup"), text(subject, "apiGroup"), &[""]);
                     if self.cluster && text(subject, "namespace").is_empty() {
                         out.push(FieldError::required(&path.child("namespace"), ""));
                     }
-                    format::one_of(&mut out, &path.child("apiGroup"), text(subject, "apiGroup"), &[""]);
                 }
                 "User" | "Group" => {
                     format::one_of(
@@ -115,7 +129,7 @@ impl Strategy for Binding {
                 other => out.push(FieldError::not_supported(
                     &path.child("kind"),
                     other,
-                    &["Group", "ServiceAccount", "User"],
+                    &["ServiceAccount", "User", "Group"],
                 )),
             }
         }

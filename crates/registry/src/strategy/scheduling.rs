@@ -1,17 +1,33 @@
-//! PriorityClass, PodDisruptionBudget, HorizontalPodAutoscaler, LimitRange, ResourceQuota.
+//! PriorityClass, LimitRange, ResourceQuota.
 
+use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apimachinery::{Value, json};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use super::status::reset_status;
-use crate::tree::{has, int, list, map, text};
+use crate::tree::{flag, has, int, list, map, text};
+use crate::validation::format;
 use crate::validation::resources::quantity;
 use crate::validation::update::immutable;
-use crate::validation::{format, meta};
 
 /// The largest value that users may give; above are the system's classes.
 pub(super) const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
+
+const SYSTEM_CLASSES: [(&str, i64); 2] =
+    [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+/// What is wrong with a class whose name begins as those of the system.
+fn system_class_fault(name: &str, value: i64, global_default: bool) -> Option<String> {
+    if !name.starts_with("system-") {
+        return None;
+    }
+    match SYSTEM_CLASSES.iter().find(|(class, _)| *class == name) {
+        None => Some(format!("{name} is not a known system priority class")),
+        Some((_, wanted)) if value != *wanted => Some(format!("value of {name} PriorityClass must be {wanted}")),
+        Some(_) if global_default => Some(format!("globalDefault of {name} PriorityClass must be false")),
+        Some(_) => None,
+    }
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PriorityClass;
@@ -21,20 +37,17 @@ impl Strategy for PriorityClass {
         let mut out = Vec::new();
         let name = kybern_apimachinery::object::name(class);
         let value = int(class, "value").unwrap_or(0);
-        let system = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
-        if name.starts_with("system-") && !system.contains(&(name, value)) {
+        if let Some(fault) = system_class_fault(name, value, flag(class, "globalDefault")) {
             let detail = "priority class names with 'system-' prefix are reserved for system use only. error: ";
-            out.push(FieldError::forbidden(
-                &FieldPath::new("metadata.name"),
-                format!("{detail}{name} is not one of the system's classes"),
-            ));
+            out.push(FieldError::forbidden(&FieldPath::new("metadata.name"), format!("{detail}{fault}")));
         } else if !name.starts_with("system-") && value > HIGHEST_USER_PRIORITY {
             let detail = format!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}");
             out.push(FieldError::forbidden(&FieldPath::new("value"), detail));
         }
         if has(class, "preemptionPolicy") {
             let path = FieldPath::new("preemptionPolicy");
-            format::one_of(&mut out, &path, text(class, "preemptionPolicy"), &["PreemptLowerPriority", "Never"]);
+            let policies = ["PreemptLowerPriority", "Never"];
+            format::required_one_of(&mut out, &path, text(class, "preemptionPolicy"), &policies);
         }
         out
     }
@@ -50,62 +63,6 @@ impl Strategy for PriorityClass {
             class.get("preemptionPolicy"),
             old.get("preemptionPolicy"),
         );
-        out
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PodDisruptionBudget;
-
-impl Strategy for PodDisruptionBudget {
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, budget: &mut Value) {
-        budget["status"] =
-            json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
-    }
-
-    fn validate(&self, budget: &Value) -> Vec<FieldError> {
-        let (mut out, spec, path) = (Vec::new(), &budget["spec"], FieldPath::new("spec"));
-        if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
-            out.push(FieldError::invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set"));
-        }
-        for field in ["minAvailable", "maxUnavailable"] {
-            if has(spec, field) {
-                format::count_or_percent(&mut out, &path.child(field), &spec[field]);
-            }
-        }
-        meta::selector(&mut out, &path.child("selector"), &spec["selector"]);
-        out
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct HorizontalPodAutoscaler;
-
-impl Strategy for HorizontalPodAutoscaler {
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, scaler: &mut Value) {
-        scaler["status"] = json!({"desiredReplicas": 0, "currentMetrics": null});
-    }
-
-    fn validate(&self, scaler: &Value) -> Vec<FieldError> {
-        let (mut out, spec, path) = (Vec::new(), &scaler["spec"], FieldPath::new("spec"));
-        let (least, most) = (int(spec, "minReplicas").unwrap_or(1), int(spec, "maxReplicas").unwrap_or(0));
-        if least < 1 {
-            out.push(FieldError::invalid(&path.child("minReplicas"), least, "must be greater than or equal to 1"));
-        }
-        if most < 1 {
-            out.push(FieldError::invalid(&path.child("maxReplicas"), most, "must be greater than 0"));
-        } else if most < least {
-            out.push(FieldError::invalid(
-                &path.child("maxReplicas"),
-                most,
-                "must be greater than or equal to `minReplicas`",
-            ));
-        }
-        for field in ["kind", "name"] {
-            if text(&spec["scaleTargetRef"], field).is_empty() {
-                out.push(FieldError::required(&path.child("scaleTargetRef").child(field), ""));
-            }
-        }
         out
     }
 }
@@ -172,6 +129,7 @@ impl Strategy for ResourceQuota {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kybern_apimachinery::json;
 
     #[test]
     fn priorities_of_the_system_are_its_own() {

@@ -1,5 +1,6 @@
 //! The two halves of a kind that has a status: its owner writes `spec`, its controller writes `status`.
 
+use kybern_apimachinery::field::FieldError;
 use kybern_apimachinery::{Value, json};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
@@ -28,6 +29,43 @@ pub(crate) struct StatusOnly;
 impl Strategy for StatusOnly {
     fn prepare_for_update(&self, _: &StrategyContext<'_>, object: &mut Value, old: &Value) {
         keep_all_but(object, old, "status");
+    }
+}
+
+/// The `status` subresource of a kind whose status has rules.
+pub(crate) struct Status {
+    pub validate: fn(&Value, &Value) -> Vec<FieldError>,
+    pub warnings: fn(&Value) -> Vec<String>,
+    /// Whether labels, annotations, finalizers and owners stay as they were, too.
+    pub keeps_metadata: bool,
+}
+
+impl Status {
+    pub(crate) fn new(validate: fn(&Value, &Value) -> Vec<FieldError>) -> Self {
+        Self { validate, warnings: |_| Vec::new(), keeps_metadata: false }
+    }
+
+    pub(crate) fn keeping_metadata(validate: fn(&Value, &Value) -> Vec<FieldError>) -> Self {
+        Self { keeps_metadata: true, ..Self::new(validate) }
+    }
+}
+
+impl Strategy for Status {
+    fn prepare_for_update(&self, _: &StrategyContext<'_>, object: &mut Value, old: &Value) {
+        keep_all_but(object, old, "status");
+        if let Some(metadata) = object.get_mut("metadata").filter(|_| self.keeps_metadata) {
+            for field in ["labels", "annotations", "finalizers"] {
+                keep(metadata, &old["metadata"], field);
+            }
+        }
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        (self.validate)(object, old)
+    }
+
+    fn warnings(&self, object: &Value, _old: Option<&Value>) -> Vec<String> {
+        (self.warnings)(object)
     }
 }
 

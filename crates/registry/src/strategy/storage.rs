@@ -1,4 +1,4 @@
-//! PersistentVolume, PersistentVolumeClaim, StorageClass.
+//! PersistentVolume and PersistentVolumeClaim.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{Value, json, object};
@@ -6,7 +6,6 @@ use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use crate::tree::{has, keep, list, text};
 use crate::validation::resources::quantity;
-use crate::validation::update::immutable;
 use crate::validation::{Errors, format, meta};
 
 const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -129,41 +128,6 @@ impl Strategy for PersistentVolumeClaim {
         {
             let path = FieldPath::new("spec.resources.requests.storage");
             out.push(FieldError::forbidden(&path, "field can not be less than status.capacity"));
-        }
-        out
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct StorageClass;
-
-impl Strategy for StorageClass {
-    fn validate(&self, class: &Value) -> Vec<FieldError> {
-        let mut out = Vec::new();
-        if text(class, "provisioner").is_empty() {
-            out.push(FieldError::required(&FieldPath::new("provisioner"), ""));
-        }
-        let path = FieldPath::new("reclaimPolicy");
-        format::one_of(&mut out, &path, text(class, "reclaimPolicy"), &["Delete", "Retain"]);
-        let path = FieldPath::new("volumeBindingMode");
-        format::required_one_of(
-            &mut out,
-            &path,
-            text(class, "volumeBindingMode"),
-            &["Immediate", "WaitForFirstConsumer"],
-        );
-        out
-    }
-
-    fn validate_update(&self, class: &Value, old: &Value) -> Vec<FieldError> {
-        let mut out = Vec::new();
-        for field in ["parameters", "provisioner"] {
-            if class.get(field) != old.get(field) {
-                out.push(FieldError::forbidden(&FieldPath::new(field), format!("updates to {field} are forbidden.")));
-            }
-        }
-        for field in ["reclaimPolicy", "volumeBindingMode"] {
-            immutable(&mut out, &FieldPath::new(field), class.get(field), old.get(field));
         }
         out
     }

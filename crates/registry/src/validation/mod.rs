@@ -1,9 +1,13 @@
 //! Checks shared by several kinds, with upstream's texts (`pkg/apis/core/validation`). Each adds what is wrong to a list.
 
+pub(crate) mod conditions;
 pub(crate) mod container;
 pub(crate) mod env;
 pub(crate) mod format;
+pub(crate) mod ip;
 pub(crate) mod meta;
+pub(crate) mod names;
+pub(crate) mod node_labels;
 pub(crate) mod pod_spec;
 pub(crate) mod probe;
 pub(crate) mod resources;

@@ -12,6 +12,13 @@ pub(crate) fn immutable(out: &mut Errors, path: &FieldPath, new: Option<&Value>,
     }
 }
 
+/// A field of `object` that stays as it was, in the words of storage.
+pub(crate) fn unchanged(out: &mut Errors, path: &FieldPath, object: &Value, old: &Value, field: &str) {
+    if object.get(field) != old.get(field) {
+        out.push(FieldError::forbidden(path, format!("updates to {field} are forbidden.")));
+    }
+}
+
 /// The paths at which two values differ, as `spec.containers[0].name: "a" -> "b"`, at most `limit` of them.
 pub(crate) fn differences(new: &Value, old: &Value, path: &FieldPath, limit: usize, out: &mut Vec<String>) {
     if out.len() >= limit || new == old {

@@ -19,7 +19,7 @@ pub(crate) fn minimal(kind: &str) -> Value {
         "CronJob" => json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": job()}}}}),
         "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
         "Event" => json!({
-            "involvedObject": {"namespace": "default"}, "regarding": {"namespace": "default"}, "reportingController": "c",
+            "involvedObject": {"namespace": "default"}, "regarding": {"namespace": "default"}, "reportingController": "c", "reportingComponent": "c",
             "eventTime": "2026-11-20T00:00:00.000000Z", "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal",
         }),
         "PersistentVolume" => {
@@ -37,12 +37,31 @@ pub(crate) fn minimal(kind: &str) -> Value {
         }
         "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}}),
         "HorizontalPodAutoscaler" => {
-            json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
+            json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
         }
         "CertificateSigningRequest" => {
             json!({"spec": {"request": "eA==", "signerName": "example.com/s", "usages": ["client auth"]}})
         }
         "PriorityClass" => json!({"value": 1}),
+        "IngressClass" => json!({"spec": {"controller": "example.com/c"}}),
+        "IPAddress" => json!({"spec": {"parentRef": {"resource": "services", "name": "s"}}}),
+        "ServiceCIDR" => json!({"spec": {"cidrs": ["10.1.0.0/24"]}}),
+        "FlowSchema" => json!({"spec": {"priorityLevelConfiguration": {"name": "exempt"}}}),
+        "PriorityLevelConfiguration" => {
+            json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}})
+        }
+        "VolumeAttachment" => {
+            json!({"spec": {"attacher": "a", "nodeName": "n", "source": {"persistentVolumeName": "v"}}})
+        }
+        "VolumeAttributesClass" => json!({"driverName": "d", "parameters": {"a": "b"}}),
+        "ValidatingAdmissionPolicy" => json!({"spec": {
+            "matchConstraints": {"resourceRules": [
+                {"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"]},
+            ]},
+            "validations": [{"expression": "true"}],
+        }}),
+        "ValidatingAdmissionPolicyBinding" => json!({"spec": {"policyName": "p", "validationActions": ["Deny"]}}),
+        "APIService" => json!({"spec": {"version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1}}),
         "CSIStorageCapacity" => json!({"storageClassName": "c"}),
         "RuntimeClass" => json!({"handler": "h"}),
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => json!({"webhooks": [webhook]}),

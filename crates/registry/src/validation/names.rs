@@ -1,0 +1,184 @@
+//! Formats of names that several groups share, besides those of `kybern_apimachinery::validation`.
+
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::validation::{dns1123_label, dns1123_subdomain, label_key};
+
+use super::format::{self, Errors};
+
+const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
+consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', \
+regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+
+/// Names without a prefix that a resource may have.
+const STANDARD_RESOURCES: [&str; 20] = [
+    "configmaps",
+    "cpu",
+    "ephemeral-storage",
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "memory",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+    "requests.storage",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+    "storage",
+];
+
+/// A resource that a container can have.
+pub(crate) fn container_resource_name(out: &mut Errors, path: &FieldPath, name: &str) {
+    let texts = label_key(name);
+    if texts.is_empty() && !name.contains('/') {
+        if !STANDARD_RESOURCES.contains(&name) && !name.starts_with("hugepages-") {
+            out.push(FieldError::invalid(path, name, "must be a standard resource type or fully qualified"));
+        }
+    }
+    format::invalid(out, path, name, texts);
+    match name.split_once('/') {
+        None => {
+            if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !name.starts_with("hugepages-") {
+                out.push(FieldError::invalid(path, name, "must be a standard resource for containers"));
+            }
+        }
+        Some((domain, _)) if !domain.contains("kubernetes.io") && !is_extended_resource(name) => {
+            out.push(FieldError::invalid(path, name, "doesn't follow extended resource name standard"));
+        }
+        Some(_) => {}
+    }
+}
+
+/// Whether a name is that of a resource outside `kubernetes.io`, as devices have.
+pub(crate) fn is_extended_resource(name: &str) -> bool {
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    !native && !name.starts_with("requests.") && label_key(&format!("requests.{name}")).is_empty()
+}
+
+/// What fits into a path as one segment; the loosest of all names.
+pub(crate) fn path_segment(name: &str) -> Vec<String> {
+    match name {
+        "." | ".." => vec![format!("may not be '{name}'")],
+        _ => ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect(),
+    }
+}
+
+/// `*.` and a subdomain.
+pub(crate) fn wildcard_subdomain(name: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    if name.len() > 253 {
+        texts.push("must be no more than 253 bytes".to_owned());
+    }
+    if !name.strip_prefix("*.").is_some_and(is_subdomain) {
+        texts.push(WILDCARD.to_owned());
+    }
+    texts
+}
+
+/// Whether a text has the characters of a subdomain, of whatever length.
+fn is_subdomain(text: &str) -> bool {
+    !text.is_empty() && text.split('.').all(|part| part.len() > 63 || dns1123_label(part).is_empty())
+}
+
+/// The name of a driver: a subdomain in either case, of at most 63 bytes.
+pub(crate) fn driver_name(out: &mut Errors, path: &FieldPath, name: &str) {
+    if name.is_empty() {
+        out.push(FieldError::required(path, ""));
+        return;
+    }
+    if name.len() > 63 {
+        out.push(FieldError::too_long(path, 63));
+    }
+    format::invalid(out, path, name, dns1123_subdomain(&name.to_lowercase()));
+}
+
+/// `provisioner` and `driverName` of storage: a qualified name in either case.
+pub(crate) fn provisioner(out: &mut Errors, path: &FieldPath, name: &str) {
+    if name.is_empty() {
+        out.push(FieldError::required(path, ""));
+    } else {
+        let lower = name.to_lowercase();
+        format::invalid(out, path, &lower, label_key(&lower));
+    }
+}
+
+/// A name of at least three segments, as a webhook's must be.
+pub(crate) fn fully_qualified(out: &mut Errors, path: &FieldPath, name: &str) {
+    if name.is_empty() {
+        out.push(FieldError::required(path, ""));
+        return;
+    }
+    let texts = dns1123_subdomain(name);
+    if !texts.is_empty() {
+        out.push(FieldError::invalid(path, name, texts.join(",")));
+    } else if name.split('.').count() < 3 {
+        out.push(FieldError::invalid(path, name, "should be a domain with at least three segments separated by dots"));
+    }
+}
+
+/// A domain of at least two labels, perhaps with a dot at its end.
+pub(crate) fn domain(out: &mut Errors, path: &FieldPath, name: &str) {
+    if name.is_empty() {
+        out.push(FieldError::required(path, ""));
+        return;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let texts = dns1123_subdomain(name);
+    if !texts.is_empty() {
+        out.push(FieldError::invalid(path, name, texts.join(",")));
+    } else if !name.contains('.') {
+        out.push(FieldError::invalid(path, name, "should be a domain with at least two segments separated by dots"));
+    } else if let Some(label) = name.split('.').find(|label| !dns1123_label(label).is_empty()) {
+        out.push(FieldError::invalid(path, label, dns1123_label(label).join(",")));
+    }
+}
+
+/// `example.com/path`, as an ingress class names its controller.
+pub(crate) fn domain_prefixed_path(out: &mut Errors, path: &FieldPath, text: &str) {
+    if text.is_empty() {
+        out.push(FieldError::required(path, ""));
+        return;
+    }
+    let (host, rest) = match text.split_once('/') {
+        Some((host, rest)) if !host.is_empty() && !rest.is_empty() => (host, rest),
+        _ => {
+            let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            out.push(FieldError::invalid(path, text, detail));
+            return;
+        }
+    };
+    format::invalid(out, path, host, dns1123_subdomain(host));
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&c);
+    if !rest.bytes().all(allowed) {
+        let detail = "Invalid path (regex used for validation is '^[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+$')";
+        out.push(FieldError::invalid(path, rest, detail));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        assert!(path_segment("system:node").is_empty() && !path_segment("a/b").is_empty());
+        assert!(wildcard_subdomain("*.a.b").is_empty());
+        assert!(!wildcard_subdomain("*a.b").is_empty() && !wildcard_subdomain("*.").is_empty());
+        let texts = |check: &dyn Fn(&mut Errors)| {
+            let mut out = Vec::new();
+            check(&mut out);
+            out.len()
+        };
+        assert_eq!(texts(&|out| driver_name(out, &FieldPath::root(), "CSI.example.com")), 0);
+        assert_eq!(texts(&|out| driver_name(out, &FieldPath::root(), &"a".repeat(64))), 1);
+        assert_eq!(texts(&|out| domain_prefixed_path(out, &FieldPath::root(), "a.b/c d")), 1);
+        assert_eq!(texts(&|out| fully_qualified(out, &FieldPath::root(), "a.b")), 1);
+        assert_eq!(texts(&|out| domain(out, &FieldPath::root(), "a.b.")), 0);
+    }
+}
