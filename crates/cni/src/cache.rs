@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kybern_linux::files;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -43,9 +44,9 @@ impl Attachment {
     pub(crate) fn save(&self, dir: &Path) -> Result<(), CniError> {
         let file = self.file(dir);
         let write = || -> io::Result<()> {
-            std::fs::create_dir_all(dir.join("results"))?;
+            files::make_dirs(&dir.join("results"), 0o700)?;
             let temporary = file.with_extension("tmp");
-            std::fs::write(&temporary, serde_json::to_vec(self)?)?;
+            files::write(&temporary, serde_json::to_vec(self)?, 0o600)?;
             std::fs::rename(&temporary, &file)
         };
         write().map_err(|cause| CniError::Io { what: "cannot save the CNI result", path: file.clone(), cause })

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use ipnet::IpNet;
+use kybern_linux::files;
 use kybern_linux::netlink::NetlinkError;
 use kybern_linux::nft::{Family, Nftables};
 use kybern_linux::rtnl::Rtnl;
@@ -89,9 +90,9 @@ impl DefaultNetwork {
             return Ok(true);
         }
         let write = || -> io::Result<()> {
-            std::fs::create_dir_all(conf_dir)?;
+            files::make_dirs(conf_dir, 0o755)?;
             let temporary = file.with_extension("tmp");
-            std::fs::write(&temporary, &text)?;
+            files::write(&temporary, &text, 0o644)?;
             std::fs::rename(&temporary, &file)
         };
         write().map_err(|cause| CniError::Io {

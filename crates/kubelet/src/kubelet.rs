@@ -53,7 +53,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), KubeletError> {
     let pods_dir = config.root_dir.join("pods");
-    std::fs::create_dir_all(&pods_dir).map_err(|cause| KubeletError::Directory { path: pods_dir.clone(), cause })?;
+    for dir in [&config.root_dir, &pods_dir] {
+        let made = kybern_linux::files::make_dirs(dir, 0o750);
+        made.map_err(|cause| KubeletError::Directory { path: dir.clone(), cause })?;
+    }
     let mut events = runtime.container_events();
     let found = list(runtime.as_ref()).await.map_err(KubeletError::Runtime)?;
     let name = runtime.version().await.map_err(KubeletError::Runtime)?.runtime_name;

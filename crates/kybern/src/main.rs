@@ -26,6 +26,7 @@ use crate::cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    kybern_linux::files::set_umask();
     kybern_linux::process::allow_huge_pages(false);
     // A shim must stay a single small thread, so it parts before anything else begins.
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();

@@ -73,9 +73,7 @@ impl Directories {
 
 /// Secrets of pods lie below.
 fn make_private(path: &Path, flag: &str) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| match error.kind() {
+    kybern_linux::files::make_dirs(path, 0o700).map_err(|error| match error.kind() {
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
             anyhow!("cannot make {}: a file is in the way; name another directory with {flag}", path.display())
         }

@@ -4,6 +4,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod conntrack;
+pub mod files;
 pub mod inotify;
 pub mod mount;
 pub mod netlink;

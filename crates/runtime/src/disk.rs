@@ -2,9 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use kybern_linux::files;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,7 +24,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()
 }
 
 fn write_new(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = files::create(path, 0o600)?;
     file.write_all(bytes)?;
     if durable { file.sync_all() } else { Ok(()) }
 }
@@ -45,9 +45,9 @@ pub(crate) fn named(error: io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Makes a directory and those above it. New ones are for the owner only, apart from those that other users must pass.
+/// Makes a directory and those above it that are missing, with this mode; the error names the directory.
 pub(crate) fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| named(error, path))
+    files::make_dirs(path, mode).map_err(|error| named(error, path))
 }
 
 /// Removes a tree or file; succeeds when there is none.

@@ -101,7 +101,7 @@ impl Engine {
 /// Two runtimes on one state directory would each believe the other's pods their own.
 fn lock_state(state_dir: &Path) -> io::Result<std::fs::File> {
     let path = state_dir.join("lock");
-    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path)?;
+    let file = kybern_linux::files::append(&path, 0o600)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::AGAIN) => Err(io::Error::new(

@@ -227,10 +227,7 @@ pub(crate) fn kill_shim(dir: &Path) {
 
 /// A file that any user of a container may read.
 fn write_public(path: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, text)
-        .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)))
-        .map_err(|error| disk::named(error, path))
+    kybern_linux::files::write(path, text, 0o644).map_err(|error| disk::named(error, path))
 }
 
 /// The pod's `resolv.conf`; without any setting it is the machine's.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use kybern_linux::files;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -154,8 +155,8 @@ struct Store {
 impl Store {
     fn open(dir: &Path) -> Result<Self, PluginError> {
         let open = || -> io::Result<Self> {
-            fs::create_dir_all(dir)?;
-            let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
+            files::make_dirs(dir, 0o755)?;
+            let lock = files::append(&dir.join("lock"), 0o600)?;
             lock.lock()?;
             Ok(Self { dir: dir.to_owned(), _lock: lock })
         };
@@ -195,13 +196,13 @@ impl Store {
         let last_file = self.dir.join(format!("last_reserved_ip.{set_index}"));
         let last = fs::read_to_string(&last_file).ok().and_then(|text| text.trim().parse::<IpAddr>().ok());
         let temporary = self.dir.join(".new");
-        fs::write(&temporary, owner)?;
+        files::write(&temporary, owner, 0o600)?;
         for (range, ip) in candidates(set, last) {
             // A hard link appears with its content or not at all, and fails where the name is taken.
             match fs::hard_link(&temporary, self.dir.join(ip.to_string())) {
                 Ok(()) => {
                     fs::remove_file(&temporary)?;
-                    fs::write(&last_file, ip.to_string())?;
+                    files::write(&last_file, ip.to_string(), 0o600)?;
                     return Ok(config(&range, ip));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

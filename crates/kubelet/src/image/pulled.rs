@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use kybern_cri::Image;
+use kybern_linux::files;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -248,9 +248,9 @@ fn read_all<T: DeserializeOwned>(dir: &Path) -> Vec<(String, Option<T>)> {
 
 /// Writes a record beside its place and moves it there.
 fn write(dir: &Path, file: &str, record: &impl Serialize) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    files::make_dirs(dir, 0o700)?;
     let (path, beside) = (dir.join(file), dir.join(format!("{file}.tmp")));
-    let written = fs::write(&beside, serde_json::to_vec(record)?).and_then(|()| fs::rename(&beside, &path));
+    let written = files::write(&beside, serde_json::to_vec(record)?, 0o600).and_then(|()| fs::rename(&beside, &path));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }

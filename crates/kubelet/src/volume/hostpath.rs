@@ -1,8 +1,10 @@
 //! `hostPath` types: what must be there, and what is made (`pkg/volume/hostpath`).
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+
+use kybern_linux::files;
 
 /// Checks the path of a `hostPath` volume, making what its type allows to make.
 pub fn prepare(path: &Path, kind: &str) -> Result<(), String> {
@@ -11,13 +13,9 @@ pub fn prepare(path: &Path, kind: &str) -> Result<(), String> {
     let found = fs::metadata(path).ok().map(|m| m.file_type());
     match (kind, found) {
         ("", _) => Ok(()),
-        ("DirectoryOrCreate", None) => fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(path)
-            .map_err(|e| format!("cannot make {shown}: {e}")),
+        ("DirectoryOrCreate", None) => files::make_dirs(path, 0o755).map_err(|e| format!("cannot make {shown}: {e}")),
         ("FileOrCreate", None) => {
-            let made = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
+            let made = files::append(path, 0o644);
             made.map(drop).map_err(|e| format!("cannot make {shown}: {e}"))
         }
         ("Directory" | "DirectoryOrCreate", found) if !found.is_some_and(|f| f.is_dir()) => fail("directory"),

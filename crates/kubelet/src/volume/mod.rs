@@ -2,7 +2,9 @@
 
 pub mod atomic;
 pub mod hostpath;
+mod medium;
 pub mod mounts;
+mod nested;
 pub mod payload;
 pub mod setup;
 pub mod subpath;
@@ -28,6 +30,16 @@ pub fn plugin(volume: &Volume) -> Option<&'static str> {
         (volume.downward_api.is_some(), "kubernetes.io~downward-api"),
     ];
     kinds.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
+}
+
+/// Whether a volume may only be read, whatever its mounts say.
+pub fn is_read_only(volume: &Volume) -> bool {
+    volume.config_map.is_some() || on_memory(volume)
+}
+
+/// Whether what the API server says in confidence lies in a volume: that is never written to a disk.
+pub fn on_memory(volume: &Volume) -> bool {
+    volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
 }
 
 /// Where a volume's content lies on the node.

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use kybern_api::core::v1::{Container, Pod};
 use kybern_cri::{Mount, MountPropagation};
+use kybern_linux::files;
 
-use super::{pod_dir, subpath, volume_path};
+use super::{is_read_only, pod_dir, subpath, volume_path};
 use crate::pod::{env, spec};
 
 /// The file that a container writes its last words to, on the node.
@@ -31,7 +32,8 @@ pub fn container_mounts(
     let mut mounts_hosts = false;
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let volume = spec::spec(pod).volumes.iter().flatten().find(|v| v.name == mount.name);
-        let path = volume.and_then(|volume| volume_path(root, uid, volume)).ok_or_else(|| {
+        let found = volume.and_then(|volume| Some((volume, volume_path(root, uid, volume)?)));
+        let (volume, path) = found.ok_or_else(|| {
             format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name)
         })?;
         let sub_path = match mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
@@ -52,7 +54,7 @@ pub fn container_mounts(
         mounts.push(Mount {
             container_path,
             host_path: host_path.to_string_lossy().into_owned(),
-            readonly: mount.read_only == Some(true),
+            readonly: mount.read_only == Some(true) || is_read_only(volume),
             recursive_read_only: matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => MountPropagation::HostToContainer,
@@ -80,10 +82,8 @@ pub fn container_mounts(
 
 /// Writable by whatever user the container runs as.
 fn make_log(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-    std::fs::File::create(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+    files::make_dirs(path.parent().unwrap_or(path), 0o750)?;
+    files::create(path, 0o666).map(drop)
 }
 
 /// Expands `subPathExpr`, in which every variable must be known.

@@ -2,52 +2,61 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use kybern_api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
+use kybern_api::core::v1::{Pod, Volume};
 use kybern_apimachinery::quantity::Quantity;
+use kybern_linux::files;
 use kybern_linux::mount::parse_mountinfo;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 
 use super::payload::Payload;
-use super::{atomic, hostpath, plugin, pod_dir, volume_path};
+use super::{atomic, hostpath, medium, nested, on_memory, plugin, pod_dir, volume_path};
 use crate::pod::spec;
 
-/// Makes a volume: its directory, its files where it has any, and its group.
-pub fn set_up(root: &Path, pod: &Pod, volume: &Volume, payload: Option<&Payload>, stamp: &str) -> Result<(), String> {
+/// Makes a volume: its directory, its files where it has any, and its group. `node_memory` is what the node's pods may use.
+pub fn set_up(
+    root: &Path,
+    pod: &Pod,
+    volume: &Volume,
+    payload: Option<&Payload>,
+    node_memory: i64,
+    stamp: &str,
+) -> Result<(), String> {
     let failed = |cause: String| format!("MountVolume.SetUp failed for volume {:?} : {cause}", volume.name);
     if plugin(volume).is_none() {
         return Err(failed("no volume plugin matched: this kind of volume is not supported by the node".into()));
     }
     let path = volume_path(root, spec::uid(pod), volume).unwrap_or_default();
-    let context = spec::spec(pod).security_context.clone().unwrap_or_default();
-    let group = context.fs_group.and_then(|g| u32::try_from(g).ok());
     if let Some(host) = &volume.host_path {
         return hostpath::prepare(&path, host.type_.as_deref().unwrap_or("")).map_err(failed);
     }
-    if let Some(payload) = payload {
-        return atomic::write(&path, payload, group, stamp).map(drop).map_err(|e| failed(e.to_string()));
+    let context = spec::spec(pod).security_context.clone().unwrap_or_default();
+    let group = context.fs_group.and_then(|g| u32::try_from(g).ok());
+    let limit = volume.empty_dir.as_ref().and_then(|source| source.size_limit.as_ref());
+    let limit = limit.and_then(|q| Quantity::parse(&q.0).ok()).map(|q| q.value());
+    let on_memory =
+        on_memory(volume) || volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory"));
+    if on_memory {
+        medium::memory(&path, medium::memory_bytes(spec::spec(pod), limit, node_memory))
+    } else {
+        medium::disk(&path)
     }
-    if let Some(source) = &volume.empty_dir {
-        let on_mismatch = context.fs_group_change_policy.as_deref() == Some("OnRootMismatch");
-        return empty_dir(&path, source, group, on_mismatch).map_err(|e| failed(e.to_string()));
+    .map_err(|e| failed(e.to_string()))?;
+    match payload {
+        Some(payload) => {
+            nested::make(pod, volume, &path).map_err(failed)?;
+            atomic::write(&path, payload, group, stamp).map(drop).map_err(|e| failed(e.to_string()))
+        }
+        None => {
+            let on_mismatch = context.fs_group_change_policy.as_deref() == Some("OnRootMismatch");
+            take_over(&path, group, on_mismatch).map_err(|e| failed(e.to_string()))
+        }
     }
-    Ok(())
 }
 
-fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>, on_mismatch: bool) -> io::Result<()> {
-    if !path.exists() {
-        fs::DirBuilder::new().recursive(true).mode(0o777).create(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
-    }
-    if matches!(source.medium.as_deref(), Some("Memory")) && !is_mount_point(path)? {
-        let limit =
-            source.size_limit.as_ref().and_then(|q| Quantity::parse(&q.0).ok()).map(|q| q.value()).filter(|v| *v > 0);
-        let options = limit.map_or_else(|| "mode=0777".to_owned(), |bytes| format!("size={bytes},mode=0777"));
-        let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
-        rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, Some(options.as_c_str()))?;
-    }
+fn take_over(path: &Path, group: Option<u32>, on_mismatch: bool) -> io::Result<()> {
     match group {
         Some(group) if on_mismatch && owned_by(path, group)? => Ok(()),
         Some(group) => set_group(path, group),
@@ -75,11 +84,6 @@ fn set_group(path: &Path, group: u32) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether something is mounted exactly here.
-fn is_mount_point(path: &Path) -> io::Result<bool> {
-    Ok(mounts_beneath(path)?.iter().any(|mount| mount == path))
 }
 
 /// The mount points at and beneath a path, deepest first.
@@ -132,13 +136,15 @@ pub fn remove_pod_dir(root: &Path, uid: &str) -> io::Result<()> {
 pub fn make_pod_dirs(root: &Path, uid: &str) -> io::Result<()> {
     let dir = pod_dir(root, uid);
     for part in ["volumes", "containers"] {
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(dir.join(part))?;
+        files::make_dirs(&dir.join(part), 0o750)?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use kybern_api::core::v1::EmptyDirVolumeSource;
+
     use super::*;
     use crate::pod::testing::pod;
 
@@ -149,11 +155,11 @@ mod tests {
         let volume =
             Volume { name: "v".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() };
         make_pod_dirs(temp.path(), "p-uid").unwrap();
-        set_up(temp.path(), &pod, &volume, None, "1").unwrap();
+        set_up(temp.path(), &pod, &volume, None, 1 << 30, "1").unwrap();
         let path = temp.path().join("pods/p-uid/volumes/kubernetes.io~empty-dir/v");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
         fs::write(path.join("x"), "").unwrap();
-        set_up(temp.path(), &pod, &volume, None, "2").unwrap();
+        set_up(temp.path(), &pod, &volume, None, 1 << 30, "2").unwrap();
         assert!(path.join("x").exists());
         remove_pod_dir(temp.path(), "p-uid").unwrap();
         remove_pod_dir(temp.path(), "p-uid").unwrap();
@@ -163,7 +169,7 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_named() {
         let volume = Volume { name: "v".into(), ..Default::default() };
-        let error = set_up(Path::new("/nonexistent"), &pod("p", vec![]), &volume, None, "1").unwrap_err();
+        let error = set_up(Path::new("/nonexistent"), &pod("p", vec![]), &volume, None, 1 << 30, "1").unwrap_err();
         assert!(error.starts_with("MountVolume.SetUp failed for volume \"v\" : no volume plugin matched"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use kybern_linux::files;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// Opens `sub_path` beneath `volume`, making missing directories.
@@ -53,10 +54,10 @@ pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> Result<(), String> 
     let is_dir = rustix::fs::fstat(&source).map_err(|e| fail(&e))?.st_mode & 0o170_000 == 0o040_000;
     kybern_linux::mount::detach_all(target).map_err(|e| fail(&e))?;
     if is_dir {
-        fs::create_dir_all(target).map_err(|e| fail(&e))?;
+        files::make_dirs(target, 0o750).map_err(|e| fail(&e))?;
     } else {
-        fs::create_dir_all(target.parent().unwrap_or(target)).map_err(|e| fail(&e))?;
-        fs::File::create(target).map_err(|e| fail(&e))?;
+        files::make_dirs(target.parent().unwrap_or(target), 0o750).map_err(|e| fail(&e))?;
+        files::create(target, 0o640).map_err(|e| fail(&e))?;
     }
     let source = format!("/proc/self/fd/{}", source.as_raw_fd());
     rustix::mount::mount_bind(source.as_str(), target).map_err(|e| fail(&e))

@@ -41,7 +41,8 @@ impl Worker {
             let work = async {
                 let config = configuration(&shared, &pod, attempt)?;
                 let logs = Path::new(&config.log_directory).to_owned();
-                std::fs::create_dir_all(&logs).map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
+                kybern_linux::files::make_dirs(&logs, 0o755)
+                    .map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
                 if let Some(cgroups) = &shared.cgroups {
                     let made = cgroups.create(&config.cgroup_parent, &cgroup_resources(&pod));
                     made.map_err(|e| format!("cannot make the cgroup {}: {e}", config.cgroup_parent))?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kybern_api::core::v1::{Container, Pod};
 use kybern_cri::PodSandboxStatus;
+use kybern_linux::files;
 
 use super::{Worker, hooks, image, sandbox};
 use crate::pod::config::{self, ContainerInputs};
@@ -121,9 +122,9 @@ impl Start {
         let (attempt, envs) = (self.attempt, envs.to_vec());
         let work = tokio::task::spawn_blocking(move || {
             let logs = std::path::Path::new(&logs).join(&container.name);
-            std::fs::create_dir_all(&logs).map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
+            files::make_dirs(&logs, 0o755).map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
             let path = mounts::hosts_path(&root, spec::uid(&pod));
-            std::fs::write(&path, hosts).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+            files::write(&path, hosts, 0o644).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
             mounts::container_mounts(&root, &pod, &container, attempt, &envs)
         });
         work.await.map_err(|e| e.to_string())?
@@ -134,7 +135,7 @@ impl Start {
         let (pod, dir) = (&self.pod, &self.shared.config.container_logs_dir);
         let file = format!("{}_{}_{}-{id}.log", spec::name(pod), spec::namespace(pod), self.container.name);
         let link = dir.join(file);
-        let linked = std::fs::create_dir_all(dir).and_then(|()| std::os::unix::fs::symlink(target, &link));
+        let linked = files::make_dirs(dir, 0o755).and_then(|()| std::os::unix::fs::symlink(target, &link));
         if let Err(error) = linked {
             tracing::warn!(%error, link = %link.display(), "cannot link a container's log");
         }

@@ -36,11 +36,13 @@ impl Worker {
                     jobs.push((volume, files));
                 }
                 let (root, stamp) = (shared.config.root_dir.clone(), now.as_nanosecond().to_string());
+                let node_memory = shared.machine.memory_bytes;
                 let written = tokio::task::spawn_blocking(move || {
                     setup::make_pod_dirs(&root, spec::uid(&pod))
                         .map_err(|e| format!("cannot make the pod's directory: {e}"))?;
-                    jobs.iter()
-                        .try_for_each(|(volume, files)| setup::set_up(&root, &pod, volume, files.as_ref(), &stamp))
+                    jobs.iter().try_for_each(|(volume, files)| {
+                        setup::set_up(&root, &pod, volume, files.as_ref(), node_memory, &stamp)
+                    })
                 });
                 written.await.map_err(|e| e.to_string())??;
                 Ok(tokens.renew_at())

@@ -97,7 +97,12 @@ impl Machine {
     /// Waits until the pod has ended, and answers what its container said.
     pub(crate) async fn output(&self, name: &str) -> String {
         self.until(name, |pod| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))).await;
-        let log = self.dir.join(format!("pod-logs/default_{name}_{name}-uid/c/0.log"));
+        self.log(name, "c")
+    }
+
+    /// What a container has said so far.
+    pub(crate) fn log(&self, name: &str, container: &str) -> String {
+        let log = self.dir.join(format!("pod-logs/default_{name}_{name}-uid/{container}/0.log"));
         let log = std::fs::read_to_string(log).unwrap_or_else(|e| panic!("{e}: {:#}", self.pod(name)));
         log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned() + "\n").collect()
     }

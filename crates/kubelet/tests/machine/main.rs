@@ -5,6 +5,7 @@
 mod fake_api;
 mod fixture;
 mod pods;
+mod volumes;
 
 use kybern_testbed::harness::{self, Test};
 use kybern_testbed::tests;
@@ -17,6 +18,11 @@ const TESTS: &[Test] = tests![
     pods::a_restart_takes_over,
     pods::deletion_leaves_nothing,
     pods::streams,
+    volumes::what_may_only_be_read_is_never_written,
+    volumes::an_ephemeral_container_writes_no_more,
+    volumes::secrets_stay_in_memory_over_a_restart,
+    volumes::volumes_within_volumes,
+    volumes::directories_have_the_modes_that_are_meant,
 ];
 
 fn main() {

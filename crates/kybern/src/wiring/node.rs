@@ -90,7 +90,7 @@ pub(crate) async fn start(
 fn server_config(cluster: &Cluster, pki: &Pki) -> Result<ServerConfig> {
     let pair = pki.kubelet_server(&cluster.node_name, &[cluster.node_ip], jiff::Timestamp::now())?;
     let folder = cluster.paths.kubelet().join("pki");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    kybern_linux::files::make_dirs(&folder, 0o700).with_context(|| format!("cannot make {}", folder.display()))?;
     let (certificate, key) = (folder.join("kubelet.crt"), folder.join("kubelet.key"));
     write_private(&certificate, &pair.certificate_pem)?;
     write_private(&key, &pair.key_pem)?;

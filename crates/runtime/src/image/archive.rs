@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::{BOUNDS, Budget};
 use super::install::DOCUMENT_MAX;
 use super::manifest::{Descriptor, Document, OCI_INDEX, OCI_MANIFEST, choose, is_foreign};
 use super::reference::{Reference, is_digest};
@@ -225,15 +226,22 @@ fn find<'a>(files: &'a Files, name: &str) -> Result<&'a Path, StoreError> {
 /// Writes an archive's files into a directory under numbers, so that no name in it is ever used as a path. Answers which
 /// file is which; links, with which older versions of Docker share layers, lead to the file they name.
 fn spread(file: File, scratch: &Path) -> io::Result<Files> {
-    let mut archive = tar::Archive::new(decompress(file)?);
+    let compressed = file.metadata()?.len();
+    let (mut budget, bounded) = Budget::new(decompress(file)?, compressed, BOUNDS);
+    let mut archive = tar::Archive::new(bounded);
     let mut files = BTreeMap::new();
     let mut links = Vec::new();
-    for (number, entry) in archive.entries()?.enumerate() {
+    let mut entries = archive.entries()?;
+    for number in 0_u64.. {
+        budget.header();
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry?;
         let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
+        budget.entry(Path::new(&name))?;
         match entry.header().entry_type() {
             kind if kind.is_file() => {
                 let path = scratch.join(number.to_string());
+                budget.file(entry.size(), scratch)?;
                 io::copy(&mut entry.by_ref(), &mut File::create_new(&path)?)?;
                 files.insert(name, path);
             }
@@ -243,6 +251,7 @@ fn spread(file: File, scratch: &Path) -> io::Result<Files> {
             }
             _ => {}
         }
+        io::copy(&mut entry, &mut io::sink())?;
     }
     for (name, target) in links {
         if let Some(path) = files.get(&target).cloned() {

@@ -13,6 +13,9 @@ use crate::disk;
 /// The most a manifest or config may hold, in bytes.
 pub(crate) const DOCUMENT_MAX: u64 = 4 << 20;
 
+/// The most layers that an image may have: as many as an overlay takes.
+const LAYERS_MAX: usize = 500;
+
 /// An image's layers, bottom first: what its manifest and its config say of them, checked against each other.
 pub(crate) struct Layers {
     blobs: Vec<Descriptor>,
@@ -26,6 +29,10 @@ impl Layers {
         if diff_ids.len() != blobs.len() {
             let (layers, ids) = (blobs.len(), diff_ids.len());
             return Err(StoreError::Invalid(format!("image has {layers} layers, but its config names {ids}")));
+        }
+        if blobs.len() > LAYERS_MAX {
+            let layers = blobs.len();
+            return Err(StoreError::Invalid(format!("image has {layers} layers, more than {LAYERS_MAX}")));
         }
         if blobs.is_empty() {
             return Err(StoreError::Invalid("image has no layers".into()));

@@ -2,6 +2,7 @@
 
 mod archive;
 mod archives;
+mod bounds;
 mod builtin;
 mod install;
 mod manifest;

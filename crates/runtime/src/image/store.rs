@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kybern_linux::files;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -124,7 +125,7 @@ impl ImageStore {
     }
 
     fn lock(&self, name: &str, operation: FlockOperation) -> io::Result<File> {
-        let file = File::options().create(true).truncate(false).write(true).open(self.dir.join(name))?;
+        let file = files::append(&self.dir.join(name), 0o600)?;
         rustix::fs::flock(&file, operation)?;
         Ok(file)
     }

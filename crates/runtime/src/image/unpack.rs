@@ -11,11 +11,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kybern_linux::process;
+use kybern_linux::{files, process};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use tar::EntryType;
 
+use super::bounds::{BOUNDS, Budget};
 use super::install::missing;
 use super::manifest::digest_text;
 use super::store::{ImageStore, StoreError, snapshot_files};
@@ -53,7 +54,7 @@ impl ImageStore {
             enter(&worker, &layers_dir, &layers)?;
             extract(archive)
         })?;
-        let found = thread.join().map_err(|_| io::Error::other("unpacking failed"))?;
+        let found = thread.join().unwrap_or_else(|_| Err(io::Error::other("unpacking failed")));
         let outcome = found.map_err(StoreError::from).and_then(|found| {
             if found == diff_id {
                 Ok(())
@@ -127,25 +128,35 @@ pub(super) fn decompress(file: File) -> io::Result<Box<dyn Read>> {
 
 /// Unpacks an archive into `/`, this thread's own. Answers the digest of the uncompressed archive.
 fn extract(archive: File) -> io::Result<String> {
-    let hashing = Hashing { inner: decompress(archive)?, hash: ring::digest::Context::new(&ring::digest::SHA256) };
+    let compressed = archive.metadata()?.len();
+    let (mut budget, bounded) = Budget::new(decompress(archive)?, compressed, BOUNDS);
+    let hashing = Hashing { inner: bounded, hash: ring::digest::Context::new(&ring::digest::SHA256) };
     let mut archive = tar::Archive::new(hashing);
     let mut unpacked = HashSet::new();
     let mut directories: Vec<(PathBuf, u64)> = Vec::new();
-    for entry in archive.entries()? {
+    let mut entries = archive.entries()?;
+    loop {
+        budget.header();
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry?;
         let path = clean(&entry.path_bytes())?;
+        budget.entry(&path)?;
         match whiteout(&path)? {
             Some(Whiteout::Opaque(dir)) => clear(&dir, &unpacked)?,
             Some(Whiteout::File(file)) => disk::remove_all(&file)?,
             None => {
-                make(&mut entry, &path).map_err(|error| disk::named(error, &path))?;
+                make(&mut entry, &path, &mut budget).map_err(|error| disk::named(error, &path))?;
                 if entry.header().entry_type().is_dir() {
                     directories.push((path.clone(), entry.header().mtime().unwrap_or(0)));
                 }
                 unpacked.insert(path);
             }
         }
+        // Whatever an entry says that it holds is behind it before the next header.
+        io::copy(&mut entry, &mut io::sink())?;
     }
+    drop(entries);
+    budget.finished();
     // Times last: what is made in a directory changes the directory's.
     for (path, mtime) in directories.iter().rev() {
         set_mtime(path, *mtime)?;
@@ -218,7 +229,7 @@ fn clear(dir: &Path, unpacked: &HashSet<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-fn make(entry: &mut tar::Entry<'_, impl Read>, path: &Path) -> io::Result<()> {
+fn make(entry: &mut tar::Entry<'_, impl Read>, path: &Path, budget: &mut Budget) -> io::Result<()> {
     let kind = entry.header().entry_type();
     let known = matches!(
         kind,
@@ -235,8 +246,9 @@ fn make(entry: &mut tar::Entry<'_, impl Read>, path: &Path) -> io::Result<()> {
     if !known {
         return Ok(());
     }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
+        budget.made(parent.components().count() as u64)?;
+        files::make_dirs(parent, 0o755)?;
     }
     let existing = fs::symlink_metadata(path).ok();
     let merges = kind.is_dir() && existing.as_ref().is_some_and(fs::Metadata::is_dir);
@@ -270,6 +282,7 @@ fn make(entry: &mut tar::Entry<'_, impl Read>, path: &Path) -> io::Result<()> {
         }
         _ => {
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+            budget.file(entry.size(), Path::new("/"))?;
             io::copy(entry, &mut file)?;
         }
     }

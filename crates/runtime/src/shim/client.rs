@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use kybern_linux::files;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
 
@@ -34,7 +35,7 @@ impl ShimClient {
     /// Starts a shim for the sandbox's directory and waits until it serves its socket.
     pub(crate) async fn spawn(dir: &Path, executable: &Path, spec: &ShimSpec) -> io::Result<ShimClient> {
         disk::replace_json(&dir.join(SHIM_SPEC), spec)?;
-        let log = File::options().create(true).append(true).open(dir.join("shim.log"))?;
+        let log = files::append(&dir.join("shim.log"), 0o600)?;
         // Dropped without waiting: the runtime's signal handler reaps it if it ends first.
         let mut child = tokio::process::Command::new(executable)
             .arg(SHIM_COMMAND)

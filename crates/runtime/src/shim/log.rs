@@ -3,8 +3,9 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+
+use kybern_linux::files;
 
 use super::streams::Source;
 
@@ -75,8 +76,7 @@ pub(super) struct LogFile {
 
 impl LogFile {
     pub(super) fn open(path: PathBuf) -> io::Result<LogFile> {
-        let file = File::options().append(true).create(true).mode(0o640).open(&path);
-        let file = file.map_err(|error| crate::disk::named(error, &path))?;
+        let file = files::append(&path, 0o640).map_err(|error| crate::disk::named(error, &path))?;
         Ok(LogFile { path, file })
     }
 

@@ -29,6 +29,11 @@ pub(crate) const CONTAINERS: &str = "containers";
 pub(crate) const LAUNCH_SPEC: &str = "launch.json";
 pub(crate) const RUN_STATE: &str = "run.json";
 
+/// What a pod's network allows every user, as containerd 2 and Docker have it: ports below 1024 and pings. The pod's own
+/// sysctls come after.
+const NETWORK_SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
 /// Says something in the shim's log. Not with `eprintln!`: that panics where the log's disk is full, and the pod would end.
 fn say(text: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "shim: {text}");
@@ -69,6 +74,7 @@ fn detach_stdout() -> io::Result<()> {
 }
 
 fn prepare(dir: &Path) -> io::Result<server::Server> {
+    kybern_linux::files::set_umask();
     let spec: ShimSpec = disk::read_json(&dir.join(SHIM_SPEC))?;
     // Not a member of Kybern's session any more: a signal to its process group does not reach the shim.
     let _ = rustix::process::setsid();
@@ -92,6 +98,13 @@ fn prepare(dir: &Path) -> io::Result<server::Server> {
     }
     if let Some(hostname) = &spec.hostname {
         rustix::system::sethostname(hostname.as_bytes())?;
+    }
+    if spec.netns.is_some() {
+        for (name, value) in NETWORK_SYSCTLS {
+            if let Err(error) = set_sysctl(name, value) {
+                say(format_args!("{error}"));
+            }
+        }
     }
     for (name, value) in &spec.sysctls {
         set_sysctl(name, value)?;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use kybern_cri::MountPropagation;
 use kybern_linux::cgroup::Cgroups;
+use kybern_linux::files;
 use kybern_linux::mount::{self, Attributes, Propagation};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -25,7 +26,6 @@ const NOTHING_SPECIAL: Attributes = Attributes { read_only: false, no_suid: true
 
 /// Builds the root and makes it `/`. The caller is in a new mount namespace that still shows the host's mounts.
 pub(super) fn enter(spec: &LaunchSpec, cgroups: &Cgroups) -> Result<()> {
-    rustix::process::umask(Mode::empty());
     // Sources are opened while the namespace still shows the host's mounts with their peer groups.
     let sources = spec.mounts.iter().map(open_source).collect::<Result<Vec<_>>>()?;
     let recursive = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
@@ -36,7 +36,7 @@ pub(super) fn enter(spec: &LaunchSpec, cgroups: &Cgroups) -> Result<()> {
     attach_new(root, "/proc", "proc", &[], NOTHING_SPECIAL)?;
     let dev = Attributes { no_suid: true, ..Default::default() };
     attach_new(root, "/dev", "tmpfs", &["mode=755", "size=65536k"], dev)?;
-    fill_dev(root, &spec.devices)?;
+    files::without_umask(|| fill_dev(root, &spec.devices))?;
     let pts = Attributes { no_suid: true, no_exec: true, ..Default::default() };
     attach_new(root, "/dev/pts", "devpts", &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"], pts)?;
     attach_new(root, "/dev/mqueue", "mqueue", &[], NOTHING_SPECIAL)?;
@@ -52,7 +52,7 @@ pub(super) fn enter(spec: &LaunchSpec, cgroups: &Cgroups) -> Result<()> {
     }
     wrap(pivot(root), || "pivot_root".into())?;
     // Made where missing, as every runtime does, while the root is still writable; a failure shows when it is entered.
-    let _ = std::fs::create_dir_all(&spec.process.cwd);
+    let _ = files::make_dirs(Path::new(&spec.process.cwd), 0o755);
     for path in &spec.readonly_paths {
         wrap(make_read_only(path), || format!("make {path} read-only"))?;
     }
@@ -65,7 +65,6 @@ pub(super) fn enter(spec: &LaunchSpec, cgroups: &Cgroups) -> Result<()> {
         });
         wrap(set, || "make the root file system read-only".into())?;
     }
-    rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(())
 }
 
@@ -174,7 +173,7 @@ fn open_source(bind: &BindMount) -> Result<OwnedFd> {
     let open = || {
         let tree = match mount::open_tree(&bind.source, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(&bind.source)?;
+                files::make_dirs(&bind.source, 0o755)?;
                 mount::open_tree(&bind.source, true)?
             }
             other => other?,

@@ -36,6 +36,40 @@ pub(crate) async fn what_a_process_sees() {
     node.finish().await;
 }
 
+/// As with containerd 2 and Docker; the pod's own sysctls have the last word, and the host's network is left alone.
+pub(crate) async fn any_user_listens_and_pings() {
+    let node = Node::new().await;
+    let script = "cd /proc/sys/net/ipv4; busybox cat ip_unprivileged_port_start ping_group_range | busybox tr '\\t' ' '; \
+                  busybox timeout 1 busybox nc -l -p 80; echo $?; busybox ping -c 1 -W 2 127.0.0.1 > /dev/null && echo pong";
+    let as_user = |container: &mut ContainerConfig| {
+        container.security.run_as_user = Some(1000);
+        container.security.capabilities.drop = vec!["ALL".into()];
+    };
+    let (_, output) = node.run(|_, container| as_user(container), script).await;
+    // 143: it listened until it was told to end.
+    assert_eq!(output, "0\n0 2147483647\n143\npong\n");
+    let own = |pod: &mut PodSandboxConfig, container: &mut ContainerConfig| {
+        as_user(container);
+        pod.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "1000".into());
+        pod.sysctls.insert("net.ipv4.ping_group_range".into(), "1 0".into());
+    };
+    let (_, output) = node.run(own, script).await;
+    assert!(output.starts_with("1000\n1 0\n") && !output.contains("143") && !output.contains("pong"), "{output}");
+    let host = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    let (_, output) = node
+        .run(
+            |pod, container| {
+                pod.namespaces.network = NamespaceMode::Node;
+                container.security.namespaces.network = NamespaceMode::Node;
+            },
+            "busybox cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
+        )
+        .await;
+    assert_eq!(output, host);
+    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap(), host);
+    node.finish().await;
+}
+
 pub(crate) async fn confinement() {
     let node = Node::new().await;
     let script = "busybox grep -E '^(Seccomp|NoNewPrivs|CapEff|CapBnd|CapPrm|CapInh|CapAmb):' /proc/self/status; \

@@ -50,6 +50,15 @@ impl Layer {
         self.entry(kind, path, 0o777, 0, b"", target)
     }
 
+    /// A file whose name does not fit its header.
+    fn long_name(mut self, name: &str) -> Layer {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(0);
+        self.0.append_data(&mut header, name, &b""[..]).unwrap();
+        self
+    }
+
     /// The next entry has these extended attributes.
     fn attributes(mut self, attributes: [(&str, &str); 2]) -> Layer {
         let named = attributes.map(|(name, value)| (format!("SCHILY.xattr.{name}"), value));
@@ -235,6 +244,37 @@ pub(crate) async fn hostile_layers() {
     ] {
         let path = archive(&node.dir, "bad:4", &[bad.bytes()], false);
         assert!(archives.import(&path).is_err());
+    }
+    // Small archives that would cost much.
+    let long = "n".repeat(2 << 20);
+    let deep = "d/".repeat(300);
+    let mut sparse = tar::Header::new_gnu();
+    sparse.set_entry_type(tar::EntryType::GNUSparse);
+    let exbibyte = |field: &mut [u8; 12]| {
+        field[0] = 0x80;
+        field[4..].copy_from_slice(&(1_u64 << 60).to_be_bytes());
+    };
+    let gnu = sparse.as_gnu_mut().unwrap();
+    exbibyte(&mut gnu.realsize);
+    exbibyte(&mut gnu.sparse[0].offset);
+    gnu.sparse[0].numbytes.fill(b'0');
+    let mut vast = Layer::new();
+    sparse.set_path("vast").unwrap();
+    sparse.set_mode(0o644);
+    sparse.set_size(0);
+    sparse.set_cksum();
+    vast.0.append(&sparse, &b""[..]).unwrap();
+    for (bomb, why) in [
+        (Layer::new().long_name(&long), "names and attributes"),
+        (
+            Layer::new().attributes([("user.a", long.as_str()), ("user.b", "")]).file("f", 0o644, ""),
+            "names and attributes",
+        ),
+        (Layer::new().long_name(&deep), "directories deep"),
+        (vast, "files have more than"),
+    ] {
+        let error = archives.import(&archive(&node.dir, "bad:5", &[bomb.bytes()], true)).unwrap_err().to_string();
+        assert!(error.contains(why), "{why}: {error}");
     }
     let broken = base().bytes();
     let path = archive(&node.dir, "bad:3", &[broken], false);

@@ -21,6 +21,7 @@ const TESTS: &[Test] = tests![
     containers::what_a_process_sees,
     containers::confinement,
     containers::users_and_groups,
+    containers::any_user_listens_and_pings,
     containers::mounts,
     containers::mount_propagation,
     containers::resources,
