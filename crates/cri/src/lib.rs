@@ -3,11 +3,13 @@
 //! socket can stand in its place. Names are CRI's; a field that Kybern does not use yet is left out, not renamed.
 
 pub mod image;
+mod logs;
 pub mod service;
 pub mod stream;
 pub mod types;
 
 pub use image::{AuthConfig, FilesystemUsage, Image, ImageService, ImageSpec};
+pub use logs::rotated_logs;
 pub use service::{CriError, RuntimeService};
 pub use stream::{ExecIo, TermSize};
 pub use types::*;

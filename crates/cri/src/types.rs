@@ -236,6 +236,7 @@ pub struct ContainerConfig {
     pub annotations: Labels,
     /// Relative to the sandbox's log directory.
     pub log_path: String,
+    pub log_rotation: LogRotation,
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
@@ -243,6 +244,16 @@ pub struct ContainerConfig {
     pub security: LinuxContainerSecurityContext,
     /// A signal name that replaces the image's stop signal.
     pub stop_signal: String,
+}
+
+/// When a container's log is moved aside. CRI leaves this to the kubelet, which would have to look again and again; whoever
+/// writes the log knows at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LogRotation {
+    /// The most that a file may hold; zero for no bound.
+    pub max_bytes: u64,
+    /// The most files that are kept, with the one being written.
+    pub max_files: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

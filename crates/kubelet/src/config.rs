@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kybern_api::core::v1::Taint;
+use kybern_cri::LogRotation;
 
 use crate::server::auth::Authorizer;
 
@@ -23,6 +24,7 @@ pub struct Config {
     /// The pods' name servers.
     pub cluster_dns: Vec<String>,
     pub cluster_domain: String,
+    pub log_rotation: LogRotation,
     /// The pod network on one node; `None` where a controller assigns it.
     pub pod_cidr: Option<String>,
     pub max_pods: u32,
@@ -69,6 +71,7 @@ impl Config {
             container_logs_dir: "/var/log/containers".into(),
             cluster_dns: vec!["10.96.0.10".into()],
             cluster_domain: "cluster.local".into(),
+            log_rotation: LogRotation { max_bytes: 10 << 20, max_files: 5 },
             pod_cidr: None,
             max_pods: 110,
             resolv_conf: "/etc/resolv.conf".into(),

@@ -74,7 +74,6 @@ pub async fn run(
     tasks.spawn(reporter::run(shared.clone()));
     tasks.spawn(lease::run(shared.clone(), nodes.clone()));
     tasks.spawn(crate::image::gc::run(shared.clone()));
-    tasks.spawn(crate::log_rotation::run(shared.clone(), table.clone()));
     let (ended_tx, mut ended) = mpsc::channel(64);
     let qos = QosCgroups::new(shared.cgroups.clone(), &shared.config.cgroup_root, shared.machine.milli_cpus);
     let mut driver = Driver {
@@ -151,6 +150,7 @@ fn share(
             cgroup_root: config.cgroup_root.clone(),
             seccomp_root: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
             memory_capacity_bytes: machine.memory_bytes,
+            log_rotation: config.log_rotation,
         },
         resolver,
         cgroups,

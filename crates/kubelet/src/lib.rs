@@ -6,7 +6,6 @@
 pub mod config;
 pub mod image;
 pub mod kubelet;
-pub mod log_rotation;
 pub mod node;
 pub mod orphans;
 pub mod pod;

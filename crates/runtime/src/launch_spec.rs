@@ -109,6 +109,7 @@ pub(crate) fn build(config: &ContainerConfig, image: &ImageConfig, around: Surro
         stdin_once: config.stdin_once,
         tty: config.tty,
         log_path: around.log_path,
+        log_rotation: config.log_rotation,
     })
 }
 

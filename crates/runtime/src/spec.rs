@@ -32,6 +32,8 @@ pub(crate) struct LaunchSpec {
     pub tty: bool,
     /// `None`: output is only seen by those attached.
     pub log_path: Option<PathBuf>,
+    #[serde(default)]
+    pub log_rotation: kybern_cri::LogRotation,
 }
 
 /// An overlay: read-only layers below a directory of the container's own.

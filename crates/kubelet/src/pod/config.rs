@@ -2,8 +2,8 @@
 
 use kybern_api::core::v1::{Container, Pod};
 use kybern_cri::{
-    ContainerConfig, ContainerMetadata, DnsConfig, Image, ImageSpec, Mount, NamespaceMode, PodSandboxConfig,
-    PodSandboxMetadata, PortMapping, Protocol,
+    ContainerConfig, ContainerMetadata, DnsConfig, Image, ImageSpec, LogRotation, Mount, NamespaceMode,
+    PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
 };
 
 use super::env::expand;
@@ -18,6 +18,7 @@ pub struct NodeFacts {
     /// Where `Localhost` seccomp profiles lie.
     pub seccomp_root: String,
     pub memory_capacity_bytes: i64,
+    pub log_rotation: LogRotation,
 }
 
 /// `<logs>/<namespace>_<name>_<uid>`.
@@ -117,6 +118,7 @@ pub fn container(
         labels: labels::container_labels(pod, name),
         annotations: labels::container_annotations(pod, container, inputs.attempt),
         log_path: format!("{name}/{}.log", inputs.attempt),
+        log_rotation: node.log_rotation,
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use jiff::Timestamp;
-use kybern_cri::{ContainerState, ContainerStatus};
+use kybern_cri::{ContainerState, ContainerStatus, rotated_logs};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
@@ -113,49 +114,63 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self, follow: bool) {
-        let mut inotify = follow.then(|| Inotify::new(&self.path)).and_then(Result::ok);
+        // Before the first read, so that nothing that is written after it goes unseen.
+        let mut watch = follow.then(|| LogWatch::new(&self.path)).and_then(Result::ok);
         loop {
             // Whether it still ran is asked before reading, so that its last words are read after that.
             let ran = self.is_running();
             if !self.drain().await || self.filter.is_full() {
                 return;
             }
-            let Some(inotify) = &mut inotify else { return };
+            let Some(watch) = &mut watch else { return };
+            match self.successor() {
+                Ok(Some(next)) => {
+                    // What was written to the old file after the last look and before the new one was made.
+                    if !self.drain().await || self.filter.is_full() {
+                        return;
+                    }
+                    self.file = next;
+                    continue;
+                }
+                Ok(None) => {}
+                Err(_) => return,
+            }
             if !ran {
                 return;
             }
             tokio::select! {
                 () = self.sender.closed() => return,
                 changed = self.view.changed() => if changed.is_err() { return },
-                rotated = inotify.changed() => match rotated {
-                    Ok(false) => {}
-                    Ok(true) => {
-                        if !self.drain().await || !self.reopen(inotify) {
-                            return;
-                        }
-                    }
-                    Err(_) => return,
-                },
+                changed = watch.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// The file that the log goes on in, if it was moved aside: the one that was begun next, which may have been moved since.
+    fn successor(&self) -> io::Result<Option<File>> {
+        let own = self.file.metadata()?.ino();
+        let newest = match File::open(&self.path) {
+            // Between the two steps of a move: the watch tells when the new file comes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            newest => newest?,
+        };
+        if newest.metadata()?.ino() == own {
+            return Ok(None);
+        }
+        let mut aside = rotated_logs(&self.path)?.into_iter();
+        let is_own = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.ino() == own);
+        let next = if aside.clone().any(|path| is_own(&path)) {
+            aside.skip_while(|path| !is_own(path)).nth(1)
+        } else {
+            // This reader was so slow that its file is gone: on with the oldest that is left.
+            aside.next()
+        };
+        Ok(Some(next.and_then(|path| File::open(path).ok()).unwrap_or(newest)))
     }
 
     fn is_running(&self) -> bool {
         let view = self.view.borrow();
         view.observed.by_id(&self.id).is_some_and(|c| c.container.state == ContainerState::Running)
-    }
-
-    /// Goes on with the file that a rotation put in place.
-    fn reopen(&mut self, inotify: &mut Inotify) -> bool {
-        match File::open(&self.path).and_then(|file| Ok((file, Inotify::new(&self.path)?))) {
-            Ok((file, fresh)) => {
-                self.file = file;
-                *inotify = fresh;
-                true
-            }
-            // The rotation is between its two steps: the directory tells when the new file comes.
-            Err(_) => Inotify::new(self.path.parent().unwrap_or(&self.path)).map(|fresh| *inotify = fresh).is_ok(),
-        }
     }
 
     /// Sends what the file has; `false` when the client is gone or the file fails.
@@ -182,40 +197,31 @@ impl Reader {
     }
 }
 
-struct Inotify(AsyncFd<std::os::fd::OwnedFd>);
+/// Tells of changes in the directory of a container's logs.
+struct LogWatch(AsyncFd<std::os::fd::OwnedFd>);
 
-impl Inotify {
-    fn new(path: &Path) -> io::Result<Self> {
+impl LogWatch {
+    fn new(log: &Path) -> io::Result<Self> {
         let fd = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let flags = WatchFlags::MODIFY
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::CREATE
-            | WatchFlags::MOVED_TO;
-        add_watch(&fd, path, flags)?;
+        let flags = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        add_watch(&fd, log.parent().unwrap_or(log), flags)?;
         // An owned descriptor cannot be closed or replaced behind the reactor's back, so the safe constructor is sound here.
         #[expect(deprecated, reason = "its replacement is unsafe, which only the crate linux may use")]
         let fd = AsyncFd::new(fd)?;
         Ok(Self(fd))
     }
 
-    /// Waits for a change; `true` when the file was moved away or a new one came.
-    async fn changed(&mut self) -> io::Result<bool> {
-        use rustix::fs::inotify::{ReadFlags, Reader};
+    /// Waits for a change, and takes all that there are.
+    async fn changed(&mut self) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        let mut buffer = [0; 4096];
         loop {
-            let mut ready = self.0.readable().await?;
-            let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 4096];
-            let mut reader = Reader::new(ready.get_inner(), &mut buffer);
-            match reader.next() {
-                Ok(first) => {
-                    let mut flags = first.events();
-                    while !reader.is_buffer_empty() {
-                        flags |= reader.next()?.events();
-                    }
-                    let moved = ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF | ReadFlags::CREATE | ReadFlags::MOVED_TO;
-                    return Ok(flags.intersects(moved));
+            match rustix::io::read(ready.get_inner(), &mut buffer) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    ready.clear_ready();
+                    return Ok(());
                 }
-                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
                 Err(error) => return Err(error.into()),
             }
         }

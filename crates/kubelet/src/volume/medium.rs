@@ -15,14 +15,14 @@ use crate::pod::resources::pod_resources;
 const MODE: u32 = 0o777;
 
 /// How much a volume on memory may hold: its own limit and the pod's where they are less than the node's.
-pub fn memory_bytes(spec: &PodSpec, limit: Option<i64>, node: i64) -> i64 {
+pub(super) fn memory_bytes(spec: &PodSpec, limit: Option<i64>, node: i64) -> i64 {
     let pod = pod_resources(spec).memory_limit_in_bytes;
     let least = |most: i64, other: i64| if 0 < other && other < most { other } else { most };
     least(least(node, pod), limit.unwrap_or(0))
 }
 
 /// Makes a volume's directory on the disk, unless it is there.
-pub fn disk(path: &Path) -> io::Result<()> {
+pub(super) fn disk(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -31,7 +31,7 @@ pub fn disk(path: &Path) -> io::Result<()> {
 }
 
 /// Mounts a volume of at most so many bytes of memory, unless that was done by an earlier run.
-pub fn memory(path: &Path, bytes: i64) -> io::Result<()> {
+pub(super) fn memory(path: &Path, bytes: i64) -> io::Result<()> {
     disk(path)?;
     if is_mounted(path)? {
         return Ok(());

@@ -10,7 +10,7 @@ use super::atomic;
 use crate::pod::spec;
 
 /// Makes the directories in `dir`, the volume's, on which containers mount other volumes.
-pub fn make(pod: &Pod, volume: &Volume, dir: &Path) -> Result<(), String> {
+pub(super) fn make(pod: &Pod, volume: &Volume, dir: &Path) -> Result<(), String> {
     for place in places(pod, &volume.name)? {
         let path = dir.join(place);
         files::make_dirs(&path, 0o755)

@@ -81,7 +81,10 @@ impl Worker {
             if probes.tasks.contains_key(&(id.clone(), kind)) {
                 continue;
             }
-            let target = Target { container_id: id.clone(), container, pod_ip: ip.clone().unwrap_or_default() };
+            // The address may be seen later than the container: until then every attempt would fail, and count.
+            let needs_address = probe.exec.is_none();
+            let Some(pod_ip) = ip.clone().or_else(|| (!needs_address).then(String::new)) else { continue };
+            let target = Target { container_id: id.clone(), container, pod_ip };
             let (shared, pod, verdicts) = (self.shared.clone(), self.pod.clone(), probes.verdicts.clone());
             let task = tokio::spawn(prober::run(shared, pod, probe, kind, target, started_at, verdicts));
             probes.tasks.insert((id, kind), task.abort_handle());

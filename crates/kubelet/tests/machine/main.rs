@@ -23,6 +23,7 @@ const TESTS: &[Test] = tests![
     volumes::secrets_stay_in_memory_over_a_restart,
     volumes::volumes_within_volumes,
     volumes::directories_have_the_modes_that_are_meant,
+    volumes::a_busy_node_leaves_nothing_open,
 ];
 
 fn main() {

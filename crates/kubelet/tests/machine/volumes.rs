@@ -147,3 +147,78 @@ pub(crate) async fn directories_have_the_modes_that_are_meant() {
     }
     machine.clean_up().await;
 }
+
+/// What is made by a process that was started without a umask: nothing that others can write but what is meant for them.
+pub(crate) async fn a_busy_node_leaves_nothing_open() {
+    let before = rustix::process::umask(rustix::fs::Mode::empty());
+    let machine = Machine::new().await;
+    machine.create("p", "exec /bin/busybox sleep 1000", |pod| {
+        add_kinds(&machine, pod);
+        let mut init = container("init", "true");
+        mount_kinds(&mut init);
+        pod["spec"]["initContainers"] = json!([init]);
+        mount_kinds(&mut pod["spec"]["containers"][0]);
+        for (name, medium) in [("mem", "Memory"), ("disk", "")] {
+            let volume = json!({"name": name, "emptyDir": {"medium": medium}});
+            add_volume(pod, volume, json!({"name": name, "mountPath": format!("/{name}"), "subPath": "a/b"}));
+        }
+    });
+    machine.until("p", |pod| pod["status"]["phase"] == "Running").await;
+    let mut seen = Vec::new();
+    walk(&machine.dir, &machine.dir, &mut seen);
+    rustix::process::umask(before);
+    let open = |path: &str| {
+        let parts: Vec<&str> = path.split('/').collect();
+        match parts.as_slice() {
+            // The volumes themselves, and what containers write into those that they may write.
+            ["kubelet", "pods", _, "volumes", kind, _, rest @ ..] => {
+                rest.is_empty() || *kind == "kubernetes.io~empty-dir"
+            }
+            ["kubelet", "pods", _, "volume-subpaths", "mem" | "disk", ..] => true,
+            ["kubelet", "pods", _, "containers", _, last_words] => last_words.parse::<u32>().is_ok(),
+            ["state", "sandboxes", _, "shm"] => true,
+            _ => false,
+        }
+    };
+    let wrong: Vec<_> = seen.iter().filter(|(path, mode)| mode & 0o022 != 0 && !open(path)).collect();
+    assert!(wrong.is_empty(), "{wrong:#o?}");
+    for (path, expect) in [
+        ("kubelet", 0o750),
+        ("kubelet/pods", 0o750),
+        ("kubelet/pods/p-uid", 0o750),
+        ("kubelet/pods/p-uid/etc-hosts", 0o644),
+        ("kubelet/pods/p-uid/containers/c/0", 0o666),
+        ("kubelet/pods/p-uid/volumes/kubernetes.io~empty-dir/disk", 0o777),
+        ("kubelet/pods/p-uid/volumes/kubernetes.io~empty-dir/disk/a/b", 0o777),
+        ("kubelet/pods/p-uid/volumes/kubernetes.io~secret/secret", 0o1777),
+        ("pod-logs", 0o755),
+        ("pod-logs/default_p_p-uid/c", 0o755),
+        ("pod-logs/default_p_p-uid/c/0.log", 0o640),
+        ("container-logs", 0o755),
+        ("root", 0o711),
+        ("root/images/images.json", 0o600),
+        ("state/sandboxes", 0o711),
+        ("state/lock", 0o600),
+    ] {
+        let found = seen.iter().find(|(seen, _)| seen == path).map(|(_, mode)| *mode);
+        assert_eq!(found, Some(expect), "{path}: {:o}", found.unwrap_or(0));
+    }
+    machine.clean_up().await;
+}
+
+/// The files and directories below `dir` with their modes, but for what is in images and containers.
+fn walk(root: &Path, dir: &Path, seen: &mut Vec<(String, u32)>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        if meta.is_symlink() {
+            continue;
+        }
+        let name = path.strip_prefix(root).unwrap().display().to_string();
+        let foreign = name.ends_with("/upper") || name.ends_with("/fs");
+        seen.push((name, meta.permissions().mode() & 0o7777));
+        if meta.is_dir() && !foreign {
+            walk(root, &path, seen);
+        }
+    }
+}

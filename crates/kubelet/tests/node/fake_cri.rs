@@ -19,6 +19,8 @@ struct State {
     calls: Vec<String>,
     /// Exit codes of `exec_sync` by command.
     commands: BTreeMap<String, i32>,
+    /// Sandboxes have no addresses yet.
+    no_addresses: bool,
 }
 
 #[derive(Default)]
@@ -56,6 +58,15 @@ impl State {
 }
 
 impl FakeCri {
+    /// Whether sandboxes have their addresses, which they tell of when they get them.
+    pub(crate) fn addresses(&self, known: bool) {
+        let mut state = self.state.lock();
+        state.no_addresses = !known;
+        for id in state.sandboxes.keys().cloned().collect::<Vec<_>>() {
+            state.tell(ContainerEventType::Started, "", &id);
+        }
+    }
+
     pub(crate) fn new() -> Arc<Self> {
         Arc::default()
     }
@@ -176,7 +187,13 @@ impl RuntimeService for FakeCri {
     }
 
     fn pod_sandbox_status(&self, id: &str) -> CriFuture<'_, PodSandboxStatus> {
-        answer!(self, |state| { state.sandboxes.get(id).map(|(s, _)| s.clone()).ok_or_else(|| missing(id)) })
+        answer!(self, |state| {
+            let mut status = state.sandboxes.get(id).map(|(s, _)| s.clone()).ok_or_else(|| missing(id))?;
+            if state.no_addresses {
+                status.ips.clear();
+            }
+            Ok(status)
+        })
     }
 
     fn list_pod_sandbox(&self) -> CriFuture<'_, Vec<PodSandbox>> {

@@ -125,12 +125,17 @@ async fn logs_are_served() {
     let goes_on = async {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         let log = node.dir.path().join("pod-logs/default_p_p-uid/c/0.log");
-        let mut file = std::fs::OpenOptions::new().append(true).open(log).unwrap();
+        let mut file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
         std::io::Write::write_all(&mut file, b"2026-01-01T00:00:02Z stdout F three\n").unwrap();
+        // Rotated more often than the reader looks.
+        for number in 0..4 {
+            std::fs::rename(&log, log.with_file_name(format!("0.log.20260101-00000{number}"))).unwrap();
+            std::fs::write(&log, format!("2026-01-01T00:00:02Z stdout F file {number}\n")).unwrap();
+        }
         node.cri.exit("c", 0);
     };
     let (followed, ()) = tokio::join!(followed, goes_on);
-    assert_eq!(followed.1, "one\ntwo\nthree\n");
+    assert_eq!(followed.1, "one\ntwo\nthree\nfile 0\nfile 1\nfile 2\nfile 3\n");
 }
 
 #[tokio::test]

@@ -354,6 +354,26 @@ async fn probes_decide_readiness_and_restarts() {
     node.until("p", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1).await;
 }
 
+/// A container may be seen to run before its pod's address is: what cannot be asked has not failed.
+#[tokio::test]
+async fn no_probe_fails_for_want_of_an_address() {
+    let node = TestNode::new();
+    node.cri.addresses(false);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    node.running("p", |pod| {
+        let probe = json!({"tcpSocket": {"port": port}, "periodSeconds": 1, "failureThreshold": 1});
+        pod["spec"]["containers"][0]["livenessProbe"] = probe.clone();
+        pod["spec"]["containers"][0]["readinessProbe"] = probe;
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    node.cri.addresses(true);
+    node.until("p", |pod| condition(pod, "Ready") == "True").await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert_eq!(node.pod("p")["status"]["containerStatuses"][0]["restartCount"], 0);
+}
+
 #[tokio::test]
 async fn hooks_run() {
     let node = TestNode::new();

@@ -70,6 +70,7 @@ pub(crate) async fn run(options: Kubelet) -> Result<()> {
     let mut config = kybern_kubelet::Config::new(name, ip, &paths.data);
     config.pod_logs_dir = file.pod_logs_dir.clone().unwrap_or(paths.pod_logs);
     config.container_logs_dir = paths.container_logs.clone();
+    config.log_rotation = file.log_rotation(config.log_rotation)?;
     config.cgroup_root = file.cgroup_root.clone().unwrap_or(paths.cgroup_root);
     config.pod_cidr = file.pod_cidr.clone();
     set(&mut config.cluster_dns, options.cluster_dns.or(file.cluster_dns));

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use kybern_apimachinery::quantity::Quantity;
+use kybern_cri::LogRotation;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -24,6 +26,8 @@ pub(crate) struct KubeletFile {
     pub(crate) resolv_conf: Option<PathBuf>,
     pub(crate) cgroup_root: Option<String>,
     pub(crate) pod_logs_dir: Option<PathBuf>,
+    container_log_max_size: Option<String>,
+    container_log_max_files: Option<u32>,
     /// What this kubelet has not, and so has no effect.
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -74,6 +78,20 @@ impl KubeletFile {
         self.others.keys().map(String::as_str)
     }
 
+    /// How logs are rotated, where the file says so; `usual` is what holds otherwise.
+    pub(crate) fn log_rotation(&self, usual: LogRotation) -> Result<LogRotation> {
+        let size = self.container_log_max_size.as_deref().map(|text| {
+            let size = Quantity::parse(text).ok().map(|size| size.value()).filter(|size| *size > 0);
+            let size = size.and_then(|size| u64::try_from(size).ok());
+            size.with_context(|| format!("containerLogMaxSize {text:?} is no size: it must be as 10Mi and above zero"))
+        });
+        let max_files = self.container_log_max_files.unwrap_or(usual.max_files);
+        if max_files < 2 {
+            bail!("containerLogMaxFiles is {max_files}: it must be greater than 1");
+        }
+        Ok(LogRotation { max_bytes: size.transpose()?.unwrap_or(usual.max_bytes), max_files })
+    }
+
     pub(crate) fn client_ca_file(&self) -> Option<&PathBuf> {
         self.authentication.x509.client_ca_file.as_ref()
     }
@@ -96,6 +114,17 @@ mod tests {
         assert_eq!(file.cluster_dns.as_deref(), Some(&["10.96.0.10".to_owned()][..]));
         assert_eq!(file.client_ca_file(), Some(&PathBuf::from("/ca.crt")));
         assert_eq!(file.without_effect().collect::<Vec<_>>(), ["evictionHard"]);
+    }
+
+    #[test]
+    fn log_rotation() {
+        let usual = LogRotation { max_bytes: 10 << 20, max_files: 5 };
+        let read = |more: &str| KubeletFile::parse(&format!("{HEAD}{more}")).unwrap().log_rotation(usual);
+        assert_eq!(read("").unwrap(), usual);
+        let both = read("containerLogMaxSize: 1Mi\ncontainerLogMaxFiles: 3\n").unwrap();
+        assert_eq!(both, LogRotation { max_bytes: 1 << 20, max_files: 3 });
+        assert!(read("containerLogMaxFiles: 1\n").unwrap_err().to_string().contains("greater than 1"));
+        assert!(read("containerLogMaxSize: much\n").unwrap_err().to_string().contains("\"much\""));
     }
 
     #[test]

@@ -60,17 +60,7 @@ pub(crate) fn pod(out: &mut Errors, path: &FieldPath, spec: &Value) {
             &["Always", "OnRootMismatch"],
         );
     }
-    for (i, sysctl) in list(context, "sysctls").iter().enumerate() {
-        let (path, name) = (inner.child("sysctls").index(i).child("name"), text(sysctl, "name"));
-        let word = |part: &str| {
-            !part.is_empty() && part.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c))
-        };
-        if name.is_empty() {
-            out.push(FieldError::required(&path, ""));
-        } else if !name.split(['.', '/']).all(word) {
-            out.push(FieldError::invalid(&path, name, "must be a sysctl name such as kernel.shm_rmid_forced"));
-        }
-    }
+    sysctls(out, &inner.child("sysctls"), spec, context);
     profile(out, &inner, context, "seccompProfile");
     profile(out, &inner, context, "appArmorProfile");
     if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
@@ -85,6 +75,36 @@ pub(crate) fn pod(out: &mut Errors, path: &FieldPath, spec: &Value) {
             if flag(spec, field) {
                 out.push(FieldError::forbidden(&path.child(field), "when `hostUsers` is false"));
             }
+        }
+    }
+}
+
+fn sysctls(out: &mut Errors, path: &FieldPath, spec: &Value, context: &Value) {
+    const RULE: &str = "must have at most 253 characters and match regex \
+                        ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+    let edge = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let word = |part: &str| {
+        let bytes = part.as_bytes();
+        bytes.first().is_some_and(|c| edge(*c))
+            && bytes.last().is_some_and(|c| edge(*c))
+            && bytes.iter().all(|c| edge(*c) || b"-_".contains(c))
+    };
+    let mut names = std::collections::BTreeSet::new();
+    for (i, sysctl) in list(context, "sysctls").iter().enumerate() {
+        let (path, name) = (path.index(i).child("name"), text(sysctl, "name"));
+        if name.is_empty() {
+            out.push(FieldError::required(&path, ""));
+        } else if name.len() > 253 || !name.split(['.', '/']).all(word) {
+            out.push(FieldError::invalid(&path, name, RULE));
+        } else if !names.insert(name) {
+            out.push(FieldError::duplicate(&path, name));
+        }
+        let dotted = name.replace('/', ".");
+        let of_ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
+        if flag(spec, "hostNetwork") && dotted.starts_with("net.") {
+            out.push(FieldError::invalid(&path, name, "may not be specified when 'hostNetwork' is true"));
+        } else if flag(spec, "hostIPC") && of_ipc {
+            out.push(FieldError::invalid(&path, name, "may not be specified when 'hostIPC' is true"));
         }
     }
 }
@@ -112,5 +132,38 @@ pub(crate) fn container(out: &mut Errors, path: &FieldPath, context: &Value) {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             out.push(FieldError::invalid(path, context.clone(), detail));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kybern_apimachinery::json;
+
+    use super::*;
+
+    #[test]
+    fn sysctl_names() {
+        let check = |host: &str, names: &[&str], expect: &str| {
+            let all: Vec<Value> = names.iter().map(|name| json!({"name": name, "value": "1"})).collect();
+            let mut out = Vec::new();
+            let mut spec = json!({"securityContext": {"sysctls": all}});
+            spec[host] = true.into();
+            pod(&mut out, &FieldPath::new("spec"), &spec);
+            let texts: Vec<String> = out.iter().map(ToString::to_string).collect();
+            assert_eq!(texts.join("; ").replace("spec.securityContext.sysctls", "S"), expect, "{names:?}");
+        };
+        let rule = "must have at most 253 characters and match regex \
+                    ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+        let wrong = |name: &str| format!("S[0].name: Invalid value: {name:?}: {rule}");
+        check("no", &["kernel.shmmax", "safe-and-unsafe", "net/ipv4/tcp_syncookies"], "");
+        for name in ["foo-", "bar..", ".a", "A.b", "-a", "a/-b"] {
+            check("no", &[name], &wrong(name));
+        }
+        check("no", &[&"a".repeat(254)], &wrong(&"a".repeat(254)));
+        check("no", &["", "a", "a"], "S[0].name: Required value; S[2].name: Duplicate value: \"a\"");
+        let of_net = "S[0].name: Invalid value: \"net.x\": may not be specified when 'hostNetwork' is true";
+        check("hostNetwork", &["net.x", "kernel.msgmax"], of_net);
+        let of_ipc = "S[1].name: Invalid value: \"kernel/msgmax\": may not be specified when 'hostIPC' is true";
+        check("hostIPC", &["net.x", "kernel/msgmax"], of_ipc);
     }
 }

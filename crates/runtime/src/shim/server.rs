@@ -246,7 +246,8 @@ impl Server {
         let text = |error: io::Error| error.to_string();
         let dir = self.dir.join(CONTAINERS).join(name);
         let spec: LaunchSpec = disk::read_json(&dir.join(LAUNCH_SPEC)).map_err(text)?;
-        let log = spec.log_path.clone().map(LogFile::open).transpose().map_err(text)?;
+        let log = spec.log_path.clone().map(|path| LogFile::open(path, spec.log_rotation));
+        let log = log.transpose().map_err(text)?;
         let (ours, theirs) = make_streams(spec.tty, spec.stdin).map_err(text)?;
         let pid_namespace_of = match spec.pid {
             PidNamespace::Pod => Some(&self.pause.as_ref().ok_or("the sandbox shares no pid namespace")?.1),

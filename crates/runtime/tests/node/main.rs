@@ -31,6 +31,7 @@ const TESTS: &[Test] = tests![
     containers::out_of_memory,
     containers::many_at_once,
     streams::logs,
+    streams::a_fast_log_is_rotated,
     streams::exec,
     streams::exec_with_a_terminal,
     streams::attach,

@@ -204,3 +204,27 @@ pub(crate) async fn port_forward() {
     assert!(error.contains("localhost:8081") && error.contains("refused"), "{error}");
     node.finish().await;
 }
+
+/// However fast it is written, a log stays within its bound, and no line of it is lost between two files.
+pub(crate) async fn a_fast_log_is_rotated() {
+    let node = Node::new().await;
+    let rotation = LogRotation { max_bytes: 1 << 20, max_files: 100 };
+    let script = "busybox seq 1 300000";
+    let sandbox = node.sandbox(&node.pod("fast")).await;
+    let id = node.start(&sandbox, ContainerConfig { log_rotation: rotation, ..node.shell("main", script) }).await;
+    let log = std::path::PathBuf::from(node.ended(&id).await.log_path);
+    let mut files = rotated_logs(&log).unwrap();
+    files.push(log);
+    assert!(files.len() > 5, "{files:?}");
+    let mut next = 1;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.len() <= 1 << 20, "{}: {}", file.display(), text.len());
+        for line in text.lines() {
+            assert_eq!(line.rsplit(' ').next().unwrap(), next.to_string());
+            next += 1;
+        }
+    }
+    assert_eq!(next, 300_001);
+    node.finish().await;
+}
