@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use kybern_apimachinery::{ApiError, Value};
 
 use crate::access::UserInfo;
+use crate::warnings::Warnings;
 use crate::{Body, BoxFuture};
 
 /// A request to a connect subresource, authorized and admitted.
@@ -15,6 +16,10 @@ pub struct ConnectRequest {
     pub name: String,
     /// What follows the subresource in the path, as it came: `/PATH` of `…/proxy/PATH`.
     pub tail: String,
+    /// Everything is checked, nothing is changed. Only for what is created.
+    pub dry_run: bool,
+    /// What the client is told besides the answer.
+    pub warnings: Arc<Warnings>,
     /// Without the caller's credentials.
     pub request: http::Request<Body>,
 }

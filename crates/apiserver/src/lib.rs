@@ -30,7 +30,7 @@ pub mod serve;
 mod server;
 pub mod strategy;
 mod table;
-mod warnings;
+pub mod warnings;
 mod write;
 
 use std::future::Future;

@@ -7,10 +7,10 @@ use crate::Body;
 
 /// The warnings of one request, each once, in the order in which they came up.
 #[derive(Debug, Default)]
-pub(crate) struct Warnings(Mutex<Vec<String>>);
+pub struct Warnings(Mutex<Vec<String>>);
 
 impl Warnings {
-    pub(crate) fn add(&self, text: String) {
+    pub fn add(&self, text: String) {
         let mut texts = self.0.lock();
         if !texts.contains(&text) {
             texts.push(text);

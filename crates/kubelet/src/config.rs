@@ -36,8 +36,6 @@ pub struct Config {
     pub manage_cgroups: bool,
     /// The port in the node's status, and the server; `None` serves nothing.
     pub server: Option<ServerConfig>,
-    /// Labels the node as a control-plane node.
-    pub control_plane: bool,
     pub labels: Vec<(String, String)>,
     pub taints: Vec<Taint>,
     /// A directory of manifests that are run without an API server's word.
@@ -78,7 +76,6 @@ impl Config {
             cgroup_root: "/".into(),
             manage_cgroups: rustix::process::geteuid().is_root(),
             server: None,
-            control_plane: false,
             labels: Vec::new(),
             taints: Vec::new(),
             static_pods: None,

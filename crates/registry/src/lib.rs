@@ -25,6 +25,7 @@ use kybern_auth::token::Issuer;
 
 pub use admission::{Views as AdmissionViews, plugins as admission_plugins};
 pub use allocation::ServiceAllocators;
+pub use connect::TokenLimits;
 pub use connect::kubelet::{KubeletClient, KubeletOptions};
 pub use table::resources;
 
@@ -35,6 +36,7 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// Issues the tokens of `serviceaccounts/token`.
     pub issuer: Arc<Issuer>,
+    pub token_limits: TokenLimits,
     /// Judges the tokens of `tokenreviews`.
     pub tokens: Arc<ServiceAccountTokens>,
     /// Those of all other tokens, for `tokenreviews`, too.

@@ -76,6 +76,7 @@ impl ApiServer {
             objects: slot.clone(),
             clock: clock.clone(),
             issuer: issuer.clone(),
+            token_limits: Default::default(),
             tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock.clone())),
             token_authenticators: Vec::new(),
             authorizer: Arc::new(Union(authorizers.clone())),

@@ -4,24 +4,72 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
-use kybern_apimachinery::{ApiError, Gvk, Value, object};
+use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
+use kybern_schema::types::{KindType, Type};
 
-use super::Exchange;
+use super::{Exchange, check_namespace};
 use crate::access::{AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
 use crate::negotiate::{Encoding, Format, Shape, negotiate};
-use crate::options::WriteOptions;
+use crate::pipeline::RequestInfo;
 use crate::resource::Resource;
+use crate::server::Server;
 use crate::{Body, body, codec, forward, table};
 
-pub(super) async fn connect(
+/// Whether a subresource is a stream of bytes that is nobody's business, and not an object in and an object out.
+pub(super) fn streams(subresource: &str) -> bool {
+    matches!(subresource, "proxy" | "log" | "exec" | "attach" | "portforward")
+}
+
+/// Hands a stream over, once admission has seen the options that its query is.
+pub(super) async fn stream(
     exchange: Exchange,
+    kind: Gvk,
     connector: Arc<dyn Connector>,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let kind = exchange.subresource().map(|s| s.kind.clone());
-    admit(&exchange).await?;
-    serve(exchange, kind, connector, body).await
+    // A log is read, not connected to.
+    if exchange.info.subresource != "log" {
+        let mut options = kybern_schema::builtin().kind(&kind).map_or(Value::Null, |k| stream_options(&k, &exchange));
+        let name = exchange.info.name.clone();
+        admit(&exchange, Operation::Connect, &name, &mut options, (&Value::Null, false)).await?;
+    }
+    let (server, request) = request(exchange, body, false);
+    connector.connect(&*server, request).await
+}
+
+/// `PodExecOptions` and the like, as a query says them.
+fn stream_options(kind: &KindType, exchange: &Exchange) -> Value {
+    let query = &exchange.query;
+    let mut options = json!({"apiVersion": kind.gvk.api_version(), "kind": kind.gvk.kind});
+    for field in &kind.root().fields {
+        let name = &*field.name;
+        let value = match &field.ty {
+            Type::String if name == "path" && !exchange.info.tail.is_empty() => exchange.info.tail.as_str().into(),
+            Type::String if query.has(name) => query.get(name).into(),
+            Type::Bool if query.has(name) => query.flag(name).into(),
+            Type::List(_) if query.has(name) => {
+                // Ports are numbers; what is none, the connector refuses.
+                query.all(name).map(|text| text.parse::<i64>().map_or_else(|_| text.into(), Value::from)).collect()
+            }
+            _ => continue,
+        };
+        if name != "apiVersion" && name != "kind" {
+            options[name] = value;
+        }
+    }
+    options
+}
+
+/// Serves the creation of an object that a subresource takes: a binding, an eviction, a token.
+pub(super) async fn create(
+    exchange: Exchange,
+    kind: Gvk,
+    connector: Arc<dyn Connector>,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    // It reads older versions of what it is sent, too: evictions of policy/v1beta1.
+    answer(exchange, Some((kind, true)), connector, body).await
 }
 
 pub(super) async fn unstored(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
@@ -29,75 +77,88 @@ pub(super) async fn unstored(exchange: Exchange, body: Body) -> Result<Response<
     if !exchange.resource.verbs.iter().any(|v| v == exchange.info.verb) {
         return Err(ApiError::method_not_supported(&exchange.group_resource(), exchange.info.verb));
     }
-    let kind = exchange.resource.ty.gvk.clone();
-    serve(exchange, Some(kind), connector, body).await
+    let kind = (exchange.info.verb == "create").then(|| (exchange.resource.ty.gvk.clone(), false));
+    answer(exchange, kind, connector, body).await
 }
 
-/// Asks admission about a connection.
-async fn admit(exchange: &Exchange) -> Result<(), ApiError> {
+/// Shows admission what is to be created or connected to. `options` and whether it is a dry run come together.
+async fn admit(
+    exchange: &Exchange,
+    operation: Operation,
+    name: &str,
+    object: &mut Value,
+    (options, dry_run): (&Value, bool),
+) -> Result<(), ApiError> {
     let request = AdmissionRequest {
         user: &exchange.user,
         resource: &exchange.resource,
         subresource: &exchange.info.subresource,
         namespace: &exchange.info.namespace,
-        name: &exchange.info.name,
-        operation: Operation::Connect,
+        name,
+        operation,
         old: None,
-        options: &Value::Null,
-        dry_run: exchange.query.has("dryRun"),
+        options,
+        dry_run,
     };
     for plugin in &exchange.server.admission {
-        plugin.admit(&request, None).await?;
+        plugin.admit(&request, Some(&mut *object)).await?;
     }
     for plugin in &exchange.server.admission {
-        plugin.validate(&request, None).await?;
+        plugin.validate(&request, Some(&*object)).await?;
     }
     Ok(())
 }
 
-/// Calls the connector, with the body of an object checked and turned into JSON, and its answer turned into what the client takes.
-async fn serve(
-    exchange: Exchange,
-    kind: Option<Gvk>,
+fn request(exchange: Exchange, body: Body, dry_run: bool) -> (Arc<Server>, ConnectRequest) {
+    let Exchange { server, info, user, mut parts, warnings, .. } = exchange;
+    forward::prepare(&mut parts.headers, &server.credential_headers);
+    let request = Request::from_parts(parts, body);
+    let RequestInfo { namespace, name, tail, .. } = info;
+    (server, ConnectRequest { user, namespace, name, tail, dry_run, warnings, request })
+}
+
+/// Calls the connector, with the object of a creation decoded, admitted and turned into JSON, and its answer turned into
+/// what the client takes. The kind may be one of which older versions are read, too.
+async fn answer(
+    mut exchange: Exchange,
+    created: Option<(Gvk, bool)>,
     connector: Arc<dyn Connector>,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let Exchange { server, info, user, mut parts, resource, now, query, warnings } = exchange;
-    // Streams and proxied requests are nobody's business.
-    let streams = matches!(info.subresource.as_str(), "proxy" | "log" | "exec" | "attach" | "portforward");
-    let reads = !streams && matches!(info.verb, "get" | "list");
-    let format = match negotiate(&parts.headers, false, true, reads) {
-        _ if streams => None,
-        Ok(format) if format.shape == Shape::Table => Some(format),
-        _ => Some(negotiate(&parts.headers, false, true, false)?),
+    let reads = matches!(exchange.info.verb, "get" | "list");
+    let format = match negotiate(&exchange.parts.headers, false, true, reads) {
+        Ok(format) if format.shape == Shape::Table => format,
+        _ => negotiate(&exchange.parts.headers, false, true, false)?,
     };
-    let kind = kind.filter(|_| !streams && info.verb == "create").and_then(|gvk| kybern_schema::builtin().kind(&gvk));
+    let kind = created.and_then(|(gvk, older)| Some((kybern_schema::builtin().kind(&gvk)?, older)));
+    let mut dry_run = false;
     let body = match kind {
-        Some(kind) => {
-            let validation = WriteOptions::parse(&query, "CreateOptions", "")?.field_validation;
+        Some((kind, older)) => {
+            let options = exchange.write_options("CreateOptions")?;
+            dry_run = options.dry_run;
             let bytes = body::read(body).await?;
-            // A subresource reads older versions of what it is sent, too: evictions of policy/v1beta1.
-            let kind = if info.subresource.is_empty() { kind } else { codec::in_claimed_version(kind, &bytes) };
-            let (object, found) = codec::read_object(codec::content_type(&parts.headers), &bytes, &kind, validation)?;
-            warnings.extend(found);
-            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            parts.headers.remove(CONTENT_LENGTH);
+            let kind = if older { codec::in_claimed_version(kind, &bytes) } else { kind };
+            let media = codec::content_type(&exchange.parts.headers);
+            let (mut object, found) = codec::read_object(media, &bytes, &kind, options.field_validation)?;
+            exchange.warnings.extend(found);
+            check_namespace(&exchange, &mut object)?;
+            let name = match exchange.info.name.as_str() {
+                "" => object::name(&object).to_owned(),
+                name => name.to_owned(),
+            };
+            admit(&exchange, Operation::Create, &name, &mut object, (&options.object, dry_run)).await?;
+            exchange.parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            exchange.parts.headers.remove(CONTENT_LENGTH);
             body::full(object.to_string())
         }
         None => body,
     };
-    forward::prepare(&mut parts.headers, &server.credential_headers);
-    let request = ConnectRequest {
-        user,
-        namespace: info.namespace,
-        name: info.name,
-        tail: info.tail,
-        request: Request::from_parts(parts, body),
-    };
+    let (resource, now) = (exchange.resource.clone(), exchange.now);
+    let (server, request) = request(exchange, body, dry_run);
     let response = connector.connect(&*server, request).await?;
     match format {
-        Some(format) if format.shape == Shape::Table => tabulate(response, format, &resource, now).await,
-        Some(format) if format.encoding != Encoding::Json => reencode(response, format).await,
+        format if format.shape == Shape::Table => tabulate(response, format, &resource, now).await,
+        format if format.encoding != Encoding::Json => reencode(response, format).await,
         _ => Ok(response),
     }
 }

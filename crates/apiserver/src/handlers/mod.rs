@@ -112,9 +112,18 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
         };
     }
     let Some(subresource) = exchange.subresource().cloned() else { return Err(ApiError::no_such_path()) };
+    // Before anything else: the right to read, which a GET is authorized by, is no right to act.
+    if !subresource.verbs.iter().any(|v| v == verb) {
+        return refuse(&exchange);
+    }
     match (subresource.handler, verb) {
-        (SubresourceHandler::Connect(connector), _) => connect::connect(exchange, connector, body).await,
-        (_, verb) if !subresource.verbs.iter().any(|v| v == verb) => refuse(&exchange),
+        (SubresourceHandler::Connect(connector), _) if connect::streams(&subresource.name) => {
+            connect::stream(exchange, subresource.kind, connector, body).await
+        }
+        (SubresourceHandler::Connect(connector), _) => {
+            let kind = subresource.kind;
+            mutate(async move { connect::create(exchange, kind, connector, body).await }).await
+        }
         (SubresourceHandler::Part(_), "get") => get::get(&exchange).await,
         (SubresourceHandler::Part(_), "update") => mutate(async move { update::update(&exchange, body).await }).await,
         (SubresourceHandler::Part(_), "patch") => mutate(async move { patch::patch(&exchange, body).await }).await,

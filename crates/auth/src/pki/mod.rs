@@ -6,6 +6,7 @@ mod authority;
 mod certificate;
 mod files;
 mod kubeconfig;
+mod request;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ pub use authority::CertificateAuthority;
 pub use certificate::{CertifiedKey, Profile, needs_renewal, not_after};
 pub use files::PkiError;
 pub use kubeconfig::{Credentials, Kubeconfig};
+pub use request::SigningRequest;
 
 /// How long before its end a certificate is renewed, in days; kubeadm's certificates live 365.
 pub const RENEW_BEFORE_DAYS: i64 = 90;

@@ -28,6 +28,9 @@ pub struct TokenSpec<'a> {
     /// Empty: the server's own.
     pub audiences: Vec<String>,
     pub seconds: i64,
+    /// For a token that lives longer than its owner was told: from when on its use is a sign of a client that does not
+    /// read new ones.
+    pub warn_after: Option<i64>,
 }
 
 /// A verified token's claims.
@@ -146,6 +149,9 @@ impl Issuer {
         }
         let audiences = if spec.audiences.is_empty() { &self.audiences } else { &spec.audiences };
         let seconds = now.as_second();
+        if let Some(after) = spec.warn_after {
+            private["warnafter"] = (seconds + after).into();
+        }
         let claims = json!({
             "iss": self.issuers.first(), "sub": format!("system:serviceaccount:{}:{}", spec.namespace, spec.service_account),
             "aud": audiences, "iat": seconds, "nbf": seconds, "exp": seconds + spec.seconds, "jti": id, "kubernetes.io": private,
@@ -225,6 +231,7 @@ mod tests {
             node: Some(("n".into(), "u3".into())),
             audiences: audiences.iter().map(|a| (*a).to_owned()).collect(),
             seconds: 3600,
+            warn_after: None,
         }
     }
 

@@ -74,6 +74,7 @@ impl Cluster {
             objects: slot.clone(),
             clock: clock.clone(),
             issuer: issuer.clone(),
+            token_limits: Default::default(),
             tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock)),
             token_authenticators: Vec::new(),
             authorizer: rbac.clone(),

@@ -43,9 +43,6 @@ pub fn labels(config: &Config, machine: &Machine) -> BTreeMap<String, String> {
         ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
         ("beta.kubernetes.io/arch".to_owned(), machine.architecture.clone()),
     ]);
-    if config.control_plane {
-        labels.insert("node-role.kubernetes.io/control-plane".to_owned(), String::new());
-    }
     labels.extend(config.labels.iter().cloned());
     labels
 }

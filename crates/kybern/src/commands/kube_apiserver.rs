@@ -8,6 +8,7 @@ use clap::Args;
 use ipnet::IpNet;
 use kybern_auth::authz::parse_modes;
 use kybern_auth::pki::Kubeconfig;
+use kybern_registry::TokenLimits;
 
 use crate::node_address;
 use crate::notify::Notifier;
@@ -58,6 +59,12 @@ pub(crate) struct KubeApiserver {
     /// PEM file of the key that signs service-account tokens.
     #[arg(long)]
     service_account_signing_key_file: Option<PathBuf>,
+    /// The longest life of a token that a client asks for, such as 24h; 0 sets no limit [default: none].
+    #[arg(long, value_parser = parse_token_limit, default_value = "0")]
+    service_account_max_token_expiration: i64,
+    /// Lets the tokens in pods' volumes live on for a year, for clients that do not read new ones.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    service_account_extend_token_expiration: bool,
     /// The audiences that tokens are good for [default: the issuer].
     #[arg(long, value_delimiter = ',')]
     api_audiences: Vec<String>,
@@ -72,6 +79,16 @@ pub(crate) struct KubeApiserver {
 fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
     let bounds = text.split_once('-').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
     bounds.filter(|(low, high)| low <= high).ok_or_else(|| format!("{text:?} is not of the form 30000-32767"))
+}
+
+/// Go's notation of a duration, in whole seconds; between an hour and 2^32 seconds, as upstream.
+fn parse_token_limit(text: &str) -> Result<i64, String> {
+    let duration = kybern_apimachinery::time::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration"))?;
+    match i64::try_from(duration.as_secs()) {
+        Ok(seconds) if seconds == 0 || (3600..=1 << 32).contains(&seconds) => return Ok(seconds),
+        _ => {}
+    }
+    Err("the service-account-max-token-expiration must be between 1 hour and 2^32 seconds".to_owned())
 }
 
 pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
@@ -94,6 +111,10 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         audiences: options.api_audiences.clone(),
         signing_key: options.service_account_signing_key_file.clone(),
         verifying_keys: options.service_account_key_file.clone(),
+        token_limits: TokenLimits {
+            max_seconds: Some(options.service_account_max_token_expiration).filter(|seconds| *seconds > 0),
+            extend: options.service_account_extend_token_expiration,
+        },
         anonymous: options.anonymous_auth,
     };
     let running = control_plane::start(&server_options, |step| notifier.status(step)).await?;

@@ -17,7 +17,7 @@ use kybern_auth::authz::{self, Mode};
 use kybern_auth::pki::{Pki, PkiOptions};
 use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_registry::bootstrap::{self, BootstrapOptions};
-use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+use kybern_registry::{Deps, KubeletClient, ServiceAllocators, TokenLimits};
 use kybern_storage::sqlite::{self, Sqlite};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -55,6 +55,7 @@ pub(crate) struct ApiServerOptions {
     /// `None`: the key in `cert_dir`.
     pub(crate) signing_key: Option<PathBuf>,
     pub(crate) verifying_keys: Vec<PathBuf>,
+    pub(crate) token_limits: TokenLimits,
     pub(crate) anonymous: bool,
 }
 
@@ -115,6 +116,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         objects: slot.clone(),
         clock: Arc::clone(&clock),
         issuer: Arc::clone(&issuer),
+        token_limits: options.token_limits,
         tokens: Arc::clone(&tokens),
         token_authenticators: token_authenticators.clone(),
         authorizer: Arc::new(authz::Union(authorizers.clone())),

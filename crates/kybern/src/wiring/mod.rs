@@ -2,6 +2,7 @@
 
 mod certificate;
 pub(crate) mod control_plane;
+mod control_plane_node;
 mod discovery_routes;
 pub(crate) mod in_process;
 pub(crate) mod node;

@@ -79,7 +79,6 @@ pub(crate) async fn start(
     config.cgroup_root.clone_from(&paths.cgroup_root);
     config.container_logs_dir = paths.container_logs.clone();
     config.server = Some(server);
-    config.control_plane = true;
     config.version = version::KUBERNETES.to_owned();
     let kubelet = kybern_kubelet::run(config, client, runtime.clone(), runtime, shutdown::requested());
     let kubelet = tokio::spawn(kubelet);

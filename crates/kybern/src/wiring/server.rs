@@ -10,7 +10,7 @@ use kybern_auth::pki::{Kubeconfig, Pki};
 use kybern_storage::lock::{DirectoryLock, LockError};
 
 use super::control_plane::{self, ApiServer, ApiServerOptions};
-use super::{Cluster, in_process, node, shutdown};
+use super::{Cluster, control_plane_node, in_process, node, shutdown};
 use crate::addons;
 use crate::commands::kube_apiserver::loopback_or;
 use crate::notify::Notifier;
@@ -44,6 +44,8 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
         let client = in_process::client(&server, "system:kybern:addons", &["system:masters"]);
         tokio::spawn(addons::keep_applying(client, settings));
     }
+    let client = in_process::client(&server, "system:kybern:server", &["system:masters"]);
+    tokio::spawn(control_plane_node::mark(client, cluster.node_name.clone()));
     let client = in_process::client(&server, &format!("system:node:{}", cluster.node_name), &["system:nodes"])
         .with_user_agent("kubelet");
     let node = node::start(&cluster, &pki, client).await?;
@@ -74,6 +76,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         audiences: Vec::new(),
         signing_key: None,
         verifying_keys: Vec::new(),
+        token_limits: Default::default(),
         anonymous: true,
     }
 }

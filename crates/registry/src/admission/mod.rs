@@ -33,7 +33,7 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(deps.admission_views.namespaces.clone())),
         Arc::new(service_account::ServiceAccount::new(deps.objects.clone(), deps.admission_views.accounts.clone())),
-        Arc::new(node_restriction::NodeRestriction::new(deps.objects.clone())),
+        Arc::new(node_restriction::NodeRestriction::new(deps.objects.clone(), deps.authorizer.clone())),
         Arc::new(pod_defaults::TaintNodesByCondition),
         Arc::new(priority::Priority::new(deps.admission_views.priority_classes.clone())),
         Arc::new(pod_defaults::DefaultTolerationSeconds),

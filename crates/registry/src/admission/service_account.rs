@@ -8,6 +8,7 @@ use kybern_apimachinery::{ApiError, GroupResource, Value, json, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
+use kybern_auth::authz::node::{Kind, MIRROR, references};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,8 +21,8 @@ const VOLUME_PREFIX: &str = "kube-api-access-";
 const TOKEN_SECONDS: i64 = 3607;
 /// How long a pod waits for the `default` account of its namespace, as upstream's.
 const DEFAULT_ACCOUNT_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
-/// The annotation of a pod that a kubelet made from a file.
-pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The annotation of an account whose pods name no secrets but those that it lists.
+const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 
 /// Tells whoever waits for a namespace's `default` account that one has come.
 #[derive(Debug, Default)]
@@ -65,6 +66,20 @@ impl ServiceAccount {
             }
         }
     }
+
+    /// The account that a pod names, or why the pod is refused.
+    async fn account(&self, request: &AdmissionRequest<'_>, name: &str) -> Result<Value, ApiError> {
+        self.find(request.namespace, name).await.map_err(|error| {
+            if error.code() != 404 {
+                return error;
+            }
+            let cause = format!(
+                "error looking up service account {}/{name}: serviceaccount {name:?} not found",
+                request.namespace
+            );
+            ApiError::forbidden(&GroupResource::new("", "pods"), request.name, &cause)
+        })
+    }
 }
 
 impl AdmissionPlugin for ServiceAccount {
@@ -79,7 +94,7 @@ impl AdmissionPlugin for ServiceAccount {
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
             let (Some(pod), true) = (object, super::pod_defaults::is_pod_creation(request)) else { return Ok(()) };
-            debug_assert_eq!(request.operation, Operation::Create);
+            // A kubelet compares its mirror pods with its files: they stay as they are.
             if object::annotation(pod, MIRROR).is_some() {
                 return Ok(());
             }
@@ -87,25 +102,113 @@ impl AdmissionPlugin for ServiceAccount {
             if name.is_empty() {
                 "default".clone_into(&mut name);
             }
-            let forbidden = |cause: String, pod: &Value| {
-                ApiError::forbidden(&GroupResource::new("", "pods"), object::name(pod), &cause)
-            };
-            let found = self.find(request.namespace, &name).await;
-            let account = match found {
-                Ok(account) => account,
-                Err(e) if e.code() == 404 => {
-                    let cause = format!(
-                        "error looking up service account {}/{name}: serviceaccount {name:?} not found",
-                        request.namespace
-                    );
-                    return Err(forbidden(cause, pod));
-                }
-                Err(e) => return Err(e),
-            };
+            let account = self.account(request, &name).await?;
             give(pod, &account, &suffix()?);
             Ok(())
         })
     }
+
+    fn validate<'a>(
+        &'a self,
+        request: &'a AdmissionRequest<'a>,
+        object: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            let gvr = &request.resource.gvr;
+            let created = super::pod_defaults::is_pod_creation(request);
+            let debugged = gvr.group.is_empty()
+                && gvr.resource == "pods"
+                && request.subresource == "ephemeralcontainers"
+                && request.operation == Operation::Update;
+            let Some(pod) = object.filter(|_| created || debugged) else { return Ok(()) };
+            let forbidden = |cause: &str| ApiError::forbidden(&gvr.group_resource(), request.name, cause);
+            if created && object::annotation(pod, MIRROR).is_some() {
+                return check_mirror(pod).map_err(forbidden);
+            }
+            let name = object::str_at(pod, &["spec", "serviceAccountName"]);
+            if name.is_empty() {
+                let cause = format!("no service account specified for pod {}/{}", request.namespace, object::name(pod));
+                return Err(forbidden(&cause));
+            }
+            let account = self.account(request, name).await?;
+            if !matches!(
+                object::annotation(&account, ENFORCE_MOUNTABLE),
+                Some("1" | "t" | "T" | "true" | "TRUE" | "True")
+            ) {
+                return Ok(());
+            }
+            check_secrets(pod, &account, debugged).map_err(|cause| forbidden(&cause))
+        })
+    }
+}
+
+/// A pod that a kubelet made from a file names nothing that would give the kubelet a right.
+fn check_mirror(pod: &Value) -> Result<(), &'static str> {
+    let names = references(pod);
+    if names.iter().any(|(kind, _)| *kind == Kind::ServiceAccount) {
+        return Err("a mirror pod may not reference service accounts");
+    }
+    if names.iter().any(|(kind, _)| *kind == Kind::Secret) {
+        return Err("a mirror pod may not reference secrets");
+    }
+    let mut projections = list(&pod["spec"], "volumes").iter().flat_map(|v| list(&v["projected"], "sources"));
+    if projections.any(|source| has(source, "serviceAccountToken")) {
+        return Err("a mirror pod may not use ServiceAccountToken volume projections");
+    }
+    Ok(())
+}
+
+/// Refuses secrets that an account which limits them does not list.
+fn check_secrets(pod: &Value, account: &Value, ephemeral_only: bool) -> Result<(), String> {
+    let spec = &pod["spec"];
+    let holder = object::name(account);
+    let listed = |field: &str, name: &str| list(account, field).iter().any(|s| text(s, "name") == name);
+    let beyond = |name: &str| !name.is_empty() && !listed("secrets", name);
+    if !ephemeral_only {
+        let volumes = list(spec, "volumes").iter().map(|v| object::str_at(v, &["secret", "secretName"]));
+        if let Some(name) = volumes.into_iter().find(|name| beyond(name)) {
+            return Err(format!(
+                "volume with secret.secretName={name:?} is not allowed because service account {holder} does not reference that secret"
+            ));
+        }
+    }
+    let groups: &[(&str, &str)] = if ephemeral_only {
+        &[("ephemeralContainers", "ephemeral container")]
+    } else {
+        &[("initContainers", "init container"), ("containers", "container")]
+    };
+    for (field, what) in groups {
+        for container in list(spec, field) {
+            let title = text(container, "name");
+            for env in list(container, "env") {
+                let (name, secret) = (text(env, "name"), object::str_at(env, &["valueFrom", "secretKeyRef", "name"]));
+                if beyond(secret) {
+                    return Err(format!(
+                        "{what} {title} with envVar {name} referencing secret.secretName={secret:?} is not allowed because service account {holder} does not reference that secret"
+                    ));
+                }
+            }
+            for from in list(container, "envFrom") {
+                let secret = object::str_at(from, &["secretRef", "name"]);
+                if beyond(secret) {
+                    return Err(format!(
+                        "{what} {title} with envFrom referencing secret.secretName={secret:?} is not allowed because service account {holder} does not reference that secret"
+                    ));
+                }
+            }
+        }
+    }
+    if !ephemeral_only {
+        for (index, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
+            let name = text(secret, "name");
+            if !listed("imagePullSecrets", name) {
+                return Err(format!(
+                    "imagePullSecrets[{index}].name={name:?} is not allowed because service account {holder} does not reference that imagePullSecret"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Five characters of upstream's name alphabet, which spells no words.
@@ -159,6 +262,34 @@ fn give(pod: &mut Value, account: &Value, suffix: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_limits_the_secrets_of_its_pods() {
+        let account = json!({"metadata": {"name": "sa"}, "secrets": [{"name": "mine"}]});
+        let check = |spec: Value, ephemeral| check_secrets(&json!({"spec": spec}), &account, ephemeral);
+        let volume = |name: &str| json!({"volumes": [{"name": "v", "secret": {"secretName": name}}]});
+        assert!(check(volume("mine"), false).is_ok() && check(volume("other"), false).is_err());
+        let env = json!({"ephemeralContainers": [{"name": "e", "envFrom": [{"secretRef": {"name": "other"}}]}]});
+        assert!(
+            check(env.clone(), false).is_ok() && check(env, true).unwrap_err().starts_with("ephemeral container e")
+        );
+        assert!(check(json!({"imagePullSecrets": [{"name": "mine"}]}), false).is_err(), "it is no pull secret");
+    }
+
+    #[test]
+    fn attack_a_mirror_pod_names_nothing_secret() {
+        for (spec, expect) in [
+            (json!({}), Ok(())),
+            (json!({"serviceAccountName": "x"}), Err("a mirror pod may not reference service accounts")),
+            (json!({"imagePullSecrets": [{"name": "x"}]}), Err("a mirror pod may not reference secrets")),
+            (
+                json!({"volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}),
+                Err("a mirror pod may not use ServiceAccountToken volume projections"),
+            ),
+        ] {
+            assert_eq!(check_mirror(&json!({"metadata": {"name": "p"}, "spec": spec})), expect);
+        }
+    }
 
     #[test]
     fn a_pod_gets_its_credentials_once() {

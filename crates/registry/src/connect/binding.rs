@@ -28,7 +28,11 @@ impl Connector for Binding {
             let name = if request.name.is_empty() { object::name(&binding) } else { request.name.as_str() };
             validate(&binding, name)?;
             let now = self.clock.now();
-            server.update("", "pods", &request.namespace, name, &|pod| assign(pod, &binding, now)).await?;
+            if request.dry_run {
+                assign(&mut server.get("", "pods", &request.namespace, name).await?, &binding, now)?;
+            } else {
+                server.update("", "pods", &request.namespace, name, &|pod| assign(pod, &binding, now)).await?;
+            }
             Ok(success())
         })
     }

@@ -25,11 +25,16 @@ impl Connector for Eviction {
         Box::pin(async move {
             let eviction = read_object(request.request).await?;
             let (namespace, name) = (request.namespace.as_str(), request.name.as_str());
-            if !object::name(&eviction).is_empty() && object::name(&eviction) != name {
+            if object::name(&eviction) != name {
                 return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
             }
             let pod = server.get("", "pods", namespace, name).await?;
-            let options = if has(&eviction, "deleteOptions") { eviction["deleteOptions"].clone() } else { json!({}) };
+            let mut options =
+                if has(&eviction, "deleteOptions") { eviction["deleteOptions"].clone() } else { json!({}) };
+            // Asked for in the query or in the object: either is enough.
+            if request.dry_run {
+                options["dryRun"] = json!(["All"]);
+            }
             let dry_run = !list(&options, "dryRun").is_empty();
             if needs_leave(&pod) {
                 let budgets = server.list("policy", "poddisruptionbudgets", namespace).await?;

@@ -15,6 +15,7 @@ mod token;
 use std::sync::Arc;
 
 use kybern_apiserver::connect::Connector;
+pub use token::TokenLimits;
 
 use crate::Deps;
 
@@ -32,7 +33,8 @@ pub fn connector(resource: &str, subresource: &str, deps: &Deps) -> Option<Arc<d
         ("services", "proxy") => Arc::new(proxy::Proxy::new(kubelet, proxy::Kind::Service)),
         ("nodes", "proxy") => Arc::new(proxy::Proxy::new(kubelet, proxy::Kind::Node)),
         ("serviceaccounts", "token") => {
-            Arc::new(token::TokenRequest { issuer: deps.issuer.clone(), clock: deps.clock.clone() })
+            let (issuer, clock, limits) = (deps.issuer.clone(), deps.clock.clone(), deps.token_limits);
+            Arc::new(token::TokenRequest { issuer, clock, limits })
         }
         _ => return None,
     })

@@ -83,6 +83,7 @@ impl Cluster {
             objects: slot.clone(),
             clock,
             issuer,
+            token_limits: Default::default(),
             tokens: tokens.clone(),
             token_authenticators: vec![Arc::new(TokenFile::parse("static,joe,1").unwrap())],
             authorizer: Arc::new(Union(authorizers.clone())),

@@ -7,6 +7,7 @@ mod every_verb;
 mod harness;
 mod kubelets;
 mod minimal;
+mod node_attacks;
 mod nodes;
 mod pods;
 mod proxied;

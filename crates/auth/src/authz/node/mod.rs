@@ -1,106 +1,21 @@
 //! The Node authorizer (`plugin/pkg/auth/authorizer/node`): a kubelet may read what the pods on its own node refer to, and
 //! write its own node, lease and pods' status.
 
-use std::collections::{HashMap, HashSet};
+mod graph;
 
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
 
+use self::graph::Graph;
+pub use self::graph::{Kind, MIRROR, references};
 use super::rbac::Rule;
 
 /// The node that a user is the kubelet of.
 pub fn node_of(user: &UserInfo) -> Option<&str> {
     let name = user.name.strip_prefix("system:node:")?;
     (!name.is_empty() && user.in_group("system:nodes")).then_some(name)
-}
-
-/// What a pod refers to, in its namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Kind {
-    Secret,
-    ConfigMap,
-    Claim,
-    ServiceAccount,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct PodReferences {
-    node: String,
-    names: HashSet<(Kind, String)>,
-}
-
-/// Who uses what: nodes to pods to objects.
-#[derive(Debug, Default)]
-struct Graph {
-    /// By namespace, then pod name.
-    pods: HashMap<String, HashMap<String, PodReferences>>,
-    /// Volume to the claim that it is bound to: namespace and name.
-    volumes: HashMap<String, (String, String)>,
-    /// VolumeAttachment to node.
-    attachments: HashMap<String, String>,
-    /// ResourceSlice to node.
-    slices: HashMap<String, String>,
-}
-
-impl Graph {
-    fn uses(&self, node: &str, namespace: &str, kind: Kind, name: &str) -> bool {
-        let wanted = (kind, name.to_owned());
-        self.pods.get(namespace).is_some_and(|pods| pods.values().any(|p| p.node == node && p.names.contains(&wanted)))
-    }
-
-    /// Whether a pod is, or was, run by a node.
-    fn runs(&self, node: &str, namespace: &str, pod: &str) -> bool {
-        self.pods.get(namespace).and_then(|pods| pods.get(pod)).is_some_and(|p| p.node == node)
-    }
-}
-
-/// The names that a pod's spec refers to.
-fn references(pod: &Value) -> HashSet<(Kind, String)> {
-    let mut names = HashSet::new();
-    let mut add = |kind: Kind, name: &Value| {
-        if let Some(name) = name.as_str().filter(|n| !n.is_empty()) {
-            names.insert((kind, name.to_owned()));
-        }
-    };
-    let list = |value: &'_ Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
-    let spec = &pod["spec"];
-    add(Kind::ServiceAccount, &spec["serviceAccountName"]);
-    for secret in list(spec, "imagePullSecrets") {
-        add(Kind::Secret, &secret["name"]);
-    }
-    for volume in list(spec, "volumes") {
-        add(Kind::Secret, &volume["secret"]["secretName"]);
-        add(Kind::ConfigMap, &volume["configMap"]["name"]);
-        add(Kind::Claim, &volume["persistentVolumeClaim"]["claimName"]);
-        if volume["ephemeral"].is_object() {
-            add(Kind::Claim, &format!("{}-{}", object::name(pod), object::str_at(&volume, &["name"])).into());
-        }
-        for source in list(&volume["projected"], "sources") {
-            add(Kind::Secret, &source["secret"]["name"]);
-            add(Kind::ConfigMap, &source["configMap"]["name"]);
-        }
-        // The secrets of volume drivers, under the two names that their fields have.
-        for driver in ["csi", "flexVolume", "rbd", "cephfs", "iscsi", "scaleIO", "storageos", "azureFile"] {
-            let source = &volume[driver];
-            for secret in [&source["nodePublishSecretRef"]["name"], &source["secretRef"]["name"], &source["secretName"]]
-            {
-                add(Kind::Secret, secret);
-            }
-        }
-    }
-    for container in ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|c| list(spec, c)) {
-        for env in list(&container, "env") {
-            add(Kind::Secret, &env["valueFrom"]["secretKeyRef"]["name"]);
-            add(Kind::ConfigMap, &env["valueFrom"]["configMapKeyRef"]["name"]);
-        }
-        for from in list(&container, "envFrom") {
-            add(Kind::Secret, &from["secretRef"]["name"]);
-            add(Kind::ConfigMap, &from["configMapRef"]["name"]);
-        }
-    }
-    names
 }
 
 /// What every kubelet may do, whatever runs on it (upstream's `NodeRules`): verbs, group, resources.
@@ -137,88 +52,91 @@ impl Default for NodeAuthorizer {
 
 impl NodeAuthorizer {
     fn judge(&self, node: &str, a: &Attributes) -> Result<(), String> {
-        let none = |text: String| Err(text);
-        let read = matches!(a.verb.as_str(), "get" | "list" | "watch");
-        let related = |kind: Kind, verbs: bool| {
-            if !verbs {
-                return none(format!("cannot {} this resource", a.verb));
-            }
-            if a.name.is_empty() {
-                return none(format!("can only read resources of this type with a name: {}", a.resource));
-            }
-            if self.graph.read().uses(node, &a.namespace, kind, &a.name) {
-                Ok(())
-            } else {
-                none(format!("no relationship found between node '{node}' and this object"))
-            }
-        };
         match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
-            ("", "secrets", "") => related(Kind::Secret, read),
-            ("", "configmaps", "") => related(Kind::ConfigMap, read),
-            ("", "persistentvolumeclaims", "") => related(Kind::Claim, a.verb == "get"),
-            ("", "persistentvolumeclaims", "status") => {
-                related(Kind::Claim, matches!(a.verb.as_str(), "update" | "patch"))
+            ("", "secrets", _) => self.read(node, Kind::Secret, a),
+            ("", "configmaps", _) => self.read(node, Kind::ConfigMap, a),
+            ("", "persistentvolumeclaims", "status") => match a.verb.as_str() {
+                "update" | "patch" => self.related(node, a, |g| g.uses(node, &a.namespace, Kind::Claim, &a.name)),
+                _ => refuse("can only get/update/patch this type"),
+            },
+            ("", "persistentvolumeclaims", _) => {
+                self.get(node, a, |g| g.uses(node, &a.namespace, Kind::Claim, &a.name))
             }
-            ("", "serviceaccounts", "token") => related(Kind::ServiceAccount, a.verb == "create"),
-            ("", "serviceaccounts", "") if a.verb == "get" => related(Kind::ServiceAccount, true),
-            ("", "persistentvolumes", "") => {
-                let graph = self.graph.read();
-                let used =
-                    graph.volumes.get(&a.name).is_some_and(|(ns, claim)| graph.uses(node, ns, Kind::Claim, claim));
-                if a.verb == "get" && used {
-                    Ok(())
-                } else {
-                    none(format!("no relationship found between node '{node}' and this object"))
-                }
+            ("", "persistentvolumes", _) => self.get(node, a, |g| g.mounts(node, &a.name)),
+            ("resource.k8s.io", "resourceclaims", _) => {
+                self.get(node, a, |g| g.uses(node, &a.namespace, Kind::ResourceClaim, &a.name))
             }
-            ("storage.k8s.io", "volumeattachments", "") => {
-                let mine = self.graph.read().attachments.get(&a.name).is_some_and(|n| n == node);
-                if a.verb == "get" && mine {
-                    Ok(())
-                } else {
-                    none(format!("no relationship found between node '{node}' and this object"))
-                }
+            ("storage.k8s.io", "volumeattachments", _) => {
+                self.get(node, a, |g| g.attachments.get(&a.name).is_some_and(|n| n == node))
             }
-            ("coordination.k8s.io", "leases", "") => {
-                // Creation names no object; NodeRestriction sees the name in its body.
-                let own =
-                    a.namespace == "kube-node-lease" && (a.name == node || (a.verb == "create" && a.name.is_empty()));
-                let verb = matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete");
-                if own && verb {
-                    Ok(())
-                } else {
-                    none("can only access node lease with the same name as the requesting node".to_owned())
-                }
+            ("", "serviceaccounts", "") if a.verb == "get" => self.read(node, Kind::ServiceAccount, a),
+            ("", "serviceaccounts", _) if a.verb != "create" || a.name.is_empty() => {
+                refuse("can only create tokens for individual service accounts")
             }
-            ("storage.k8s.io", "csinodes", "") => {
-                let own = a.name == node || (a.verb == "create" && a.name.is_empty());
-                let verb = matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete");
-                if own && verb {
-                    Ok(())
-                } else {
-                    none("can only access CSINode with the same name as the requesting node".to_owned())
-                }
+            ("", "serviceaccounts", "token") => {
+                self.related(node, a, |g| g.uses(node, &a.namespace, Kind::ServiceAccount, &a.name))
             }
+            ("", "serviceaccounts", _) => refuse("can only create token subresource of serviceaccount"),
+            ("coordination.k8s.io", "leases", _) => judge_lease(node, a),
+            ("storage.k8s.io", "csinodes", sub) => judge_csi_node(node, a, sub),
+            ("resource.k8s.io", "resourceslices", sub) => self.judge_slice(node, a, sub),
             ("", "nodes", sub) => judge_node(node, a, sub),
             ("", "pods", sub) => self.judge_pod(node, a, sub),
-            ("resource.k8s.io", "resourceslices", "") => match a.verb.as_str() {
-                // NodeRestriction sees whose it is in its body.
-                "create" => Ok(()),
-                "get" | "update" | "patch" | "delete" => {
-                    let mine = self.graph.read().slices.get(&a.name).is_some_and(|n| n == node);
-                    if mine {
-                        Ok(())
-                    } else {
-                        none(format!("no relationship found between node '{node}' and this object"))
-                    }
-                }
-                _ if a.field_selector.exact("nodeName") == Some(node) => Ok(()),
-                _ => {
-                    none("can only list/watch/deletecollection resourceslices with nodeName field selector".to_owned())
-                }
-            },
             _ if self.rules.iter().any(|r| r.allows(a)) => Ok(()),
-            _ => none(String::new()),
+            _ => refuse(""),
+        }
+    }
+
+    /// One object, known to be the node's by the graph.
+    fn related(&self, node: &str, a: &Attributes, is: impl FnOnce(&Graph) -> bool) -> Result<(), String> {
+        if a.name.is_empty() {
+            return refuse("No Object name found");
+        }
+        if is(&self.graph.read()) {
+            return Ok(());
+        }
+        refuse(format!("no relationship found between node '{node}' and this object"))
+    }
+
+    fn get(&self, node: &str, a: &Attributes, is: impl FnOnce(&Graph) -> bool) -> Result<(), String> {
+        match (a.verb.as_str(), a.subresource.as_str()) {
+            ("get", "") => self.related(node, a, is),
+            ("get", _) => refuse("cannot get subresource"),
+            _ => refuse("can only get individual resources of this type"),
+        }
+    }
+
+    /// A list or a watch of one name is a read of it.
+    fn read(&self, node: &str, kind: Kind, a: &Attributes) -> Result<(), String> {
+        if !matches!(a.verb.as_str(), "get" | "list" | "watch") {
+            return refuse("can only read resources of this type");
+        }
+        if !a.subresource.is_empty() {
+            return refuse("cannot read subresource");
+        }
+        if a.namespace.is_empty() {
+            return refuse("can only read namespaced object of this type");
+        }
+        self.related(node, a, |g| g.uses(node, &a.namespace, kind, &a.name))
+    }
+
+    fn judge_slice(&self, node: &str, a: &Attributes, subresource: &str) -> Result<(), String> {
+        if !subresource.is_empty() {
+            return refuse("cannot authorize ResourceSlice subresources");
+        }
+        match a.verb.as_str() {
+            // NodeRestriction sees whose it is in its body.
+            "create" => Ok(()),
+            "get" | "update" | "patch" | "delete" => {
+                self.related(node, a, |g| g.slices.get(&a.name).is_some_and(|n| n == node))
+            }
+            "list" | "watch" | "deletecollection" if a.field_selector.exact("nodeName") == Some(node) => Ok(()),
+            "list" | "watch" | "deletecollection" => {
+                refuse("can only list/watch/deletecollection resourceslices with nodeName field selector")
+            }
+            _ => refuse(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
+            ),
         }
     }
 
@@ -230,13 +148,41 @@ impl NodeAuthorizer {
             ("", "list" | "watch") if a.name.is_empty() => {
                 Err("can only list/watch pods with spec.nodeName field selector".to_owned())
             }
-            ("", "get" | "list" | "watch") => {
-                let mine = self.graph.read().runs(node, &a.namespace, &a.name);
-                if mine { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
-            }
+            ("", "get" | "list" | "watch") => self.related(node, a, |g| g.runs(node, &a.namespace, &a.name)),
             _ => Err(String::new()),
         }
     }
+}
+
+fn refuse(text: impl Into<String>) -> Result<(), String> {
+    Err(text.into())
+}
+
+fn judge_lease(node: &str, a: &Attributes) -> Result<(), String> {
+    if !matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") {
+        return refuse("can only get, create, update, patch, or delete a node lease");
+    }
+    if a.namespace != "kube-node-lease" {
+        return refuse("can only access leases in the \"kube-node-lease\" system namespace");
+    }
+    // Creation names no object; NodeRestriction sees the name in its body.
+    if a.verb != "create" && a.name != node {
+        return refuse("can only access node lease with the same name as the requesting node");
+    }
+    Ok(())
+}
+
+fn judge_csi_node(node: &str, a: &Attributes, subresource: &str) -> Result<(), String> {
+    if !matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") {
+        return refuse("can only get, create, update, patch, or delete a CSINode");
+    }
+    if !subresource.is_empty() {
+        return refuse("cannot authorize CSINode subresources");
+    }
+    if a.verb != "create" && a.name != node {
+        return refuse("can only access CSINode with the same name as the requesting node");
+    }
+    Ok(())
 }
 
 /// A kubelet reads its own Node alone. What it writes, NodeRestriction confines to that.
@@ -277,44 +223,11 @@ impl Observer for NodeAuthorizer {
     }
 
     fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
-        let value = object;
         match resource {
-            "pods" => {
-                // A pod that is not on a node, or has ended, gives its node no right but to read it.
-                let phase = value.map_or("", |v| object::str_at(v, &["status", "phase"]));
-                let ended = matches!(phase, "Succeeded" | "Failed");
-                let node = value.map_or("", |v| object::str_at(v, &["spec", "nodeName"])).to_owned();
-                let entry = value
-                    .filter(|_| !node.is_empty())
-                    .map(|v| PodReferences { node, names: if ended { HashSet::new() } else { references(v) } });
-                let mut graph = self.graph.write();
-                match entry {
-                    Some(entry) => {
-                        graph.pods.entry(namespace.to_owned()).or_default().insert(name.to_owned(), entry);
-                    }
-                    None => {
-                        if let Some(pods) = graph.pods.get_mut(namespace) {
-                            pods.remove(name);
-                            if pods.is_empty() {
-                                graph.pods.remove(namespace);
-                            }
-                        }
-                    }
-                }
-            }
-            "persistentvolumes" => {
-                let claim = value.map(|v| {
-                    let part = |key| object::str_at(v, &["spec", "claimRef", key]).to_owned();
-                    (part("namespace"), part("name"))
-                });
-                let mut graph = self.graph.write();
-                match claim.filter(|(_, name)| !name.is_empty()) {
-                    Some(claim) => graph.volumes.insert(name.to_owned(), claim),
-                    None => graph.volumes.remove(name),
-                };
-            }
+            "pods" => self.graph.write().put_pod(namespace, name, object),
+            "persistentvolumes" => self.graph.write().put_volume(name, object),
             _ => {
-                let node = value.map(|v| object::str_at(v, &["spec", "nodeName"]).to_owned());
+                let node = object.map(|o| object::str_at(o, &["spec", "nodeName"]).to_owned());
                 let mut graph = self.graph.write();
                 let Graph { attachments, slices, .. } = &mut *graph;
                 let nodes = if resource == "resourceslices" { slices } else { attachments };
@@ -400,6 +313,40 @@ mod tests {
         assert!(!may(&authorizer, "a", "delete", "secrets", "env") && !may(&authorizer, "a", "list", "secrets", ""));
         authorizer.changed("", "pods", "ns", "p", None);
         assert!(!may(&authorizer, "a", "get", "secrets", "env"));
+    }
+
+    #[test]
+    fn attack_a_node_cannot_give_itself_rights_by_a_pod_of_its_own() {
+        let authorizer = NodeAuthorizer::default();
+        let pod = json!({"metadata": {"name": "p", "annotations": {MIRROR: "x"}}, "spec": {"nodeName": "a",
+            "serviceAccountName": "sa", "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}});
+        authorizer.changed("", "pods", "ns", "p", Some(&pod));
+        assert!(may(&authorizer, "a", "get", "pods", "p"), "it may read what it made");
+        assert!(!may(&authorizer, "a", "get", "secrets", "s"));
+        assert!(!may(&authorizer, "a", "create", "serviceaccounts/token", "sa"));
+    }
+
+    #[test]
+    fn a_kubelet_reads_the_secrets_of_its_volumes() {
+        let authorizer = NodeAuthorizer::default();
+        let pod = json!({"spec": {"nodeName": "a", "resourceClaims": [{"name": "x", "resourceClaimName": "gpu"}],
+            "volumes": [{"name": "w", "persistentVolumeClaim": {"claimName": "c"}}]}});
+        authorizer.changed("", "pods", "ns", "p", Some(&pod));
+        let volume = |claim: &str| {
+            json!({"spec": {"claimRef": {"namespace": "ns", "name": claim}, "csi": {
+                "nodeStageSecretRef": {"namespace": "ns", "name": "stage"},
+                "controllerPublishSecretRef": {"namespace": "ns", "name": "publish"}}}})
+        };
+        let tell = |v: Value| authorizer.changed("", "persistentvolumes", "", "pv", Some(&v));
+        tell(volume("c"));
+        assert!(may(&authorizer, "a", "get", "secrets", "stage") && !may(&authorizer, "b", "get", "secrets", "stage"));
+        assert!(!may(&authorizer, "a", "get", "secrets", "publish"), "the controllers' side");
+        assert!(may(&authorizer, "a", "get", "resource.k8s.io!resourceclaims", "gpu"));
+        assert!(!may(&authorizer, "a", "list", "resource.k8s.io!resourceclaims", "gpu"));
+        tell(volume("other"));
+        assert!(!may(&authorizer, "a", "get", "secrets", "stage"), "another's now");
+        authorizer.changed("", "persistentvolumes", "", "pv", None);
+        assert!(!may(&authorizer, "a", "get", "persistentvolumes", "pv"));
     }
 
     #[test]
