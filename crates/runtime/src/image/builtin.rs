@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use kybern_linux::files;
+
 use super::manifest::{ImageConfig, sha256};
 use super::reference::Reference;
 use super::store::{ImageStore, LAYERS, StoredImage, names};
@@ -82,13 +84,12 @@ fn fill(root: &Path, executable: &Path) -> io::Result<()> {
         [("", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777), ("var", 0o755), ("var/run", 0o755)]
     {
         let path = root.join(dir);
-        fs::create_dir_all(&path)?;
+        files::make_dirs(&path, 0o755)?;
         fs::set_permissions(&path, Permissions::from_mode(mode))?;
     }
     for (name, text) in FILES {
         let path = root.join(name);
-        fs::write(&path, text)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+        files::write(&path, text, 0o644)?;
     }
     let target = root.join("kybern");
     // A link costs nothing; across file systems, or with an executable that others may not run, it must be a copy.
