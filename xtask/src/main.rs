@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod deny;
 mod e2e;
+mod fuzz;
 mod network;
 mod packages;
 mod process;
@@ -24,6 +25,7 @@ usage: cargo xtask <task>
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
   vm      Kybern on a distribution's kernel in an emulator: missing features, cgroup v2
   bench   [apiserver|scheduler|cluster]: figures against the budgets (needs root)
+  fuzz    [TARGET] [--seconds N]: libFuzzer on one parser, or on each in turn (needs cargo-fuzz)
   deny    licences, sources, duplicates and advisories of dependencies
   tidy    layering, file sizes, banned words
 ";
@@ -49,6 +51,7 @@ fn run() -> Result<()> {
             Ok(())
         }
         Some("ci") => ci::run(rest),
+        Some("fuzz") => fuzz::run(rest),
         Some("bench") => bench::run_parts(rest),
         Some("e2e") => e2e::run_all(rest),
         Some("vm") => match vm::run_all()? {

@@ -32,6 +32,7 @@ const LAYERS: &[&str] = &[
     "kybern",
     "kybern-testbed",
     "kybern-testkit",
+    "kybern-fuzzing",
     "kybern-bench",
     "kybern-e2e",
     "xtask",

@@ -24,6 +24,8 @@ mod testing;
 
 pub use cni_network::CniNetwork;
 pub use config::Config;
+#[doc(hidden)]
+pub use image::fuzzing;
 pub use image::{ImageArchives, Reference, ReferenceError, StoreError, StoredImage};
 pub use network::{PodNet, PodNetwork};
 pub use purge::purge;

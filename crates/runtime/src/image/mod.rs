@@ -4,6 +4,8 @@ mod archive;
 mod archives;
 mod bounds;
 mod builtin;
+#[doc(hidden)]
+pub mod fuzzing;
 mod install;
 mod manifest;
 mod reference;
