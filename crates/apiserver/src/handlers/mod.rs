@@ -113,7 +113,9 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
     }
     let Some(subresource) = exchange.subresource().cloned() else { return Err(ApiError::no_such_path()) };
     // Before anything else: the right to read, which a GET is authorized by, is no right to act.
-    if !subresource.verbs.iter().any(|v| v == verb) {
+    // OPTIONS is no verb of the API's, but what is proxied may know it.
+    let options = subresource.name == "proxy" && exchange.parts.method == http::Method::OPTIONS;
+    if !options && !subresource.verbs.iter().any(|v| v == verb) {
         return refuse(&exchange);
     }
     match (subresource.handler, verb) {

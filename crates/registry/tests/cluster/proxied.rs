@@ -277,16 +277,32 @@ async fn cluster_request(cluster: &Cluster, method: Method, uri: String, headers
     cluster.request(admin(), method, &uri, headers).await
 }
 
+type Connection = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
 /// A connection to the server as a client has it.
-fn connection(cluster: &Cluster) -> tokio::io::DuplexStream {
-    let (client, server) = tokio::io::duplex(64 << 10);
-    let peer =
-        kybern_apiserver::serve::Peer { address: Some("192.0.2.9:4711".parse().unwrap()), certificates: Vec::new() };
-    tokio::spawn(kybern_apiserver::serve::connection(cluster.server.clone(), server, peer));
-    client
+async fn connection(cluster: &Cluster) -> Connection {
+    let (chain, key) = cluster.pki.apiserver.rustls().unwrap();
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let certificate = rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(chain, key));
+    let tls = kybern_apiserver::serve::tls_config(Arc::new(certificate), &[]).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(kybern_apiserver::serve::serve(cluster.server.clone(), listener, Arc::new(tls)));
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cluster.pki.ca.certificate_der().to_vec().into()).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("kubernetes").unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
 }
 
-async fn head(stream: &mut tokio::io::DuplexStream) -> String {
+async fn head(stream: &mut Connection) -> String {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
         text.push(stream.read_u8().await.unwrap());
@@ -307,7 +323,7 @@ fn an_upgrade_takes_no_token_along() {
              Upgrade: chat\r\nX-Forwarded-For: 192.0.2.1\r\nCookie: session=secret\r\n\
              Authorization: Bearer eve-token\r\nSec-WebSocket-Protocol: {token}, chat\r\n\r\n"
         );
-        let mut client = connection(&cluster);
+        let mut client = connection(&cluster).await;
         client.write_all(ask.as_bytes()).await.unwrap();
         let answer = head(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
@@ -320,7 +336,7 @@ fn an_upgrade_takes_no_token_along() {
             "host=front",
             "sec-websocket-protocol=chat",
             "upgrade=chat",
-            "x-forwarded-for=192.0.2.1, 192.0.2.9",
+            "x-forwarded-for=192.0.2.1, 127.0.0.1",
         ];
         assert_eq!(seen, expect);
         client.write_all(b"abcd").await.unwrap();
@@ -329,7 +345,7 @@ fn an_upgrade_takes_no_token_along() {
         assert_eq!(&four, b"dcba");
 
         // A backend that does not switch.
-        let mut client = connection(&cluster);
+        let mut client = connection(&cluster).await;
         client.write_all(ask.replace("/proxy/chat", "/proxy/plain").as_bytes()).await.unwrap();
         assert!(head(&mut client).await.starts_with("HTTP/1.1 500"), "no upgrade, no answer that looks like one");
     });
@@ -342,7 +358,7 @@ fn large_bodies_stream_through() {
         let cluster = with_editor().await;
         let port = plain("count", BACKEND).await;
         cluster.pod_at("team", "count", BACKEND).await;
-        let (mut reading, mut writing) = tokio::io::split(connection(&cluster));
+        let (mut reading, mut writing) = tokio::io::split(connection(&cluster).await);
         let head = format!(
             "POST /api/v1/namespaces/team/pods/count:{port}/proxy/count HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\
              Authorization: Bearer eve-token\r\nContent-Length: {SIZE}\r\n\r\n"
