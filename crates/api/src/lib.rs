@@ -25,4 +25,5 @@ pub mod scaled;
 pub mod selector;
 pub mod typed;
 
+mod lenient;
 mod object;

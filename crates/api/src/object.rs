@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::lenient;
 use crate::typed::{DecodeError, Object};
 
 /// `namespaced` or `cluster`, as the scope is written in the list below.
@@ -24,7 +25,10 @@ macro_rules! objects {
             const NAMESPACED: bool = is_namespaced!($scope);
 
             fn from_json(json: &[u8]) -> Result<Self, DecodeError> {
-                serde_json::from_slice(json).map_err(|e| DecodeError { kind: Self::KIND, cause: e.to_string() })
+                serde_json::from_slice(json).or_else(|error| {
+                    let tree = lenient::tree(Self::GROUP, Self::VERSION, Self::KIND, json, &error)?;
+                    serde_json::from_value(tree).map_err(|e| DecodeError { kind: Self::KIND, cause: e.to_string() })
+                })
             }
 
             fn to_json(&self) -> Vec<u8> {

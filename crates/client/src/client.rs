@@ -9,7 +9,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use kybern_api::Object;
 use kybern_apimachinery::time::{Clock, SystemClock};
-use kybern_apimachinery::{ApiError, Gvr, Value};
+use kybern_apimachinery::{ApiError, Gvr, Value, json};
 
 use crate::backoff::{Random, SystemRandom};
 use crate::options::{DeleteOptions, ListOptions, Patch};
@@ -79,6 +79,11 @@ impl Client {
         self
     }
 
+    /// The program's name in the `User-Agent`.
+    pub(crate) fn component(&self) -> &str {
+        self.user_agent.to_str().unwrap_or("").split('/').next().unwrap_or("")
+    }
+
     /// What components stamp their writes with.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
@@ -101,8 +106,15 @@ impl Client {
         if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
+        let retry_after = retry_after(&response);
         let body = body::collect(response.into_body(), 1 << 20).await.unwrap_or_default();
-        Err(ApiError::from_response(status.as_u16(), &body).into())
+        let error = ApiError::from_response(status.as_u16(), &body);
+        Err(match retry_after {
+            Some(delay) if error.details().is_none() => {
+                error.with_details(json!({"retryAfterSeconds": delay.as_secs()})).into()
+            }
+            _ => error.into(),
+        })
     }
 
     /// One call with a whole request and a whole response. Repeats it while the server asks for that with `Retry-After`.
@@ -129,8 +141,7 @@ impl Client {
     async fn call_once(&self, call: &Call) -> Result<Result<Bytes, (ApiError, Option<Duration>)>, ClientError> {
         let response = self.request(call.to_request()?).await?;
         let status = response.status();
-        let retry_after =
-            response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let retry_after = retry_after(&response);
         let bytes = body::collect(response.into_body(), RESPONSE_LIMIT).await;
         let bytes = bytes.map_err(|cause| {
             TransportError::new(format!("{} {}: reading the response", call.method, call.path), cause)
@@ -215,6 +226,11 @@ impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("user_agent", &self.user_agent).finish_non_exhaustive()
     }
+}
+
+/// How long the server wants to be left alone.
+fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs)
 }
 
 pub(crate) fn some(namespace: &str) -> Option<&str> {

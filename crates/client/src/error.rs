@@ -1,5 +1,7 @@
 //! What may go wrong with a call.
 
+use std::time::Duration;
+
 use kybern_api::DecodeError;
 use kybern_apimachinery::{ApiError, Reason};
 
@@ -52,5 +54,11 @@ impl ClientError {
     /// The history before the asked resourceVersion is gone: list again.
     pub fn is_expired(&self) -> bool {
         matches!(self.reason(), Some(Reason::Expired | Reason::Gone)) || matches!(self, Self::Api(e) if e.code() == 410)
+    }
+
+    /// How long the server wants to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let Self::Api(error) = self else { return None };
+        error.details()?["retryAfterSeconds"].as_u64().map(Duration::from_secs)
     }
 }

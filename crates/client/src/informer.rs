@@ -1,10 +1,10 @@
 //! The reflector: keeps a [`Store`] equal to a resource of the server, by one streaming list that goes on as a watch
-//! (`sendInitialEvents`), or by paged lists and a watch where the server does not offer that.
+//! (`sendInitialEvents`), or by paged lists and a watch where the server does not offer that or fails at it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use kybern_api::Object;
+use kybern_api::{DecodeError, Object};
 use kybern_apimachinery::{Gvr, Reason};
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 use crate::backoff::Backoff;
 use crate::raw::parse_list;
 use crate::store::{Cached, IndexFn};
+use crate::unreadable::Unreadable;
 use crate::watch::WatchEvent;
 use crate::{Client, ClientError, ListOptions, PartialMetadata, Raw, Store, StoreWriter};
 
@@ -21,6 +22,10 @@ const PAGE: u32 = 500;
 const HEALTHY: Duration = Duration::from_secs(5);
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The longest wait that a server's `Retry-After` is obeyed for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// A streamed list that brings nothing for so long will not end.
+const INITIAL_SILENCE: Duration = Duration::from_secs(30);
 
 /// Builds a store that follows a resource.
 pub struct Informer<K> {
@@ -75,7 +80,9 @@ impl<K: Cached> Informer<K> {
     fn build(self) -> (Store<K>, Reflector<K>) {
         let (store, writer) = Store::new(self.indices);
         let Self { resource, namespace, options, .. } = Self { indices: Vec::new(), ..self };
-        (store, Reflector { resource, namespace, options, writer, resource_version: None, streaming: true })
+        let unreadable = Unreadable::new(resource.client().clone(), resource.gvr().clone());
+        let list = List::Streamed;
+        (store, Reflector { resource, namespace, options, writer, unreadable, resource_version: None, list })
     }
 }
 
@@ -86,8 +93,19 @@ struct Reflector<K> {
     writer: StoreWriter<K>,
     /// Where to resume; `None`: list first.
     resource_version: Option<String>,
-    /// Whether the server is believed to stream lists.
-    streaming: bool,
+    list: List,
+    unreadable: Unreadable,
+}
+
+/// How the next list is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum List {
+    /// As the beginning of a watch.
+    Streamed,
+    /// In pages this once: the last streamed list failed, and any progress is better than none.
+    PagedOnce,
+    /// In pages: the server does not stream lists.
+    Paged,
 }
 
 impl<K: Cached> Reflector<K> {
@@ -95,25 +113,26 @@ impl<K: Cached> Reflector<K> {
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_MAX);
         loop {
             let started = Instant::now();
-            let before = self.resource_version.clone();
+            let (before, tried) = (self.resource_version.clone(), self.list);
             let result = self.step().await;
             let healthy = started.elapsed() >= HEALTHY || before != self.resource_version;
             if healthy {
                 backoff.reset();
             }
+            let retry_after = result.as_ref().err().and_then(ClientError::retry_after).map(|d| d.min(RETRY_AFTER_MAX));
             match result {
                 Ok(()) if healthy => continue,
                 Ok(()) => {}
-                Err(error) if error.is_expired() => {
+                Err(error) if error.is_expired() && self.resource_version.is_some() => {
                     debug!(resource = %self.resource.gvr(), "the watch's history is gone, listing again");
-                    let fresh = self.resource_version.take().is_some();
-                    if fresh && healthy {
+                    self.resource_version = None;
+                    if healthy {
                         continue;
                     }
                 }
-                Err(error) if self.streaming && self.resource_version.is_none() && refuses_streaming(&error) => {
-                    debug!(resource = %self.resource.gvr(), "the server does not stream lists: {error}");
-                    self.streaming = false;
+                Err(error) if self.resource_version.is_none() && tried == List::Streamed && falls_back(&error) => {
+                    debug!(resource = %self.resource.gvr(), "no streamed list, listing in pages: {error}");
+                    self.list = if refuses_streaming(&error) { List::Paged } else { List::PagedOnce };
                     continue;
                 }
                 Err(ClientError::Transport(error)) => {
@@ -122,30 +141,37 @@ impl<K: Cached> Reflector<K> {
                 Err(error) => warn!(resource = %self.resource.gvr(), "cannot list or watch: {error}"),
             }
             let delay = backoff.next(self.resource.client().random().fraction());
-            tokio::time::sleep(delay).await;
+            tokio::time::sleep(delay.max(retry_after.unwrap_or_default())).await;
         }
     }
 
     /// One request: a list, a streaming list that goes on as a watch, or a watch.
     async fn step(&mut self) -> Result<(), ClientError> {
-        match (&self.resource_version, self.streaming) {
+        match (&self.resource_version, self.list) {
             (Some(_), _) => self.watch(None).await,
-            (None, true) => self.watch(Some(Vec::new())).await,
-            (None, false) => self.list().await,
+            (None, List::Streamed) => self.watch(Some(Vec::new())).await,
+            (None, List::PagedOnce) => {
+                self.list = List::Streamed;
+                self.list().await
+            }
+            (None, List::Paged) => self.list().await,
         }
     }
 
     async fn list(&mut self) -> Result<(), ClientError> {
         let mut options = ListOptions { limit: Some(PAGE), ..self.options.clone() };
-        let mut objects: Vec<K> = Vec::new();
+        let (mut objects, mut kept) = (Vec::<K>::new(), Vec::new());
         loop {
             let bytes = self.resource.list_bytes(&self.namespace, &options).await?;
             let page = parse_list(&bytes)?;
             for item in &page.items {
-                objects.push(K::decode(item)?);
+                match K::decode(item) {
+                    Ok(object) => objects.push(object),
+                    Err(error) => kept.extend(self.unreadable.report(item, &error).map(|m| m.key())),
+                }
             }
             if page.continue_token.is_empty() {
-                self.writer.replace(objects, &page.resource_version);
+                self.writer.replace_keeping(objects, &kept, &page.resource_version);
                 self.resource_version = Some(page.resource_version);
                 return Ok(());
             }
@@ -168,10 +194,28 @@ impl<K: Cached> Reflector<K> {
             ..self.options.clone()
         };
         let mut watcher = self.resource.watch(&self.namespace, &options).await?;
-        while let Some(event) = watcher.next().await {
-            match event? {
+        let mut kept = Vec::new();
+        loop {
+            let next = watcher.next();
+            let event = match initial {
+                // Servers that do not know streamed lists send what there is, and then nothing.
+                Some(_) => tokio::time::timeout(INITIAL_SILENCE, next).await.map_err(|_| unfinished("stopped"))?,
+                None => next.await,
+            };
+            let Some(event) = event else { break };
+            let event = match event {
+                Err(ClientError::Transport(error)) if initial.is_some() => return Err(unfinished(&error.to_string())),
+                event => event?,
+            };
+            match event {
                 WatchEvent::Added(bytes) | WatchEvent::Modified(bytes) => {
-                    let Some(object) = self.decode(&bytes) else { continue };
+                    let object = match K::decode(&bytes) {
+                        Ok(object) => object,
+                        Err(error) => {
+                            self.leave_out(&bytes, &error, initial.as_mut().map(|_| &mut kept));
+                            continue;
+                        }
+                    };
                     match &mut initial {
                         Some(objects) => objects.push(object),
                         None => {
@@ -192,30 +236,42 @@ impl<K: Cached> Reflector<K> {
                 }
                 WatchEvent::Bookmark { resource_version, initial_events_end } => {
                     match initial.take() {
-                        Some(objects) if initial_events_end => self.writer.replace(objects, &resource_version),
-                        Some(objects) => {
-                            initial = Some(objects);
-                            continue;
+                        Some(objects) if initial_events_end => {
+                            self.writer.replace_keeping(objects, &kept, &resource_version);
                         }
+                        Some(_) => return Err(unfinished("went on as a watch")),
                         None => self.writer.advance(&resource_version, false),
                     }
                     self.resource_version = Some(resource_version);
                 }
             }
         }
-        Ok(())
+        if initial.is_some() { Err(unfinished("ended")) } else { Ok(()) }
     }
 
-    /// An object that this version cannot read is left out: one odd object must not stop a component.
-    fn decode(&self, bytes: &Bytes) -> Option<K> {
-        match K::decode(bytes) {
-            Ok(object) => Some(object),
-            Err(error) => {
-                warn!(resource = %self.resource.gvr(), "skipping an object: {error}");
-                None
+    /// An object that this version cannot read is left out: one odd object must not stop a component. What the store holds
+    /// of it from before stays: a pod is not to be killed because it became unreadable.
+    fn leave_out(&mut self, bytes: &Bytes, error: &DecodeError, kept: Option<&mut Vec<String>>) {
+        let Some(metadata) = self.unreadable.report(bytes, error) else { return };
+        match kept {
+            Some(kept) => kept.push(metadata.key()),
+            None if metadata.resource_version.is_empty() => {}
+            None => {
+                self.writer.advance(&metadata.resource_version, false);
+                self.resource_version = Some(metadata.resource_version.to_string());
             }
         }
     }
+}
+
+/// A streamed list without its end.
+fn unfinished(how: &str) -> ClientError {
+    ClientError::Decode(format!("the server's streamed list {how} before the bookmark that ends it"))
+}
+
+/// As client-go: any failure of a streamed list leads to a list in pages, but for those that a list would meet, too.
+fn falls_back(error: &ClientError) -> bool {
+    !matches!(error, ClientError::Transport(_)) && error.reason() != Some(Reason::TooManyRequests)
 }
 
 /// A server that does not know `sendInitialEvents`, or forbids it, refuses the parameters.

@@ -126,3 +126,113 @@ async fn the_reflector_ends_with_its_last_handle() {
     tokio::task::yield_now().await;
     assert!(weak.upgrade().is_none());
 }
+
+/// As upstream on an old etcd: the answer begins well and then fails.
+#[tokio::test(start_paused = true)]
+async fn a_streamed_list_that_fails_is_replaced_by_one_in_pages() {
+    let failed =
+        "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":500,\"message\":\"etcdserver: unsupported\"}}\n";
+    let expired = "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410,\"reason\":\"Expired\"}}\n";
+    let bookmark = "{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":{\"resourceVersion\":\"4\"}}}\n";
+    let page = r#"{"metadata":{"resourceVersion":"9"},"items":[{"metadata":{"name":"b","resourceVersion":"3"}}]}"#;
+    let a = event("ADDED", "a", 1);
+    for streamed in [
+        (200, a.clone() + failed),
+        (200, expired.to_owned()),
+        (200, a.clone() + bookmark),
+        (200, a.clone()),
+        (200, a + "nonsense\n"),
+        (500, "{}".to_owned()),
+    ] {
+        let before = tokio::time::Instant::now();
+        let (client, script) = script(&[(streamed.0, &streamed.1), (200, page), (200, &event("ADDED", "c", 10))]);
+        let store = informer(client);
+        store.wait_until(|s| s.len() == 2).await;
+        assert_eq!(names(&store), ["b", "c"], "{streamed:?}");
+        let requests = script.requests.lock().clone();
+        assert!(requests[1].contains("limit=") && requests[2].contains("resourceVersion=9"), "{requests:?}");
+        assert!(before.elapsed() < Duration::from_secs(1), "{streamed:?}: {:?}", before.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_fails_after_a_streamed_one_is_not_hurried() {
+    let refusal = r#"{"kind":"Status","code":500,"message":"no"}"#;
+    let (client, script) = script(&[(500, refusal); 20]);
+    let _store = informer(client);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let requests = script.requests.lock().len();
+    assert!((4..=14).contains(&requests), "{requests} requests in 3 s");
+}
+
+/// A server that ignores `sendInitialEvents` and `allowWatchBookmarks` sends what there is, and no end of it.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_goes_silent_is_replaced() {
+    struct Silent(Arc<Script>);
+    impl Transport for Silent {
+        fn call(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
+            if request.uri().to_string().contains("sendInitialEvents") {
+                let first = futures_util::stream::once(async { Bytes::from(event("ADDED", "a", 1)) });
+                let pieces = futures_util::StreamExt::chain(first, futures_util::stream::pending());
+                let pieces =
+                    futures_util::StreamExt::map(pieces, |b| Ok::<_, crate::BoxError>(http_body::Frame::data(b)));
+                let body = http_body_util::BodyExt::boxed_unsync(http_body_util::StreamBody::new(pieces));
+                return Box::pin(async move { Ok(Response::new(body)) });
+            }
+            self.0.call(request)
+        }
+    }
+    let page = r#"{"metadata":{"resourceVersion":"9"},"items":[{"metadata":{"name":"b","resourceVersion":"3"}}]}"#;
+    let (_, script) = script(&[(200, page)]);
+    let store = informer(Client::new(Arc::new(Silent(script))));
+    store.synced().await;
+    assert_eq!(names(&store), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_for_a_pause_gets_it() {
+    let busy = r#"{"kind":"Status","code":429,"reason":"TooManyRequests","details":{"retryAfterSeconds":7}}"#;
+    let (client, script) = script(&[(429, busy), (200, &initial_end(3))]);
+    let before = tokio::time::Instant::now();
+    informer(client).synced().await;
+    assert!(before.elapsed() >= Duration::from_secs(7), "{:?}", before.elapsed());
+    assert!(script.requests.lock()[1].contains("sendInitialEvents=true"));
+}
+
+/// Whatever cannot be read is told of, changes nothing that is known, and stops nothing else.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_became_unreadable_stays_as_it_was() {
+    #[derive(Debug)]
+    struct Picky(PartialMetadata);
+    impl Cached for Picky {
+        fn decode(json: &[u8]) -> Result<Self, DecodeError> {
+            let odd = String::from_utf8_lossy(json).contains("odd");
+            let error = DecodeError { kind: "Thing", cause: "it is odd".to_owned() };
+            if odd { Err(error) } else { PartialMetadata::from_json(json).map(Self) }
+        }
+        fn key(&self) -> String {
+            self.0.key()
+        }
+        fn resource_version(&self) -> &str {
+            &self.0.resource_version
+        }
+    }
+    let odd = r#"{"type":"MODIFIED","object":{"kind":"Thing","odd":1,"metadata":{"name":"a","resourceVersion":"6"}}}"#;
+    let first =
+        event("ADDED", "a", 1) + &event("ADDED", "b", 2) + &initial_end(5) + odd + "\n" + &event("ADDED", "c", 7);
+    let gone = r#"{"kind":"Status","code":410,"reason":"Expired"}"#;
+    let again = odd.replace("MODIFIED", "ADDED") + "\n" + &event("ADDED", "d", 8) + &initial_end(9);
+    // The second request is the event's or the watch's: both are answered by what ends the watch.
+    let (client, script) = script(&[(200, &first), (410, gone), (410, gone), (200, &again)]);
+    let store: Store<Picky> = Informer::of(client, &Gvr::new("", "v1", "things"), ListOptions::default()).spawn();
+    store.wait_until(|s| s.resource_version() == 9).await;
+    assert_eq!(store.list().iter().map(|o| Cached::key(&**o)).collect::<Vec<_>>(), ["a", "d"]);
+    assert_eq!(store.get("a").unwrap().resource_version(), "1");
+    let requests = script.requests.lock().clone();
+    assert!(requests.iter().any(|r| r.ends_with("/namespaces/default/events")), "{requests:?}");
+    let mut registry = prometheus_client::registry::Registry::default();
+    crate::register_informer_metrics(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("informer_unreadable_objects_total{component=\"kybern\",resource=\"things\"}"), "{text}");
+}

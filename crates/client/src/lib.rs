@@ -24,6 +24,7 @@ pub mod watch;
 mod correlator;
 mod dial;
 mod split;
+mod unreadable;
 
 pub use body::{Body, BoxError};
 pub use client::Client;
@@ -39,6 +40,7 @@ pub use queue::WorkQueue;
 pub use raw::Raw;
 pub use store::{Change, Changes, Store, StoreWriter, Subscription};
 pub use transport::{Transport, TransportError};
+pub use unreadable::register_metrics as register_informer_metrics;
 
 /// A future on the heap, as trait objects return it.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

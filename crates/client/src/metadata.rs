@@ -1,6 +1,7 @@
 //! Objects of any kind reduced to what every object has: for garbage collection and namespace deletion.
 
 use kybern_api::DecodeError;
+use kybern_apimachinery::{Value, json};
 use serde::Deserialize;
 
 /// The parts of `metadata` that tell who an object is and what it hangs on.
@@ -48,8 +49,11 @@ struct WireMetadata {
 impl PartialMetadata {
     /// Reads an object of any kind, whole or reduced by the server.
     pub fn from_json(json: &[u8]) -> Result<Self, DecodeError> {
-        let wire: Wire = serde_json::from_slice(json)
-            .map_err(|e| DecodeError { kind: "PartialObjectMetadata", cause: e.to_string() })?;
+        let failed = |e: serde_json::Error| DecodeError { kind: "PartialObjectMetadata", cause: e.to_string() };
+        let wire: Wire = match serde_json::from_slice(json) {
+            Ok(wire) => wire,
+            Err(_) => serde_json::from_value(fitting(serde_json::from_slice(json).map_err(failed)?)).map_err(failed)?,
+        };
         let WireMetadata { name, namespace, uid, resource_version, deletion_timestamp, finalizers, owner_references } =
             wire.metadata;
         Ok(Self {
@@ -72,6 +76,36 @@ impl PartialMetadata {
     }
 }
 
+/// The metadata alone, without what has another form than it should.
+fn fitting(mut object: Value) -> Value {
+    let mut metadata = object.get_mut("metadata").map(Value::take).unwrap_or_default();
+    let texts = |value: &mut Value| {
+        let Some(items) = value.as_array_mut() else { return false };
+        items.retain(Value::is_string);
+        true
+    };
+    let owners = |value: &mut Value| {
+        let Some(items) = value.as_array_mut() else { return false };
+        items.retain(Value::is_object);
+        for owner in items {
+            if let Some(owner) = owner.as_object_mut() {
+                let flag = |name: &str| matches!(name, "controller" | "blockOwnerDeletion");
+                owner.retain(|name, value| if flag(name) { value.is_boolean() } else { value.is_string() });
+            }
+        }
+        true
+    };
+    // Without a name there is no object: that is left to the decoder to refuse.
+    if let Some(fields) = metadata.as_object_mut().filter(|fields| fields.get("name").is_some_and(Value::is_string)) {
+        fields.retain(|name, value| match name.as_str() {
+            "finalizers" => texts(value),
+            "ownerReferences" => owners(value),
+            _ => value.is_string(),
+        });
+    }
+    json!({"metadata": metadata})
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +121,17 @@ mod tests {
             (&*got.owners[0].uid, got.owners[0].controller, got.owners[0].block_owner_deletion),
             ("o", true, false)
         );
+    }
+
+    #[test]
+    fn odd_parts_are_left_out() {
+        let json = br#"{"metadata":{"name":"a","namespace":null,"uid":7,"resourceVersion":"3","finalizers":[null,"f"],
+            "ownerReferences":[null,{"name":"r","uid":"o","controller":null}]}}"#;
+        let got = PartialMetadata::from_json(json).unwrap();
+        assert_eq!((got.key().as_str(), &*got.uid, got.has_finalizer("f")), ("a", "", true));
+        assert_eq!((&*got.owners[0].uid, got.owners[0].controller), ("o", false));
+        for nameless in [&br#"{"metadata":null}"#[..], br#"{"metadata":{"name":null}}"#, br#"{"metadata":7}"#, b"{}"] {
+            assert!(PartialMetadata::from_json(nameless).is_err());
+        }
     }
 }

@@ -239,8 +239,21 @@ impl<K: Cached> Store<K> {
 impl<K: Cached> StoreWriter<K> {
     /// Replaces the content by a complete list as of `resource_version`, and marks the store synced.
     pub fn replace(&self, objects: impl IntoIterator<Item = K>, resource_version: &str) {
+        self.replace_keeping(objects, &[], resource_version);
+    }
+
+    /// As [`StoreWriter::replace`]; what is held under the keys in `kept` stays.
+    pub(crate) fn replace_keeping(
+        &self,
+        objects: impl IntoIterator<Item = K>,
+        kept: &[String],
+        resource_version: &str,
+    ) {
         let mut state = self.shared.state.write();
         let mut gone: BTreeSet<Box<str>> = state.objects.keys().cloned().collect();
+        for key in kept {
+            gone.remove(key.as_str());
+        }
         for object in objects {
             let key = object.key();
             gone.remove(key.as_str());

@@ -92,6 +92,7 @@ impl Metrics {
             reload_failures: Counter::default(),
         };
         let mut registry = Registry::with_prefix("coredns");
+        kybern_client::register_informer_metrics(&mut registry);
         registry.register(
             "dns_requests",
             "Counter of DNS requests made per zone, protocol and family.",

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("kubeproxy");
+        kybern_client::register_informer_metrics(&mut registry);
         let sync_duration = Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let (last_sync, last_queued) = (Gauge::default(), Gauge::default());
         let (service_changes, endpoint_changes, failures) =

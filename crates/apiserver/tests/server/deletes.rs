@@ -1,6 +1,6 @@
 //! Deletion, graceful and not.
 
-use kybern_apimachinery::{json, object};
+use kybern_apimachinery::{Gvk, Value, json, object};
 
 use crate::fixture::*;
 
@@ -33,6 +33,61 @@ async fn preconditions() {
     );
     let options = json!({"preconditions": {"resourceVersion": "1"}});
     assert_eq!(client.send("DELETE", &path, &[], options.to_string()).await.code, 409);
+}
+
+/// client-go sends options in the version of the resource's group, as JSON, YAML and protobuf.
+#[tokio::test]
+async fn options_are_read_in_every_version() {
+    let client = Client::new().await;
+    let options = kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", "v1", "DeleteOptions")).unwrap();
+    let versions = ["", "v1", "apps/v1", "meta.k8s.io/v1", "policy/v1beta1", "example.com/v7"];
+    for (version, collection) in versions.into_iter().flat_map(|v| [(v, CONFIG_MAPS), (v, DEPLOYMENTS)]) {
+        for media in ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"] {
+            client.post(collection, object_of(collection)).await.ok();
+            let told = json!({"kind": "DeleteOptions", "apiVersion": version, "preconditions": {"uid": "other"}});
+            let encode = |mut object: Value| {
+                if version.is_empty() {
+                    object::remove(&mut object, &["apiVersion"]);
+                }
+                match media {
+                    "application/vnd.kubernetes.protobuf" => {
+                        let message = kybern_schema::proto::encode_message(&options, &object).unwrap();
+                        kybern_schema::proto::enclose(version, "DeleteOptions", &message)
+                    }
+                    _ => object.to_string().into_bytes(),
+                }
+            };
+            let path = format!("{collection}/a");
+            let headers = [("content-type", media)];
+            // The options are obeyed, not only let through.
+            let (code, text) = client.send("DELETE", &path, &headers, encode(told.clone())).await.status();
+            assert!(code == 409 && text.contains("precondition (other)"), "{version} {media}: {code} {text}");
+            let mut told = told;
+            told["preconditions"] = Value::Null;
+            client.send("DELETE", &path, &headers, encode(told.clone())).await.ok();
+            client.post(collection, object_of(collection)).await.ok();
+            client.send("DELETE", collection, &headers, encode(told)).await.ok();
+            assert_eq!(client.get(&path).await.code, 404);
+        }
+    }
+}
+
+fn object_of(collection: &str) -> Value {
+    if collection == CONFIG_MAPS { config_map("a", "1") } else { deployment("a") }
+}
+
+#[tokio::test]
+async fn a_body_of_another_kind_deletes_nothing() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("a", "1")).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let pod = kybern_schema::proto::enclose("v1", "Pod", &[]);
+    let json = br#"{"kind":"Pod","apiVersion":"v1"}"#.to_vec();
+    for (media, body) in [("application/json", json), ("application/vnd.kubernetes.protobuf", pod)] {
+        let (code, text) = client.send("DELETE", &path, &[("content-type", media)], body).await.status();
+        assert!(code == 400 && text.starts_with("no kind \"Pod\" is registered for version \"v1\""), "{code} {text}");
+    }
+    client.get(&path).await.ok();
 }
 
 #[tokio::test]

@@ -136,6 +136,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.version = version_document();
     server.clock = clock;
     let server = Server::start(server).await.context("cannot load the store")?;
+    server.metrics().register(kybern_client::register_informer_metrics);
     slot.fill(server.clone());
     let bootstrap = BootstrapOptions {
         advertise_address: options.advertise_address,

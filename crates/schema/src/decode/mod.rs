@@ -172,5 +172,10 @@ fn run(
     }
 }
 
+/// A scalar as a value of its type; `None` where it is of another type or in a wrong notation.
+pub(crate) fn fit(ty: &Type, found: Value) -> Option<Value> {
+    scalar::read(ty, found).ok()
+}
+
 #[cfg(test)]
 mod tests;
