@@ -72,13 +72,18 @@ impl<'a> Deletion<'a> {
         let mut marked = before.clone();
         match mark(&*self.resource.strategy, &mut marked, self.options, self.now) {
             Mark::Gone => {
+                // Nothing may come between what is gone and its answer.
+                let last = |revision| {
+                    let marked = encode(&marked).and_then(|value| entry(&kind, old.key.clone(), &value, revision));
+                    marked.unwrap_or_else(|_| Arc::new(old.at_revision(revision)))
+                };
                 if self.options.dry_run {
-                    return Ok(Deleted::Gone(old.clone()));
+                    return Ok(Deleted::Gone(last(old.revision)));
                 }
                 let revision = commit(self.server, Txn::delete(old.key.clone(), old.revision)).await?;
                 self.server.cache.wait_for(revision).await;
                 self.resource.strategy.after_delete(&before);
-                Ok(Deleted::Gone(Arc::new(old.at_revision(revision))))
+                Ok(Deleted::Gone(last(revision)))
             }
             Mark::Pending if marked == before => Ok(Deleted::Pending(old.clone())),
             Mark::Pending => {
@@ -146,7 +151,8 @@ enum Mark {
 /// Decides whether an object can go at once; if not, changes it to what it is while it waits. Pure.
 fn mark(strategy: &dyn Strategy, object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Mark {
     set_finalizers(strategy, object, options);
-    let grace = strategy.graceful_deletion(object, options.grace_period_seconds).unwrap_or(0).max(0);
+    let granted = strategy.graceful_deletion(object, options.grace_period_seconds);
+    let grace = granted.unwrap_or(0).max(0);
     let held = object::finalizers(object).next().is_some() || strategy.deletion_pending(object);
     if object::is_deleting(object) {
         let granted =
@@ -166,12 +172,17 @@ fn mark(strategy: &dyn Strategy, object: &mut Value, options: &DeleteOptions, no
         }
         return Mark::Pending;
     }
-    if grace == 0 && !held {
+    let gone = grace == 0 && !held;
+    // What knows grace is marked even when it gets none.
+    if gone && granted.is_none() {
         return Mark::Gone;
     }
     set_deletion(object, now + SignedDuration::from_secs(grace), grace);
     if object::generation(object) > 0 {
         object::set(object, &["metadata", "generation"], object::generation(object) + 1);
+    }
+    if gone {
+        return Mark::Gone;
     }
     strategy.prepare_for_delete(object);
     Mark::Pending
@@ -237,6 +248,17 @@ mod tests {
         check(&Plain, json!({}), "gracePeriodSeconds=30", None);
         check(&Graceful, json!({}), "gracePeriodSeconds=0", None);
         check(&Plain, json!({"finalizers": ["orphan"]}), "propagationPolicy=Background", None);
+    }
+
+    #[test]
+    fn what_knows_grace_is_marked_when_it_gets_none() {
+        let options = DeleteOptions::parse(&crate::options::Query::parse("gracePeriodSeconds=0"), Value::Null).unwrap();
+        let mut object = json!({"metadata": {"generation": 1}});
+        assert_eq!(mark(&Graceful, &mut object, &options, "2026-01-01T00:00:00Z".parse().unwrap()), Mark::Gone);
+        let marked = json!({
+            "generation": 2, "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0
+        });
+        assert_eq!(object["metadata"], marked);
     }
 
     #[test]

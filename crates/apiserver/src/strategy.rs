@@ -71,8 +71,8 @@ pub trait Strategy: Send + Sync + 'static {
         true
     }
 
-    /// For graceful deletion: the seconds to grant, given what was asked for; `None` deletes at once. Zero from a caller
-    /// deletes at once, too.
+    /// For graceful deletion: the seconds to grant, given what was asked for; zero deletes at once. `None` for
+    /// kinds that know no grace.
     fn graceful_deletion(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
         None
     }

@@ -51,15 +51,14 @@ impl Strategy for PodStrategy {
         let phase = object::str_at(pod, &["status", "phase"]);
         // Nothing runs that could be given time.
         if object::str_at(pod, &["spec", "nodeName"]).is_empty() || matches!(phase, "Failed" | "Succeeded") {
-            return None;
+            return Some(0);
         }
         let own = || object::at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(30);
-        match requested.unwrap_or_else(own) {
-            0 => None,
-            // The smallest grace that is one.
-            ..0 => Some(1),
-            seconds => Some(seconds),
-        }
+        // Below zero, the smallest grace that is one.
+        Some(match requested.unwrap_or_else(own) {
+            ..0 => 1,
+            seconds => seconds,
+        })
     }
 }
 
@@ -76,10 +75,10 @@ mod tests {
         let running = json!({"nodeName": "a", "terminationGracePeriodSeconds": 7});
         check(running.clone(), "Running", None, Some(7));
         check(running.clone(), "Running", Some(3), Some(3));
-        check(running.clone(), "Running", Some(0), None);
+        check(running.clone(), "Running", Some(0), Some(0));
         check(running.clone(), "Running", Some(-5), Some(1));
-        check(running, "Succeeded", Some(3), None);
-        check(json!({}), "Pending", None, None);
+        check(running, "Succeeded", Some(3), Some(0));
+        check(json!({}), "Pending", None, Some(0));
     }
 
     #[test]
