@@ -8,22 +8,21 @@ use kybern_api::Object;
 use kybern_api::core::v1::{Node, Pod, Service};
 use kybern_client::events::EventRecorder;
 use kybern_client::{Changes, Client, Informer, ListOptions, Store};
-use kybern_cri::{ContainerEvent, CriError, ImageService, RuntimeService};
+use kybern_cri::{ContainerEvent, ContainerEventType, CriError, ImageService, RuntimeService};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::image::pulled::PulledImages;
 use crate::node::{lease, machine, reporter};
-use crate::orphans;
+use crate::orphans::{self, Cleaner, Leftovers, RuntimePod};
 use crate::pod::config::NodeFacts;
 use crate::pod::status::NodeView;
-use crate::pod::{admit, dns, labels, spec};
+use crate::pod::{admit, dns, spec};
 use crate::qos::QosCgroups;
 use crate::references::ReferenceCache;
 use crate::server::{self, PodTable};
 use crate::shared::{Events, Shared};
-use crate::worker::observe::Ids;
 use crate::worker::{self, Entry, Handle};
 
 /// Why a kubelet does not start, or ended.
@@ -35,13 +34,6 @@ pub enum KubeletError {
     Runtime(CriError),
     #[error("cannot serve the kubelet's API: {0}")]
     Server(#[from] server::ServerError),
-}
-
-/// What the runtime held of one pod when the kubelet started.
-#[derive(Clone, Debug, Default)]
-pub struct RuntimePod {
-    pub uid: String,
-    pub ids: Ids,
 }
 
 /// Runs a node until `shutdown`. Containers outlive it; the next run takes them over.
@@ -58,7 +50,7 @@ pub async fn run(
         made.map_err(|cause| KubeletError::Directory { path: dir.clone(), cause })?;
     }
     let mut events = runtime.container_events();
-    let found = list(runtime.as_ref()).await.map_err(KubeletError::Runtime)?;
+    let found = orphans::list(runtime.as_ref()).await.map_err(KubeletError::Runtime)?;
     let name = runtime.version().await.map_err(KubeletError::Runtime)?.runtime_name;
     let shared = Arc::new(share(config, client, runtime, images, name));
     let options = ListOptions::fields(format!("spec.nodeName={}", shared.config.node_name));
@@ -74,6 +66,8 @@ pub async fn run(
     tasks.spawn(reporter::run(shared.clone()));
     tasks.spawn(lease::run(shared.clone(), nodes.clone()));
     tasks.spawn(crate::image::gc::run(shared.clone()));
+    let cleaner = Cleaner::default();
+    tasks.spawn(cleaner.clone().run(shared.clone()));
     let (ended_tx, mut ended) = mpsc::channel(64);
     let qos = QosCgroups::new(shared.cgroups.clone(), &shared.config.cgroup_root, shared.machine.milli_cpus);
     let mut driver = Driver {
@@ -84,11 +78,12 @@ pub async fn run(
         found,
         handles: BTreeMap::new(),
         done: BTreeSet::new(),
+        cleaner: cleaner.clone(),
+        synced: false,
         ended: ended_tx,
         table,
     };
     let mut changes = pods.subscribe();
-    let mut first = true;
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -107,8 +102,9 @@ pub async fn run(
                     }
                 }
                 driver.share_cpu();
-                if std::mem::take(&mut first) {
-                    driver.remove_orphans(&mut tasks);
+                if !std::mem::replace(&mut driver.synced, true) {
+                    driver.found.clear();
+                    driver.sweep().await;
                 }
             }
             event = events.recv() => match event {
@@ -117,6 +113,7 @@ pub async fn run(
                     // The runtime dropped a reader that was too slow: look at everything again.
                     events = driver.shared.runtime.container_events();
                     driver.handles.values().for_each(|handle| handle.resync.notify_one());
+                    driver.sweep().await;
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 }
             },
@@ -154,31 +151,13 @@ fn share(
         },
         resolver,
         cgroups,
+        leftovers: Leftovers::default(),
         machine,
         client,
         runtime,
         images,
         config,
     }
-}
-
-/// What the runtime holds, by pod.
-async fn list(runtime: &dyn RuntimeService) -> Result<BTreeMap<String, RuntimePod>, CriError> {
-    let mut pods: BTreeMap<String, RuntimePod> = BTreeMap::new();
-    let mut by_sandbox = BTreeMap::new();
-    for sandbox in runtime.list_pod_sandbox().await? {
-        let uid = sandbox.metadata.uid.clone();
-        by_sandbox.insert(sandbox.id.clone(), uid.clone());
-        let pod = pods.entry(uid.clone()).or_insert_with(|| RuntimePod { uid, ids: Ids::default() });
-        pod.ids.sandboxes.insert(sandbox.id);
-    }
-    for container in runtime.list_containers().await? {
-        let labelled = container.labels.get(labels::POD_UID).cloned();
-        let Some(uid) = labelled.or_else(|| by_sandbox.get(&container.pod_sandbox_id).cloned()) else { continue };
-        let pod = pods.entry(uid.clone()).or_insert_with(|| RuntimePod { uid, ids: Ids::default() });
-        pod.ids.containers.insert(container.id);
-    }
-    Ok(pods)
 }
 
 struct Driver {
@@ -191,6 +170,9 @@ struct Driver {
     handles: BTreeMap<String, Handle>,
     /// Pods whose task has ended while the API still knows them.
     done: BTreeSet<String>,
+    cleaner: Cleaner,
+    /// The API's pods are known: what belongs to none of them is to be removed.
+    synced: bool,
     ended: mpsc::Sender<String>,
     table: PodTable,
 }
@@ -256,7 +238,14 @@ impl Driver {
     }
 
     fn dispatch(&mut self, event: ContainerEvent) {
-        let Some(handle) = self.handles.get(&event.pod_uid) else { return };
+        let Some(handle) = self.handles.get(&event.pod_uid) else {
+            // Something was made for a pod whose task has ended.
+            let made = matches!(event.kind, ContainerEventType::Created | ContainerEventType::Started);
+            if made && self.synced {
+                self.cleaner.clean(&event.pod_uid, None);
+            }
+            return;
+        };
         if handle.runtime.try_send(event).is_err() {
             handle.resync.notify_one();
         }
@@ -266,19 +255,21 @@ impl Driver {
         let Some(handle) = self.handles.remove(uid) else { return };
         self.table.remove(uid);
         let pod = handle.desired.borrow().pod.clone();
+        self.cleaner.clean(uid, Some(pod.clone()));
         if self.pods.get(&pod.key()).is_some_and(|now| spec::uid(&now) == uid) {
             self.done.insert(uid.to_owned());
         }
     }
 
-    /// Whatever the runtime or the disk holds of pods that no task answers for.
-    fn remove_orphans(&mut self, tasks: &mut JoinSet<()>) {
-        let unknown: Vec<RuntimePod> = std::mem::take(&mut self.found).into_values().collect();
-        let known: BTreeSet<String> = self.handles.keys().cloned().collect();
-        let shared = self.shared.clone();
-        tasks.spawn(async move {
-            orphans::remove_unknown(&shared, unknown).await;
-            orphans::remove_directories(&shared, known).await;
-        });
+    /// Has everything removed that the runtime or the disk holds of pods that no task answers for.
+    async fn sweep(&mut self) {
+        if !self.synced {
+            return;
+        }
+        // Looked at before the tasks are: what a new task makes is not among it.
+        match orphans::unknown(&self.shared, |uid| self.handles.contains_key(uid)).await {
+            Ok(unknown) => unknown.iter().for_each(|uid| self.cleaner.clean(uid, None)),
+            Err(error) => tracing::warn!(%error, "cannot look for what is left of pods"),
+        }
     }
 }

@@ -10,6 +10,7 @@ use kybern_cri::{DnsConfig, ImageService, RuntimeService};
 use crate::config::Config;
 use crate::image::pulled::PulledImages;
 use crate::node::machine::Machine;
+use crate::orphans::Leftovers;
 use crate::pod::config::NodeFacts;
 use crate::pod::env::Downward;
 use crate::pod::spec::{self, ContainerKind};
@@ -26,6 +27,8 @@ pub struct Shared {
     pub references: ReferenceCache,
     pub services: Store<Service>,
     pub events: Events,
+    /// What is to be removed of pods that are gone, in numbers.
+    pub leftovers: Leftovers,
     pub machine: Machine,
     pub view: NodeView,
     pub facts: NodeFacts,
@@ -66,6 +69,14 @@ impl Events {
 
     /// An event about the node, whose uid is its name, as upstream's kubelet does.
     pub fn node(&self, name: &str, reason: &str, message: impl Into<String>) {
+        self.about_node(name, EventType::Normal, reason, message);
+    }
+
+    pub fn node_warning(&self, name: &str, reason: &str, message: impl Into<String>) {
+        self.about_node(name, EventType::Warning, reason, message);
+    }
+
+    fn about_node(&self, name: &str, kind: EventType, reason: &str, message: impl Into<String>) {
         let object = ObjectRef {
             kind: "Node".into(),
             api_version: "v1".into(),
@@ -73,7 +84,7 @@ impl Events {
             uid: name.into(),
             ..Default::default()
         };
-        self.0.event(&object, EventType::Normal, reason, message);
+        self.0.event(&object, kind, reason, message);
     }
 }
 

@@ -226,6 +226,12 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<bool> {
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
 }
 
+/// Kills the process group of a child that has not been waited for.
+pub fn kill_group(leader: u32) -> io::Result<bool> {
+    let group = i32::try_from(leader).map_err(io::Error::other)?;
+    kill(-group, libc::SIGKILL)
+}
+
 /// A process that need not be a child. It is the same one for as long as this lives, even when its number goes to another.
 /// The descriptor is readable once the process has ended.
 #[derive(Debug)]

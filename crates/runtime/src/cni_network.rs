@@ -1,12 +1,11 @@
 //! The pod network through CNI.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kybern_cni::{Cni, ContainerNet};
 use kybern_cri::{BoxFuture, Protocol};
 
-use crate::network::{PodNet, PodNetwork};
+use crate::network::{Alive, PodNet, PodNetwork};
 
 /// The link inside a pod.
 const LINK: &str = "eth0";
@@ -80,10 +79,10 @@ impl PodNetwork for CniNetwork {
         }))
     }
 
-    fn collect_garbage(&self, alive: BTreeSet<String>) -> BoxFuture<'_, Result<(), String>> {
+    fn collect_garbage(&self, alive: Alive) -> BoxFuture<'_, Result<(), String>> {
         let loaded = self.load();
         Box::pin(on_worker(move || match loaded {
-            Ok(cni) => cni.collect_garbage(|id| alive.contains(id)).map(drop).map_err(|error| error.to_string()),
+            Ok(cni) => cni.collect_garbage(|id| alive(id)).map(drop).map_err(|error| error.to_string()),
             Err(_) => Ok(()),
         }))
     }

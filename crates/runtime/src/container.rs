@@ -159,39 +159,27 @@ impl Engine {
         config: ContainerConfig,
     ) -> Result<String, CriError> {
         let sandbox = self.sandbox(sandbox_id)?;
-        if !sandbox.is_ready() {
+        let gate = sandbox.gate.read().await;
+        if *gate || !sandbox.is_ready() {
             return Err(CriError::FailedPrecondition(format!("sandbox {sandbox_id:?} is not running")));
         }
         let id = new_id()?;
-        let runtime = self.clone();
-        let made = blocking(move || runtime.make(&sandbox, id, &config)).await?;
-        let container = match made {
-            Ok(container) => Arc::new(container),
-            Err((id, sandbox, error)) => {
-                if let Err(cleanup) = self.discard(&id, &sandbox) {
-                    tracing::warn!(container = id, error = %cleanup, "cannot remove a container that was not made");
+        let (runtime, making) = (self.clone(), sandbox.clone());
+        let made = blocking(move || {
+            runtime.try_make(&making, &id, &config).inspect_err(|_| {
+                // What is left goes with the sandbox.
+                if let Err(error) = runtime.discard(&id, &making) {
+                    tracing::warn!(container = id, %error, "cannot remove a container that was not made");
                 }
-                return Err(error);
-            }
-        };
+            })
+        });
+        let container = Arc::new(made.await??);
         self.containers.write().insert(container.id.clone(), container.clone());
         self.announce(ContainerEventType::Created, &container.sandbox, &container.id);
         Ok(container.id.clone())
     }
 
-    /// Writes all that a start needs; on failure answers what to remove.
-    fn make(
-        &self,
-        sandbox: &Arc<Sandbox>,
-        id: String,
-        config: &ContainerConfig,
-    ) -> Result<Container, (String, Arc<Sandbox>, CriError)> {
-        match self.try_make(sandbox, &id, config) {
-            Ok(container) => Ok(container),
-            Err(error) => Err((id, sandbox.clone(), error)),
-        }
-    }
-
+    /// Writes all that a start needs.
     fn try_make(&self, sandbox: &Arc<Sandbox>, id: &str, config: &ContainerConfig) -> Result<Container, CriError> {
         // Between finding the image and listing what of it is used here, nobody may collect its snapshots.
         let ingest = self.images.ingest().map_err(|error| internal("image store", error))?;
@@ -267,6 +255,10 @@ impl Engine {
 
     pub(crate) async fn start(&self, id: &str) -> Result<(), CriError> {
         let container = self.container(id)?;
+        let gate = container.sandbox.gate.read().await;
+        if *gate {
+            return Err(CriError::FailedPrecondition(format!("the sandbox of container {id:?} is not running")));
+        }
         if container.state() != ContainerState::Created {
             return Err(CriError::FailedPrecondition(format!("container {id:?} has been started before")));
         }
@@ -355,12 +347,17 @@ impl Engine {
         let signal = |signal, all| {
             let request = Request::Kill { container: container.id.clone(), signal, all };
             async move {
-                match container.sandbox.shim.call(&request).await {
-                    Ok(Reply::Failed { message }) => {
+                match tokio::time::timeout(KILL_TIMEOUT, container.sandbox.shim.call(&request)).await {
+                    Ok(Ok(Reply::Failed { message })) => {
                         Err(internal(format_args!("failed to kill container {:?}", container.id), message))
                     }
                     // A shim that is gone takes its containers along, which is reported in its own way.
-                    Ok(_) | Err(_) => Ok(()),
+                    Ok(_) => Ok(()),
+                    Err(_) => Err(CriError::DeadlineExceeded(format!(
+                        "the shim of container {:?} has not answered within {} s",
+                        container.id,
+                        KILL_TIMEOUT.as_secs()
+                    ))),
                 }
             }
         };
@@ -380,17 +377,25 @@ impl Engine {
         })
     }
 
-    pub(crate) async fn remove(&self, id: &str) -> Result<(), CriError> {
+    pub(crate) async fn remove(self: &Arc<Self>, id: &str) -> Result<(), CriError> {
         let Ok(container) = self.container(id) else { return Ok(()) };
         self.stop(&container, Duration::ZERO).await?;
-        let _ = container.sandbox.shim.call(&Request::Forget { container: id.to_owned() }).await;
-        let (cgroups, removed) = (self.cgroups.clone(), container.clone());
-        blocking(move || cgroups.remove(&removed.record.cgroup))
-            .await?
-            .map_err(|error| internal("failed to remove container", error))?;
-        self.remove_files(id, &container.sandbox).map_err(|error| internal("failed to remove container", error))?;
-        self.containers.write().remove(id);
-        self.announce(ContainerEventType::Deleted, &container.sandbox, id);
+        let _alone = container.sandbox.gate.write().await;
+        let forget = Request::Forget { container: id.to_owned() };
+        let _ = tokio::time::timeout(KILL_TIMEOUT, container.sandbox.shim.call(&forget)).await;
+        self.remove_closed(&container).await
+    }
+
+    /// Removes what there is of a container that does not run, while nobody else works on its sandbox.
+    pub(crate) async fn remove_closed(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), CriError> {
+        let (runtime, removed) = (self.clone(), container.clone());
+        let files = blocking(move || {
+            runtime.cgroups.remove(&removed.record.cgroup)?;
+            runtime.remove_files(&removed.id, &removed.sandbox)
+        });
+        files.await?.map_err(|error| internal("failed to remove container", error))?;
+        self.containers.write().remove(&container.id);
+        self.announce(ContainerEventType::Deleted, &container.sandbox, &container.id);
         Ok(())
     }
 
@@ -401,8 +406,9 @@ impl Engine {
     }
 
     fn remove_files(&self, id: &str, sandbox: &Sandbox) -> io::Result<()> {
-        disk::remove_all(&sandbox.containers_dir().join(id))?;
-        disk::remove_all(&self.config.containers_dir().join(id))
+        // The sandbox's own part is the last: by it the rest is found again.
+        disk::remove_all(&self.config.containers_dir().join(id))?;
+        disk::remove_all(&sandbox.containers_dir().join(id))
     }
 
     pub(crate) async fn update(&self, id: &str, resources: LinuxContainerResources) -> Result<(), CriError> {

@@ -14,6 +14,7 @@ use crate::container::Container;
 use crate::image::{ImageStore, StoreError};
 use crate::pull::Puller;
 use crate::sandbox::Sandbox;
+use crate::take_over::Remains;
 use crate::{Config, disk};
 
 /// How many events a receiver may lag behind.
@@ -33,12 +34,12 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Opens the runtime: makes its directories, connects to the shims of a previous run and goes on with their pods, and
-    /// removes what was left half-made. Must be called within a tokio runtime.
+    /// Opens the runtime: makes its directories, connects to the shims of a previous run and goes on with their pods. Answers
+    /// also what that run has left and is to be removed. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When a directory cannot be made, another runtime uses the state directory, or no cgroup hierarchy is mounted.
-    pub(crate) async fn open(config: Config) -> io::Result<Arc<Engine>> {
+    pub(crate) async fn open(config: Config) -> io::Result<(Arc<Engine>, Remains)> {
         disk::make_dirs(&config.state_dir, 0o711)?;
         disk::make_dirs(&config.root_dir, 0o711)?;
         let lock = lock_state(&config.state_dir)?;
@@ -59,8 +60,8 @@ impl Engine {
             _lock: lock,
             config,
         });
-        runtime.take_over().await?;
-        Ok(runtime)
+        let remains = runtime.take_over().await?;
+        Ok((runtime, remains))
     }
 
     /// A channel of everything that happens from now on.

@@ -10,15 +10,18 @@ mod engine;
 mod image;
 mod launch_spec;
 mod network;
+mod operations;
 mod pull;
 mod purge;
 mod registry;
 mod sandbox;
+mod sandbox_life;
 mod seccomp_profile;
 mod service;
 mod shim;
 mod spec;
 mod streaming;
+mod take_over;
 #[cfg(test)]
 mod testing;
 
@@ -27,7 +30,7 @@ pub use config::Config;
 #[doc(hidden)]
 pub use image::fuzzing;
 pub use image::{ImageArchives, Reference, ReferenceError, StoreError, StoredImage};
-pub use network::{PodNet, PodNetwork};
+pub use network::{Alive, PodNet, PodNetwork};
 pub use purge::purge;
 pub use registry::check_registries;
 pub use service::Runtime;

@@ -1,6 +1,7 @@
 //! Removing everything: what `kybern down` does when no runtime is running any more.
 
 use std::io;
+use std::path::Path;
 
 use kybern_linux::cgroup::Cgroups;
 use kybern_linux::mount;
@@ -26,20 +27,24 @@ pub fn purge(config: &Config) -> io::Result<()> {
         }
     };
     for sandbox in image::names(&config.sandboxes_dir())? {
-        let dir = config.sandboxes_dir().join(sandbox);
-        kill_shim(&dir);
-        for container in image::names(&dir.join(CONTAINERS))? {
-            if let Some(group) = cgroup_of(&dir.join(CONTAINERS).join(container)) {
-                keep_first(cgroups.kill(&group, Signal::KILL.as_raw()));
-                keep_first(cgroups.remove(&group));
-            }
-        }
-        keep_first(mount::detach_below(&dir));
-        keep_first(disk::remove_all(&dir));
+        keep_first(purge_sandbox(&cgroups, &config.sandboxes_dir().join(sandbox)));
     }
     for name in image::names(&config.netns_dir)? {
         keep_first(NetNs::remove(&config.netns_dir.join(name)));
     }
     keep_first(disk::remove_all(&config.containers_dir()));
     result
+}
+
+/// Kills what runs of the sandbox in a directory, and removes its mounts, control groups and files.
+pub(crate) fn purge_sandbox(cgroups: &Cgroups, dir: &Path) -> io::Result<()> {
+    kill_shim(dir);
+    let mut result = Ok(());
+    for container in image::names(&dir.join(CONTAINERS))? {
+        if let Some(group) = cgroup_of(&dir.join(CONTAINERS).join(container)) {
+            let gone = cgroups.kill(&group, Signal::KILL.as_raw()).and_then(|()| cgroups.remove(&group));
+            result = result.and(gone);
+        }
+    }
+    result.and(mount::detach_below(dir)).and(disk::remove_all(dir))
 }

@@ -2,24 +2,19 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use kybern_cri::{
-    ContainerEventType, CriError, DnsConfig, Mount, NamespaceMode, PodSandbox, PodSandboxConfig, PodSandboxState,
-    PodSandboxStatus,
-};
+use kybern_cri::{DnsConfig, Mount, NamespaceMode, PodSandbox, PodSandboxConfig, PodSandboxState, PodSandboxStatus};
 use kybern_linux::mount;
 use kybern_linux::netns::NetNs;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::container::Container;
 use crate::disk;
-use crate::engine::{Engine, blocking, internal, new_id};
+use crate::engine::Engine;
 use crate::network::PodNet;
 use crate::shim::client::ShimClient;
-use crate::shim::protocol::{Reply, Request};
+use crate::shim::protocol::Request;
 use crate::shim::{CONTAINERS, SHIM_PID};
 use crate::spec::{ShimSpec, now_ns};
 
@@ -40,14 +35,16 @@ pub(crate) struct Sandbox {
     pub(crate) netns: Option<PathBuf>,
     pub(crate) shim: ShimClient,
     state: Mutex<State>,
-    /// Held by whoever takes the sandbox down.
-    stopping: tokio::sync::Mutex<()>,
+    /// Shared by those that make something in the sandbox, held alone by whoever takes it down; true once that has begun.
+    pub(crate) gate: tokio::sync::RwLock<bool>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct State {
     ready: bool,
     ips: Vec<String>,
+    /// The network may hold something of the sandbox.
+    connected: bool,
 }
 
 /// A sandbox on disk.
@@ -69,18 +66,28 @@ impl Sandbox {
             config: record.config,
             created_at: record.created_at,
             dir,
+            state: Mutex::new(State { ready: record.ready, ips: record.ips, connected: record.netns.is_some() }),
             netns: record.netns,
-            state: Mutex::new(State { ready: record.ready, ips: record.ips }),
-            stopping: tokio::sync::Mutex::default(),
+            gate: tokio::sync::RwLock::default(),
         }
     }
 
-    fn load(runtime: &Engine, id: &str) -> io::Result<Sandbox> {
+    /// A sandbox of which nothing exists yet.
+    pub(crate) fn unmade(runtime: &Engine, id: String, config: PodSandboxConfig) -> Sandbox {
+        let host_network = config.namespaces.network == NamespaceMode::Node;
+        let netns = (!host_network).then(|| runtime.config.netns_dir.join(format!("kybern-{}", &id[..32])));
+        let sandbox =
+            Sandbox::new(runtime, id, Record { config, created_at: now_ns(), netns, ready: false, ips: Vec::new() });
+        sandbox.state.lock().connected = false;
+        sandbox
+    }
+
+    pub(crate) fn load(runtime: &Engine, id: &str) -> io::Result<Sandbox> {
         let record: Record = disk::read_json(&runtime.config.sandboxes_dir().join(id).join(RECORD))?;
         Ok(Sandbox::new(runtime, id.to_owned(), record))
     }
 
-    fn save(&self) -> io::Result<()> {
+    pub(crate) fn save(&self) -> io::Result<()> {
         let state = self.state.lock().clone();
         let record = Record {
             config: self.config.clone(),
@@ -94,6 +101,25 @@ impl Sandbox {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.state.lock().ready
+    }
+
+    /// Records that it can take containers.
+    pub(crate) fn set_ready(&self, ips: Vec<String>) {
+        let mut state = self.state.lock();
+        (state.ready, state.ips) = (true, ips);
+    }
+
+    /// Records that it can take no containers any more; answers whether it could.
+    pub(crate) fn set_not_ready(&self) -> bool {
+        std::mem::take(&mut self.state.lock().ready)
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.state.lock().connected
+    }
+
+    pub(crate) fn set_connected(&self, connected: bool) {
+        self.state.lock().connected = connected;
     }
 
     fn host_network(&self) -> bool {
@@ -133,7 +159,7 @@ impl Sandbox {
         }
     }
 
-    fn pod_net(&self) -> Option<PodNet> {
+    pub(crate) fn pod_net(&self) -> Option<PodNet> {
         Some(PodNet {
             sandbox_id: self.id.clone(),
             netns: self.netns.clone()?,
@@ -169,7 +195,7 @@ impl Sandbox {
     }
 
     /// Makes the shared files and mounts.
-    fn make_files(&self) -> io::Result<()> {
+    pub(crate) fn make_files(&self) -> io::Result<()> {
         disk::make_dirs(&self.containers_dir(), 0o711)?;
         write_public(&self.dir.join(RESOLV_CONF), &resolv_conf(&self.config.dns_config)?)?;
         write_public(&self.dir.join(HOSTNAME), &format!("{}\n", self.hostname()))?;
@@ -183,7 +209,7 @@ impl Sandbox {
         Ok(())
     }
 
-    fn shim_spec(&self) -> ShimSpec {
+    pub(crate) fn shim_spec(&self) -> ShimSpec {
         ShimSpec {
             netns: self.netns.clone(),
             host_ipc: self.config.namespaces.ipc == NamespaceMode::Node,
@@ -194,7 +220,7 @@ impl Sandbox {
     }
 
     /// Ends the shim, by its socket or, when it does not answer, by its pid.
-    async fn end_shim(&self) {
+    pub(crate) async fn end_shim(&self) {
         let asked = tokio::time::timeout(Duration::from_secs(5), async {
             let mut connection = self.shim.connect().await?;
             connection.send(&Request::Shutdown).await?;
@@ -207,7 +233,7 @@ impl Sandbox {
     }
 
     /// Takes off the mounts and removes the namespace's name.
-    fn unmount(&self) -> io::Result<()> {
+    pub(crate) fn unmount(&self) -> io::Result<()> {
         mount::detach_all(&self.dir.join(SHM))?;
         self.netns.as_deref().map_or(Ok(()), NetNs::remove)
     }
@@ -246,222 +272,6 @@ fn resolv_conf(dns: &DnsConfig) -> io::Result<String> {
         text += &format!("options {}\n", dns.options.join(" "));
     }
     Ok(text)
-}
-
-impl Engine {
-    pub(crate) async fn run_sandbox(self: &Arc<Self>, config: PodSandboxConfig) -> Result<String, CriError> {
-        let id = new_id()?;
-        let host_network = config.namespaces.network == NamespaceMode::Node;
-        let netns = (!host_network).then(|| self.config.netns_dir.join(format!("kybern-{}", &id[..32])));
-        let record = Record { config, created_at: now_ns(), netns, ready: false, ips: Vec::new() };
-        let sandbox = Arc::new(Sandbox::new(self, id.clone(), record));
-        match self.set_up(&sandbox).await {
-            Ok(()) => {
-                self.sandboxes.write().insert(id.clone(), sandbox.clone());
-                self.follow(sandbox.clone());
-                self.announce(ContainerEventType::Started, &sandbox, "");
-                Ok(id)
-            }
-            Err(error) => {
-                // What went wrong first is what the user must hear of.
-                if let Err(cleanup) = self.tear_down(&sandbox).await {
-                    tracing::warn!(sandbox = id, error = %cleanup, "cannot take down a sandbox that failed to start");
-                }
-                let _ = disk::remove_all(&sandbox.dir);
-                Err(error)
-            }
-        }
-    }
-
-    async fn set_up(&self, sandbox: &Arc<Sandbox>) -> Result<(), CriError> {
-        let making = sandbox.clone();
-        blocking(move || {
-            disk::make_dirs(&making.dir, 0o711)?;
-            making.save()?;
-            making.make_files()?;
-            making.netns.as_deref().map_or(Ok(()), |path| NetNs::create(path).map(drop))
-        })
-        .await?
-        .map_err(|error| internal("failed to create pod sandbox", error))?;
-        // The shim starts while the network is set up.
-        let spec = sandbox.shim_spec();
-        let shim = async {
-            ShimClient::spawn(&sandbox.dir, &self.config.executable, &spec)
-                .await
-                .map_err(|error| internal("failed to start sandbox", error))
-        };
-        let network = async {
-            match (sandbox.pod_net(), &self.config.network) {
-                (None, _) => Ok(Vec::new()),
-                (Some(_), None) => {
-                    Err(CriError::FailedPrecondition("no pod network is configured on this node".into()))
-                }
-                (Some(net), Some(network)) => network.add(&net).await.map_err(|error| {
-                    CriError::Internal(format!("failed to setup network for sandbox {:?}: {error}", sandbox.id))
-                }),
-            }
-        };
-        let (shim, ips) = tokio::join!(shim, network);
-        shim?;
-        *sandbox.state.lock() = State { ready: true, ips: ips? };
-        sandbox.save().map_err(|error| internal("save sandbox", error))
-    }
-
-    /// Takes down network, shim, mounts and namespace names. Idempotent.
-    async fn tear_down(&self, sandbox: &Arc<Sandbox>) -> Result<(), CriError> {
-        let _one_at_a_time = sandbox.stopping.lock().await;
-        if let (Some(net), Some(network)) = (sandbox.pod_net(), &self.config.network)
-            && net.netns.exists()
-        {
-            network.del(&net).await.map_err(|error| {
-                CriError::Internal(format!("failed to destroy network for sandbox {:?}: {error}", sandbox.id))
-            })?;
-        }
-        sandbox.end_shim().await;
-        let unmounting = sandbox.clone();
-        blocking(move || unmounting.unmount()).await?.map_err(|error| internal("failed to unmount sandbox", error))
-    }
-
-    pub(crate) async fn stop_sandbox(self: &Arc<Self>, id: &str) -> Result<(), CriError> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
-        for container in self.containers_of(id) {
-            self.stop(&container, Duration::ZERO).await?;
-            // The pod's own group can only go when those in it have gone.
-            self.remove_cgroup(&container).await;
-        }
-        self.tear_down(&sandbox).await?;
-        self.mark_not_ready(&sandbox);
-        Ok(())
-    }
-
-    fn mark_not_ready(&self, sandbox: &Sandbox) {
-        let was_ready = std::mem::take(&mut sandbox.state.lock().ready);
-        if was_ready {
-            if let Err(error) = sandbox.save() {
-                tracing::warn!(sandbox = sandbox.id, %error, "cannot record that a sandbox has stopped");
-            }
-            self.announce(ContainerEventType::Stopped, sandbox, "");
-        }
-    }
-
-    pub(crate) async fn remove_sandbox(self: &Arc<Self>, id: &str) -> Result<(), CriError> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
-        self.stop_sandbox(id).await?;
-        for container in self.containers_of(id) {
-            self.remove(&container.id).await?;
-        }
-        disk::remove_all(&sandbox.dir).map_err(|error| internal("failed to remove sandbox", error))?;
-        self.sandboxes.write().remove(id);
-        self.announce(ContainerEventType::Deleted, &sandbox, "");
-        Ok(())
-    }
-
-    /// Takes over the sandboxes of a previous run.
-    pub(crate) async fn take_over(self: &Arc<Self>) -> io::Result<()> {
-        for id in crate::image::names(&self.config.sandboxes_dir())? {
-            let Ok(sandbox) = Sandbox::load(self, &id) else {
-                // Interrupted before it was recorded: nothing can run in it.
-                let dir = self.config.sandboxes_dir().join(&id);
-                mount::detach_all(&dir.join(SHM))?;
-                disk::remove_all(&dir)?;
-                continue;
-            };
-            let sandbox = Arc::new(sandbox);
-            let containers = crate::image::names(&sandbox.containers_dir())?;
-            if containers.is_empty() && !sandbox.is_ready() {
-                // Interrupted while it was made: nobody knows of it, and its shim and address would never be asked for.
-                self.sandboxes.write().insert(id.clone(), sandbox);
-                if let Err(error) = self.remove_sandbox(&id).await {
-                    tracing::warn!(sandbox = id, %error, "cannot remove a half-made sandbox");
-                }
-                continue;
-            }
-            // A start that the previous run asked for may still be under way. The shim answers after it, and only then does
-            // what is on disk say what runs.
-            let alive = sandbox.shim.call(&Request::Subscribe).await.is_ok();
-            for name in containers {
-                match Container::load(&sandbox, &name) {
-                    Ok(container) => drop(self.containers.write().insert(name, Arc::new(container))),
-                    Err(_) => self.discard(&name, &sandbox)?,
-                }
-            }
-            self.sandboxes.write().insert(id.clone(), sandbox.clone());
-            if alive {
-                self.follow(sandbox);
-            } else {
-                self.shim_gone(&sandbox).await;
-            }
-        }
-        if let Some(network) = &self.config.network {
-            let alive = self.sandboxes.read().keys().cloned().collect();
-            if let Err(error) = network.collect_garbage(alive).await {
-                tracing::warn!(%error, "cannot release the addresses of sandboxes that are gone");
-            }
-        }
-        let known = self.containers.read();
-        for name in crate::image::names(&self.config.containers_dir())? {
-            if !known.contains_key(&name) {
-                disk::remove_all(&self.config.containers_dir().join(name))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Follows a shim's events until it ends.
-    fn follow(self: &Arc<Self>, sandbox: Arc<Sandbox>) {
-        let runtime = Arc::downgrade(self);
-        tokio::spawn(async move {
-            loop {
-                let lost = async {
-                    let mut connection = sandbox.shim.connect().await?;
-                    connection.send(&Request::Subscribe).await?;
-                    while let Some((reply, _)) = connection.receive().await? {
-                        let Some(runtime) = runtime.upgrade() else { return Ok(()) };
-                        match reply {
-                            Reply::Exit { container, state } => {
-                                let found = runtime.containers.read().get(&container).cloned();
-                                if let Some(container) = found {
-                                    runtime.exited(&container, state).await;
-                                }
-                            }
-                            // Subscribed: whatever happened before is on disk.
-                            Reply::Done => runtime.catch_up(&sandbox).await,
-                            _ => {}
-                        }
-                    }
-                    io::Result::Ok(())
-                };
-                let ended = lost.await;
-                let Some(runtime) = runtime.upgrade() else { return };
-                if ended.is_err() || sandbox.shim.connect().await.is_err() {
-                    runtime.shim_gone(&sandbox).await;
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Takes the states that the shim wrote while nobody listened.
-    async fn catch_up(self: &Arc<Self>, sandbox: &Sandbox) {
-        for container in self.containers_of(&sandbox.id) {
-            if let Ok(state) = container.read_state()
-                && state.exit.is_some()
-            {
-                self.exited(&container, state).await;
-            }
-        }
-    }
-
-    /// A shim has ended: with it went the streams and namespaces, so what still runs is ended too and reported.
-    async fn shim_gone(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
-        for container in self.containers_of(&sandbox.id) {
-            self.lost(&container).await;
-        }
-        if sandbox.is_ready() {
-            tracing::warn!(sandbox = sandbox.id, pod = sandbox.config.metadata.name, "the sandbox's shim has ended");
-        }
-        self.mark_not_ready(sandbox);
-    }
 }
 
 #[cfg(test)]

@@ -10,26 +10,32 @@ use tokio::sync::mpsc;
 use crate::Config;
 use crate::engine::{Engine, blocking, internal};
 use crate::image::{Reference, StoredImage, is_digest};
+use crate::operations::Operations;
 use crate::spec::now_ns;
 
 /// The container runtime, as the kubelet calls it. It lives as long as it is held; its pods live on.
-#[derive(Clone)]
-pub struct Runtime(Arc<Engine>);
+pub struct Runtime {
+    engine: Arc<Engine>,
+    operations: Operations,
+}
 
 impl Runtime {
-    /// Opens the runtime: makes its directories, connects to the shims of a previous run and goes on with their pods, and
-    /// removes what was left half-made. Must be called within a tokio runtime.
+    /// Opens the runtime: makes its directories, connects to the shims of a previous run and goes on with their pods. What was
+    /// left half-made is removed beside what comes. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When a directory cannot be made, another runtime uses the state directory, or no cgroup hierarchy is mounted.
     pub async fn open(config: Config) -> io::Result<Arc<Runtime>> {
-        Ok(Arc::new(Runtime(Engine::open(config).await?)))
+        let (engine, remains) = Engine::open(config).await?;
+        let operations = Operations::default();
+        operations.spawn(engine.clone().remove_remains(remains));
+        Ok(Arc::new(Runtime { engine, operations }))
     }
 }
 
 impl RuntimeService for Runtime {
     fn version(&self) -> CriFuture<'_, Version> {
-        let runtime_version = self.0.config.version.clone();
+        let runtime_version = self.engine.config.version.clone();
         Box::pin(async move {
             Ok(Version {
                 version: "0.1.0".into(),
@@ -42,7 +48,7 @@ impl RuntimeService for Runtime {
 
     fn status(&self) -> CriFuture<'_, RuntimeStatus> {
         Box::pin(async move {
-            let network = match &self.0.config.network {
+            let network = match &self.engine.config.network {
                 Some(network) => network.ready(),
                 None => Err("no pod network is configured".into()),
             };
@@ -60,26 +66,27 @@ impl RuntimeService for Runtime {
     }
 
     fn run_pod_sandbox(&self, config: PodSandboxConfig) -> CriFuture<'_, String> {
-        Box::pin(async move { self.0.run_sandbox(config).await })
+        let runtime = self.engine.clone();
+        Box::pin(self.operations.whole(async move { runtime.run_sandbox(config).await }))
     }
 
     fn stop_pod_sandbox(&self, id: &str) -> CriFuture<'_, ()> {
-        let id = id.to_owned();
-        Box::pin(async move { self.0.stop_sandbox(&id).await })
+        let (runtime, id) = (self.engine.clone(), id.to_owned());
+        Box::pin(self.operations.whole(async move { runtime.stop_sandbox(&id).await }))
     }
 
     fn remove_pod_sandbox(&self, id: &str) -> CriFuture<'_, ()> {
-        let id = id.to_owned();
-        Box::pin(async move { self.0.remove_sandbox(&id).await })
+        let (runtime, id) = (self.engine.clone(), id.to_owned());
+        Box::pin(self.operations.whole(async move { runtime.remove_sandbox(&id).await }))
     }
 
     fn pod_sandbox_status(&self, id: &str) -> CriFuture<'_, PodSandboxStatus> {
-        let status = self.0.sandbox(id).map(|sandbox| sandbox.status());
+        let status = self.engine.sandbox(id).map(|sandbox| sandbox.status());
         Box::pin(async move { status })
     }
 
     fn list_pod_sandbox(&self) -> CriFuture<'_, Vec<PodSandbox>> {
-        Box::pin(async move { Ok(self.0.sandboxes.read().values().map(|s| s.summary()).collect()) })
+        Box::pin(async move { Ok(self.engine.sandboxes.read().values().map(|s| s.summary()).collect()) })
     }
 
     fn create_container(
@@ -88,72 +95,72 @@ impl RuntimeService for Runtime {
         config: ContainerConfig,
         _pod: PodSandboxConfig,
     ) -> CriFuture<'_, String> {
-        let sandbox = sandbox.to_owned();
-        Box::pin(async move { self.0.create(&sandbox, config).await })
+        let (runtime, sandbox) = (self.engine.clone(), sandbox.to_owned());
+        Box::pin(self.operations.whole(async move { runtime.create(&sandbox, config).await }))
     }
 
     fn start_container(&self, id: &str) -> CriFuture<'_, ()> {
-        let id = id.to_owned();
-        Box::pin(async move { self.0.start(&id).await })
+        let (runtime, id) = (self.engine.clone(), id.to_owned());
+        Box::pin(self.operations.whole(async move { runtime.start(&id).await }))
     }
 
     fn stop_container(&self, id: &str, timeout: Duration) -> CriFuture<'_, ()> {
-        let container = self.0.container(id);
+        let container = self.engine.container(id);
         Box::pin(async move {
             match container {
-                Ok(container) => self.0.stop(&container, timeout).await,
+                Ok(container) => self.engine.stop(&container, timeout).await,
                 Err(_) => Ok(()),
             }
         })
     }
 
     fn remove_container(&self, id: &str) -> CriFuture<'_, ()> {
-        let id = id.to_owned();
-        Box::pin(async move { self.0.remove(&id).await })
+        let (runtime, id) = (self.engine.clone(), id.to_owned());
+        Box::pin(self.operations.whole(async move { runtime.remove(&id).await }))
     }
 
     fn list_containers(&self) -> CriFuture<'_, Vec<Container>> {
-        Box::pin(async move { Ok(self.0.containers.read().values().map(|c| c.summary()).collect()) })
+        Box::pin(async move { Ok(self.engine.containers.read().values().map(|c| c.summary()).collect()) })
     }
 
     fn container_status(&self, id: &str) -> CriFuture<'_, ContainerStatus> {
-        let status = self.0.container(id).map(|container| container.status());
+        let status = self.engine.container(id).map(|container| container.status());
         Box::pin(async move { status })
     }
 
     fn update_container_resources(&self, id: &str, resources: LinuxContainerResources) -> CriFuture<'_, ()> {
         let id = id.to_owned();
-        Box::pin(async move { self.0.update(&id, resources).await })
+        Box::pin(async move { self.engine.update(&id, resources).await })
     }
 
     fn reopen_container_log(&self, id: &str) -> CriFuture<'_, ()> {
         let id = id.to_owned();
-        Box::pin(async move { self.0.reopen_log(&id).await })
+        Box::pin(async move { self.engine.reopen_log(&id).await })
     }
 
     fn exec_sync(&self, id: &str, command: Vec<String>, timeout: Option<Duration>) -> CriFuture<'_, ExecSyncResult> {
         let id = id.to_owned();
-        Box::pin(async move { self.0.run_exec_sync(&id, command, timeout).await })
+        Box::pin(async move { self.engine.run_exec_sync(&id, command, timeout).await })
     }
 
     fn exec(&self, id: &str, command: Vec<String>, tty: bool, io: ExecIo) -> CriFuture<'_, i32> {
         let id = id.to_owned();
-        Box::pin(async move { self.0.run_exec(&id, command, tty, io).await })
+        Box::pin(async move { self.engine.run_exec(&id, command, tty, io).await })
     }
 
     fn attach(&self, id: &str, io: ExecIo) -> CriFuture<'_, ()> {
         let id = id.to_owned();
-        Box::pin(async move { self.0.run_attach(&id, io).await })
+        Box::pin(async move { self.engine.run_attach(&id, io).await })
     }
 
     fn port_forward(&self, sandbox: &str, port: u16) -> CriFuture<'_, tokio::net::TcpStream> {
         let sandbox = sandbox.to_owned();
-        Box::pin(async move { self.0.forward_port(&sandbox, port).await })
+        Box::pin(async move { self.engine.forward_port(&sandbox, port).await })
     }
 
     fn list_container_stats(&self) -> CriFuture<'_, Vec<ContainerStats>> {
         Box::pin(async move {
-            let runtime = self.0.clone();
+            let runtime = self.engine.clone();
             blocking(move || {
                 let containers: Vec<_> = runtime.containers.read().values().cloned().collect();
                 let running = containers.iter().filter(|c| c.state() == ContainerState::Running);
@@ -177,7 +184,7 @@ impl RuntimeService for Runtime {
     }
 
     fn container_events(&self) -> mpsc::Receiver<ContainerEvent> {
-        self.0.listen()
+        self.engine.listen()
     }
 }
 
@@ -200,28 +207,29 @@ impl From<StoredImage> for Image {
 
 impl ImageService for Runtime {
     fn list_images(&self) -> CriFuture<'_, Vec<Image>> {
-        Box::pin(async move { Ok(self.0.images.list()?.into_iter().map(Image::from).collect()) })
+        Box::pin(async move { Ok(self.engine.images.list()?.into_iter().map(Image::from).collect()) })
     }
 
     fn image_status(&self, image: &ImageSpec) -> CriFuture<'_, Option<Image>> {
-        let known = check_name(&image.image).and_then(|()| Ok(self.0.images.find(&image.image)?));
+        let known = check_name(&image.image).and_then(|()| Ok(self.engine.images.find(&image.image)?));
         Box::pin(async move { Ok(known?.map(Image::from)) })
     }
 
     fn pull_image(&self, image: &ImageSpec, auth: Option<AuthConfig>) -> CriFuture<'_, String> {
         let name = image.image.clone();
-        Box::pin(async move { self.0.puller.pull(&name, auth).await })
+        Box::pin(async move { self.engine.puller.pull(&name, auth).await })
     }
 
     fn remove_image(&self, image: &ImageSpec) -> CriFuture<'_, ()> {
-        let (name, runtime) = (image.image.clone(), self.0.clone());
+        let (name, runtime) = (image.image.clone(), self.engine.clone());
         Box::pin(async move { Ok(blocking(move || runtime.images.remove(&name)).await??) })
     }
 
     fn image_fs_info(&self) -> CriFuture<'_, FilesystemUsage> {
         Box::pin(async move {
-            let (used_bytes, inodes_used) = self.0.images.usage().map_err(|error| internal("image store", error))?;
-            Ok(FilesystemUsage { mountpoint: self.0.images.dir().display().to_string(), used_bytes, inodes_used })
+            let (used_bytes, inodes_used) =
+                self.engine.images.usage().map_err(|error| internal("image store", error))?;
+            Ok(FilesystemUsage { mountpoint: self.engine.images.dir().display().to_string(), used_bytes, inodes_used })
         })
     }
 }

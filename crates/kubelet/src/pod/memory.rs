@@ -53,6 +53,8 @@ pub enum StepKey {
     Kill(String),
     Remove(String),
     Teardown,
+    /// What dropped steps do not leave half-done comes to its end.
+    Settle,
     Status,
     Delete,
 }

@@ -21,6 +21,7 @@ pub fn kubelet(context: &Context) -> Response<Body> {
     let views = context.pods.list();
     let running = views.iter().filter(|view| view.observed.ready_sandbox().is_some()).count();
     let containers: usize = views.iter().map(|view| view.observed.running().count()).sum();
+    let (pending, errors, orphaned) = context.shared.leftovers.read();
     let mut body = String::new();
     let _ = write!(
         body,
@@ -29,7 +30,14 @@ pub fn kubelet(context: &Context) -> Response<Body> {
          # HELP kubelet_running_pods Number of pods that have a running pod sandbox\n# TYPE kubelet_running_pods gauge\n\
          kubelet_running_pods {running}\n\
          # HELP kubelet_running_containers Number of containers currently running\n# TYPE kubelet_running_containers gauge\n\
-         kubelet_running_containers{{container_state=\"running\"}} {containers}\n",
+         kubelet_running_containers{{container_state=\"running\"}} {containers}\n\
+         # HELP kubelet_orphaned_runtime_pods_total Number of pods that have been detected in the container runtime without \
+         being already known to the pod worker\n# TYPE kubelet_orphaned_runtime_pods_total counter\n\
+         kubelet_orphaned_runtime_pods_total {orphaned}\n\
+         # HELP kybern_kubelet_leftover_pods Pods that are gone and of which something is still to be removed\n\
+         # TYPE kybern_kubelet_leftover_pods gauge\nkybern_kubelet_leftover_pods {pending}\n\
+         # HELP kybern_kubelet_leftover_errors_total Failed attempts to remove what is left of a pod\n\
+         # TYPE kybern_kubelet_leftover_errors_total counter\nkybern_kubelet_leftover_errors_total {errors}\n",
         context.shared.config.node_name
     );
     body.push_str(&kybern_component_base::listener::text());

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::steps::Done;
 use super::{Worker, hooks};
+use crate::orphans;
 use crate::pod::memory::StepKey;
 use crate::pod::spec;
 use crate::volume::setup;
@@ -13,6 +14,9 @@ const MIN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long to wait after a failure, so that a runtime in trouble is not pressed.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How long at most.
+const MAX_RETRY: Duration = Duration::from_secs(60);
 
 impl Worker {
     pub(super) fn kill(&mut self, id: String, name: String, message: String, grace: Duration) {
@@ -60,30 +64,24 @@ impl Worker {
 
     pub(super) fn tear_down(&mut self) {
         let (shared, pod, ids) = (self.shared.clone(), self.pod.clone(), self.ids.clone());
+        let wait = (RETRY * 2_u32.pow(self.failures.min(10))).min(MAX_RETRY);
         self.step(StepKey::Teardown, async move {
             let work = async {
-                for id in &ids.sandboxes {
+                let (root, uid) = (shared.config.root_dir.clone(), spec::uid(&pod).to_owned());
+                // Not only what was seen of it: the runtime may have made more.
+                let held = orphans::list(shared.runtime.as_ref()).await.map_err(|e| e.to_string())?;
+                let held = held.get(&uid).map(|held| held.ids.sandboxes.clone()).unwrap_or_default();
+                for id in ids.sandboxes.union(&held) {
                     shared.runtime.stop_pod_sandbox(id).await.map_err(|e| e.to_string())?;
                 }
-                let (root, uid) = (shared.config.root_dir.clone(), spec::uid(&pod).to_owned());
                 let removed = tokio::task::spawn_blocking(move || setup::remove_volumes(&root, &uid)).await;
                 removed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
             };
             let done: Result<(), String> = work.await;
             if done.is_err() {
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(wait).await;
             }
             Done::TornDown(done)
         });
-    }
-
-    /// Removes the last traces of a pod that is gone from the API.
-    pub(super) async fn clean_up(&mut self) {
-        for id in &self.ids.sandboxes {
-            if let Err(error) = self.shared.runtime.remove_pod_sandbox(id).await {
-                tracing::warn!(%error, sandbox = id, "cannot remove a pod's sandbox");
-            }
-        }
-        crate::orphans::remove_traces(&self.shared, &self.pod).await;
     }
 }

@@ -10,6 +10,7 @@ pub mod sandbox;
 pub mod start;
 pub mod steps;
 pub mod volumes;
+pub mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -83,6 +84,7 @@ pub struct Worker {
     /// When a token of the pod's volumes is to be renewed.
     renew_at: Option<Timestamp>,
     steps: FuturesUnordered<Step>,
+    whole: whole::Whole,
     aborts: BTreeMap<StepKey, AbortHandle>,
     probes: probes::Probes,
     verdicts: mpsc::Receiver<Verdict>,
@@ -102,7 +104,7 @@ pub struct Worker {
     failures: u32,
 }
 
-/// Starts a pod's task. It ends, and drops `ended`, when nothing of the pod is left on the node.
+/// Starts a pod's task. It ends, and says so to `ended`, when nothing of the pod runs any more and the API has let it go.
 pub fn spawn(shared: Arc<Shared>, entry: Entry, ended: mpsc::Sender<String>) -> Handle {
     let (desired, desired_rx) = watch::channel(Desired { pod: entry.pod.clone(), gone: false });
     let (runtime, runtime_rx) = mpsc::channel(64);
@@ -139,6 +141,7 @@ impl Worker {
             tokens: Arc::default(),
             renew_at: None,
             steps: FuturesUnordered::new(),
+            whole: whole::Whole::default(),
             aborts: BTreeMap::new(),
             probes: probes::Probes::new(verdict_tx),
             verdicts,
@@ -168,7 +171,6 @@ impl Worker {
             let now = Timestamp::now();
             let wake_at = self.act(now);
             if self.is_over() {
-                self.clean_up().await;
                 return;
             }
             let sleep = wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
@@ -236,6 +238,8 @@ impl Worker {
         }
         if leaves {
             // What is being started will not be needed.
+            self.failures = 0;
+            self.whole.leave();
             self.abort(|key| {
                 matches!(key, StepKey::Start(_) | StepKey::Volumes | StepKey::Sandbox | StepKey::Remove(_))
             });
@@ -275,6 +279,13 @@ impl Worker {
                 handle.abort();
             }
             self.memory.busy.remove(&key);
+        }
+        if !self.whole.is_idle() && !self.memory.busy.contains(&StepKey::Settle) {
+            let whole = self.whole.clone();
+            self.step(StepKey::Settle, async move {
+                whole.idle().await;
+                Done::Settled
+            });
         }
     }
 

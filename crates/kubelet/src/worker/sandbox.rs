@@ -1,7 +1,6 @@
 //! Making a pod's sandbox.
 
 use std::path::Path;
-use std::time::Duration;
 
 use kybern_api::core::v1::Pod;
 use kybern_cri::PodSandboxConfig;
@@ -12,9 +11,6 @@ use super::steps::Done;
 use crate::pod::memory::StepKey;
 use crate::pod::{config, dns, spec};
 use crate::shared::Shared;
-
-/// As long as the slowest network plugin may take.
-const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// The sandbox's configuration, or why the pod cannot have one.
 pub fn configuration(shared: &Shared, pod: &Pod, attempt: u32) -> Result<PodSandboxConfig, String> {
@@ -32,13 +28,13 @@ pub fn hosts(shared: &Shared, pod: &Pod, ips: &[String]) -> Result<String, Strin
 
 impl Worker {
     pub(super) fn create_sandbox(&mut self, attempt: u32) {
-        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        let (shared, pod, whole) = (self.shared.clone(), self.pod.clone(), self.whole.clone());
         if attempt > 0 {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             shared.events.normal(&pod, None, "SandboxChanged", message);
         }
         self.step(StepKey::Sandbox, async move {
-            let work = async {
+            let work = async move {
                 let config = configuration(&shared, &pod, attempt)?;
                 let logs = Path::new(&config.log_directory).to_owned();
                 kybern_linux::files::make_dirs(&logs, 0o755)
@@ -47,12 +43,9 @@ impl Worker {
                     let made = cgroups.create(&config.cgroup_parent, &cgroup_resources(&pod));
                     made.map_err(|e| format!("cannot make the cgroup {}: {e}", config.cgroup_parent))?;
                 }
-                match tokio::time::timeout(TIMEOUT, shared.runtime.run_pod_sandbox(config)).await {
-                    Ok(done) => done.map_err(|e| e.to_string()),
-                    Err(_) => Err(format!("the runtime took longer than {} s", TIMEOUT.as_secs())),
-                }
+                shared.runtime.run_pod_sandbox(config).await.map_err(|e| e.to_string())
             };
-            Done::Sandbox(work.await)
+            Done::Sandbox(whole.run(work).await.and_then(|done| done))
         });
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kybern_api::core::v1::{Container, Pod};
-use kybern_cri::PodSandboxStatus;
+use kybern_cri::{ContainerConfig, PodSandboxConfig, PodSandboxStatus};
 use kybern_linux::files;
 
+use super::whole::Whole;
 use super::{Worker, hooks, image, sandbox};
 use crate::pod::config::{self, ContainerInputs};
 use crate::pod::memory::{StepKey, crash_key};
@@ -53,6 +54,7 @@ struct Start {
     sandbox: PodSandboxStatus,
     /// The container whose processes it shares, by name and, where it runs, by id.
     target: Option<(String, Option<String>)>,
+    whole: Whole,
 }
 
 impl Worker {
@@ -69,7 +71,7 @@ impl Worker {
             let running = self.observed.running().find(|s| s.container.metadata.name == target);
             (target.to_owned(), running.map(|s| s.container.id.clone()))
         });
-        let start = Start { shared, pod, container, attempt, references, sandbox, target };
+        let start = Start { shared, pod, container, attempt, references, sandbox, target, whole: self.whole.clone() };
         self.step(StepKey::Start(name), async move { super::steps::Done::Start(start.run().await) });
     }
 }
@@ -101,15 +103,16 @@ impl Start {
             .map_err(|e| StartError::new(CREATE_ERROR, e))?;
         let log_path = config.log_path.clone();
         let log_directory = of_pod.log_directory.clone();
-        let id = shared
-            .runtime
-            .create_container(&self.sandbox.sandbox.id, config, of_pod)
-            .await
-            .map_err(|e| StartError::new(CREATE_ERROR, e.to_string()))?;
-        shared.events.normal(pod, Some(name), "Created", "Container created");
-        shared.runtime.start_container(&id).await.map_err(|e| StartError::new(RUN_ERROR, e.to_string()).of(&id))?;
-        shared.events.normal(pod, Some(name), "Started", "Container started");
-        self.link_log(&id, &format!("{log_directory}/{log_path}"));
+        let launch = Launch {
+            shared: shared.clone(),
+            pod: pod.clone(),
+            name: name.to_owned(),
+            sandbox: self.sandbox.sandbox.id.clone(),
+            log: format!("{log_directory}/{log_path}"),
+            whole: self.whole.clone(),
+        };
+        let launched = self.whole.run(launch.run(config, of_pod)).await;
+        let id = launched.map_err(|e| StartError::new(CREATE_ERROR, e))??;
         self.post_start(&id, &ips).await?;
         Ok(id)
     }
@@ -120,25 +123,14 @@ impl Start {
         let (root, pod, container) = (self.shared.config.root_dir.clone(), self.pod.clone(), self.container.clone());
         let logs = config::log_directory(&self.shared.facts.pod_logs, &self.pod);
         let (attempt, envs) = (self.attempt, envs.to_vec());
-        let work = tokio::task::spawn_blocking(move || {
+        let work = self.whole.blocking(move || {
             let logs = std::path::Path::new(&logs).join(&container.name);
             files::make_dirs(&logs, 0o755).map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
             let path = mounts::hosts_path(&root, spec::uid(&pod));
             files::write(&path, hosts, 0o644).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
             mounts::container_mounts(&root, &pod, &container, attempt, &envs)
         });
-        work.await.map_err(|e| e.to_string())?
-    }
-
-    /// `/var/log/containers/<pod>_<namespace>_<container>-<id>.log`, by which log collectors find the file.
-    fn link_log(&self, id: &str, target: &str) {
-        let (pod, dir) = (&self.pod, &self.shared.config.container_logs_dir);
-        let file = format!("{}_{}_{}-{id}.log", spec::name(pod), spec::namespace(pod), self.container.name);
-        let link = dir.join(file);
-        let linked = files::make_dirs(dir, 0o755).and_then(|()| std::os::unix::fs::symlink(target, &link));
-        if let Err(error) = linked {
-            tracing::warn!(%error, link = %link.display(), "cannot link a container's log");
-        }
+        work.await?
     }
 
     async fn post_start(&self, id: &str, ips: &[String]) -> Result<(), StartError> {
@@ -154,6 +146,43 @@ impl Start {
             tracing::warn!(%error, container = id, "cannot stop a container after its post-start hook failed");
         }
         Err(StartError::new(POST_START_ERROR, "PostStartHook failed").of(id))
+    }
+}
+
+/// The part of a start that makes something.
+struct Launch {
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+    name: String,
+    sandbox: String,
+    log: String,
+    whole: Whole,
+}
+
+impl Launch {
+    async fn run(self, config: ContainerConfig, of_pod: PodSandboxConfig) -> Result<String, StartError> {
+        let (shared, pod, name) = (&self.shared, &self.pod, self.name.as_str());
+        let created = shared.runtime.create_container(&self.sandbox, config, of_pod).await;
+        let id = created.map_err(|e| StartError::new(CREATE_ERROR, e.to_string()))?;
+        shared.events.normal(pod, Some(name), "Created", "Container created");
+        if self.whole.is_leaving() {
+            return Err(StartError::new(RUN_ERROR, "the pod is being deleted").of(&id));
+        }
+        shared.runtime.start_container(&id).await.map_err(|e| StartError::new(RUN_ERROR, e.to_string()).of(&id))?;
+        shared.events.normal(pod, Some(name), "Started", "Container started");
+        self.link_log(&id);
+        Ok(id)
+    }
+
+    /// `/var/log/containers/<pod>_<namespace>_<container>-<id>.log`, by which log collectors find the file.
+    fn link_log(&self, id: &str) {
+        let (pod, dir) = (&self.pod, &self.shared.config.container_logs_dir);
+        let file = format!("{}_{}_{}-{id}.log", spec::name(pod), spec::namespace(pod), self.name);
+        let link = dir.join(file);
+        let linked = files::make_dirs(dir, 0o755).and_then(|()| std::os::unix::fs::symlink(&self.log, &link));
+        if let Err(error) = linked {
+            tracing::warn!(%error, link = %link.display(), "cannot link a container's log");
+        }
     }
 }
 

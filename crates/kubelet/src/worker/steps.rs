@@ -25,6 +25,7 @@ pub enum Done {
     Start(Result<String, StartError>),
     Killed(Result<(), String>),
     Removed,
+    Settled,
     TornDown(Result<(), String>),
     Published(super::publish::Outcome),
     Deleted(super::publish::Outcome),
@@ -108,12 +109,13 @@ impl Worker {
                 }
                 self.stale = true;
             }
-            Done::Removed => self.stale = true,
+            Done::Removed | Done::Settled => self.stale = true,
             Done::TornDown(Ok(())) => {
                 self.memory.torn_down = true;
                 self.stale = true;
             }
             Done::TornDown(Err(message)) => {
+                self.failures += 1;
                 self.shared.events.warning(&self.pod, None, "FailedKillPod", format!("error killing pod: {message}"));
             }
             Done::Published(outcome) => self.took_status(outcome, now),

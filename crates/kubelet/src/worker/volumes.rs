@@ -17,7 +17,7 @@ impl Worker {
             return;
         }
         let (shared, pod, references) = (self.shared.clone(), self.pod.clone(), self.references.clone());
-        let tokens = self.tokens.clone();
+        let (tokens, whole) = (self.tokens.clone(), self.whole.clone());
         let ips = self.observed.ready_sandbox().map(|s| s.ips.clone()).unwrap_or_default();
         self.step(StepKey::Volumes, async move {
             let work = async {
@@ -37,14 +37,14 @@ impl Worker {
                 }
                 let (root, stamp) = (shared.config.root_dir.clone(), now.as_nanosecond().to_string());
                 let node_memory = shared.machine.memory_bytes;
-                let written = tokio::task::spawn_blocking(move || {
+                let written = whole.blocking(move || {
                     setup::make_pod_dirs(&root, spec::uid(&pod))
                         .map_err(|e| format!("cannot make the pod's directory: {e}"))?;
                     jobs.iter().try_for_each(|(volume, files)| {
                         setup::set_up(&root, &pod, volume, files.as_ref(), node_memory, &stamp)
                     })
                 });
-                written.await.map_err(|e| e.to_string())??;
+                written.await??;
                 Ok(tokens.renew_at())
             };
             Done::Volumes(work.await)

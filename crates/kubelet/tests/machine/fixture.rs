@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kybern_apimachinery::{Value, json};
 use kybern_client::Client;
+use kybern_cni::DefaultNetwork;
 use kybern_cri::{BoxFuture, ContainerStatus, RuntimeService};
-use kybern_runtime::{PodNet, PodNetwork, Runtime};
+use kybern_runtime::{CniNetwork, PodNet, PodNetwork, Runtime};
 use kybern_testbed::harness::BUSYBOX;
 use tokio::task::JoinHandle;
 
@@ -25,7 +26,7 @@ impl PodNetwork for LoopbackOnly {
         Box::pin(async { Ok(vec!["127.0.0.1".to_owned()]) })
     }
 
-    fn collect_garbage(&self, _: std::collections::BTreeSet<String>) -> BoxFuture<'_, Result<(), String>> {
+    fn collect_garbage(&self, _: kybern_runtime::Alive) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -43,6 +44,21 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) async fn new() -> Self {
+        Self::with_network(|_| Arc::new(LoopbackOnly)).await
+    }
+
+    /// Its pods have addresses of a bridge, in the network namespace of the tests.
+    pub(crate) async fn with_addresses() -> Self {
+        Self::with_network(|dir| {
+            let (conf, state) = (dir.join("net.d"), dir.join("cni"));
+            let data_dir = Some(state.join("networks"));
+            DefaultNetwork { data_dir, ..DefaultNetwork::default() }.write(&conf).unwrap();
+            Arc::new(CniNetwork::new(conf, Vec::new(), state))
+        })
+        .await
+    }
+
+    async fn with_network(network: impl FnOnce(&std::path::Path) -> Arc<dyn PodNetwork>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let dir = format!("/tmp/kybern-kubelet-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = PathBuf::from(dir);
@@ -54,7 +70,7 @@ impl Machine {
             executable: std::env::current_exe().unwrap(),
             version: "test".into(),
             registries_file: dir.join("registries.yaml"),
-            network: Some(Arc::new(LoopbackOnly)),
+            network: Some(network(&dir)),
         };
         let runtime = Runtime::open(config).await.unwrap();
         let api = FakeApi::new();

@@ -1,6 +1,7 @@
 //! The kubelet with the real runtime on the real kernel, against the fake API server. Needs root and busybox-static;
 //! without them it says so. The test program is its own shim and its own built-in image.
 
+mod churn;
 #[path = "../node/fake_api.rs"]
 mod fake_api;
 mod fixture;
@@ -24,12 +25,17 @@ const TESTS: &[Test] = tests![
     volumes::volumes_within_volumes,
     volumes::directories_have_the_modes_that_are_meant,
     volumes::a_busy_node_leaves_nothing_open,
+    churn::pods_deleted_while_they_start_leave_nothing,
 ];
 
 fn main() {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if args.get(1).is_some_and(|a| a == kybern_runtime::SHIM_COMMAND) {
         kybern_runtime::shim_main(&args[2..]);
+    }
+    // Bridges and addresses of the tests are nobody else's.
+    if let Err(error) = kybern_linux::process::unshare(kybern_linux::process::CLONE_NEWNET) {
+        println!("no network namespace of its own: {error}");
     }
     harness::run("kubelet: machine", TESTS);
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kybern_cri::*;
@@ -26,6 +27,12 @@ struct State {
 #[derive(Default)]
 pub(crate) struct FakeCri {
     state: Mutex<State>,
+    /// The step that is held up, and the gate before it.
+    held: Mutex<Option<String>>,
+    pub(crate) reached: tokio::sync::Notify,
+    release: tokio::sync::Notify,
+    /// So many stops of sandboxes fail.
+    failing_stops: AtomicU32,
 }
 
 fn now() -> i64 {
@@ -69,6 +76,27 @@ impl FakeCri {
 
     pub(crate) fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// The next call that comes to this step waits there.
+    pub(crate) fn hold(&self, step: &str) {
+        *self.held.lock() = Some(step.to_owned());
+    }
+
+    pub(crate) fn release(&self) {
+        *self.held.lock() = None;
+        self.release.notify_one();
+    }
+
+    pub(crate) fn fail_stops(&self, count: u32) {
+        self.failing_stops.store(count, Ordering::Relaxed);
+    }
+
+    async fn at(&self, step: &str) {
+        if self.held.lock().as_deref() == Some(step) {
+            self.reached.notify_one();
+            self.release.notified().await;
+        }
     }
 
     /// Ends the running start of a container.
@@ -144,26 +172,36 @@ impl RuntimeService for FakeCri {
     }
 
     fn run_pod_sandbox(&self, config: PodSandboxConfig) -> CriFuture<'_, String> {
-        answer!(self, |state| {
-            let id = state.id("s");
-            state.calls.push(format!("sandbox {}", config.metadata.name));
-            let sandbox = PodSandbox {
-                id: id.clone(),
-                metadata: config.metadata.clone(),
-                state: PodSandboxState::Ready,
-                created_at: now(),
-                ..Default::default()
-            };
-            let status = PodSandboxStatus { sandbox, ips: vec!["127.0.0.1".into()], ..Default::default() };
-            state.sandboxes.insert(id.clone(), (status, config));
-            state.tell(ContainerEventType::Started, "", &id);
-            Ok(id)
+        Box::pin(async move {
+            self.at("before sandbox").await;
+            let done: CriFuture<'_, _> = answer!(self, |state| {
+                let id = state.id("s");
+                state.calls.push(format!("sandbox {}", config.metadata.name));
+                let sandbox = PodSandbox {
+                    id: id.clone(),
+                    metadata: config.metadata.clone(),
+                    state: PodSandboxState::Ready,
+                    created_at: now(),
+                    ..Default::default()
+                };
+                let status = PodSandboxStatus { sandbox, ips: vec!["127.0.0.1".into()], ..Default::default() };
+                state.sandboxes.insert(id.clone(), (status, config));
+                state.tell(ContainerEventType::Started, "", &id);
+                Ok(id)
+            });
+            let done = done.await;
+            self.at("after sandbox").await;
+            done
         })
     }
 
     fn stop_pod_sandbox(&self, id: &str) -> CriFuture<'_, ()> {
         answer!(self, |state| {
             state.calls.push("stop-sandbox".into());
+            let failing = |count: u32| count.checked_sub(1);
+            if self.failing_stops.fetch_update(Ordering::Relaxed, Ordering::Relaxed, failing).is_ok() {
+                return Err(CriError::Internal("the network does not let go".into()));
+            }
             let inside: Vec<String> = state
                 .containers
                 .values()
@@ -201,37 +239,54 @@ impl RuntimeService for FakeCri {
     }
 
     fn create_container(&self, sandbox: &str, config: ContainerConfig, pod: PodSandboxConfig) -> CriFuture<'_, String> {
-        answer!(self, |state| {
-            let id = state.id("c");
-            state.calls.push(format!("create {} {}", config.metadata.name, config.metadata.attempt));
-            let container = Container {
-                id: id.clone(),
-                pod_sandbox_id: sandbox.into(),
-                metadata: config.metadata.clone(),
-                image: config.image.user_specified_image.clone(),
-                image_ref: config.image.image.clone(),
-                state: ContainerState::Created,
-                created_at: now(),
-                labels: config.labels.clone(),
-                annotations: config.annotations.clone(),
-            };
-            let log = PathBuf::from(&pod.log_directory).join(&config.log_path);
-            std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stdout F two\n").unwrap();
-            let status =
-                ContainerStatus { container, log_path: log.to_string_lossy().into_owned(), ..Default::default() };
-            state.containers.insert(id.clone(), (status, config));
-            Ok(id)
+        let sandbox = sandbox.to_owned();
+        Box::pin(async move {
+            self.at("before create").await;
+            let done: CriFuture<'_, _> = answer!(self, |state| {
+                if !state.sandboxes.contains_key(&sandbox) {
+                    return Err(missing(&sandbox));
+                }
+                let id = state.id("c");
+                state.calls.push(format!("create {} {}", config.metadata.name, config.metadata.attempt));
+                let container = Container {
+                    id: id.clone(),
+                    pod_sandbox_id: sandbox.clone(),
+                    metadata: config.metadata.clone(),
+                    image: config.image.user_specified_image.clone(),
+                    image_ref: config.image.image.clone(),
+                    state: ContainerState::Created,
+                    created_at: now(),
+                    labels: config.labels.clone(),
+                    annotations: config.annotations.clone(),
+                };
+                let log = PathBuf::from(&pod.log_directory).join(&config.log_path);
+                std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stdout F two\n").unwrap();
+                let status =
+                    ContainerStatus { container, log_path: log.to_string_lossy().into_owned(), ..Default::default() };
+                state.containers.insert(id.clone(), (status, config));
+                Ok(id)
+            });
+            let done = done.await;
+            self.at("after create").await;
+            done
         })
     }
 
     fn start_container(&self, id: &str) -> CriFuture<'_, ()> {
-        answer!(self, |state| {
-            let (status, _) = state.containers.get_mut(id).ok_or_else(|| missing(id))?;
-            status.container.state = ContainerState::Running;
-            status.started_at = now();
-            let sandbox = status.container.pod_sandbox_id.clone();
-            state.tell(ContainerEventType::Started, id, &sandbox);
-            Ok(())
+        let id = id.to_owned();
+        Box::pin(async move {
+            self.at("before start").await;
+            let done: CriFuture<'_, _> = answer!(self, |state| {
+                let (status, _) = state.containers.get_mut(&id).ok_or_else(|| missing(&id))?;
+                status.container.state = ContainerState::Running;
+                status.started_at = now();
+                let sandbox = status.container.pod_sandbox_id.clone();
+                state.tell(ContainerEventType::Started, &id, &sandbox);
+                Ok(())
+            });
+            let done = done.await;
+            self.at("after start").await;
+            done
         })
     }
 

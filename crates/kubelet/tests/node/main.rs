@@ -1,5 +1,6 @@
 //! A whole kubelet against a fake API server and a fake runtime.
 
+mod endings;
 mod fake_api;
 mod fake_cri;
 mod http_api;

@@ -32,7 +32,7 @@ impl PodNetwork for LoopbackOnly {
         })
     }
 
-    fn collect_garbage(&self, _: std::collections::BTreeSet<String>) -> BoxFuture<'_, Result<(), String>> {
+    fn collect_garbage(&self, _: kybern_runtime::Alive) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -99,7 +99,16 @@ impl Node {
 
     /// Opens the runtime (again).
     pub(crate) async fn open(&mut self) {
-        self.service = Some(Runtime::open(self.config.clone()).await.unwrap());
+        for _ in 0..200 {
+            match Runtime::open(self.config.clone()).await {
+                Ok(runtime) => return self.service = Some(runtime),
+                // Calls of the one before are still being dropped.
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {}
+                Err(error) => panic!("{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the runtime before does not end");
     }
 
     /// Forgets the runtime as a crash would: nothing is stopped.

@@ -18,6 +18,8 @@ const TESTS: &[Test] = tests![
     sandboxes::pods_share_what_they_should,
     sandboxes::a_container_joins_the_processes_of_another,
     sandboxes::nothing_is_left,
+    sandboxes::cancelled_at_any_time,
+    sandboxes::removed_while_it_is_made,
     containers::what_a_process_sees,
     containers::confinement,
     containers::users_and_groups,

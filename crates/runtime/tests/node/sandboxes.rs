@@ -1,5 +1,7 @@
 //! Pods as a whole.
 
+use std::time::Duration;
+
 use kybern_cri::*;
 
 use crate::fixture::Node;
@@ -33,6 +35,7 @@ pub(crate) async fn the_life_of_a_pod() {
     }
     use ContainerEventType::*;
     let expect = [
+        (Created, true),
         (Started, true),
         (Created, false),
         (Started, false),
@@ -132,10 +135,64 @@ pub(crate) async fn nothing_is_left() {
     assert_eq!(cgroups.processes(&group).unwrap().len(), 2, "both sleeps");
     node.service().remove_pod_sandbox(&sandbox).await.unwrap();
     assert!(cgroups.directories(&group).iter().all(|dir| !dir.exists()));
+    assert_empty(&node);
+    node.finish().await;
+}
+
+fn assert_empty(node: &Node) {
     for dir in
         [&node.config.netns_dir, &node.config.state_dir.join("sandboxes"), &node.config.root_dir.join("containers")]
     {
         assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "{}", dir.display());
+    }
+}
+
+/// Callers that stop waiting at any moment of a pod's start: what is made is known, and can be removed.
+pub(crate) async fn cancelled_at_any_time() {
+    let node = Node::new().await;
+    for i in 0..40_u64 {
+        let pod = node.pod(&format!("cancelled-{i}"));
+        let start = async {
+            let sandbox = node.sandbox(&pod).await;
+            node.start(&sandbox, node.shell("main", "busybox sleep 600")).await
+        };
+        let _ = tokio::time::timeout(Duration::from_micros(i * i * 100), start).await;
+        if i % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(i)).await;
+        }
+        for sandbox in node.service().list_pod_sandbox().await.unwrap() {
+            node.service().remove_pod_sandbox(&sandbox.id).await.unwrap();
+        }
+        assert!(node.service().list_pod_sandbox().await.unwrap().is_empty());
+        assert!(node.service().list_containers().await.unwrap().is_empty());
+        assert_empty(&node);
+    }
+    node.finish().await;
+}
+
+/// A removal that comes while the sandbox and its containers are being made waits for them and leaves nothing.
+pub(crate) async fn removed_while_it_is_made() {
+    let node = Node::new().await;
+    let mut events = node.service().container_events();
+    for i in 0..10_u64 {
+        let pod = node.pod(&format!("overtaken-{i}"));
+        let remove = async {
+            let made = events.recv().await.unwrap();
+            assert_eq!((made.kind, made.container_id.as_str()), (ContainerEventType::Created, ""));
+            tokio::time::sleep(Duration::from_millis(i * 4)).await;
+            node.service().remove_pod_sandbox(&made.pod_sandbox_id).await.unwrap();
+        };
+        let make = async {
+            let sandbox = node.service().run_pod_sandbox(pod.clone()).await.unwrap();
+            let config = node.shell("main", "busybox sleep 600");
+            if let Ok(id) = node.service().create_container(&sandbox, config, pod.clone()).await {
+                let _ = node.service().start_container(&id).await;
+            }
+        };
+        tokio::join!(make, remove);
+        while events.try_recv().is_ok() {}
+        assert_empty(&node);
+        assert!(node.service().list_containers().await.unwrap().is_empty());
     }
     node.finish().await;
 }
