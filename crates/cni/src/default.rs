@@ -125,16 +125,16 @@ impl DefaultNetwork {
     }
 }
 
-/// Removes what the built-in plugins made on this node: the bridge, the nftables tables, the allocations and the remembered
+/// Removes what the built-in plugins made on this node: the bridge (unless it is another's), the nftables tables, the allocations and the remembered
 /// results. For `kybern down`; every container must be gone.
-pub fn purge(network: &DefaultNetwork, cache_dir: &Path) -> Result<(), CniError> {
+pub fn purge(network: &DefaultNetwork, with_bridge: bool, cache_dir: &Path) -> Result<(), CniError> {
     let netlink = |error: NetlinkError| CniError::Io {
         what: "cannot remove the network",
         path: network.bridge.clone().into(),
         cause: io::Error::other(error.to_string()),
     };
     let mut rtnl = Rtnl::open().map_err(netlink)?;
-    if let Some(bridge) = rtnl.link(&network.bridge).map_err(netlink)? {
+    if with_bridge && let Some(bridge) = rtnl.link(&network.bridge).map_err(netlink)? {
         rtnl.delete_link(bridge.index).map_err(netlink)?;
     }
     let mut nft = Nftables::open().map_err(netlink)?;

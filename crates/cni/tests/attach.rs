@@ -235,8 +235,8 @@ fn pods_reach_each_other_the_node_and_the_outside() {
             let veths: Vec<_> =
                 rtnl.links().map_err(io_error)?.into_iter().filter(|l| l.name.starts_with("veth")).collect();
             assert_eq!(veths, [], "deletions leave no links");
-            purge(&network, &cache).map_err(io_error)?;
-            purge(&network, &cache).map_err(io_error)?;
+            purge(&network, true, &cache).map_err(io_error)?;
+            purge(&network, true, &cache).map_err(io_error)?;
             assert!(rtnl.link("cni0").map_err(io_error)?.is_none());
             assert!(
                 rtnl.routes().map_err(io_error)?.iter().all(|r: &Route| r.destination.to_string() != "10.244.0.0/24")

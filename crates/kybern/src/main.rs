@@ -8,6 +8,7 @@ mod component_flags;
 mod logging;
 mod node_address;
 mod notify;
+mod ownership;
 mod paths;
 mod preflight;
 mod testapp;

@@ -106,10 +106,24 @@ pub(crate) struct Paths {
 }
 
 /// What may be in a data directory: only what a server has made there, and the registries' settings.
-const KNOWN: &[&str] =
-    &["admin.kubeconfig", "cni", "kubelet", "lock", "lost+found", "registries.yaml", "runtime", "server", "server.log"];
+const KNOWN: &[&str] = &[
+    "admin.kubeconfig",
+    "cni",
+    "kubelet",
+    "lock",
+    "lost+found",
+    "owned.json",
+    "owned.new",
+    "registries.yaml",
+    "runtime",
+    "server",
+    "server.log",
+];
 
 impl Paths {
+    /// The file in the data directory that says what lies outside of it.
+    pub(crate) const OWNED: &str = "owned.json";
+
     /// Makes the data directory where it is missing. Refuses one that holds other things: a mistyped `--data-dir` must not
     /// mix a cluster into somebody's files.
     pub(crate) fn make_data(&self) -> Result<()> {

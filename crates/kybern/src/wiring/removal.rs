@@ -8,6 +8,7 @@ use kybern_linux::cgroup::Cgroups;
 use kybern_linux::{mount, process};
 
 use super::node;
+use crate::ownership::{self, Owned, Register};
 use crate::paths::Paths;
 
 /// How long a server may take to end by itself. It has nothing to save.
@@ -28,15 +29,25 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
             paths.data.display()
         );
     }
+    // What it was started with, not what is said now, is what it has made.
+    let owned = Owned::read(&paths.data)?;
+    let paths = &owned.as_ref().map_or_else(|| paths.clone(), |owned| owned.paths(paths));
+    let netns = owned.as_ref().map_or(Ok(None), Owned::foreign_netns);
     stop_server(paths)?;
     kybern_runtime::purge(&node::runtime_config(paths)?).context("cannot remove the containers")?;
-    remove_cgroups(&paths.cgroup_root).context("cannot remove the pods' cgroups")?;
-    let subnet = "10.244.0.0/24".parse().expect("a constant");
-    kybern_cni::purge(&node::default_network(paths, subnet), &paths.cni_state())
-        .context("cannot remove the pod network")?;
-    let _ = std::fs::remove_file(paths.cni_config.join(kybern_cni::default::CONFIG_FILE));
-    remove_if_empty(&paths.cni_config);
-    kybern_proxy::driver::cleanup().context("cannot remove the Services' rules")?;
+    let all = owned.as_ref().is_none_or(|owned| owned.cgroups_made);
+    remove_cgroups(paths, all).context("cannot remove the pods' cgroups")?;
+    match netns {
+        Ok(None) => remove_network(paths)?,
+        Ok(Some(netns)) => netns.run(|| remove_network(paths).map_err(std::io::Error::other))?,
+        // With the namespace went what was in it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context("cannot find the cluster's network namespace"),
+    }
+    if ownership::network_owner(&paths.cni_config).is_none_or(|owner| owner == paths.data) {
+        let _ = std::fs::remove_file(paths.cni_config.join(kybern_cni::default::CONFIG_FILE));
+        remove_if_empty(&paths.cni_config);
+    }
     mount::detach_below(&paths.data)?;
     mount::detach_below(&paths.run)?;
     remove_tree(&paths.run)?;
@@ -46,18 +57,40 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
         remove_if_empty(&paths.container_logs);
         remove_data(paths)?;
     }
+    Register::of_machine().release(&paths.data);
     println!("The cluster is gone{}.", if keep_data { "; its data is kept" } else { "" });
     Ok(())
 }
 
-/// The cgroups above the pods', which go with the containers.
-fn remove_cgroups(root: &str) -> std::io::Result<()> {
+/// Bridge, addresses, links and rules in this network namespace.
+fn remove_network(paths: &Paths) -> Result<()> {
+    let subnet = "10.244.0.0/24".parse().expect("a constant");
+    let network = node::default_network(paths, subnet);
+    // Of a network that somebody else has put there, the bridge is theirs.
+    let own = ownership::network_owner(&paths.cni_config).is_some_and(|owner| owner == paths.data);
+    kybern_cni::purge(&network, own, &paths.cni_state()).context("cannot remove the pod network")?;
+    kybern_proxy::driver::cleanup().context("cannot remove the Services' rules")
+}
+
+/// The pods' cgroups and those above them. Where these were there before (`all` is false), another kubelet's pods may be in
+/// them: then only what was this node's goes.
+fn remove_cgroups(paths: &Paths, all: bool) -> std::io::Result<()> {
     let cgroups = Cgroups::detect()?;
-    let root = root.trim_end_matches('/');
-    for group in ["kubepods/burstable", "kubepods/besteffort", "kubepods"] {
-        cgroups.remove(&format!("{root}/{group}"))?;
+    let pods = ownership::kubepods(&paths.cgroup_root);
+    for entry in std::fs::read_dir(paths.kubelet().join("pods")).into_iter().flatten().flatten() {
+        for class in ["", "burstable/", "besteffort/"] {
+            cgroups.remove(&format!("{pods}/{class}pod{}", entry.file_name().display()))?;
+        }
     }
-    if root.is_empty() { Ok(()) } else { cgroups.remove(root) }
+    if all {
+        cgroups.remove(&pods)?;
+    }
+    let root = paths.cgroup_root.trim_end_matches('/');
+    let above = [format!("{pods}/burstable"), format!("{pods}/besteffort"), pods, root.to_owned()];
+    for group in above.iter().filter(|group| !group.is_empty()) {
+        cgroups.directories(group).iter().for_each(|dir| remove_if_empty(dir));
+    }
+    Ok(())
 }
 
 fn stop_server(paths: &Paths) -> Result<()> {

@@ -14,6 +14,7 @@ use super::{Cluster, control_plane_node, in_process, node, shutdown};
 use crate::addons;
 use crate::commands::kube_apiserver::loopback_or;
 use crate::notify::Notifier;
+use crate::ownership::Register;
 use crate::{paths, preflight, version};
 
 /// Runs until the process is asked to end. Containers go on.
@@ -22,6 +23,7 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     preflight::privileges("server")?;
     preflight::machine()?;
     kybern_runtime::check_registries(&cluster.paths.registries()).context("cannot use the registries' settings")?;
+    Register::of_machine().check(&cluster.paths)?;
     cluster.paths.make_data()?;
     cluster.paths.make_run()?;
     let lock = DirectoryLock::take(&cluster.paths.data);
@@ -34,6 +36,7 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     let api = SocketAddr::new(cluster.bind_address, cluster.secure_port);
     preflight::free(api, "the API", Some("--secure-port"))?;
     preflight::free(node::KUBELET_ADDRESS, "the kubelet's API", None)?;
+    Register::of_machine().claim(&cluster.paths)?;
     let ApiServer { server, pki, .. } = control_plane::start(&options(&cluster), |step| notifier.status(step)).await?;
     write_admin_kubeconfig(&cluster, &pki)?;
     tracing::info!("serving the API on {}:{}", cluster.bind_address, cluster.secure_port);
