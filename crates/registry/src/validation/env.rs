@@ -5,9 +5,10 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::validation::{dns1123_subdomain, label_key};
 
 use super::format::{self, Errors};
+use super::resources::quantity;
 use crate::tree::{has, list, text};
 
-const SOURCES: [&str; 5] = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
+const SOURCES: [&str; 4] = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef"];
 const FIELDS: [&str; 9] = [
     "metadata.name",
     "metadata.namespace",
@@ -28,42 +29,36 @@ const RESOURCES: [&str; 6] = [
     "requests.memory",
 ];
 
-fn name(out: &mut Errors, path: &FieldPath, name: &str) {
-    if name.is_empty() {
-        out.push(FieldError::required(path, ""));
-    } else if !name.bytes().all(|c| (b' '..=b'~').contains(&c) && c != b'=') {
-        let detail = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-        out.push(FieldError::invalid(path, name, detail));
-    }
-}
-
 /// `env` and `envFrom` of a container.
 pub(crate) fn variables(out: &mut Errors, path: &FieldPath, container: &Value) {
     for (i, variable) in list(container, "env").iter().enumerate() {
         let path = path.child("env").index(i);
-        name(out, &path.child("name"), text(variable, "name"));
+        format::required_name(out, &path.child("name"), text(variable, "name"), format::env_name);
         if has(variable, "valueFrom") {
             value_from(out, &path.child("valueFrom"), &variable["valueFrom"], text(variable, "value"));
         }
     }
     for (i, source) in list(container, "envFrom").iter().enumerate() {
-        let path = path.child("envFrom").index(i);
-        if !text(source, "prefix").is_empty() {
-            name(out, &path.child("prefix"), text(source, "prefix"));
+        // Upstream does not count the sources where it counts their types.
+        let (all, path) = (path.child("envFrom"), path.child("envFrom").index(i));
+        let prefix = text(source, "prefix");
+        if !prefix.is_empty() {
+            format::invalid(out, &path.child("prefix"), prefix, format::env_name(prefix));
         }
         let given: Vec<&str> = ["configMapRef", "secretRef"].into_iter().filter(|s| has(source, s)).collect();
         for kind in &given {
-            format::required_name(
-                out,
-                &path.child(kind).child("name"),
-                text(&source[*kind], "name"),
-                dns1123_subdomain,
-            );
+            let name = text(&source[*kind], "name");
+            // The name of an object that is yet to be made may end in a dash.
+            let rest = if name.ends_with('-') { format!("{}a", &name[..name.len() - 1]) } else { name.to_owned() };
+            match name {
+                "" => out.push(FieldError::required(&path.child(kind).child("name"), "")),
+                name => format::invalid(out, &path.child(kind).child("name"), name, dns1123_subdomain(&rest)),
+            }
         }
         match given.len() {
-            0 => out.push(FieldError::invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`")),
+            0 => out.push(FieldError::invalid(&all, "", "must specify one of: `configMapRef` or `secretRef`")),
             1 => {}
-            _ => out.push(FieldError::invalid(&path, "", "may not have more than one field specified at a time")),
+            _ => out.push(FieldError::invalid(&all, "", "may not have more than one field specified at a time")),
         }
     }
 }
@@ -72,28 +67,19 @@ fn value_from(out: &mut Errors, path: &FieldPath, source: &Value, value: &str) {
     let given: Vec<&str> = SOURCES.into_iter().filter(|s| has(source, s)).collect();
     for kind in &given {
         let (path, chosen) = (path.child(kind), &source[*kind]);
+        let key = text(chosen, "key");
         match *kind {
             "fieldRef" => field_reference(out, &path, chosen, &FIELDS),
             "resourceFieldRef" => resource_reference(out, &path, chosen, false),
-            "fileKeyRef" => {}
             _ => {
-                format::required_name(out, &path.child("name"), text(chosen, "name"), dns1123_subdomain);
-                if text(chosen, "key").is_empty() {
-                    out.push(FieldError::required(&path.child("key"), ""));
-                } else {
-                    format::invalid(
-                        out,
-                        &path.child("key"),
-                        text(chosen, "key"),
-                        format::config_key(text(chosen, "key")),
-                    );
-                }
+                let name = text(chosen, "name");
+                format::invalid(out, &path.child("name"), name, dns1123_subdomain(name));
+                format::required_name(out, &path.child("key"), key, format::config_key);
             }
         }
     }
     if given.is_empty() {
-        let detail =
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
+        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
         out.push(FieldError::invalid(path, "", detail));
     } else if !value.is_empty() {
         out.push(FieldError::invalid(path, "", "may not be specified when `value` is not empty"));
@@ -102,39 +88,88 @@ fn value_from(out: &mut Errors, path: &FieldPath, source: &Value, value: &str) {
     }
 }
 
+/// What can be asked of a pod at all.
+const CONVERTIBLE: [&str; 15] = [
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.serviceAccountName",
+    "spec.schedulerName",
+    "status.phase",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+    "spec.host",
+];
+
 /// `fieldRef`, of one of `supported` fields, or of one label or annotation.
 pub(crate) fn field_reference(out: &mut Errors, path: &FieldPath, reference: &Value, supported: &[&str]) {
-    if text(reference, "apiVersion").is_empty() {
-        out.push(FieldError::required(&path.child("apiVersion"), ""));
-        return;
-    }
-    let field = text(reference, "fieldPath");
-    if field.is_empty() {
-        out.push(FieldError::required(&path.child("fieldPath"), ""));
-        return;
-    }
-    let path = path.child("fieldPath");
-    if let Some((map, key)) = field.strip_suffix("']").and_then(|f| f.split_once("['")) {
-        match map {
-            "metadata.annotations" => format::invalid(out, &path, key, label_key(&key.to_ascii_lowercase())),
-            "metadata.labels" => format::invalid(out, &path, key, label_key(key)),
-            _ => out.push(FieldError::invalid(&path, field, "does not support subscript")),
+    let (version, field) = (text(reference, "apiVersion"), text(reference, "fieldPath"));
+    for (name, value) in [("apiVersion", version), ("fieldPath", field)] {
+        if value.is_empty() {
+            out.push(FieldError::required(&path.child(name), ""));
+            return;
         }
-    } else if !supported.contains(&field) {
-        out.push(FieldError::not_supported(&path, field, supported));
+    }
+    let subscripted = field.strip_suffix("']").and_then(|f| f.split_once("['")).filter(|(map, _)| !map.is_empty());
+    let fault = match subscripted {
+        _ if version != "v1" => Some(format!("unsupported pod version: {version}")),
+        Some((map, _)) if !matches!(map, "metadata.annotations" | "metadata.labels") => {
+            Some(format!("field label does not support subscript: {field}"))
+        }
+        None if !CONVERTIBLE.contains(&field) => Some(format!("field label not supported: {field}")),
+        _ => None,
+    };
+    if let Some(fault) = fault {
+        out.push(FieldError::invalid(&path.child("fieldPath"), field, format!("error converting fieldPath: {fault}")));
+        return;
+    }
+    match subscripted {
+        Some(("metadata.annotations", key)) => {
+            let key = key.to_lowercase();
+            format::invalid(out, path, &key, label_key(&key));
+        }
+        Some((_, key)) => format::invalid(out, path, key, label_key(key)),
+        None => {
+            // The name that clients of long ago send.
+            let field = if field == "spec.host" { "spec.nodeName" } else { field };
+            format::one_of(out, &path.child("fieldPath"), field, supported);
+        }
     }
 }
 
 /// `resourceFieldRef`; a volume's needs to say of which container.
 pub(crate) fn resource_reference(out: &mut Errors, path: &FieldPath, reference: &Value, in_volume: bool) {
+    let resource = text(reference, "resource");
+    let huge = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
     if in_volume && text(reference, "containerName").is_empty() {
         out.push(FieldError::required(&path.child("containerName"), ""));
-    }
-    let resource = text(reference, "resource");
-    if resource.is_empty() {
+    } else if resource.is_empty() {
         out.push(FieldError::required(&path.child("resource"), ""));
-    } else if !RESOURCES.contains(&resource) && !resource.contains(".hugepages-") {
-        out.push(FieldError::not_supported(&path.child("resource"), resource, &RESOURCES));
+    } else if !huge {
+        format::one_of(out, &path.child("resource"), resource, &RESOURCES);
+    }
+    let Some(divisor) = reference.get("divisor").and_then(quantity).filter(|d| !d.is_zero()) else { return };
+    let (divisor, bytes) = (divisor.to_string(), ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"]);
+    let (good, what): (&[&str], &str) = match resource {
+        "limits.cpu" | "requests.cpu" => (&["1m", "1"], "1m and 1 are supported with the cpu resource"),
+        "limits.memory" | "requests.memory" => (&bytes, "memory resource"),
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => (&bytes, "local ephemeral storage resource"),
+        _ if huge => (&bytes, "hugepages resource"),
+        _ => return,
+    };
+    if !good.contains(&divisor.as_str()) {
+        let what = if good.len() == 2 {
+            what.to_owned()
+        } else {
+            format!("{} are supported with the {what}", bytes.join(", "))
+        };
+        out.push(FieldError::invalid(&path.child("divisor"), resource, format!("only divisor's values {what}")));
     }
 }
 

@@ -75,8 +75,17 @@ pub(crate) fn port(out: &mut Errors, path: &FieldPath, value: &Value) {
     }
 }
 
+/// An address as the fields from before strict parsing take it: an IPv4 octet may begin with zeros.
+pub(crate) fn sloppy_ip(text: &str) -> Option<IpAddr> {
+    let plain = |octet: &str| match octet.trim_start_matches('0') {
+        "" if !octet.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    text.parse().ok().or_else(|| text.split('.').map(plain).collect::<Vec<_>>().join(".").parse().ok())
+}
+
 pub(crate) fn ip(out: &mut Errors, path: &FieldPath, text: &str) -> Option<IpAddr> {
-    let parsed = text.parse().ok();
+    let parsed = sloppy_ip(text);
     if parsed.is_none() {
         out.push(FieldError::invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
     }
@@ -118,6 +127,64 @@ pub(crate) fn config_key(key: &str) -> Vec<String> {
         _ => {}
     }
     texts
+}
+
+/// The name of an environment variable, as it may be since 1.34.
+pub(crate) fn env_name(name: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    if name.is_empty() {
+        texts.push("environment variable name must be non-empty".to_owned());
+    }
+    if !name.bytes().all(|c| (b' '..=b'~').contains(&c) && c != b'=') {
+        let text = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+        texts.push(text.to_owned());
+    }
+    texts
+}
+
+/// A search path of DNS: a subdomain with underscores.
+pub(crate) fn dns_search(name: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    if name.len() > 253 {
+        texts.push("must be no more than 253 characters".to_owned());
+    }
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
+    let label = |part: &str| {
+        let ends = part.starts_with(['-']) || part.ends_with(['-', '_']);
+        !part.is_empty() && part.bytes().all(inner) && !ends
+    };
+    if !name.split('.').all(label) {
+        let text = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start \
+                    and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+                    '[a-z0-9_]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9_]([-_a-z0-9]*[a-z0-9])?)*')";
+        texts.push(text.to_owned());
+    }
+    texts
+}
+
+/// A name of a header of HTTP.
+pub(crate) fn header_name(name: &str) -> Vec<String> {
+    if !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') {
+        return Vec::new();
+    }
+    let text = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is \
+                '[-A-Za-z0-9]+')";
+    vec![text.to_owned()]
+}
+
+/// A number that is given and out of its range.
+pub(crate) fn range(out: &mut Errors, path: &FieldPath, value: Option<i64>, low: i64, high: i64) {
+    if let Some(value) = value.filter(|v| !(low..=high).contains(v)) {
+        out.push(FieldError::invalid(path, value, format!("must be between {low} and {high}, inclusive")));
+    }
+}
+
+/// A local path that leaves names which begin with `..` to whoever writes the volume.
+pub(crate) fn local_unreserved_path(out: &mut Errors, path: &FieldPath, text: &str) {
+    local_descending_path(out, path, text);
+    if text.starts_with("..") && !text.starts_with("../") {
+        out.push(FieldError::invalid(path, text, "must not start with '..'"));
+    }
 }
 
 /// A path that stays below where it starts.

@@ -1,138 +1,179 @@
 //! Security contexts of pods and containers.
 
+use std::collections::BTreeSet;
+
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 
 use super::format::{self, Errors};
+use super::windows;
 use crate::tree::{flag, has, int, list, text};
 
 fn id(out: &mut Errors, path: &FieldPath, context: &Value, field: &str) {
-    if let Some(id) = int(context, field).filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
-        out.push(FieldError::invalid(&path.child(field), id, "must be between 0 and 2147483647, inclusive"));
-    }
+    format::range(out, &path.child(field), int(context, field), 0, i64::from(i32::MAX));
 }
 
-fn profile(out: &mut Errors, path: &FieldPath, context: &Value, field: &str) {
-    let Some(profile) = context.get(field).filter(|p| !p.is_null()) else { return };
-    let path = path.child(field);
+const PROFILES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
+
+fn seccomp(out: &mut Errors, path: &FieldPath, context: &Value) {
+    let Some(profile) = context.get("seccompProfile").filter(|p| !p.is_null()) else { return };
+    let path = path.child("seccompProfile");
     let (kind, local) = (text(profile, "type"), profile.get("localhostProfile").and_then(Value::as_str));
-    format::required_one_of(out, &path.child("type"), kind, &["Localhost", "RuntimeDefault", "Unconfined"]);
+    if kind.is_empty() {
+        out.push(FieldError::required(&path.child("type"), "type is required when seccompProfile is set"));
+    } else {
+        format::one_of(out, &path.child("type"), kind, &PROFILES);
+    }
+    let path = path.child("localhostProfile");
     match local {
-        None | Some("") if kind == "Localhost" => {
-            out.push(FieldError::required(
-                &path.child("localhostProfile"),
-                format!("must be set when {} type is Localhost", name(field)),
-            ));
+        None if kind == "Localhost" => {
+            out.push(FieldError::required(&path, "must be set when seccomp type is Localhost"));
         }
-        Some(local) if kind == "Localhost" => {
-            format::local_descending_path(out, &path.child("localhostProfile"), local)
-        }
-        Some(local) => {
-            let detail = format!("can only be set when {} type is Localhost", name(field));
-            out.push(FieldError::invalid(&path.child("localhostProfile"), local, detail));
+        Some(local) if kind == "Localhost" => format::local_descending_path(out, &path, local),
+        Some(_) => {
+            out.push(FieldError::invalid(&path, profile.clone(), "can only be set when seccomp type is Localhost"));
         }
         None => {}
     }
 }
 
-fn name(field: &str) -> &str {
-    field.strip_suffix("Profile").unwrap_or(field)
+/// `appArmorProfile`.
+fn app_armor(out: &mut Errors, path: &FieldPath, context: &Value) {
+    const MAX: usize = 4095;
+    let Some(profile) = context.get("appArmorProfile").filter(|p| !p.is_null()) else { return };
+    let path = path.child("appArmorProfile");
+    let at = path.child("localhostProfile");
+    let missing = "must be set when AppArmor type is Localhost";
+    match (text(profile, "type"), profile.get("localhostProfile").and_then(Value::as_str)) {
+        ("Localhost", None) => out.push(FieldError::required(&at, missing)),
+        ("Localhost", Some(local)) => {
+            if local != local.trim() {
+                out.push(FieldError::invalid(&at, local, "must not be padded with whitespace"));
+            } else if local.is_empty() {
+                out.push(FieldError::required(&at, missing));
+            }
+            if local.len() > MAX {
+                out.push(FieldError::too_long(&at, MAX));
+            }
+        }
+        ("RuntimeDefault" | "Unconfined", Some(local)) => {
+            out.push(FieldError::invalid(&at, local, "can only be set when AppArmor type is Localhost"));
+        }
+        ("RuntimeDefault" | "Unconfined", None) => {}
+        ("", _) => {
+            out.push(FieldError::required(&path.child("type"), "type is required when appArmorProfile is set"));
+        }
+        (other, _) => out.push(FieldError::not_supported(&path.child("type"), other, &PROFILES)),
+    }
 }
 
-/// `spec.securityContext`, with the host namespaces beside it.
+/// `spec.securityContext`. Upstream's type holds the host's namespaces, too.
 pub(crate) fn pod(out: &mut Errors, path: &FieldPath, spec: &Value) {
     let context = &spec["securityContext"];
-    let inner = path.child("securityContext");
-    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
-        id(out, &inner, context, field);
+    let path = path.child("securityContext");
+    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
+        id(out, &path, context, field);
     }
     for (i, group) in list(context, "supplementalGroups").iter().enumerate() {
-        if group.as_i64().is_none_or(|g| !(0..=i64::from(i32::MAX)).contains(&g)) {
-            let path = inner.child("supplementalGroups").index(i);
-            out.push(FieldError::invalid(&path, group.clone(), "must be between 0 and 2147483647, inclusive"));
+        let group = Some(group.as_i64().unwrap_or(0));
+        format::range(out, &path.child("supplementalGroups").index(i), group, 0, i64::from(i32::MAX));
+    }
+    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        out.push(FieldError::invalid(&path.child("shareProcessNamespace"), true, detail));
+    }
+    sysctls(out, &path.child("sysctls"), spec);
+    let choice = |out: &mut Errors, field: &str, words: &[&str]| {
+        if has(context, field) {
+            format::one_of(out, &path.child(field), text(context, field), words);
+        }
+    };
+    choice(out, "fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
+    seccomp(out, &path, context);
+    windows::options(out, &path, context);
+    app_armor(out, &path, context);
+    choice(out, "supplementalGroupsPolicy", &["Merge", "Strict"]);
+    choice(out, "seLinuxChangePolicy", &["MountOption", "Recursive"]);
+}
+
+/// A pod that has users of its own cannot have the host's namespaces.
+pub(crate) fn host_users(out: &mut Errors, path: &FieldPath, spec: &Value) {
+    if spec.get("hostUsers").and_then(Value::as_bool) != Some(false) {
+        return;
+    }
+    for (field, name) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if flag(spec, field) {
+            out.push(FieldError::forbidden(&path.child(name), "when `hostUsers` is false"));
         }
     }
-    if has(context, "fsGroupChangePolicy") {
-        format::one_of(
-            out,
-            &inner.child("fsGroupChangePolicy"),
-            text(context, "fsGroupChangePolicy"),
-            &["Always", "OnRootMismatch"],
-        );
-    }
-    sysctls(out, &inner.child("sysctls"), spec, context);
-    profile(out, &inner, context, "seccompProfile");
-    profile(out, &inner, context, "appArmorProfile");
-    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
-        out.push(FieldError::invalid(
-            &path.child("shareProcessNamespace"),
-            true,
-            "ShareProcessNamespace and HostPID cannot both be enabled",
-        ));
-    }
-    if spec.get("hostUsers").and_then(Value::as_bool) == Some(false) {
-        for field in ["hostNetwork", "hostPID", "hostIPC"] {
-            if flag(spec, field) {
-                out.push(FieldError::forbidden(&path.child(field), "when `hostUsers` is false"));
+    for sort in ["initContainers", "containers", "ephemeralContainers"] {
+        for (i, container) in list(spec, sort).iter().enumerate() {
+            if !list(container, "volumeDevices").is_empty() {
+                let path = path.child(sort).index(i).child("volumeDevices");
+                out.push(FieldError::forbidden(&path, "when `hostUsers` is false"));
             }
         }
     }
 }
 
-fn sysctls(out: &mut Errors, path: &FieldPath, spec: &Value, context: &Value) {
-    const RULE: &str = "must have at most 253 characters and match regex \
-                        ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
-    let edge = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let word = |part: &str| {
-        let bytes = part.as_bytes();
-        bytes.first().is_some_and(|c| edge(*c))
-            && bytes.last().is_some_and(|c| edge(*c))
-            && bytes.iter().all(|c| edge(*c) || b"-_".contains(c))
+fn is_sysctl(name: &str) -> bool {
+    let segment = |part: &str| {
+        let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
+        !part.is_empty() && part.bytes().all(inner) && !part.starts_with(['-', '_']) && !part.ends_with(['-', '_'])
     };
-    let mut names = std::collections::BTreeSet::new();
-    for (i, sysctl) in list(context, "sysctls").iter().enumerate() {
+    name.len() <= 253 && name.split(['.', '/']).all(segment)
+}
+
+fn sysctls(out: &mut Errors, path: &FieldPath, spec: &Value) {
+    let mut seen = BTreeSet::new();
+    for (i, sysctl) in list(&spec["securityContext"], "sysctls").iter().enumerate() {
         let (path, name) = (path.index(i).child("name"), text(sysctl, "name"));
         if name.is_empty() {
             out.push(FieldError::required(&path, ""));
-        } else if name.len() > 253 || !name.split(['.', '/']).all(word) {
-            out.push(FieldError::invalid(&path, name, RULE));
-        } else if !names.insert(name) {
+        } else if !is_sysctl(name) {
+            let detail = "must have at most 253 characters and match regex \
+                          ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            out.push(FieldError::invalid(&path, name, detail));
+        } else if seen.contains(name) {
             out.push(FieldError::duplicate(&path, name));
         }
+        seen.insert(name);
         let dotted = name.replace('/', ".");
-        let of_ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
+        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) || dotted == "kernel.sem";
         if flag(spec, "hostNetwork") && dotted.starts_with("net.") {
             out.push(FieldError::invalid(&path, name, "may not be specified when 'hostNetwork' is true"));
-        } else if flag(spec, "hostIPC") && of_ipc {
+        } else if flag(spec, "hostIPC") && ipc {
             out.push(FieldError::invalid(&path, name, "may not be specified when 'hostIPC' is true"));
         }
     }
 }
 
 /// A container's `securityContext`.
-pub(crate) fn container(out: &mut Errors, path: &FieldPath, context: &Value) {
+pub(crate) fn container(out: &mut Errors, path: &FieldPath, context: &Value, host_users: bool) {
     for field in ["runAsUser", "runAsGroup"] {
         id(out, path, context, field);
     }
-    profile(out, path, context, "seccompProfile");
-    profile(out, path, context, "appArmorProfile");
     if has(context, "procMount") {
-        format::one_of(out, &path.child("procMount"), text(context, "procMount"), &["Default", "Unmasked"]);
+        let (path, mount) = (path.child("procMount"), text(context, "procMount"));
+        format::one_of(out, &path, mount, &["Default", "Unmasked"]);
+        if host_users && mount == "Unmasked" {
+            out.push(FieldError::invalid(&path, mount, "`hostUsers` must be false to use `Unmasked`"));
+        }
     }
+    seccomp(out, path, context);
     if context.get("allowPrivilegeEscalation").and_then(Value::as_bool) == Some(false) {
         if flag(context, "privileged") {
-            out.push(FieldError::invalid(
-                path,
-                context.clone(),
-                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-            ));
+            let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+            out.push(FieldError::invalid(path, context.clone(), detail));
         }
         let added = list(context.get("capabilities").unwrap_or(&Value::Null), "add");
-        if added.iter().any(|c| c == "CAP_SYS_ADMIN" || c == "SYS_ADMIN") {
+        for _ in added.iter().filter(|c| *c == "CAP_SYS_ADMIN") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             out.push(FieldError::invalid(path, context.clone(), detail));
         }
     }
+    windows::options(out, path, context);
+    app_armor(out, path, context);
 }
 
 #[cfg(test)]

@@ -1,74 +1,316 @@
-//! What upstream accepts in a pod's spec, and warns of (`pkg/api/pod/warnings.go`).
+//! What upstream accepts in a pod's spec, and warns of (`pkg/api/pod/warnings.go`). Clients get the warnings sorted by the
+//! time that they are found; none depends on another.
+
+use std::collections::BTreeSet;
 
 use kybern_apimachinery::field::FieldPath;
 use kybern_apimachinery::quantity::Quantity;
+use kybern_apimachinery::validation::{dns1123_label, label_value};
 use kybern_apimachinery::{Value, object};
 
-use crate::tree::{int, list, map, text};
+use super::format::sloppy_ip;
+use super::scheduling::{PREFERRED, REQUIRED};
+use crate::tree::{has, int, list, map, text};
 
-/// The warnings of a pod's spec.
-pub(crate) fn pod_spec(path: &FieldPath, spec: &Value) -> Vec<String> {
-    let mut out = Vec::new();
+/// A name that is used as a host's, or a part of one.
+pub(crate) fn name(object: &Value, what: &str) -> Vec<String> {
+    let texts = dns1123_label(object::name(object));
+    if texts.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in {what}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+        texts.join(" ")
+    )]
+}
+
+/// The warnings of a pod, or of a template at `path`.
+pub(crate) fn pod(path: &FieldPath, meta: &Value, spec: &Value) -> Vec<String> {
+    let (mut out, base) = (Vec::new(), path.child("spec"));
+    placement(&mut out, &base, spec);
+    annotations(&mut out, path, meta, spec);
+    volumes(&mut out, &base, spec);
+    let mut repeated = |field: &str, key: &str, what: &str| {
+        let items = list(spec, field);
+        for (i, item) in items.iter().enumerate() {
+            let value = text(item, key);
+            if items[..i].iter().any(|other| text(other, key) == value) {
+                out.push(format!("{}: duplicate {what} {value:?}", base.child(field).index(i).child(key)));
+            }
+        }
+    };
+    repeated("hostAliases", "ip", "ip");
+    repeated("imagePullSecrets", "name", "name");
     for (i, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
         if text(secret, "name").is_empty() {
-            out.push(format!("{}: invalid empty name \"\"", path.child("imagePullSecrets").index(i).child("name")));
+            out.push(format!("{}: invalid empty name \"\"", base.child("imagePullSecrets").index(i).child("name")));
         }
     }
-    for field in ["initContainers", "containers"] {
-        for (i, container) in list(spec, field).iter().enumerate() {
-            let path = path.child(field).index(i);
-            env(&mut out, &path.child("env"), list(container, "env"));
-            ports(&mut out, &path.child("ports"), list(container, "ports"));
-            resources(&mut out, &path.child("resources"), &container["resources"]);
+    fractional(&mut out, &base.child("overhead"), &spec["overhead"], &["memory", "ephemeral-storage"]);
+    for (path, container) in containers(&base, spec) {
+        for part in ["limits", "requests"] {
+            let path = path.child("resources").child(part);
+            fractional(&mut out, &path, &container["resources"][part], &["memory", "ephemeral-storage"]);
         }
+        env(&mut out, &path.child("env"), list(container, "env"));
+    }
+    ports(&mut out, &base, spec);
+    if int(spec, "terminationGracePeriodSeconds").is_some_and(|s| s < 0) {
+        let path = base.child("terminationGracePeriodSeconds");
+        out.push(format!("{path}: must be >= 0; negative values are invalid and will be treated as 1"));
+    }
+    for (i, server) in list(&spec["dnsConfig"], "nameservers").iter().enumerate() {
+        let path = base.child("dnsConfig").child("nameservers").index(i);
+        out.extend(ip(&path, server.as_str().unwrap_or("")));
+    }
+    for (i, alias) in list(spec, "hostAliases").iter().enumerate() {
+        out.extend(ip(&base.child("hostAliases").index(i).child("ip"), text(alias, "ip")));
     }
     out
 }
 
 /// Of a workload's template, when it is made or changed.
 pub(crate) fn template(object: &Value, old: Option<&Value>) -> Vec<String> {
-    let spec = |object| object::at(object, &["spec", "template", "spec"]);
-    match (spec(object), old.and_then(spec)) {
-        (Some(new), old) if old != Some(new) => pod_spec(&FieldPath::new("spec.template.spec"), new),
+    template_at(&FieldPath::new("spec.template"), object, old, &["spec", "template"])
+}
+
+/// Of the template at `fields` of an object, when the object's spec is made or changed.
+pub(crate) fn template_at(path: &FieldPath, object: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<String> {
+    match object::at(object, fields) {
+        Some(template) if old.is_none_or(|old| old.get("spec") != object.get("spec")) => {
+            pod(path, &template["metadata"], &template["spec"])
+        }
         _ => Vec::new(),
+    }
+}
+
+const SORTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+fn containers<'a>(path: &'a FieldPath, spec: &'a Value) -> impl Iterator<Item = (FieldPath, &'a Value)> {
+    SORTS.into_iter().flat_map(move |sort| {
+        list(spec, sort).iter().enumerate().map(move |(i, container)| (path.child(sort).index(i), container))
+    })
+}
+
+/// What is said of labels that nodes no longer have, or have under another name.
+const LABELS: [(&str, &str); 8] = [
+    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
+    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
+    ("failure-domain.beta.kubernetes.io/region", "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead"),
+    ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
+    ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
+    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
+    ("scheduler.alpha.kubernetes.io/preferAvoidPods", "deprecated since v1.22; use Taints and Tolerations instead"),
+    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
+];
+
+pub(crate) fn label_message(key: &str) -> Option<&'static str> {
+    LABELS.iter().find(|(label, _)| *label == key).map(|(_, message)| *message)
+}
+
+/// Of a node selector's term. `weighted`: its values are not checked, but only warned of.
+pub(crate) fn node_term(out: &mut Vec<String>, path: &FieldPath, term: &Value, weighted: bool) {
+    for (i, expression) in list(term, "matchExpressions").iter().enumerate() {
+        let (path, key) = (path.child("matchExpressions").index(i), text(expression, "key"));
+        out.extend(label_message(key).map(|message| format!("{}: {key} is {message}", path.child("key"))));
+        for (j, value) in list(expression, "values").iter().enumerate().filter(|_| weighted) {
+            let value = value.as_str().unwrap_or("");
+            let path = path.child("values").index(j);
+            out.extend(label_value(value).into_iter().map(|text| format!("{path}: {value} is invalid, {text}")));
+        }
+    }
+}
+
+fn placement(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
+    for (key, _) in map(spec, "nodeSelector") {
+        out.extend(label_message(key).map(|message| format!("{}: {message}", path.child("nodeSelector").key(key))));
+    }
+    let (affinity, at) = (&spec["affinity"], path.child("affinity"));
+    let node = at.child("nodeAffinity");
+    for (i, term) in list(&affinity["nodeAffinity"][REQUIRED], "nodeSelectorTerms").iter().enumerate() {
+        node_term(out, &node.child(REQUIRED).child("nodeSelectorTerms").index(i), term, false);
+    }
+    for (i, term) in list(&affinity["nodeAffinity"], PREFERRED).iter().enumerate() {
+        node_term(out, &node.child(PREFERRED).index(i).child("preference"), &term["preference"], true);
+    }
+    const NULL: &str = "a null labelSelector results in matching no pod";
+    for (i, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {
+        let (path, key) = (path.child("topologySpreadConstraints").index(i), text(constraint, "topologyKey"));
+        out.extend(label_message(key).map(|message| format!("{}: {key} is {message}", path.child("topologyKey"))));
+        if !has(constraint, "labelSelector") {
+            out.push(format!("{}: {NULL}", path.child("labelSelector")));
+        }
+    }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let mut term = |path: FieldPath, term: &Value| {
+            if !has(term, "labelSelector") {
+                out.push(format!("{}: {NULL}", path.child("labelSelector")));
+            }
+        };
+        for (i, found) in list(&affinity[kind], REQUIRED).iter().enumerate() {
+            term(at.child(kind).child(REQUIRED).index(i), found);
+        }
+        for (i, found) in list(&affinity[kind], PREFERRED).iter().enumerate() {
+            let path = at.child(kind).child(PREFERRED).index(i).child("podAffinityTerm");
+            term(path, &found["podAffinityTerm"]);
+        }
+    }
+}
+
+fn annotations(out: &mut Vec<String>, path: &FieldPath, meta: &Value, spec: &Value) {
+    let path = path.child("metadata").child("annotations");
+    let given = |key: &str| meta["annotations"].get(key).is_some();
+    let mut warn = |key: &str, message: &str| out.push(format!("{}: {message}", path.key(key)));
+    for (key, message) in [
+        ("scheduler.alpha.kubernetes.io/critical-pod", "non-functional in v1.16+; use the \"priorityClassName\" field instead"),
+        ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+        ("security.alpha.kubernetes.io/unsafe-sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+    ] {
+        if given(key) {
+            warn(key, message);
+        }
+    }
+    const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+    let key = "seccomp.security.alpha.kubernetes.io/pod";
+    if given(key) && !has(&spec["securityContext"], "seccompProfile") {
+        warn(key, SECCOMP);
+    }
+    for (_, container) in containers(&FieldPath::root(), spec) {
+        let name = text(container, "name");
+        let context = &container["securityContext"];
+        let key = format!("container.seccomp.security.alpha.kubernetes.io/{name}");
+        if given(&key) && !has(context, "seccompProfile") {
+            warn(&key, SECCOMP);
+        }
+        let key = format!("container.apparmor.security.beta.kubernetes.io/{name}");
+        if given(&key) && !has(context, "appArmorProfile") {
+            warn(&key, "deprecated since v1.30; use the \"appArmorProfile\" field instead");
+        }
+    }
+}
+
+fn volumes(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
+    const OLD: [(&str, &str, &str); 9] = [
+        ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+        ("gitRepo", "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
+        ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
+        ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+        ("quobyte", "quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+        ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+        ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+    ];
+    for (i, volume) in list(spec, "volumes").iter().enumerate() {
+        let path = path.child("volumes").index(i);
+        for (_, name, message) in OLD.iter().filter(|(field, ..)| has(volume, field)) {
+            out.push(format!("{}: {message}", path.child(name)));
+        }
+        let template = &volume["ephemeral"]["volumeClaimTemplate"];
+        claim(out, &path.child("ephemeral").child("volumeClaimTemplate").child("spec"), &template["spec"]);
+    }
+    super::overlap::volumes(out, spec);
+}
+
+/// Of a claim's spec.
+pub(crate) fn claim(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
+    for part in ["requests", "limits"] {
+        fractional(out, &path.child("resources").child(part), &spec["resources"][part], &["storage"]);
+    }
+}
+
+/// A common mistake: `100m` of memory is a tenth of a byte.
+fn fractional(out: &mut Vec<String>, path: &FieldPath, amounts: &Value, resources: &[&str]) {
+    for resource in resources {
+        let Some(amount) = amounts.get(resource).and_then(super::resources::quantity) else { continue };
+        let whole = |amount: Quantity| amount.milli_value() == i64::MAX || amount.milli_value() % 1000 == 0;
+        if !whole(amount) {
+            let (path, amount) = (path.key(resource), amount.to_string());
+            out.push(format!("{path}: fractional byte value {amount:?} is invalid, must be an integer"));
+        }
     }
 }
 
 fn env(out: &mut Vec<String>, path: &FieldPath, variables: &[Value]) {
     for (i, variable) in variables.iter().enumerate() {
-        let name = text(variable, "name");
+        let (name, value) = (text(variable, "name"), text(variable, "value"));
         let hides = variables[..i].iter().any(|earlier| text(earlier, "name") == name);
         // One that is made of what it hides, like PATH, is meant.
-        if hides && !text(variable, "value").contains(&format!("$({name})")) {
+        let reference = format!("$({name})");
+        let made_of = !has(variable, "valueFrom") && value != reference && value.contains(&reference);
+        if hides && !made_of {
             let path = path.index(i);
             out.push(format!("{path}: hides previous definition of {name:?}, which may be dropped when using apply"));
         }
     }
 }
 
-fn ports(out: &mut Vec<String>, path: &FieldPath, ports: &[Value]) {
-    let key = |port: &Value| (int(port, "containerPort"), text(port, "protocol").to_owned(), int(port, "hostPort"));
-    for (i, port) in ports.iter().enumerate() {
-        if let Some(first) = ports[..i].iter().position(|earlier| key(earlier) == key(port)) {
-            out.push(format!("{}: duplicate port definition with {}", path.index(i), path.index(first)));
+fn ports(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
+    let all: Vec<(FieldPath, &Value)> = containers(path, spec)
+        .flat_map(|(path, container)| {
+            list(container, "ports").iter().enumerate().map(move |(i, port)| (path.child("ports").index(i), port))
+        })
+        .collect();
+    let host = |port: &Value| int(port, "hostPort").unwrap_or(0);
+    let number = |port: &Value| int(port, "containerPort").unwrap_or(0);
+    for (i, (at, port)) in all.iter().enumerate() {
+        let ip = text(port, "hostIP");
+        if !ip.is_empty() && host(port) == 0 {
+            // Upstream prints its own type.
+            let (name, own, protocol) = (text(port, "name"), number(port), text(port, "protocol"));
+            out.push(format!(
+                "{at}: hostIP set without hostPort: {{Name:{name} HostPort:0 ContainerPort:{own} Protocol:{protocol} HostIP:{ip}}}"
+            ));
         }
+        for (other_at, other) in &all[..i] {
+            if number(other) != number(port) || text(other, "protocol") != text(port, "protocol") {
+                continue;
+            }
+            let (same_ip, same_host) = (text(other, "hostIP") == ip, host(other) == host(port));
+            let what = if same_ip && same_host {
+                "duplicate"
+            } else if host(port) == 0 || host(other) == 0 {
+                "overlapping"
+            } else if same_host && (ip.is_empty() != text(other, "hostIP").is_empty()) {
+                "dangerously ambiguous"
+            } else {
+                continue;
+            };
+            out.push(format!("{at}: {what} port definition with {other_at}"));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (i, (at, port)) in all.iter().enumerate() {
+        let name = text(port, "name");
+        if name.is_empty() || seen.insert(name) {
+            continue;
+        }
+        let first = all[..i].iter().find(|(_, other)| text(other, "name") == name);
+        out.extend(first.map(|(first, _)| {
+            format!(
+                "{at}: duplicate port name {name:?} with {first}, services and probes that select ports by name will use {first}"
+            )
+        }));
     }
 }
 
-/// A common mistake: `100m` of memory is a tenth of a byte.
-fn resources(out: &mut Vec<String>, path: &FieldPath, resources: &Value) {
-    for part in ["limits", "requests"] {
-        for (resource, amount) in
-            map(resources, part).filter(|(r, _)| matches!(r.as_str(), "memory" | "ephemeral-storage"))
-        {
-            let amount = amount.as_str().unwrap_or("");
-            let fractional = |millis: i64| millis < i64::MAX && millis % 1000 != 0;
-            if Quantity::parse(amount).is_ok_and(|quantity| fractional(quantity.milli_value())) {
-                let path = path.child(part).key(resource);
-                out.push(format!("{path}: fractional byte value {amount:?} is invalid, must be an integer"));
-            }
-        }
+/// Of an address that is taken as it is, and will not always be.
+pub(crate) fn ip(path: &FieldPath, text: &str) -> Option<String> {
+    let address = sloppy_ip(text)?;
+    let strict = text.parse::<std::net::IpAddr>().ok();
+    let mapped = match address {
+        std::net::IpAddr::V6(v6) => v6.to_ipv4_mapped().map(std::net::IpAddr::V4),
+        std::net::IpAddr::V4(_) => None,
+    };
+    if strict.is_none() || mapped.is_some() {
+        let plain = mapped.unwrap_or(address).to_string();
+        return Some(format!(
+            "{path}: non-standard IP address {text:?} will be considered invalid in a future Kubernetes release: use {plain:?}"
+        ));
     }
+    let canonical = address.to_string();
+    (address.is_ipv6() && canonical != text)
+        .then(|| format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format ({canonical:?})"))
 }
 
 #[cfg(test)]
@@ -80,7 +322,7 @@ mod tests {
     fn what_is_hardly_meant_is_told() {
         let check = |container: Value, expect: &[&str]| {
             let spec = json!({"containers": [container]});
-            assert_eq!(pod_spec(&FieldPath::new("spec"), &spec), expect);
+            assert_eq!(pod(&FieldPath::root(), &json!({}), &spec), expect);
         };
         check(json!({"env": [{"name": "A", "value": "1"}, {"name": "B"}]}), &[]);
         check(
@@ -104,9 +346,18 @@ mod tests {
         );
         let pull = json!({"imagePullSecrets": [{}]});
         assert_eq!(
-            pod_spec(&FieldPath::new("spec"), &pull),
+            pod(&FieldPath::root(), &json!({}), &pull),
             ["spec.imagePullSecrets[0].name: invalid empty name \"\""]
         );
+    }
+
+    #[test]
+    fn old_forms_of_addresses() {
+        let path = FieldPath::new("ip");
+        assert_eq!(ip(&path, "10.0.0.1"), None);
+        assert!(ip(&path, "010.0.0.1").unwrap().ends_with("use \"10.0.0.1\""));
+        assert!(ip(&path, "::ffff:1.2.3.4").unwrap().ends_with("use \"1.2.3.4\""));
+        assert!(ip(&path, "2001:DB8::1").unwrap().ends_with("canonical format (\"2001:db8::1\")"));
     }
 
     #[test]

@@ -2,16 +2,16 @@
 
 pub(crate) mod defaults;
 pub(crate) mod parts;
+pub(crate) mod prepare;
 pub(crate) mod qos;
 mod update;
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apimachinery::{Value, json, object};
+use kybern_apimachinery::{Value, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
-use crate::tree::list;
-use crate::validation::pod_spec::pod_spec;
-use crate::validation::warnings;
+use crate::tree::{list, text};
+use crate::validation::{pod_spec, warnings};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PodStrategy;
@@ -21,30 +21,46 @@ impl Strategy for PodStrategy {
         defaults::pod(pod);
     }
 
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, pod: &mut Value) {
-        pod["status"] = json!({"phase": "Pending", "qosClass": qos::class(&pod["spec"])});
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, pod: &mut Value) {
+        prepare::drop_disabled(&mut pod["spec"]);
+        pod["status"] = prepare::status(pod, ctx.now);
+        prepare::merge_label_keys(pod);
+    }
+
+    fn prepare_for_update(&self, _: &StrategyContext<'_>, pod: &mut Value, _: &Value) {
+        prepare::drop_disabled(&mut pod["spec"]);
     }
 
     fn validate(&self, pod: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
-        pod_spec(&mut out, &FieldPath::new("spec"), &pod["spec"]);
+        pod_spec::pod(&mut out, pod);
         out
     }
 
     fn validate_create(&self, pod: &Value) -> Vec<FieldError> {
-        if list(&pod["spec"], "ephemeralContainers").is_empty() {
-            return Vec::new();
+        let (mut out, spec, path) = (Vec::new(), &pod["spec"], FieldPath::new("spec"));
+        if !list(spec, "ephemeralContainers").is_empty() {
+            out.push(FieldError::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
         }
-        vec![FieldError::forbidden(&FieldPath::new("spec.ephemeralContainers"), "cannot be set on create")]
+        if !list(spec, "schedulingGates").is_empty() && !text(spec, "nodeName").is_empty() {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            out.push(FieldError::forbidden(&path.child("nodeName"), detail));
+        }
+        out
     }
 
     fn warnings(&self, pod: &Value, old: Option<&Value>) -> Vec<String> {
         // Of a pod that exists there is little that could be changed.
-        if old.is_some() { Vec::new() } else { warnings::pod_spec(&FieldPath::new("spec"), &pod["spec"]) }
+        if old.is_some() {
+            return Vec::new();
+        }
+        let mut out = warnings::name(pod, "the Pod's hostname");
+        out.extend(warnings::pod(&FieldPath::root(), &pod["metadata"], &pod["spec"]));
+        out
     }
 
     fn validate_update(&self, pod: &Value, old: &Value) -> Vec<FieldError> {
-        update::validate(&pod["spec"], &old["spec"])
+        update::validate(pod, old)
     }
 
     fn graceful_deletion(&self, pod: &Value, requested: Option<i64>) -> Option<i64> {
@@ -65,6 +81,7 @@ impl Strategy for PodStrategy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kybern_apimachinery::json;
 
     #[test]
     fn grace_is_for_what_may_be_running() {

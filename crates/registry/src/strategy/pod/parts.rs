@@ -7,7 +7,7 @@ use kybern_apiserver::strategy::{Strategy, StrategyContext};
 use super::defaults;
 use crate::strategy::status::keep_all_but;
 use crate::tree::{drop_field, keep, list, list_mut, text};
-use crate::validation::pod_spec::pod_spec;
+use crate::validation::pod_spec;
 
 /// `pods/status`: the kubelet's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +62,7 @@ impl Strategy for EphemeralContainers {
 
     fn validate(&self, pod: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
-        pod_spec(&mut out, &FieldPath::new("spec"), &pod["spec"]);
+        pod_spec::pod(&mut out, pod);
         out
     }
 
