@@ -64,7 +64,11 @@ pub(crate) fn spec(out: &mut Errors, path: &FieldPath, spec: &Value) {
             dns1123_label(text(reference, "namespace")),
         );
         if has(spec, "dataSource") {
-            out.push(FieldError::invalid(path, field, "may not be specified when dataSourceRef.namespace is specified"));
+            out.push(FieldError::invalid(
+                path,
+                field,
+                "may not be specified when dataSourceRef.namespace is specified",
+            ));
         }
     } else if has(spec, "dataSource") && has(spec, "dataSourceRef") {
         let same = |f: &str| text(source, f) == text(reference, f);

@@ -155,7 +155,8 @@ pub(crate) fn resource_reference(out: &mut Errors, path: &FieldPath, reference: 
         format::one_of(out, &path.child("resource"), resource, &RESOURCES);
     }
     let Some(divisor) = reference.get("divisor").and_then(quantity).filter(|d| !d.is_zero()) else { return };
-    let (divisor, bytes) = (divisor.to_string(), ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"]);
+    let (divisor, bytes) =
+        (divisor.to_string(), ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"]);
     let (good, what): (&[&str], &str) = match resource {
         "limits.cpu" | "requests.cpu" => (&["1m", "1"], "1m and 1 are supported with the cpu resource"),
         "limits.memory" | "requests.memory" => (&bytes, "memory resource"),

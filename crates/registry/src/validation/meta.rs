@@ -1,9 +1,9 @@
 //! Labels and label selectors.
 
+use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::selector::LabelSelector;
 use kybern_apimachinery::validation::{label_key, label_value};
-use kybern_apimachinery::Value;
 
 use super::format::{self, Errors};
 use crate::tree::{list, map, text};

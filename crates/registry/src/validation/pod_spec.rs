@@ -148,13 +148,16 @@ fn pod_resources(out: &mut Errors, path: &FieldPath, spec: &Value) {
     }
     let whole = &spec["resources"];
     resources::pod(out, path, whole);
-    let amount = |owner: &Value, part: &str, name: &str| {
-        owner.get(part).and_then(|p| p.get(name)).and_then(resources::quantity)
-    };
+    let amount =
+        |owner: &Value, part: &str, name: &str| owner.get(part).and_then(|p| p.get(name)).and_then(resources::quantity);
     for part in ["requests", "limits"] {
-        for (name, _) in crate::tree::map(whole, part).filter(|(n, _)| part == "requests" || n.starts_with("hugepages-")) {
+        for (name, _) in
+            crate::tree::map(whole, part).filter(|(n, _)| part == "requests" || n.starts_with("hugepages-"))
+        {
             let given = list(spec, "containers").iter().filter_map(|c| amount(c.get("resources")?, part, name));
-            let (Some(sum), Some(total)) = (given.reduce(|a, b| a.plus(b)), amount(whole, part, name)) else { continue };
+            let (Some(sum), Some(total)) = (given.reduce(|a, b| a.plus(b)), amount(whole, part, name)) else {
+                continue;
+            };
             if sum > total {
                 let detail = format!("must be greater than or equal to aggregate container {part} of {sum}");
                 out.push(FieldError::invalid(&path.child(part).key(name), total.to_string(), detail));
@@ -163,7 +166,8 @@ fn pod_resources(out: &mut Errors, path: &FieldPath, spec: &Value) {
     }
     for (i, container) in list(spec, "containers").iter().enumerate() {
         for (name, _) in crate::tree::map(&container["resources"], "limits") {
-            let (Some(own), Some(total)) = (amount(&container["resources"], "limits", name), amount(whole, "limits", name))
+            let (Some(own), Some(total)) =
+                (amount(&container["resources"], "limits", name), amount(whole, "limits", name))
             else {
                 continue;
             };

@@ -139,7 +139,8 @@ fn sysctls(out: &mut Errors, path: &FieldPath, spec: &Value) {
         }
         seen.insert(name);
         let dotted = name.replace('/', ".");
-        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) || dotted == "kernel.sem";
+        let ipc =
+            ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) || dotted == "kernel.sem";
         if flag(spec, "hostNetwork") && dotted.starts_with("net.") {
             out.push(FieldError::invalid(&path, name, "may not be specified when 'hostNetwork' is true"));
         } else if flag(spec, "hostIPC") && ipc {

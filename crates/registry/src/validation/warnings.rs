@@ -96,7 +96,10 @@ fn containers<'a>(path: &'a FieldPath, spec: &'a Value) -> impl Iterator<Item = 
 const LABELS: [(&str, &str); 8] = [
     ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
     ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
-    ("failure-domain.beta.kubernetes.io/region", "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead"),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+    ),
     ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
     ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
     ("app.kubernetes.io/created-by", "deprecated since v1.9"),
@@ -162,7 +165,10 @@ fn annotations(out: &mut Vec<String>, path: &FieldPath, meta: &Value, spec: &Val
     let given = |key: &str| meta["annotations"].get(key).is_some();
     let mut warn = |key: &str, message: &str| out.push(format!("{}: {message}", path.key(key)));
     for (key, message) in [
-        ("scheduler.alpha.kubernetes.io/critical-pod", "non-functional in v1.16+; use the \"priorityClassName\" field instead"),
+        (
+            "scheduler.alpha.kubernetes.io/critical-pod",
+            "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+        ),
         ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
         ("security.alpha.kubernetes.io/unsafe-sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
     ] {
@@ -189,23 +195,30 @@ fn annotations(out: &mut Vec<String>, path: &FieldPath, meta: &Value, spec: &Val
     }
 }
 
+/// Types of volumes that are no more, or soon will be.
+const OLD_VOLUMES: [(&str, &str, &str); 9] = [
+    ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+    ("gitRepo", "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
+    ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
+    ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+    ("quobyte", "quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+];
+
+/// Of a volume of such a type, but those of which nothing is said here.
+pub(crate) fn old_volume(out: &mut Vec<String>, path: &FieldPath, volume: &Value, but: &[&str]) {
+    for (_, name, message) in OLD_VOLUMES.iter().filter(|(field, ..)| has(volume, field) && !but.contains(field)) {
+        out.push(format!("{}: {message}", path.child(name)));
+    }
+}
+
 fn volumes(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
-    const OLD: [(&str, &str, &str); 9] = [
-        ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
-        ("gitRepo", "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
-        ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
-        ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
-        ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
-        ("quobyte", "quobyte", "deprecated in v1.22, non-functional in v1.25+"),
-        ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
-        ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
-        ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
-    ];
     for (i, volume) in list(spec, "volumes").iter().enumerate() {
         let path = path.child("volumes").index(i);
-        for (_, name, message) in OLD.iter().filter(|(field, ..)| has(volume, field)) {
-            out.push(format!("{}: {message}", path.child(name)));
-        }
+        old_volume(out, &path, volume, &[]);
         let template = &volume["ephemeral"]["volumeClaimTemplate"];
         claim(out, &path.child("ephemeral").child("volumeClaimTemplate").child("spec"), &template["spec"]);
     }

@@ -108,7 +108,8 @@ mod tests {
         let mut set = json!({"metadata": {}, "spec": {"template": {"spec": {}}}});
         DaemonSet.prepare_for_create(&ctx, &mut set);
         assert_eq!(object::annotation(&set, GENERATION), Some("1"));
-        let mut changed = json!({"metadata": {"annotations": {GENERATION: "9"}}, "spec": {"template": {"spec": {"x": 1}}}});
+        let mut changed =
+            json!({"metadata": {"annotations": {GENERATION: "9"}}, "spec": {"template": {"spec": {"x": 1}}}});
         DaemonSet.prepare_for_update(&ctx, &mut changed, &set);
         assert_eq!(object::annotation(&changed, GENERATION), Some("2"));
     }

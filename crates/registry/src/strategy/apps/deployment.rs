@@ -1,7 +1,7 @@
 //! Deployment and ReplicaSet.
 
-use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::Value;
+use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use super::{NAMED_AFTER, at_most_all, counts, drop_disabled, fixed, number, template};

@@ -1,7 +1,7 @@
 //! StatefulSet.
 
-use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::Value;
+use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use super::{at_most_all, counts, drop_disabled, number};

@@ -118,9 +118,10 @@ fn job_spec(out: &mut Errors, spec: &Value) {
 /// The old template with what may change of a Job that is held back and has never run.
 fn held(old: &Value, new: &Value) -> Value {
     let mut template = old.clone();
-    for (part, fields) in
-        [("metadata", &["annotations", "labels"][..]), ("spec", &["nodeSelector", "tolerations", "schedulingGates"][..])]
-    {
+    for (part, fields) in [
+        ("metadata", &["annotations", "labels"][..]),
+        ("spec", &["nodeSelector", "tolerations", "schedulingGates"][..]),
+    ] {
         for field in fields {
             keep(&mut template[part], &new[part], field);
         }

@@ -22,7 +22,11 @@ pub(super) fn zone_faults(zone: &str) -> Vec<String> {
     }
     let part = |part: &str| {
         let inner = |c: u8| c.is_ascii_alphanumeric() || b".-_+".contains(&c);
-        part != "." && part != ".." && !part.starts_with('-') && (1..=14).contains(&part.len()) && part.bytes().all(inner)
+        part != "."
+            && part != ".."
+            && !part.starts_with('-')
+            && (1..=14).contains(&part.len())
+            && part.bytes().all(inner)
     };
     if !zone.split('/').all(part) {
         return vec![format!("unknown time zone {zone}")];

@@ -9,7 +9,8 @@ const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContain
 /// What a pod and a pod template share.
 pub(crate) fn pod_spec(spec: &mut Value) {
     for volume in list_mut(spec, "volumes") {
-        let any = volume.as_object().is_some_and(|v| v.iter().any(|(field, value)| field != "name" && !value.is_null()));
+        let any =
+            volume.as_object().is_some_and(|v| v.iter().any(|(field, value)| field != "name" && !value.is_null()));
         if volume.is_object() && !any {
             volume["emptyDir"] = json!({});
         }
@@ -93,8 +94,11 @@ fn is_image(image: &str) -> bool {
     };
     let host = |host: &str| {
         let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
-        let known = name.contains('.') || name == "localhost" || port.is_some() || name.bytes().any(|c| c.is_ascii_uppercase());
-        let good = name.split('.').all(|part| !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-'));
+        let known =
+            name.contains('.') || name == "localhost" || port.is_some() || name.bytes().any(|c| c.is_ascii_uppercase());
+        let good = name
+            .split('.')
+            .all(|part| !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-'));
         known && good && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit()))
     };
     let mut parts: Vec<&str> = if path.is_empty() { Vec::new() } else { path.split('/').collect() };

@@ -91,9 +91,11 @@ fn merge(owner: &mut Value, labels: &Value) {
     let mut added = Vec::new();
     for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
         let keys = list(owner, field).iter().filter_map(Value::as_str);
-        added.extend(keys.filter_map(|key| {
-            Some(json!({"key": key, "operator": operator, "values": [labels.get(key)?.as_str()?]}))
-        }));
+        added.extend(
+            keys.filter_map(|key| {
+                Some(json!({"key": key, "operator": operator, "values": [labels.get(key)?.as_str()?]}))
+            }),
+        );
     }
     let Some(selector) = owner.get_mut("labelSelector").filter(|s| s.is_object()) else { return };
     if !added.is_empty() {
@@ -120,7 +122,8 @@ mod tests {
 
     #[test]
     fn what_is_turned_off_is_dropped_with_its_mounts() {
-        let mut spec = json!({"volumes": [{"name": "i", "image": {}}], "containers": [{"volumeMounts": [{"name": "i"}]}]});
+        let mut spec =
+            json!({"volumes": [{"name": "i", "image": {}}], "containers": [{"volumeMounts": [{"name": "i"}]}]});
         drop_disabled(&mut spec);
         assert_eq!(spec, json!({"containers": [{}]}));
     }

@@ -120,9 +120,8 @@ fn gated(out: &mut Vec<FieldError>, path: &FieldPath, rest: &mut Value, old: &Va
         return;
     }
     affinity(out, &path.child("affinity").child("nodeAffinity"), &new, &before);
-    let others = |spec: &Value| {
-        ["podAffinity", "podAntiAffinity"].iter().any(|kind| spec["affinity"].get(*kind).is_some())
-    };
+    let others =
+        |spec: &Value| ["podAffinity", "podAntiAffinity"].iter().any(|kind| spec["affinity"].get(*kind).is_some());
     if before.is_null() && !others(rest) && old.get("affinity").is_none() {
         drop_field(rest, "affinity");
     } else if before.is_null() {
@@ -174,7 +173,10 @@ mod tests {
             assert!(if expect.is_empty() { text.is_empty() } else { text.contains(expect) }, "{text}");
         };
         check(&|s| s["containers"][0]["image"] = "y".into(), "");
-        check(&|s| s["tolerations"] = json!([{"key": "k", "effect": "NoExecute", "tolerationSeconds": 5}, {"key": "l"}]), "");
+        check(
+            &|s| s["tolerations"] = json!([{"key": "k", "effect": "NoExecute", "tolerationSeconds": 5}, {"key": "l"}]),
+            "",
+        );
         check(&|s| s["tolerations"] = json!([]), "existing toleration can not be modified");
         check(&|s| s["activeDeadlineSeconds"] = 5.into(), "");
         check(

@@ -7,8 +7,7 @@ use kybern_apimachinery::validation::{dns1123_label, dns1123_subdomain};
 use crate::tree::{flag, has, int, list, map, text};
 use crate::validation::format::{self, Errors};
 
-pub(crate) const ISCSI_TOO_LONG: &str =
-    "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+pub(crate) const ISCSI_TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
 
 /// Text fields that must not be empty.
 fn required(out: &mut Errors, path: &FieldPath, value: &Value, fields: &[&str]) {
@@ -37,10 +36,7 @@ pub(super) fn items(out: &mut Errors, path: &FieldPath, value: &Value) {
 pub(crate) fn empty_dir(out: &mut Errors, path: &FieldPath, value: &Value) {
     let size = value.get("sizeLimit").and_then(crate::validation::resources::quantity);
     if size.is_some_and(|s| s.is_negative()) {
-        out.push(FieldError::forbidden(
-            &path.child("sizeLimit"),
-            "SizeLimit field must be a valid resource quantity",
-        ));
+        out.push(FieldError::forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
     }
 }
 
@@ -50,8 +46,7 @@ pub(crate) fn host_path(out: &mut Errors, path: &FieldPath, value: &Value) {
         return;
     }
     format::no_backsteps(out, &path.child("path"), text(value, "path"));
-    let types =
-        ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    let types = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     format::one_of(out, &path.child("type"), text(value, "type"), &types);
 }
 
@@ -110,8 +105,8 @@ fn is_iscsi_name(name: &str) -> bool {
     }
     let Some((date, rest)) = name.strip_prefix("iqn.").and_then(|rest| rest.split_once('.')) else { return false };
     let Some((authority, own)) = rest.split_once(':') else { return false };
-    let dated = date.len() == 7
-        && date.bytes().enumerate().all(|(i, c)| if i == 4 { c == b'-' } else { c.is_ascii_digit() });
+    let dated =
+        date.len() == 7 && date.bytes().enumerate().all(|(i, c)| if i == 4 { c == b'-' } else { c.is_ascii_digit() });
     let named = !authority.is_empty() && authority.bytes().all(|c| c.is_ascii_alphanumeric() || b"-.".contains(&c));
     dated && named && !own.is_empty() && !own.contains(|c: char| ",;*&$|".contains(c) || c.is_whitespace())
 }
@@ -222,8 +217,7 @@ pub(crate) fn persistent_cinder(out: &mut Errors, path: &FieldPath, value: &Valu
 }
 
 pub(crate) fn quobyte(out: &mut Errors, path: &FieldPath, value: &Value) {
-    let (registry, pairs) =
-        (text(value, "registry"), "must be a host:port pair or multiple pairs separated by commas");
+    let (registry, pairs) = (text(value, "registry"), "must be a host:port pair or multiple pairs separated by commas");
     if registry.is_empty() {
         out.push(FieldError::required(&path.child("registry"), pairs));
     } else if text(value, "tenant").len() >= 65 {
