@@ -41,6 +41,10 @@ pub(crate) fn pod(pod: &mut Value) {
     let Some(spec) = pod.get_mut("spec") else { return };
     pod_spec(spec);
     default(spec, "enableServiceLinks", true);
+    // A template may keep a negative grace period, which its pods do not get.
+    if int(spec, "terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
+        spec["terminationGracePeriodSeconds"] = 1.into();
+    }
     if flag(spec, "hostNetwork") {
         for field in ["initContainers", "containers"] {
             for container in list_mut(spec, field) {
