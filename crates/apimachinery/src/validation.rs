@@ -48,7 +48,8 @@ pub fn dns1123_label(text: &str) -> Vec<String> {
         errors.push(too_long(63));
     }
     if !is_dns_label(text) {
-        errors.push(DNS_LABEL.to_owned());
+        let subdomain = text.split('.').all(is_dns_label);
+        errors.push(if subdomain { "must not contain dots" } else { DNS_LABEL }.to_owned());
     }
     errors
 }

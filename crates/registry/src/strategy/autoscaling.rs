@@ -6,7 +6,8 @@ use kybern_apimachinery::{Value, json};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use crate::tree::{default, has, int, list, text};
-use crate::validation::names::{container_resource_name, path_segment};
+use crate::validation::names::path_segment;
+use crate::validation::resources::container_name;
 use crate::validation::resources::quantity;
 use crate::validation::{Errors, format};
 
@@ -225,7 +226,7 @@ fn source(out: &mut Errors, path: &FieldPath, kind: &str, source: &Value, descri
             if name.is_empty() {
                 out.push(FieldError::required(&path, "must specify a resource name"));
             } else if kind == "containerResource" {
-                container_resource_name(out, &path, name);
+                container_name(out, &path, name);
             }
         }
         _ => {}

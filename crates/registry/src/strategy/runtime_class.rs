@@ -20,7 +20,7 @@ impl Strategy for RuntimeClass {
         format::invalid(&mut out, &FieldPath::new("handler"), handler, dns1123_label(handler));
         if has(class, "overhead") {
             let fixed = json!({"limits": class["overhead"]["podFixed"]});
-            resources::requirements(&mut out, &FieldPath::new("overhead"), &fixed);
+            resources::requirements(&mut out, &FieldPath::new("overhead"), &fixed, &Default::default());
         }
         if has(class, "scheduling") {
             let (path, rules) = (FieldPath::new("scheduling"), &class["scheduling"]);

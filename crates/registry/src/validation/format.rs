@@ -75,21 +75,9 @@ pub(crate) fn port(out: &mut Errors, path: &FieldPath, value: &Value) {
     }
 }
 
-/// An address as the fields from before strict parsing take it: an IPv4 octet may begin with zeros.
-pub(crate) fn sloppy_ip(text: &str) -> Option<IpAddr> {
-    let plain = |octet: &str| match octet.trim_start_matches('0') {
-        "" if !octet.is_empty() => "0".to_owned(),
-        rest => rest.to_owned(),
-    };
-    text.parse().ok().or_else(|| text.split('.').map(plain).collect::<Vec<_>>().join(".").parse().ok())
-}
-
+/// An address in a field from before strict parsing.
 pub(crate) fn ip(out: &mut Errors, path: &FieldPath, text: &str) -> Option<IpAddr> {
-    let parsed = sloppy_ip(text);
-    if parsed.is_none() {
-        out.push(FieldError::invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
-    }
-    parsed
+    super::ip::legacy(out, path, text)
 }
 
 /// A number or percentage, as in `maxUnavailable`.

@@ -9,52 +9,6 @@ const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', foll
 consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', \
 regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 
-/// Names without a prefix that a resource may have.
-const STANDARD_RESOURCES: [&str; 20] = [
-    "configmaps",
-    "cpu",
-    "ephemeral-storage",
-    "limits.cpu",
-    "limits.ephemeral-storage",
-    "limits.memory",
-    "memory",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "requests.cpu",
-    "requests.ephemeral-storage",
-    "requests.memory",
-    "requests.storage",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "services.loadbalancers",
-    "services.nodeports",
-    "storage",
-];
-
-/// A resource that a container can have.
-pub(crate) fn container_resource_name(out: &mut Errors, path: &FieldPath, name: &str) {
-    let texts = label_key(name);
-    if texts.is_empty() && !name.contains('/') {
-        if !STANDARD_RESOURCES.contains(&name) && !name.starts_with("hugepages-") {
-            out.push(FieldError::invalid(path, name, "must be a standard resource type or fully qualified"));
-        }
-    }
-    format::invalid(out, path, name, texts);
-    match name.split_once('/') {
-        None => {
-            if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !name.starts_with("hugepages-") {
-                out.push(FieldError::invalid(path, name, "must be a standard resource for containers"));
-            }
-        }
-        Some((domain, _)) if !domain.contains("kubernetes.io") && !is_extended_resource(name) => {
-            out.push(FieldError::invalid(path, name, "doesn't follow extended resource name standard"));
-        }
-        Some(_) => {}
-    }
-}
-
 /// Whether a name is that of a resource outside `kubernetes.io`, as devices have.
 pub(crate) fn is_extended_resource(name: &str) -> bool {
     let native = !name.contains('/') || name.contains("kubernetes.io/");

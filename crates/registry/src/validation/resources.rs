@@ -9,6 +9,7 @@ use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::validation::{dns1123_label, label_key};
 
 use super::format::{self, Errors};
+use super::names::is_extended_resource;
 use crate::tree::{list, map, text};
 
 /// A quantity in an object: a string, or a number as written.
@@ -68,11 +69,6 @@ fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-/// Whether a resource is a device or the like of somebody's own.
-pub(crate) fn is_extended(name: &str) -> bool {
-    !is_native(name) && !name.starts_with(REQUESTS_PREFIX) && label_key(&format!("{REQUESTS_PREFIX}{name}")).is_empty()
-}
-
 /// Resources of which requests and limits may differ.
 fn overcommittable(name: &str) -> bool {
     is_native(name) && !is_huge(name)
@@ -95,7 +91,7 @@ pub(crate) fn container_name(out: &mut Errors, path: &FieldPath, name: &str) {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge(name) {
             out.push(FieldError::invalid(path, name, "must be a standard resource for containers"));
         }
-    } else if !is_native(name) && !is_extended(name) {
+    } else if !is_native(name) && !is_extended_resource(name) {
         out.push(FieldError::invalid(path, name, "doesn't follow extended resource name standard"));
     }
 }
@@ -114,7 +110,7 @@ pub(crate) fn amount(out: &mut Errors, path: &FieldPath, name: &str, amount: Qua
     if amount.is_negative() {
         out.push(FieldError::invalid(path, amount.to_string(), "must be greater than or equal to 0"));
     }
-    if (COUNTED.contains(&name) || is_extended(name)) && amount.milli_value() % 1000 != 0 {
+    if (COUNTED.contains(&name) || is_extended_resource(name)) && amount.milli_value() % 1000 != 0 {
         out.push(FieldError::invalid(path, amount.to_string(), "must be an integer"));
     }
 }

@@ -8,7 +8,8 @@ use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::validation::{dns1123_label, label_value};
 use kybern_apimachinery::{Value, object};
 
-use super::format::sloppy_ip;
+use super::ip;
+use super::node_labels::deprecation;
 use super::scheduling::{PREFERRED, REQUIRED};
 use crate::tree::{has, int, list, map, text};
 
@@ -61,10 +62,10 @@ pub(crate) fn pod(path: &FieldPath, meta: &Value, spec: &Value) -> Vec<String> {
     }
     for (i, server) in list(&spec["dnsConfig"], "nameservers").iter().enumerate() {
         let path = base.child("dnsConfig").child("nameservers").index(i);
-        out.extend(ip(&path, server.as_str().unwrap_or("")));
+        out.extend(ip::warn(&path, server.as_str().unwrap_or("")));
     }
     for (i, alias) in list(spec, "hostAliases").iter().enumerate() {
-        out.extend(ip(&base.child("hostAliases").index(i).child("ip"), text(alias, "ip")));
+        out.extend(ip::warn(&base.child("hostAliases").index(i).child("ip"), text(alias, "ip")));
     }
     out
 }
@@ -92,30 +93,11 @@ fn containers<'a>(path: &'a FieldPath, spec: &'a Value) -> impl Iterator<Item = 
     })
 }
 
-/// What is said of labels that nodes no longer have, or have under another name.
-const LABELS: [(&str, &str); 8] = [
-    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
-    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
-    (
-        "failure-domain.beta.kubernetes.io/region",
-        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
-    ),
-    ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
-    ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
-    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
-    ("scheduler.alpha.kubernetes.io/preferAvoidPods", "deprecated since v1.22; use Taints and Tolerations instead"),
-    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
-];
-
-pub(crate) fn label_message(key: &str) -> Option<&'static str> {
-    LABELS.iter().find(|(label, _)| *label == key).map(|(_, message)| *message)
-}
-
 /// Of a node selector's term. `weighted`: its values are not checked, but only warned of.
 pub(crate) fn node_term(out: &mut Vec<String>, path: &FieldPath, term: &Value, weighted: bool) {
     for (i, expression) in list(term, "matchExpressions").iter().enumerate() {
         let (path, key) = (path.child("matchExpressions").index(i), text(expression, "key"));
-        out.extend(label_message(key).map(|message| format!("{}: {key} is {message}", path.child("key"))));
+        out.extend(deprecation(key).map(|message| format!("{}: {key} is {message}", path.child("key"))));
         for (j, value) in list(expression, "values").iter().enumerate().filter(|_| weighted) {
             let value = value.as_str().unwrap_or("");
             let path = path.child("values").index(j);
@@ -126,7 +108,7 @@ pub(crate) fn node_term(out: &mut Vec<String>, path: &FieldPath, term: &Value, w
 
 fn placement(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
     for (key, _) in map(spec, "nodeSelector") {
-        out.extend(label_message(key).map(|message| format!("{}: {message}", path.child("nodeSelector").key(key))));
+        out.extend(deprecation(key).map(|message| format!("{}: {message}", path.child("nodeSelector").key(key))));
     }
     let (affinity, at) = (&spec["affinity"], path.child("affinity"));
     let node = at.child("nodeAffinity");
@@ -139,7 +121,7 @@ fn placement(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
     const NULL: &str = "a null labelSelector results in matching no pod";
     for (i, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {
         let (path, key) = (path.child("topologySpreadConstraints").index(i), text(constraint, "topologyKey"));
-        out.extend(label_message(key).map(|message| format!("{}: {key} is {message}", path.child("topologyKey"))));
+        out.extend(deprecation(key).map(|message| format!("{}: {key} is {message}", path.child("topologyKey"))));
         if !has(constraint, "labelSelector") {
             out.push(format!("{}: {NULL}", path.child("labelSelector")));
         }
@@ -307,25 +289,6 @@ fn ports(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
     }
 }
 
-/// Of an address that is taken as it is, and will not always be.
-pub(crate) fn ip(path: &FieldPath, text: &str) -> Option<String> {
-    let address = sloppy_ip(text)?;
-    let strict = text.parse::<std::net::IpAddr>().ok();
-    let mapped = match address {
-        std::net::IpAddr::V6(v6) => v6.to_ipv4_mapped().map(std::net::IpAddr::V4),
-        std::net::IpAddr::V4(_) => None,
-    };
-    if strict.is_none() || mapped.is_some() {
-        let plain = mapped.unwrap_or(address).to_string();
-        return Some(format!(
-            "{path}: non-standard IP address {text:?} will be considered invalid in a future Kubernetes release: use {plain:?}"
-        ));
-    }
-    let canonical = address.to_string();
-    (address.is_ipv6() && canonical != text)
-        .then(|| format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format ({canonical:?})"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,15 +325,6 @@ mod tests {
             pod(&FieldPath::root(), &json!({}), &pull),
             ["spec.imagePullSecrets[0].name: invalid empty name \"\""]
         );
-    }
-
-    #[test]
-    fn old_forms_of_addresses() {
-        let path = FieldPath::new("ip");
-        assert_eq!(ip(&path, "10.0.0.1"), None);
-        assert!(ip(&path, "010.0.0.1").unwrap().ends_with("use \"10.0.0.1\""));
-        assert!(ip(&path, "::ffff:1.2.3.4").unwrap().ends_with("use \"1.2.3.4\""));
-        assert!(ip(&path, "2001:DB8::1").unwrap().ends_with("canonical format (\"2001:db8::1\")"));
     }
 
     #[test]

@@ -2,34 +2,14 @@
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apimachinery::validation::dns1123_subdomain;
 
 use super::policy;
 use crate::tree::{has, int, text};
-use crate::validation::{Errors, format, pod_spec};
+use crate::validation::{Errors, format, names, pod_spec};
 
 const MAX_INDEXED: i64 = 100_000;
 const MANY_COMPLETIONS: i64 = 100_000;
 const FEW_AT_ONCE: i64 = 10_000;
-
-/// What is wrong with `acme.io/foo`.
-fn domain_prefixed(out: &mut Errors, path: &FieldPath, text: &str) {
-    if text.is_empty() {
-        out.push(FieldError::required(path, ""));
-        return;
-    }
-    let Some((host, rest)) = text.split_once('/').filter(|(host, rest)| !host.is_empty() && !rest.is_empty()) else {
-        let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-        out.push(FieldError::invalid(path, text, detail));
-        return;
-    };
-    format::invalid(out, path, host, dns1123_subdomain(host));
-    let inner = |c: u8| c.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&c);
-    if !rest.bytes().all(inner) {
-        let detail = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
-        out.push(FieldError::invalid(path, rest, detail));
-    }
-}
 
 /// Upstream's `validateJobSpec`.
 pub(super) fn job(out: &mut Errors, path: &FieldPath, spec: &Value) {
@@ -50,7 +30,7 @@ pub(super) fn job(out: &mut Errors, path: &FieldPath, spec: &Value) {
     }
     if has(spec, "managedBy") {
         let manager = text(spec, "managedBy");
-        domain_prefixed(out, &path.child("managedBy"), manager);
+        names::domain_prefixed_path(out, &path.child("managedBy"), manager);
         if manager.len() > 63 {
             out.push(FieldError::too_long(&path.child("managedBy"), 63));
         }

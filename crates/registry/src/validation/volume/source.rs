@@ -6,6 +6,7 @@ use kybern_apimachinery::validation::{dns1123_label, dns1123_subdomain};
 
 use crate::tree::{flag, has, int, list, map, text};
 use crate::validation::format::{self, Errors};
+use crate::validation::names;
 
 pub(crate) const ISCSI_TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
 
@@ -333,20 +334,8 @@ pub(crate) fn local(out: &mut Errors, path: &FieldPath, value: &Value) {
     format::no_backsteps(out, &path.child("path"), text(value, "path"));
 }
 
-/// The name of a CSI driver.
-pub(crate) fn driver(out: &mut Errors, path: &FieldPath, name: &str) {
-    if name.is_empty() {
-        out.push(FieldError::required(path, ""));
-        return;
-    }
-    if name.len() > 63 {
-        out.push(FieldError::too_long(path, 63));
-    }
-    format::invalid(out, path, name, dns1123_subdomain(&name.to_lowercase()));
-}
-
 pub(crate) fn csi(out: &mut Errors, path: &FieldPath, value: &Value) {
-    driver(out, &path.child("driver"), text(value, "driver"));
+    names::driver_name(out, &path.child("driver"), text(value, "driver"));
     if has(value, "nodePublishSecretRef") {
         match text(&value["nodePublishSecretRef"], "name") {
             "" => out.push(FieldError::required(&path.child("nodePublishSecretRef").child("name"), "")),
@@ -356,7 +345,7 @@ pub(crate) fn csi(out: &mut Errors, path: &FieldPath, value: &Value) {
 }
 
 pub(crate) fn persistent_csi(out: &mut Errors, path: &FieldPath, value: &Value) {
-    driver(out, &path.child("driver"), text(value, "driver"));
+    names::driver_name(out, &path.child("driver"), text(value, "driver"));
     required(out, path, value, &["volumeHandle"]);
     let secrets =
         ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
