@@ -107,7 +107,7 @@ impl<'a> Writer<'a> {
         if errors.is_empty() {
             Ok(())
         } else {
-            Err(ApiError::invalid(&self.resource.ty.gvk.group_kind(), name, errors))
+            Err(ApiError::invalid(&self.resource.stored.gvk.group_kind(), name, errors))
         }
     }
 

@@ -4,11 +4,11 @@ use kybern_apimachinery::time::human_duration;
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::resource::Columns;
 
-use super::cell::{age, condition, integer, name, object_name, or_none, string, wide};
+use super::cell::{age, condition, date, integer, name, object_name, or_none, selector, string, wide};
 use crate::tree::{has, int, list, text};
 
 pub(super) const ROLES: Columns = Columns {
-    definitions: &[name(), string("Created At")],
+    definitions: &[name(), date("Created At")],
     cells: |r, _| vec![object_name(r), object::str_at(r, &["metadata", "creationTimestamp"]).into()],
 };
 
@@ -100,6 +100,20 @@ pub(super) const ADMISSION_POLICIES: Columns = Columns {
     },
 };
 
+pub(super) const POLICY_BINDINGS: Columns = Columns {
+    definitions: &[name(), string("PolicyName"), string("ParamRef"), string("Age")],
+    cells: |b, now| {
+        let reference = &b["spec"]["paramRef"];
+        let params = match (text(reference, "namespace"), text(reference, "name")) {
+            ("", "") if has(reference, "selector") => selector(reference.get("selector")),
+            ("", "") => "<unset>".into(),
+            ("", name) => format!("*/{name}").into(),
+            (namespace, name) => format!("{namespace}/{name}").into(),
+        };
+        vec![object_name(b), text(&b["spec"], "policyName").into(), params, age(b, now)]
+    },
+};
+
 pub(super) const CUSTOM_RESOURCE_DEFINITIONS: Columns = Columns { definitions: ROLES.definitions, cells: ROLES.cells };
 
 pub(super) const API_SERVICES: Columns = Columns {
@@ -156,13 +170,12 @@ pub(super) const PRIORITY_LEVELS: Columns = Columns {
     cells: |p, now| {
         let spec = &p["spec"];
         let limited = &spec["limited"];
-        let shares = if limited.is_object() { limited } else { &spec["exempt"] };
         let queuing = &limited["limitResponse"]["queuing"];
         let number = |object: &Value, field: &str| int(object, field).map_or_else(|| "<none>".into(), Value::from);
         vec![
             object_name(p),
             text(spec, "type").into(),
-            number(shares, "nominalConcurrencyShares"),
+            number(limited, "nominalConcurrencyShares"),
             number(queuing, "queues"),
             number(queuing, "handSize"),
             number(queuing, "queueLengthLimit"),

@@ -24,6 +24,14 @@ pub(super) const fn integer(name: &'static str) -> Column {
     column(name, "integer", "", 0)
 }
 
+pub(super) const fn boolean(name: &'static str) -> Column {
+    column(name, "boolean", "", 0)
+}
+
+pub(super) const fn date(name: &'static str) -> Column {
+    column(name, "date", "", 0)
+}
+
 /// A column of `-o wide`.
 pub(super) const fn wide(name: &'static str) -> Column {
     column(name, "string", "", 1)

@@ -169,10 +169,12 @@ pub(super) const SERVICE_CIDRS: Columns = Columns {
 
 pub(super) const IP_ADDRESSES: Columns = Columns {
     definitions: &[name(), string("ParentRef")],
-    cells: |a, _| {
+    // Upstream shows an age that it has no column for.
+    cells: |a, now| {
         let parent = &a["spec"]["parentRef"];
         let parts = ["resource", "namespace", "name"].map(|f| text(parent, f));
-        vec![object_name(a), or_none(parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/"))]
+        let parent = parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/");
+        vec![object_name(a), or_none(parent), age(a, now)]
     },
 };
 

@@ -3,11 +3,11 @@
 use kybern_apimachinery::Value;
 use kybern_apiserver::resource::Columns;
 
-use super::cell::{age, count, name, object_name, string};
+use super::cell::{age, boolean, count, integer, name, object_name, string};
 use crate::tree::{flag, has, int, list, text};
 
 pub(super) const PRIORITY_CLASSES: Columns = Columns {
-    definitions: &[name(), string("Value"), string("Global-Default"), string("Age"), string("PreemptionPolicy")],
+    definitions: &[name(), integer("Value"), boolean("Global-Default"), string("Age"), string("PreemptionPolicy")],
     cells: |c, now| {
         let policy = text(c, "preemptionPolicy");
         let default = flag(c, "globalDefault").into();
@@ -20,7 +20,7 @@ pub(super) const DISRUPTION_BUDGETS: Columns = Columns {
         name(),
         string("Min Available"),
         string("Max Unavailable"),
-        string("Allowed Disruptions"),
+        integer("Allowed Disruptions"),
         string("Age"),
     ],
     cells: |b, now| {

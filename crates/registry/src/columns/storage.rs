@@ -3,7 +3,7 @@
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::resource::Columns;
 
-use super::cell::{age, integer, name, object_name, or_none, string, wide};
+use super::cell::{age, boolean, integer, name, object_name, or_none, string, wide};
 use crate::tree::{flag, has, list, text};
 
 /// `RWO,ROX`.
@@ -152,14 +152,19 @@ pub(super) const ATTACHMENTS: Columns = Columns {
     },
 };
 
+pub(super) const ATTRIBUTES_CLASSES: Columns = Columns {
+    definitions: &[name(), string("DriverName"), string("Age")],
+    cells: |c, now| vec![object_name(c), text(c, "driverName").into(), age(c, now)],
+};
+
 pub(super) const DRIVERS: Columns = Columns {
     definitions: &[
         name(),
-        string("AttachRequired"),
-        string("PodInfoOnMount"),
-        string("StorageCapacity"),
+        boolean("AttachRequired"),
+        boolean("PodInfoOnMount"),
+        boolean("StorageCapacity"),
         string("TokenRequests"),
-        string("RequiresRepublish"),
+        boolean("RequiresRepublish"),
         string("Modes"),
         string("Age"),
     ],

@@ -41,7 +41,7 @@ impl Strategy for ApiService {
         let (mut out, spec, path) = (Vec::new(), &service["spec"], FieldPath::new("spec"));
         let (group, version) = (text(spec, "group"), text(spec, "version"));
         let (name, wanted) = (object::name(service), format!("{version}.{group}"));
-        if name != wanted && path_segment(name).is_empty() {
+        if !name.is_empty() && name != wanted && path_segment(name).is_empty() {
             let detail = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
             out.push(FieldError::invalid(&FieldPath::new("metadata.name"), name, detail));
         }

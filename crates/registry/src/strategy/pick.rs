@@ -7,8 +7,9 @@ use kybern_apiserver::strategy::{Plain, Strategy};
 use super::pod::{PodStrategy, parts};
 use super::{
     PlainWithStatus, ServiceStrategy, Status, StatusOnly, admission_policy, api_service, apps, autoscaling, batch,
-    certificates, config, csi, disruption, endpoint_slice, event, flow_control, ingress, namespace, network,
-    network_policy, node, rbac, runtime_class, scheduling, service_range, storage, storage_class, webhooks,
+    certificates, config, csi, definitions, device_claims, device_slices, disruption, endpoint_slice, event,
+    flow_control, ingress, namespace, network, network_policy, node, rbac, runtime_class, scheduling, service_range,
+    storage, storage_class, webhooks,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -50,6 +51,7 @@ pub(crate) fn strategy(
             Arc::new(admission_policy::ValidatingAdmissionPolicyBinding)
         }
         ("apiregistration.k8s.io", "apiservices") => Arc::new(api_service::ApiService),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(definitions::CustomResourceDefinition),
         ("autoscaling", "horizontalpodautoscalers") => Arc::new(autoscaling::HorizontalPodAutoscaler),
         ("batch", "cronjobs") => Arc::new(batch::CronJob),
         ("batch", "jobs") => Arc::new(batch::Job),
@@ -71,6 +73,10 @@ pub(crate) fn strategy(
         ("rbac.authorization.k8s.io", "clusterrolebindings" | "rolebindings") => {
             Arc::new(rbac::Binding { cluster: resource == "clusterrolebindings" })
         }
+        ("resource.k8s.io", "deviceclasses") => Arc::new(device_claims::DeviceClass),
+        ("resource.k8s.io", "resourceclaims") => Arc::new(device_claims::ResourceClaim),
+        ("resource.k8s.io", "resourceclaimtemplates") => Arc::new(device_claims::ResourceClaimTemplate),
+        ("resource.k8s.io", "resourceslices") => Arc::new(device_slices::ResourceSlice),
         ("scheduling.k8s.io", "priorityclasses") => Arc::new(scheduling::PriorityClass),
         ("storage.k8s.io", "csidrivers") => Arc::new(csi::CsiDriver),
         ("storage.k8s.io", "csinodes") => Arc::new(csi::CsiNode),
@@ -97,6 +103,9 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         ("apiregistration.k8s.io", "apiservices", "status") => {
             Arc::new(Status::keeping_metadata(api_service::validate_status))
         }
+        ("apiextensions.k8s.io", "customresourcedefinitions", "status") => {
+            Arc::new(Status::new(definitions::validate_status))
+        }
         ("autoscaling", _, "status") => Arc::new(Status::new(autoscaling::validate_status)),
         ("flowcontrol.apiserver.k8s.io", _, "status") => {
             Arc::new(Status::keeping_metadata(flow_control::validate_status))
@@ -106,6 +115,9 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         }
         ("networking.k8s.io", "servicecidrs", "status") => Arc::new(Status::keeping_metadata(|_, _| Vec::new())),
         ("policy", "poddisruptionbudgets", "status") => Arc::new(Status::new(disruption::validate_status)),
+        ("resource.k8s.io", "resourceclaims", "status") => {
+            Arc::new(Status::keeping_metadata(device_claims::validate_status))
+        }
         ("storage.k8s.io", "volumeattachments", "status") => Arc::new(Status::keeping_metadata(csi::validate_status)),
         (_, _, "status") => Arc::new(StatusOnly),
         _ => return None,

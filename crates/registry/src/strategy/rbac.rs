@@ -1,9 +1,9 @@
 //! Roles and bindings.
 
-use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::selector::LabelSelector;
 use kybern_apimachinery::validation::dns1123_subdomain;
+use kybern_apimachinery::{Value, json};
 use kybern_apiserver::strategy::Strategy;
 
 use crate::tree::{has, list, text};
@@ -140,7 +140,10 @@ impl Strategy for Binding {
         if binding["roleRef"] == old["roleRef"] {
             return Vec::new();
         }
-        vec![FieldError::invalid(&FieldPath::new("roleRef"), binding["roleRef"].clone(), "cannot change roleRef")]
+        // Upstream shows its own form of the reference.
+        let part = |field: &str| text(&binding["roleRef"], field);
+        let shown = json!({"APIGroup": part("apiGroup"), "Kind": part("kind"), "Name": part("name")});
+        vec![FieldError::invalid(&FieldPath::new("roleRef"), shown, "cannot change roleRef")]
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {
@@ -155,7 +158,6 @@ impl Strategy for Binding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kybern_apimachinery::json;
 
     #[test]
     fn rules_and_references() {

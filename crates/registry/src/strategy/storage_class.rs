@@ -19,7 +19,7 @@ const MAX_PARAMETER_BYTES: usize = 256 << 10;
 pub(super) struct StorageClass;
 
 impl Strategy for StorageClass {
-    fn validate_create(&self, class: &Value) -> Vec<FieldError> {
+    fn validate(&self, class: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
         provisioner(&mut out, &FieldPath::new("provisioner"), text(class, "provisioner"));
         parameters(&mut out, class, true);
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn classes() {
         let class = json!({"provisioner": "a/b", "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate"});
-        assert!(StorageClass.validate_create(&class).is_empty());
+        assert!(StorageClass.validate(&class).is_empty());
         let mut other = class.clone();
         other["provisioner"] = "c".into();
         let texts: Vec<String> = StorageClass.validate_update(&other, &class).iter().map(ToString::to_string).collect();

@@ -5,6 +5,9 @@ use kybern_apimachinery::validation::{dns1123_label, dns1123_subdomain, label_ke
 
 use super::format::{self, Errors};
 
+const IDENTIFIER: &str = "a valid C identifier must start with alphabetic character or '_', followed by a string of \
+alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is \
+'[A-Za-z_][A-Za-z0-9_]*')";
 const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
 consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', \
 regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -20,6 +23,40 @@ pub(crate) fn path_segment(name: &str) -> Vec<String> {
     match name {
         "." | ".." => vec![format!("may not be '{name}'")],
         _ => ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect(),
+    }
+}
+
+/// The name of a device's attribute or capacity: an identifier, perhaps below a domain.
+pub(crate) fn attribute_name(out: &mut Errors, path: &FieldPath, name: &str) {
+    const MAX_IDENTIFIER: usize = 32;
+    let mut identifier = |id: &str| {
+        if id.len() > MAX_IDENTIFIER {
+            out.push(FieldError::too_long(path, MAX_IDENTIFIER));
+        }
+        let inner = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+        if id.is_empty() || !id.bytes().all(inner) || id.as_bytes()[0].is_ascii_digit() {
+            out.push(FieldError::invalid(path, id, IDENTIFIER));
+        }
+    };
+    match name.split('/').collect::<Vec<_>>()[..] {
+        [""] => {
+            out.push(FieldError::required(path, "name required"));
+            out.push(FieldError::invalid(path, "", IDENTIFIER));
+        }
+        [id] => identifier(id),
+        [domain, id] => {
+            if domain.is_empty() {
+                out.push(FieldError::required(path, "the domain must not be empty"));
+            } else {
+                driver_name(out, path, domain);
+            }
+            if id.is_empty() {
+                out.push(FieldError::required(path, "the name must not be empty"));
+            } else {
+                attribute_name(out, path, id);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -31,15 +31,17 @@ fn names(kind: &str) -> (&'static str, &'static str) {
         "Service" | "Namespace" => ("x", "y"),
         "IPAddress" => ("10.1.0.1", "2001:db8::1"),
         "APIService" => ("v1.x.example", "v1.y.example"),
+        "CustomResourceDefinition" => ("x.a.example", "x.b.example"),
         _ => ("x.example", "y"),
     }
 }
 
 /// Kinds whose metadata a write of the status leaves alone.
-const STATUS_ALONE: [&str; 6] = [
+const STATUS_ALONE: [&str; 7] = [
     "APIService",
     "FlowSchema",
     "PriorityLevelConfiguration",
+    "ResourceClaim",
     "ServiceCIDR",
     "ValidatingAdmissionPolicy",
     "VolumeAttachment",
@@ -60,6 +62,9 @@ impl Subject<'_> {
         object["kind"] = self.row.kind.into();
         object["metadata"] = json!({"name": name, "labels": {"of": "every-verb"}});
         if let ("APIService", Some(group)) = (self.row.kind, name.strip_prefix("v1.")) {
+            object["spec"]["group"] = group.into();
+        }
+        if let ("CustomResourceDefinition", Some(group)) = (self.row.kind, name.strip_prefix("x.")) {
             object["spec"]["group"] = group.into();
         }
         // An event has other fields in each of its groups.

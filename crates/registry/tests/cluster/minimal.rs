@@ -2,6 +2,10 @@
 
 use kybern_apimachinery::{Value, json};
 
+/// A PEM block of a certificate request, in base64; what is in it no one reads here.
+const CSR: &str =
+    "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUFBPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+
 pub(crate) fn minimal(kind: &str) -> Value {
     let template =
         || json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
@@ -40,9 +44,18 @@ pub(crate) fn minimal(kind: &str) -> Value {
             json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
         }
         "CertificateSigningRequest" => {
-            json!({"spec": {"request": "eA==", "signerName": "example.com/s", "usages": ["client auth"]}})
+            json!({"spec": {"request": CSR, "signerName": "example.com/s", "usages": ["client auth"]}})
         }
         "PriorityClass" => json!({"value": 1}),
+        "CustomResourceDefinition" => json!({"spec": {
+            "group": "example", "scope": "Namespaced", "names": {"plural": "x", "kind": "Foo"},
+            "versions": [
+                {"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}},
+            ],
+        }}),
+        "ResourceSlice" => json!({"spec": {
+            "driver": "d", "nodeName": "n", "pool": {"name": "p", "generation": 0, "resourceSliceCount": 1},
+        }}),
         "IngressClass" => json!({"spec": {"controller": "example.com/c"}}),
         "IPAddress" => json!({"spec": {"parentRef": {"resource": "services", "name": "s"}}}),
         "ServiceCIDR" => json!({"spec": {"cidrs": ["10.1.0.0/24"]}}),

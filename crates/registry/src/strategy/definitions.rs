@@ -1,0 +1,267 @@
+//! CustomResourceDefinition objects: names, versions, conversion, and the root of each schema.
+
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::validation::{dns1035_label, dns1123_subdomain};
+use kybern_apimachinery::{Value, json, object};
+use kybern_apiserver::strategy::{Strategy, StrategyContext};
+
+use super::webhooks::{webhook_service, webhook_url};
+use crate::tree::{default, flag, has, list, text};
+use crate::validation::{Errors, format};
+
+const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CustomResourceDefinition;
+
+impl Strategy for CustomResourceDefinition {
+    fn default(&self, definition: &mut Value) {
+        if !definition["spec"].is_object() {
+            definition["spec"] = json!({});
+        }
+        let spec = &mut definition["spec"];
+        if !spec["names"].is_object() {
+            spec["names"] = json!({});
+        }
+        let kind = text(&spec["names"], "kind").to_owned();
+        for (field, value) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
+            if !kind.is_empty() && text(&spec["names"], field).is_empty() {
+                spec["names"][field] = value.into();
+            }
+        }
+        default(spec, "conversion", json!({"strategy": "None"}));
+        if has(&spec["conversion"], "webhook") && has(&spec["conversion"]["webhook"]["clientConfig"], "service") {
+            default(&mut spec["conversion"]["webhook"]["clientConfig"]["service"], "port", 443);
+        }
+    }
+
+    fn prepare_for_create(&self, _: &StrategyContext<'_>, definition: &mut Value) {
+        definition["status"] =
+            json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": null, "storedVersions": null});
+        add_stored_version(definition);
+    }
+
+    fn prepare_for_update(&self, _: &StrategyContext<'_>, definition: &mut Value, _old: &Value) {
+        add_stored_version(definition);
+    }
+
+    fn validate(&self, definition: &Value) -> Vec<FieldError> {
+        let (mut out, spec, path) = (Vec::new(), &definition["spec"], FieldPath::new("spec"));
+        let (name, group, names) = (object::name(definition), text(spec, "group"), &spec["names"]);
+        if !name.is_empty() && name != format!("{}.{group}", text(names, "plural")) {
+            let detail = "must be spec.names.plural+\".\"+spec.group";
+            out.push(FieldError::invalid(&FieldPath::new("metadata.name"), name, detail));
+        }
+        let (group_path, faults) = (path.child("group"), dns1123_subdomain(group));
+        if group.is_empty() {
+            out.push(FieldError::required(&group_path, ""));
+        } else if !faults.is_empty() {
+            out.push(FieldError::invalid(&group_path, group, faults.join(",")));
+        } else if !group.contains('.') {
+            out.push(FieldError::invalid(&group_path, group, "should be a domain with at least one dot"));
+        }
+        format::required_one_of(&mut out, &path.child("scope"), text(spec, "scope"), &["Cluster", "Namespaced"]);
+        versions(&mut out, &path.child("versions"), list(spec, "versions"));
+        self::names(&mut out, &path.child("names"), names);
+        conversion(&mut out, &path.child("conversion"), &spec["conversion"]);
+        stored_versions(&mut out, definition);
+        out
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// The version that is stored now is one that has been stored.
+fn add_stored_version(definition: &mut Value) {
+    let versions = list(&definition["spec"], "versions");
+    let Some(stored) = versions.iter().find(|version| flag(version, "storage")) else { return };
+    let name = Value::from(text(stored, "name"));
+    let mut known = list(&definition["status"], "storedVersions").to_vec();
+    if !known.contains(&name) {
+        known.push(name);
+        definition["status"]["storedVersions"] = known.into();
+    }
+}
+
+fn versions(out: &mut Errors, path: &FieldPath, versions: &[Value]) {
+    for (i, version) in versions.iter().enumerate() {
+        if !has(&version["schema"], "openAPIV3Schema") {
+            let path = path.index(i).child("schema").child("openAPIV3Schema");
+            out.push(FieldError::required(&path, ""));
+        }
+    }
+    for (i, version) in versions.iter().enumerate() {
+        let (each, name) = (path.index(i), text(version, "name"));
+        let faults = dns1035_label(name);
+        if !faults.is_empty() {
+            out.push(FieldError::invalid(&each.child("name"), name, faults.join(",")));
+        }
+        if has(&version["schema"], "openAPIV3Schema") {
+            // Upstream's paths name where a single schema used to be.
+            let path = if versions.len() == 1 { FieldPath::new("spec.validation") } else { each.child("schema") };
+            root(out, &path.child("openAPIV3Schema"), &version["schema"]["openAPIV3Schema"]);
+        }
+    }
+    let given = || if versions.is_empty() { Value::Null } else { versions.to_vec().into() };
+    let repeats = |i: usize| versions[..i].iter().any(|earlier| text(earlier, "name") == text(&versions[i], "name"));
+    if (0..versions.len()).any(repeats) {
+        out.push(FieldError::invalid(path, given(), "must contain unique version names"));
+    }
+    if versions.iter().filter(|version| flag(version, "storage")).count() != 1 {
+        out.push(FieldError::invalid(path, given(), "must have exactly one version marked as storage version"));
+    }
+}
+
+/// A custom resource is an object.
+fn root(out: &mut Errors, path: &FieldPath, schema: &Value) {
+    let (kind, path) = (text(schema, "type"), path.child("type"));
+    if kind.is_empty() {
+        out.push(FieldError::required(&path, "must not be empty at the root"));
+    } else if kind != "object" {
+        out.push(FieldError::invalid(&path, kind, "must be object at the root"));
+        format::one_of(out, &path, kind, &TYPES);
+    }
+}
+
+fn names(out: &mut Errors, path: &FieldPath, names: &Value) {
+    for field in ["plural", "singular", "kind", "listKind"] {
+        if text(names, field).is_empty() {
+            out.push(FieldError::required(&path.child(field), ""));
+        }
+    }
+    for field in ["plural", "singular", "kind", "listKind"] {
+        let name = text(names, field);
+        let mixed = matches!(field, "kind" | "listKind");
+        let faults = if mixed { dns1035_label(&name.to_lowercase()) } else { dns1035_label(name) };
+        if !name.is_empty() && !faults.is_empty() {
+            let before = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
+            out.push(FieldError::invalid(&path.child(field), name, format!("{before}{}", faults.join(","))));
+        }
+    }
+    let list_of = |out: &mut Errors, field: &str| {
+        for (i, name) in list(names, field).iter().enumerate() {
+            let name = name.as_str().unwrap_or("");
+            let faults = dns1035_label(name);
+            if !faults.is_empty() {
+                out.push(FieldError::invalid(&path.child(field).index(i), name, faults.join(",")));
+            }
+        }
+    };
+    list_of(out, "shortNames");
+    let kind = text(names, "kind");
+    if !kind.is_empty() && kind == text(names, "listKind") {
+        let detail = "kind and listKind may not be the same";
+        out.push(FieldError::invalid(&path.child("listKind"), kind, detail));
+    }
+    list_of(out, "categories");
+}
+
+fn conversion(out: &mut Errors, path: &FieldPath, conversion: &Value) {
+    let strategy = text(conversion, "strategy");
+    format::required_one_of(out, &path.child("strategy"), strategy, &["None", "Webhook"]);
+    let (webhook, client_path) = (&conversion["webhook"], path.child("webhookClientConfig"));
+    let client = &webhook["clientConfig"];
+    let given = has(webhook, "clientConfig");
+    let versions = list(webhook, "conversionReviewVersions");
+    let versions_path = path.child("conversionReviewVersions");
+    if strategy != "Webhook" {
+        let detail = "should not be set when strategy is not set to Webhook";
+        if given {
+            out.push(FieldError::forbidden(&client_path, detail));
+        }
+        if !versions.is_empty() {
+            out.push(FieldError::forbidden(&versions_path, detail));
+        }
+        return;
+    }
+    match (given, has(client, "url"), has(client, "service")) {
+        (false, ..) => out.push(FieldError::required(&client_path, "required when strategy is set to Webhook")),
+        (_, true, false) => webhook_url(out, &client_path.child("url"), text(client, "url")),
+        (_, false, true) => webhook_service(out, &client_path.child("service"), &client["service"]),
+        _ => out.push(FieldError::required(&client_path, "exactly one of url or service is required")),
+    }
+    if versions.is_empty() {
+        out.push(FieldError::required(&versions_path, ""));
+        return;
+    }
+    for (i, version) in versions.iter().enumerate() {
+        let text = version.as_str().unwrap_or("");
+        if versions[..i].contains(version) {
+            out.push(FieldError::invalid(&versions_path.index(i), text, "duplicate version"));
+        } else if !dns1035_label(text).is_empty() {
+            out.push(FieldError::invalid(&versions_path.index(i), text, dns1035_label(text).join(",")));
+        }
+    }
+    if !versions.iter().any(|version| version == "v1" || version == "v1beta1") {
+        let detail = "must include at least one of v1, v1beta1";
+        out.push(FieldError::invalid(&versions_path, versions.to_vec(), detail));
+    }
+}
+
+fn stored_versions(out: &mut Errors, definition: &Value) {
+    let path = FieldPath::new("status.storedVersions");
+    let (stored, versions) = (list(&definition["status"], "storedVersions"), list(&definition["spec"], "versions"));
+    if stored.is_empty() {
+        out.push(FieldError::invalid(&path, Value::Null, "must have at least one stored version"));
+    }
+    for (i, name) in stored.iter().enumerate() {
+        let name = name.as_str().unwrap_or("");
+        if !versions.iter().any(|version| text(version, "name") == name) {
+            let detail = format!(
+                "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
+            );
+            out.push(FieldError::invalid(&path.index(i), name, detail));
+        }
+    }
+}
+
+/// `status` of a definition.
+pub(super) fn validate_status(definition: &Value, _old: &Value) -> Vec<FieldError> {
+    let mut out = Vec::new();
+    stored_versions(&mut out, definition);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(names: Value, versions: Value) -> Value {
+        let mut definition = json!({
+            "metadata": {"name": "foos.ex.io"},
+            "spec": {"group": "ex.io", "scope": "Namespaced", "names": names, "versions": versions},
+        });
+        CustomResourceDefinition.default(&mut definition);
+        definition["status"] = json!({});
+        add_stored_version(&mut definition);
+        definition
+    }
+
+    fn texts(definition: &Value) -> Vec<String> {
+        CustomResourceDefinition.validate(definition).iter().map(ToString::to_string).collect()
+    }
+
+    fn version(name: &str, storage: bool) -> Value {
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object"}}})
+    }
+
+    #[test]
+    fn names_follow_the_kind() {
+        let made = definition(json!({"plural": "foos", "kind": "Foo"}), json!([version("v1", true)]));
+        assert_eq!(made["spec"]["names"]["listKind"], "FooList");
+        assert_eq!(made["status"]["storedVersions"], json!(["v1"]));
+        assert!(texts(&made).is_empty(), "{:?}", texts(&made));
+    }
+
+    #[test]
+    fn one_version_is_stored() {
+        let names = json!({"plural": "foos", "kind": "Foo"});
+        let two = definition(names.clone(), json!([version("v1", true), version("v2", true)]));
+        assert!(texts(&two)[0].ends_with("must have exactly one version marked as storage version"));
+        let mut gone = definition(names, json!([version("v2", true)]));
+        gone["status"]["storedVersions"] = json!(["v1", "v2"]);
+        assert!(texts(&gone)[0].starts_with("status.storedVersions[0]: Invalid value: \"v1\": missing from"));
+    }
+}
