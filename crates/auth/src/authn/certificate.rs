@@ -4,15 +4,27 @@ use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::ClientAuthorities;
 use crate::AUTHENTICATED;
 
-/// TLS has verified the chain against the client CA; this reads who it names.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ClientCertificate;
+/// Reads who a certificate names that one of the clients' authorities certifies. TLS lets others in, too: the front proxies'.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    authorities: ClientAuthorities,
+}
+
+impl ClientCertificate {
+    pub fn new(authorities: ClientAuthorities) -> Self {
+        Self { authorities }
+    }
+}
 
 impl Authenticator for ClientCertificate {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
-        Box::pin(async { credentials.client_certificates.first().map(|c| user(c.as_ref())).transpose() })
+        Box::pin(async {
+            let chain = credentials.client_certificates;
+            chain.first().filter(|_| self.authorities.certify(chain)).map(|c| user(c.as_ref())).transpose()
+        })
     }
 }
 

@@ -5,13 +5,15 @@ mod anonymous;
 mod bearer;
 mod bootstrap_token;
 mod certificate;
+mod chain;
 mod request_header;
 mod service_account;
 mod token_file;
 
-pub use anonymous::{Anonymous, HEALTH_PATHS};
+pub use anonymous::Anonymous;
 pub use bootstrap_token::BootstrapTokens;
 pub use certificate::ClientCertificate;
-pub use request_header::RequestHeader;
+pub use chain::ClientAuthorities;
+pub use request_header::{RequestHeader, RequestHeaderNames};
 pub use service_account::ServiceAccountTokens;
 pub use token_file::{TokenFile, TokenFileError};

@@ -1,72 +1,177 @@
-//! The front proxy: a client with a certificate of the front-proxy CA names the user in headers.
+//! The front proxy: a client with a certificate of the front proxies' authority names the user in headers.
 
+use http::HeaderMap;
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
+use kybern_apiserver::access::{Authenticator, CredentialHeaders, Credentials, UserInfo};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::ClientAuthorities;
 use crate::AUTHENTICATED;
 
-/// `--requestheader-…`, with upstream's header names.
+/// `--requestheader-…`: whom to believe, and in which headers.
+#[derive(Clone, Debug)]
+pub struct RequestHeaderNames {
+    /// Common names that are trusted; empty: every certificate of the authority.
+    pub allowed: Vec<String>,
+    pub username: Vec<String>,
+    pub uid: Vec<String>,
+    pub group: Vec<String>,
+    pub extra_prefix: Vec<String>,
+}
+
+impl Default for RequestHeaderNames {
+    /// As kubeadm sets them.
+    fn default() -> Self {
+        let one = |name: &str| vec![name.to_owned()];
+        Self {
+            allowed: one("front-proxy-client"),
+            username: one("X-Remote-User"),
+            uid: one("X-Remote-Uid"),
+            group: one("X-Remote-Group"),
+            extra_prefix: one("X-Remote-Extra-"),
+        }
+    }
+}
+
 pub struct RequestHeader {
-    /// The front-proxy CA, DER.
-    pub ca: Vec<u8>,
-    /// Common names that are trusted; empty: every certificate of the CA.
-    pub allowed_names: Vec<String>,
+    authorities: ClientAuthorities,
+    names: RequestHeaderNames,
 }
 
 impl RequestHeader {
-    fn trusts(&self, der: &[u8]) -> bool {
-        let parse = |der| X509Certificate::from_der(der).ok().map(|(_, c)| c);
-        let (Some(leaf), Some(ca)) = (parse(der), parse(&self.ca)) else { return false };
-        let name = leaf.subject().iter_common_name().find_map(|a| a.as_str().ok()).unwrap_or("");
-        (self.allowed_names.is_empty() || self.allowed_names.iter().any(|n| n == name))
-            && leaf.validity().is_valid()
-            && leaf.verify_signature(Some(ca.public_key())).is_ok()
+    pub fn new(authorities: ClientAuthorities, names: RequestHeaderNames) -> Self {
+        Self { authorities, names }
     }
+
+    fn trusts(&self, credentials: &Credentials<'_>) -> bool {
+        let chain = credentials.client_certificates;
+        if !self.authorities.certify(chain) {
+            return false;
+        }
+        let parsed = chain.first().and_then(|leaf| X509Certificate::from_der(leaf.as_ref()).ok());
+        let name = parsed.as_ref().and_then(|(_, c)| c.subject().iter_common_name().find_map(|a| a.as_str().ok()));
+        self.names.allowed.is_empty() || name.is_some_and(|name| self.names.allowed.iter().any(|n| n == name))
+    }
+
+    fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
+        let values = |names: &[String]| -> Vec<String> {
+            let all = names.iter().flat_map(|name| headers.get_all(name.as_str()));
+            all.filter_map(|v| v.to_str().ok()).filter(|v| !v.is_empty()).map(str::to_owned).collect()
+        };
+        let first = |names: &[String]| values(names).into_iter().next().unwrap_or_default();
+        let name = first(&self.names.username);
+        if name.is_empty() {
+            return None;
+        }
+        let mut user = UserInfo { name, uid: first(&self.names.uid), ..UserInfo::default() };
+        user.groups = values(&self.names.group);
+        if !user.in_group(AUTHENTICATED) && !user.in_group(crate::UNAUTHENTICATED) {
+            user.groups.push(AUTHENTICATED.to_owned());
+        }
+        for prefix in &self.names.extra_prefix {
+            for (header, value) in headers {
+                let key = header.as_str().strip_prefix(prefix.to_ascii_lowercase().as_str());
+                if let (Some(key), Ok(value)) = (key, value.to_str()) {
+                    user.extra.entry(unescape(key)).or_default().push(value.to_owned());
+                }
+            }
+        }
+        Some(user)
+    }
+}
+
+/// Undoes percent-encoding; what is malformed stays as it is.
+fn unescape(key: &str) -> String {
+    let mut out = Vec::with_capacity(key.len());
+    let mut bytes = key.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16));
+        let (Some(high), Some(low)) = (digit(), digit()) else { return key.to_owned() };
+        out.push((high * 16 + low) as u8);
+    }
+    String::from_utf8(out).unwrap_or_else(|_| key.to_owned())
 }
 
 impl Authenticator for RequestHeader {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
-        Box::pin(async {
-            let text = |value: &http::HeaderValue| value.to_str().ok().map(str::to_owned);
-            let Some(name) = credentials.headers.get("x-remote-user").and_then(text).filter(|n| !n.is_empty()) else {
-                return Ok(None);
-            };
-            if !credentials.client_certificates.first().is_some_and(|c| self.trusts(c.as_ref())) {
-                return Ok(None);
-            }
-            let mut user = UserInfo { name, ..UserInfo::default() };
-            user.groups = credentials.headers.get_all("x-remote-group").iter().filter_map(text).collect();
-            user.groups.push(AUTHENTICATED.to_owned());
-            for (key, value) in credentials.headers {
-                if let (Some(key), Some(value)) = (key.as_str().strip_prefix("x-remote-extra-"), text(value)) {
-                    user.extra.entry(key.replace("%2f", "/")).or_default().push(value);
-                }
-            }
-            Ok(Some(user))
-        })
+        Box::pin(async { Ok(if self.trusts(credentials) { self.user(credentials.headers) } else { None }) })
+    }
+
+    fn credential_headers(&self) -> CredentialHeaders {
+        let lower = |names: &[String]| names.iter().map(|n| n.to_ascii_lowercase()).collect::<Vec<_>>();
+        let Self { names, .. } = self;
+        let whole = [&names.username, &names.uid, &names.group].into_iter().flat_map(|list| lower(list));
+        CredentialHeaders { names: whole.collect(), prefixes: lower(&names.extra_prefix) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+    use rustls_pki_types::CertificateDer;
+
+    use super::super::ClientCertificate;
     use super::*;
     use crate::pki::{CertificateAuthority, Profile};
 
+    fn authorities(ca: &CertificateAuthority) -> ClientAuthorities {
+        ClientAuthorities::new(&[ca.certificate_der().to_vec().into()]).unwrap()
+    }
+
+    fn certificate(ca: &CertificateAuthority, name: &str) -> Vec<CertificateDer<'static>> {
+        let pair = ca.issue(&Profile::client(name, Some("system:masters")), jiff::Timestamp::now()).unwrap();
+        vec![pair.certificate_der().to_vec().into()]
+    }
+
+    fn block<T>(future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(value) => value,
+            std::task::Poll::Pending => unreachable!("it waits for nothing"),
+        }
+    }
+
+    fn headers() -> HeaderMap {
+        let pairs =
+            [("x-remote-user", "joe"), ("x-remote-group", "dev"), ("x-remote-uid", "7"), ("x-remote-extra-a%2fb", "c")];
+        pairs.into_iter().map(|(k, v)| (HeaderName::from_static(k), v.parse().unwrap())).collect()
+    }
+
     #[test]
-    fn only_the_proxys_certificate_is_trusted() {
+    fn attack_only_an_allowed_front_proxy_names_the_user() {
         let now = jiff::Timestamp::now();
-        let ca = CertificateAuthority::create("front-proxy-ca", now).unwrap();
-        let other = CertificateAuthority::create("front-proxy-ca", now).unwrap();
-        let proxy = ca.issue(&Profile::client("front-proxy-client", None), now).unwrap();
-        let check = |ca: &CertificateAuthority, allowed: &[&str], expect| {
-            let allowed_names = allowed.iter().map(|n| (*n).to_owned()).collect();
-            let header = RequestHeader { ca: ca.certificate_der().to_vec(), allowed_names };
-            assert_eq!(header.trusts(proxy.certificate_der()), expect, "{allowed:?}");
+        let clients = CertificateAuthority::create("kubernetes", now).unwrap();
+        let proxies = CertificateAuthority::create("front-proxy-ca", now).unwrap();
+        let header = RequestHeader::new(authorities(&proxies), RequestHeaderNames::default());
+        let certificates = ClientCertificate::new(authorities(&clients));
+        let who = |chain: &[CertificateDer<'static>]| {
+            let headers = headers();
+            let credentials = Credentials { headers: &headers, path: "/api", client_certificates: chain };
+            let found = block(header.authenticate(&credentials)).unwrap();
+            found.or_else(|| block(certificates.authenticate(&credentials)).unwrap())
         };
-        check(&ca, &[], true);
-        check(&ca, &["front-proxy-client"], true);
-        check(&ca, &["x"], false);
-        check(&other, &[], false);
+        let user = who(&certificate(&proxies, "front-proxy-client")).unwrap();
+        assert_eq!((user.name.as_str(), user.uid.as_str()), ("joe", "7"));
+        assert_eq!(user.groups, ["dev", "system:authenticated"]);
+        assert_eq!(user.extra["a/b"], ["c"]);
+        // Of the proxies' authority, but none that is allowed: nobody, whatever group it is in.
+        assert_eq!(who(&certificate(&proxies, "other")), None);
+        // A client of the cluster is itself, whatever it says in headers.
+        assert_eq!(who(&certificate(&clients, "front-proxy-client")).unwrap().name, "front-proxy-client");
+        assert_eq!(who(&certificate(&CertificateAuthority::create("kubernetes", now).unwrap(), "x")), None);
+        assert_eq!(who(&[]), None);
+        let taken = header.credential_headers();
+        assert_eq!(taken.names, ["x-remote-user", "x-remote-uid", "x-remote-group"], "they go no further");
+        assert_eq!(taken.prefixes, ["x-remote-extra-"]);
+    }
+
+    #[test]
+    fn keys_are_unescaped() {
+        assert_eq!(["a%2fb", "a%zz", "a%2", "plain"].map(unescape), ["a/b", "a%zz", "a%2", "plain"]);
     }
 }

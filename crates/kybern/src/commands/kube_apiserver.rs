@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::IpNet;
+use kybern_auth::authn::RequestHeaderNames;
 use kybern_auth::authz::parse_modes;
 use kybern_auth::pki::Kubeconfig;
 use kybern_registry::TokenLimits;
@@ -41,6 +42,24 @@ pub(crate) struct KubeApiserver {
     /// PEM file of authorities whose client certificates are believed beside the cluster's own.
     #[arg(long)]
     client_ca_file: Option<PathBuf>,
+    /// PEM file of authorities whose client certificates are front proxies [default: the cluster's own for them].
+    #[arg(long)]
+    requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of front proxies' certificates; empty: all that the authorities certify.
+    #[arg(long, value_delimiter = ',', default_value = "front-proxy-client")]
+    requestheader_allowed_names: Vec<String>,
+    /// Headers in which a front proxy names the user.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-User")]
+    requestheader_username_headers: Vec<String>,
+    /// Headers in which a front proxy names the user's uid.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Uid")]
+    requestheader_uid_headers: Vec<String>,
+    /// Headers in which a front proxy names the user's groups.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Group")]
+    requestheader_group_headers: Vec<String>,
+    /// What the headers in which a front proxy says more begin with.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Extra-")]
+    requestheader_extra_headers_prefix: Vec<String>,
     /// Static tokens: lines of token,user,uid,"group1,group2".
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
@@ -105,6 +124,8 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         sans: Vec::new(),
         serving: options.tls_cert_file.clone().zip(options.tls_private_key_file.clone()),
         client_ca: options.client_ca_file.clone(),
+        front_proxy_ca: options.requestheader_client_ca_file.clone(),
+        request_headers: request_headers(&options),
         token_file: options.token_auth_file.clone(),
         authorization: parse_modes(&options.authorization_mode)?,
         issuers: options.service_account_issuer.clone(),
@@ -128,6 +149,18 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     notifier.ready();
     shutdown::requested().await;
     Ok(())
+}
+
+fn request_headers(options: &KubeApiserver) -> RequestHeaderNames {
+    // An empty flag is an empty list.
+    let names = |list: &[String]| list.iter().filter(|n| !n.is_empty()).cloned().collect();
+    RequestHeaderNames {
+        allowed: names(&options.requestheader_allowed_names),
+        username: names(&options.requestheader_username_headers),
+        uid: names(&options.requestheader_uid_headers),
+        group: names(&options.requestheader_group_headers),
+        extra_prefix: names(&options.requestheader_extra_headers_prefix),
+    }
 }
 
 /// An address of this machine, for its own kubectl.

@@ -11,12 +11,15 @@ use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apiserver::access::{Authenticator, Authorizer};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::{Options, Server, serve};
-use kybern_auth::authn::{Anonymous, BootstrapTokens, ClientCertificate, ServiceAccountTokens, TokenFile};
+use kybern_auth::authn::{
+    Anonymous, BootstrapTokens, ClientAuthorities, ClientCertificate, RequestHeader, RequestHeaderNames,
+    ServiceAccountTokens, TokenFile,
+};
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::authz::{self, Mode};
 use kybern_auth::pki::{Pki, PkiOptions};
 use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
-use kybern_registry::bootstrap::{self, BootstrapOptions};
+use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators, TokenLimits};
 use kybern_storage::sqlite::{self, Sqlite};
 use rustls_pki_types::CertificateDer;
@@ -47,6 +50,9 @@ pub(crate) struct ApiServerOptions {
     pub(crate) serving: Option<(PathBuf, PathBuf)>,
     /// Authorities of client certificates beside the cluster's own.
     pub(crate) client_ca: Option<PathBuf>,
+    /// Authorities of front proxies; `None`: the cluster's own.
+    pub(crate) front_proxy_ca: Option<PathBuf>,
+    pub(crate) request_headers: RequestHeaderNames,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) authorization: Vec<Mode>,
     /// Empty: `https://kubernetes.default.svc.<domain>`.
@@ -129,7 +135,12 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let mut server = Options::new(storage);
     server.resources = kybern_registry::resources(&deps);
     server.admission = kybern_registry::admission_plugins(&deps);
-    server.authenticators = authenticators(options, tokens, token_authenticators);
+    let client_ca = client_authorities(options, &pki)?;
+    let client_roots = roots(&client_ca, "--client-ca-file")?;
+    let front_proxy_ca = front_proxy_authorities(options, &pki)?;
+    let front_proxy_roots = roots(&front_proxy_ca, "--requestheader-client-ca-file")?;
+    let certificates = certificate_authenticators(options, &client_roots, &front_proxy_roots)?;
+    server.authenticators = authenticators(options, certificates, tokens, token_authenticators);
     server.authorizers = authorizers;
     server.observers = observers;
     server.routes = discovery_routes::of(&issuer);
@@ -145,8 +156,16 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         service_cidr: options.service_cidr.to_string(),
     };
     bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;
-    let client_ca = client_authorities(options, &pki)?;
-    bootstrap::authentication_config(server.as_ref(), &client_ca, pki.front_proxy_ca.certificate_pem())
+    let config = AuthenticationConfig {
+        client_ca: &client_ca,
+        front_proxy_ca: &front_proxy_ca,
+        allowed_names: &options.request_headers.allowed,
+        username_headers: &options.request_headers.username,
+        uid_headers: &options.request_headers.uid,
+        group_headers: &options.request_headers.group,
+        extra_headers_prefix: &options.request_headers.extra_prefix,
+    };
+    bootstrap::authentication_config(server.as_ref(), &config)
         .await
         .context("cannot publish the cluster's authorities")?;
     let (certificate, server_ca_pem) = match &options.serving {
@@ -160,12 +179,43 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
             (pair, chain)
         }
     };
-    let client_roots: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(client_ca.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| anyhow!("--client-ca-file is not usable: {error}"))?;
-    let tls = Arc::new(serve::tls_config(certificate, &client_roots)?);
+    let known: Vec<CertificateDer<'static>> = client_roots.into_iter().chain(front_proxy_roots).collect();
+    let tls = Arc::new(serve::tls_config(certificate, &known)?);
     tokio::spawn(serve::serve(Arc::clone(&server), listener, tls));
     Ok(ApiServer { server, pki, server_ca_pem })
+}
+
+/// The certificates in a PEM text, of which there is at least one.
+fn roots(pem: &str, flag: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let roots: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match roots.map_err(|error| anyhow!("{flag} is not usable: {error}"))? {
+        roots if roots.is_empty() => bail!("{flag} is not usable: it holds no certificate"),
+        roots => Ok(roots),
+    }
+}
+
+/// The front proxies' authorities, as PEM.
+fn front_proxy_authorities(options: &ApiServerOptions, pki: &Pki) -> Result<String> {
+    match &options.front_proxy_ca {
+        None => Ok(pki.front_proxy_ca.certificate_pem().to_owned()),
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// A front proxy's before any other, as upstream: it speaks for others.
+fn certificate_authenticators(
+    options: &ApiServerOptions,
+    clients: &[CertificateDer<'static>],
+    front_proxies: &[CertificateDer<'static>],
+) -> Result<Vec<Arc<dyn Authenticator>>> {
+    let authorities =
+        |roots, flag| ClientAuthorities::new(roots).map_err(|error| anyhow!("{flag} is not usable: {error}"));
+    let proxies = authorities(front_proxies, "--requestheader-client-ca-file")?;
+    let clients = authorities(clients, "--client-ca-file")?;
+    Ok(vec![
+        Arc::new(RequestHeader::new(proxies, options.request_headers.clone())),
+        Arc::new(ClientCertificate::new(clients)),
+    ])
 }
 
 /// The cluster's own authority and those of `--client-ca-file`, as PEM.
@@ -221,10 +271,12 @@ fn token_authenticators(
 /// In the order in which they are asked.
 fn authenticators(
     options: &ApiServerOptions,
+    certificates: Vec<Arc<dyn Authenticator>>,
     tokens: Arc<ServiceAccountTokens>,
     others: Vec<Arc<dyn Authenticator>>,
 ) -> Vec<Arc<dyn Authenticator>> {
-    let mut list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificate), tokens];
+    let mut list = certificates;
+    list.push(tokens);
     list.extend(others);
     if options.anonymous {
         list.push(Arc::new(Anonymous));

@@ -73,6 +73,8 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         sans: cluster.tls_sans.iter().cloned().chain([cluster.node_name.clone()]).collect(),
         serving: None,
         client_ca: None,
+        front_proxy_ca: None,
+        request_headers: Default::default(),
         token_file: None,
         authorization: vec![Mode::Node, Mode::Rbac],
         issuers: Vec::new(),

@@ -1,10 +1,12 @@
 //! The admission plugins, in the order in which they run (upstream's `AllOrderedPlugins`).
 
+mod certificates;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_defaults;
 mod priority;
 mod rbac_escalation;
+mod runtime_class;
 mod service_account;
 
 use std::sync::Arc;
@@ -30,17 +32,20 @@ impl Views {
 
 /// The chain.
 pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
-    vec![
+    let mut plugins: Vec<Arc<dyn AdmissionPlugin>> = vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(deps.admission_views.namespaces.clone())),
         Arc::new(service_account::ServiceAccount::new(deps.objects.clone(), deps.admission_views.accounts.clone())),
         Arc::new(node_restriction::NodeRestriction::new(deps.objects.clone(), deps.authorizer.clone())),
         Arc::new(pod_defaults::TaintNodesByCondition),
         Arc::new(priority::Priority::new(deps.admission_views.priority_classes.clone())),
         Arc::new(pod_defaults::DefaultTolerationSeconds),
-        Arc::new(rbac_escalation::RbacEscalation::new(
-            deps.objects.clone(),
-            deps.authorizer.clone(),
-            deps.rbac.clone(),
-        )),
-    ]
+        Arc::new(runtime_class::RuntimeClass::new(deps.objects.clone())),
+    ];
+    plugins.extend(certificates::plugins(&deps.authorizer));
+    plugins.push(Arc::new(rbac_escalation::RbacEscalation::new(
+        deps.objects.clone(),
+        deps.authorizer.clone(),
+        deps.rbac.clone(),
+    )));
+    plugins
 }

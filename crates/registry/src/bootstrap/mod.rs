@@ -13,7 +13,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::connect::Objects;
 
-pub use authentication::authentication_config;
+pub use authentication::{AuthenticationConfig, authentication_config};
 pub(crate) use flow_control::mandatory as mandatory_flow_control;
 use reconcile::ensure;
 

@@ -113,3 +113,40 @@ async fn a_token_lives_as_long_as_its_pod() {
     assert!(review(&token).await.get("authenticated").is_none());
     assert!(cluster.tokens.authenticate_token(&token, &[]).await.unwrap_err().contains("has been deleted"));
 }
+
+#[tokio::test]
+async fn attack_who_may_approve_is_not_who_may_sign() {
+    let cluster = Cluster::start().await;
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let object = json!({"metadata": {"name": "r"}, "spec": {"request": "eA==", "signerName": "example.com/s", "usages": ["client auth"]}});
+    cluster.create(requests, object).await;
+    // Joe may write every part of a request, but speaks for another signer.
+    let rules = json!([
+        {"verbs": ["*"], "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests", "certificatesigningrequests/approval", "certificatesigningrequests/status"]},
+        {"verbs": ["approve", "sign"], "apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["other.example/*"]}]);
+    cluster
+        .create("/apis/rbac.authorization.k8s.io/v1/clusterroles", json!({"metadata": {"name": "csr"}, "rules": rules}))
+        .await;
+    let binding = json!({"metadata": {"name": "csr"}, "subjects": [{"kind": "User", "name": "joe", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"kind": "ClusterRole", "name": "csr", "apiGroup": "rbac.authorization.k8s.io"}});
+    cluster.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+    let approval =
+        json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "x", "message": "x"}]}});
+    let merge = "application/merge-patch+json";
+    let joe = || user("joe", &[]);
+    for (part, body, refusal) in [
+        ("approval", approval.clone(), "user not permitted to approve requests with signerName \"example.com/s\""),
+        (
+            "status",
+            json!({"status": {"certificate": "eA=="}}),
+            "user not permitted to sign requests with signerName \"example.com/s\"",
+        ),
+    ] {
+        let (code, answer) =
+            cluster.send(joe(), Method::PATCH, &format!("{requests}/r/{part}"), merge, Some(body)).await;
+        assert_eq!(code, 403, "{part}: {answer}");
+        assert!(answer["message"].as_str().unwrap().ends_with(refusal), "{answer}");
+    }
+    let (code, answer) = cluster.patch(&format!("{requests}/r/approval"), approval).await;
+    assert_eq!(code, 200, "{answer}");
+}

@@ -1,7 +1,7 @@
 //! Pods from creation to deletion.
 
 use http::Method;
-use kybern_apimachinery::json;
+use kybern_apimachinery::{Value, json};
 
 use crate::harness::{Cluster, pod};
 
@@ -119,4 +119,33 @@ async fn an_eviction_asks_the_budget() {
     cluster.create(&format!("{path}/eviction"), eviction).await;
     assert!(cluster.get(&path).await["metadata"]["deletionTimestamp"].is_string());
     assert_eq!(cluster.get(&format!("{budgets}/b")).await["status"]["disruptionsAllowed"], 0);
+}
+
+#[tokio::test]
+async fn a_pod_names_a_runtime_class_that_exists() {
+    let cluster = Cluster::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let with = |name: &str, overhead: Value| {
+        let mut pod = pod(name);
+        pod["spec"]["runtimeClassName"] = "vm".into();
+        if !overhead.is_null() {
+            pod["spec"]["overhead"] = overhead;
+        }
+        pod
+    };
+    let text = cluster.refusal(Method::POST, pods, Some(with("a", Value::Null)), 403).await;
+    assert_eq!(text, "pods \"a\" is forbidden: pod rejected: RuntimeClass \"vm\" not found");
+    let class = json!({"metadata": {"name": "vm"}, "handler": "vm", "overhead": {"podFixed": {"memory": "64Mi"}},
+        "scheduling": {"nodeSelector": {"sandbox": "vm"}}});
+    cluster.create("/apis/node.k8s.io/v1/runtimeclasses", class).await;
+    let made = cluster.create(pods, with("a", Value::Null)).await;
+    assert_eq!(made["spec"]["overhead"], json!({"memory": "64Mi"}));
+    assert_eq!(made["spec"]["nodeSelector"], json!({"sandbox": "vm"}));
+    cluster.create(pods, with("b", json!({"memory": "64Mi"}))).await;
+    let text = cluster.refusal(Method::POST, pods, Some(with("c", json!({"memory": "1Mi"}))), 403).await;
+    assert!(text.ends_with("Pod's Overhead doesn't match RuntimeClass's defined Overhead"), "{text}");
+    let mut bare = with("d", json!({"memory": "64Mi"}));
+    bare["spec"].as_object_mut().unwrap().remove("runtimeClassName");
+    let text = cluster.refusal(Method::POST, pods, Some(bare), 403).await;
+    assert!(text.ends_with("Pod Overhead set without corresponding RuntimeClass defined Overhead"), "{text}");
 }
