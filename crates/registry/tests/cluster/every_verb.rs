@@ -28,7 +28,7 @@ struct Subject<'a> {
 /// Names of two objects of a kind.
 fn names(kind: &str) -> (&'static str, &'static str) {
     match kind {
-        "Service" | "Namespace" => ("x", "y"),
+        "Service" | "Namespace" | "StatefulSet" => ("x", "y"),
         "IPAddress" => ("10.1.0.1", "2001:db8::1"),
         "APIService" => ("v1.x.example", "v1.y.example"),
         "CustomResourceDefinition" => ("x.a.example", "x.b.example"),

@@ -141,8 +141,13 @@ mod tests {
 
     #[test]
     fn a_stateful_set_keeps_its_identity() {
-        let old = json!({"spec": {"serviceName": "a", "replicas": 1}});
-        assert!(StatefulSet.validate_update(&json!({"spec": {"serviceName": "a", "replicas": 2}}), &old).is_empty());
-        assert_eq!(StatefulSet.validate_update(&json!({"spec": {"serviceName": "b", "replicas": 1}}), &old).len(), 1);
+        let set = |service: &str, replicas: i64| json!({"spec": {"serviceName": service, "replicas": replicas}});
+        let refused = |new: Value| {
+            let errors = StatefulSet.validate_update(&new, &set("a", 1));
+            errors
+                .iter()
+                .any(|e| e.to_string().starts_with("spec: Forbidden: updates to statefulset spec for fields other"))
+        };
+        assert!(!refused(set("a", 2)) && refused(set("b", 1)));
     }
 }
