@@ -140,7 +140,7 @@ fn node_selection(out: &mut Errors, path: &FieldPath, owner: &Value, whole: bool
     if has(owner, "nodeSelector") {
         set.push("`nodeSelector`");
         let (selector, path) = (&owner["nodeSelector"], path.child("nodeSelector"));
-        scheduling::node_selector(out, &path, selector);
+        scheduling::node_selector(out, &path, selector, true);
         let terms = list(selector, "nodeSelectorTerms");
         if whole && terms.len() != 1 {
             let detail = "must have exactly one node selector term";

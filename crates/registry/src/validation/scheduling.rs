@@ -133,17 +133,6 @@ pub(crate) fn node_selector(out: &mut Errors, path: &FieldPath, selector: &Value
     }
 }
 
-/// A selector of nodes by terms.
-pub(crate) fn node_selector(out: &mut Errors, path: &FieldPath, selector: &Value) {
-    let (terms, path) = (list(selector, "nodeSelectorTerms"), path.child("nodeSelectorTerms"));
-    if terms.is_empty() {
-        out.push(FieldError::required(&path, "must have at least one node selector term"));
-    }
-    for (i, term) in terms.iter().enumerate() {
-        node_term(out, &path.index(i), term);
-    }
-}
-
 fn pod_term(out: &mut Errors, path: &FieldPath, term: &Value) {
     for field in ["labelSelector", "namespaceSelector"] {
         meta::selector(out, &path.child(field), &term[field]);
