@@ -138,7 +138,6 @@ mod tests {
         check("GET /api/v1/pods", "list /v1 - pods - - -");
         check("GET /api/v1/namespaces/ns/pods/a", "get /v1 ns pods a - -");
         check("GET /api/v1/namespaces/ns/pods?watch=true", "watch /v1 ns pods - - -");
-        check("GET /api/v1/namespaces/ns/pods/a/proxy/x?watch=true", "get /v1 ns pods a proxy x");
         check("GET /api/v1/watch/namespaces/ns/pods", "watch /v1 ns pods - - -");
         check("GET /api/v1/pods?fieldSelector=metadata.name%3Da", "list /v1 - pods a - -");
         check("GET /api/v1/namespaces", "list /v1 - namespaces - - -");

@@ -80,12 +80,15 @@ async fn a_deployment_rolls_behind_its_service_and_goes_with_all_its_pods() {
     cluster.client.patch::<Deployment>("default", "web", &Patch::Strategic(image), None).await.unwrap();
     cluster
         .until("the rollout", async |c| {
-            let status = c.get::<Deployment>("default", "web").await.unwrap().status.unwrap_or_default();
+            let deployment = c.get::<Deployment>("default", "web").await.unwrap();
+            // Its own annotations count, too.
+            let generation = deployment.metadata.generation;
+            let status = deployment.status.unwrap_or_default();
             assert!(
                 status.available_replicas.unwrap_or(0) >= 3,
                 "25 % of 3 may be unavailable, rounded down: none: {status:?}"
             );
-            status.observed_generation >= Some(2)
+            status.observed_generation == generation
                 && status.updated_replicas == Some(3)
                 && status.replicas == Some(3)
                 && status.available_replicas == Some(3)

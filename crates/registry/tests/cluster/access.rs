@@ -118,7 +118,7 @@ async fn a_token_lives_as_long_as_its_pod() {
 async fn attack_who_may_approve_is_not_who_may_sign() {
     let cluster = Cluster::start().await;
     let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    let object = json!({"metadata": {"name": "r"}, "spec": {"request": "eA==", "signerName": "example.com/s", "usages": ["client auth"]}});
+    let object = json!({"metadata": {"name": "r"}, "spec": {"request": crate::minimal::CSR, "signerName": "example.com/s", "usages": ["client auth"]}});
     cluster.create(requests, object).await;
     // Joe may write every part of a request, but speaks for another signer.
     let rules = json!([

@@ -3,7 +3,7 @@
 use kybern_apimachinery::{Value, json};
 
 /// A PEM block of a certificate request, in base64; what is in it no one reads here.
-const CSR: &str =
+pub(crate) const CSR: &str =
     "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUFBPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
 
 pub(crate) fn minimal(kind: &str) -> Value {
