@@ -134,7 +134,7 @@ fn tolerates_all(wide: &Value, narrow: &Value) -> bool {
     if wide == narrow {
         return true;
     }
-    if !same("key") && !(text(wide, "key").is_empty() && text(wide, "operator") == "Exists") {
+    if !(same("key") || text(wide, "key").is_empty() && text(wide, "operator") == "Exists") {
         return false;
     }
     if !same("effect") && !text(wide, "effect").is_empty() {

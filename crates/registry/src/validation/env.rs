@@ -49,7 +49,7 @@ pub(crate) fn variables(out: &mut Errors, path: &FieldPath, container: &Value) {
         for kind in &given {
             let name = text(&source[*kind], "name");
             // The name of an object that is yet to be made may end in a dash.
-            let rest = if name.ends_with('-') { format!("{}a", &name[..name.len() - 1]) } else { name.to_owned() };
+            let rest = name.strip_suffix('-').map_or_else(|| name.to_owned(), |base| format!("{base}a"));
             match name {
                 "" => out.push(FieldError::required(&path.child(kind).child("name"), "")),
                 name => format::invalid(out, &path.child(kind).child("name"), name, dns1123_subdomain(&rest)),

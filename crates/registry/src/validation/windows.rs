@@ -134,7 +134,7 @@ fn windows(out: &mut Errors, path: &FieldPath, spec: &Value) {
             // Upstream's host namespaces are plain flags, and false is as good as absent.
             if owner
                 .get(field)
-                .is_some_and(|v| !v.is_null() && !(field.starts_with("host") && *field != "hostUsers" && v == false))
+                .is_some_and(|v| !(v.is_null() || field.starts_with("host") && *field != "hostUsers" && v == false))
             {
                 out.push(FieldError::forbidden(&path.child(field), DETAIL));
             }

@@ -155,7 +155,6 @@ fn extract(archive: File) -> io::Result<String> {
         // Whatever an entry says that it holds is behind it before the next header.
         io::copy(&mut entry, &mut io::sink())?;
     }
-    drop(entries);
     budget.finished();
     // Times last: what is made in a directory changes the directory's.
     for (path, mtime) in directories.iter().rev() {

@@ -74,7 +74,7 @@ impl Strategy for PersistentVolumeClaim {
         // A class may move from the annotation to the field, or be filled in where there was none.
         let filled = !has(before, "storageClassName") && has(new, "storageClassName");
         let from_annotation = filled && !was.is_empty() && text(new, "storageClassName") == was;
-        if !(from_annotation && (class.is_empty() || class == was)) && class != was {
+        if !(class == was || from_annotation && class.is_empty()) {
             let path = FieldPath::new("metadata.annotations").child(CLASS);
             out.push(FieldError::invalid(&path, class, "field is immutable"));
         }
