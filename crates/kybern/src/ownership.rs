@@ -303,7 +303,8 @@ mod tests {
         };
         check(&stopped, &|_| {}).unwrap();
         check(&stopped, &|it| it.cgroup_root = "/first-too".into()).unwrap();
-        let cases: [(&dyn Fn(&mut Owned), &str); 4] = [
+        type Change<'a> = &'a dyn Fn(&mut Owned);
+        let cases: [(Change<'_>, &str); 4] = [
             (&|it| it.run = first.join("run"), "--run-dir"),
             (&|it| it.cgroup_root = "/first/".into(), "--cgroup-root"),
             (&|it| it.cgroup_root = "/first/kubepods/burstable".into(), "--cgroup-root"),
