@@ -79,7 +79,7 @@ pub(crate) struct KubeApiserver {
     #[arg(long)]
     service_account_signing_key_file: Option<PathBuf>,
     /// The longest life of a token that a client asks for, such as 24h; 0 sets no limit [default: none].
-    #[arg(long, value_parser = parse_token_limit, default_value = "0")]
+    #[arg(long, value_parser = parse_token_limit, default_value = "0s")]
     service_account_max_token_expiration: i64,
     /// Lets the tokens in pods' volumes live on for a year, for clients that do not read new ones.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
