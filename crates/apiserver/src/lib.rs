@@ -11,6 +11,7 @@ pub mod connect;
 mod continue_token;
 mod deletion;
 mod discovery;
+mod drain;
 pub mod forward;
 mod gzip;
 mod handlers;

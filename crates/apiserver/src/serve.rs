@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Request;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use kybern_component_base::listener::{self, Limits, Listener, Protocol, Slot};
 use rustls::pki_types::CertificateDer;
@@ -12,6 +11,7 @@ use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 
+use crate::drain;
 use crate::server::Server;
 
 /// Who is at the other end of a connection: an extension of every request that came by one.
@@ -78,8 +78,10 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<ServerCo
                 request.extensions_mut().insert(peer.clone());
                 let server = server.clone();
                 async move {
-                    let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-                    Ok::<_, std::convert::Infallible>(server.handle(request).await)
+                    let (request, rest) = drain::lend(request);
+                    let answer = server.handle(request).await;
+                    rest.drain();
+                    Ok::<_, std::convert::Infallible>(answer)
                 }
             };
             if let Err(error) = listener::serve(stream, protocol, slot, service).await {

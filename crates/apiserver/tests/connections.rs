@@ -171,3 +171,48 @@ async fn garbage_does_no_harm() {
     let _ = tls.read(&mut [0; 512]).await;
     assert!(fixture.get(None, false).await.contains("user-0"));
 }
+
+/// Sends a body of `size` whole before it reads, as simple clients do; the answer, or what was left of it.
+async fn refused_late(fixture: &Fixture, size: usize) -> String {
+    let mut stream = fixture.connect(None, false).await.unwrap();
+    let head = format!("POST /api/v1/namespaces HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b'x'; 64 << 10];
+    let mut left = size;
+    while left > 0 {
+        let length = left.min(piece.len());
+        if stream.write_all(&piece[..length]).await.is_err() {
+            break;
+        }
+        left -= length;
+    }
+    let _ = stream.flush().await;
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.unwrap_or(0);
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_who_still_sends() {
+    let fixture = start().await;
+    for size in [10, 100 << 10, 900 << 10, 2 << 20] {
+        let answer = refused_late(&fixture, size).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{size}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_thrown_away_has_a_bound() {
+    let fixture = start().await;
+    let started = std::time::Instant::now();
+    let mut stream = fixture.connect(None, false).await.unwrap();
+    let head = format!("POST /api/v1/namespaces HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 1u64 << 40);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    let mut sent = 0;
+    while sent < 64 && stream.write_all(&piece).await.is_ok() {
+        sent += 1;
+    }
+    assert!(sent < 64, "an endless body is cut off");
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+}

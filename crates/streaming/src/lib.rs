@@ -9,6 +9,7 @@ pub mod channel;
 pub mod exec;
 pub mod exit;
 pub mod port_forward;
+pub mod reader;
 pub mod spdy;
 pub mod upgrade;
 pub mod websocket;
@@ -16,6 +17,7 @@ pub mod websocket;
 pub use exec::{Wants, exec};
 pub use exit::Exit;
 pub use port_forward::port_forward;
+pub use reader::reader;
 
 #[cfg(test)]
 mod tests;

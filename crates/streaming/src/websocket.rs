@@ -36,7 +36,7 @@ const QUEUE: usize = 16;
 const MAX_MESSAGE: usize = 1 << 20;
 /// What is buffered of a tunnelled connection in each direction.
 const TUNNEL_BUFFER: usize = 64 * 1024;
-const LINGER: std::time::Duration = std::time::Duration::from_secs(3);
+pub(crate) const LINGER: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// A WebSocket on a connection whose handshake is done.
 pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> WebSocketStream<T> {
@@ -134,7 +134,7 @@ async fn write_messages<T>(
 }
 
 /// The close message that clients take for a good end (RFC 6455, 1000); without a code they report an error.
-fn goodbye() -> Message {
+pub(crate) fn goodbye() -> Message {
     Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 

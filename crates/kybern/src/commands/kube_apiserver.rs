@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::IpNet;
+use kybern_apimachinery::time;
 use kybern_auth::authn::RequestHeaderNames;
 use kybern_auth::authz::parse_modes;
 use kybern_auth::pki::Kubeconfig;
@@ -14,6 +16,7 @@ use kybern_registry::TokenLimits;
 use crate::node_address;
 use crate::notify::Notifier;
 use crate::wiring::control_plane::{self, ApiServerOptions};
+use crate::wiring::kubelet_access::KubeletAccess;
 use crate::wiring::shutdown;
 
 #[derive(Debug, Args)]
@@ -90,6 +93,24 @@ pub(crate) struct KubeApiserver {
     /// Of Node, RBAC, AlwaysAllow, AlwaysDeny, in the order in which they are asked.
     #[arg(long, default_value = "Node,RBAC")]
     authorization_mode: String,
+    /// PEM file of the certificate that kubelets are shown [default: one of the cluster's authority].
+    #[arg(long, requires = "kubelet_client_key")]
+    kubelet_client_certificate: Option<PathBuf>,
+    /// The key of --kubelet-client-certificate (PEM).
+    #[arg(long, requires = "kubelet_client_certificate")]
+    kubelet_client_key: Option<PathBuf>,
+    /// PEM file of the authorities of kubelets' serving certificates [default: these are not verified].
+    #[arg(long)]
+    kubelet_certificate_authority: Option<PathBuf>,
+    /// The types of node addresses by which kubelets are reached, best first.
+    #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP")]
+    kubelet_preferred_address_types: Vec<String>,
+    /// How long a connection to a kubelet may take to stand.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    kubelet_timeout: Duration,
+    /// The kubelet's port where a node does not record it.
+    #[arg(long, default_value_t = 10250, hide = true)]
+    kubelet_port: u16,
     /// Lets requests without credentials pass as system:anonymous.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     anonymous_auth: bool,
@@ -108,6 +129,11 @@ fn parse_token_limit(text: &str) -> Result<i64, String> {
         _ => {}
     }
     Err("the service-account-max-token-expiration must be between 1 hour and 2^32 seconds".to_owned())
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let positive = time::parse_duration(text).filter(|duration| !duration.is_zero());
+    positive.ok_or_else(|| format!("{text:?} is not a positive duration of the form 5s"))
 }
 
 pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
@@ -137,6 +163,13 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
             extend: options.service_account_extend_token_expiration,
         },
         anonymous: options.anonymous_auth,
+        kubelets: Some(KubeletAccess {
+            certificate: options.kubelet_client_certificate.clone().zip(options.kubelet_client_key.clone()),
+            authority: options.kubelet_certificate_authority.clone(),
+            preferred_address_types: options.kubelet_preferred_address_types.clone(),
+            port: options.kubelet_port,
+            timeout: options.kubelet_timeout,
+        }),
     };
     let running = control_plane::start(&server_options, |step| notifier.status(step)).await?;
     let admin = running.pki.admin(jiff::Timestamp::now())?;

@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 
 use super::certificate::Certificate;
 use super::discovery_routes;
+use super::kubelet_access::KubeletAccess;
 use crate::{preflight, version};
 
 /// What an API server is told.
@@ -63,6 +64,8 @@ pub(crate) struct ApiServerOptions {
     pub(crate) verifying_keys: Vec<PathBuf>,
     pub(crate) token_limits: TokenLimits,
     pub(crate) anonymous: bool,
+    /// `None`: kubelets are of the cluster's authority.
+    pub(crate) kubelets: Option<KubeletAccess>,
 }
 
 /// A running API server.
@@ -129,7 +132,10 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         rbac,
         services,
         admission_views: Default::default(),
-        kubelet: Arc::new(KubeletClient::of(&pki)?),
+        kubelet: Arc::new(match &options.kubelets {
+            Some(access) => access.client(&pki)?,
+            None => KubeletClient::of(&pki)?,
+        }),
     };
     observers.extend(deps.observers());
     let mut server = Options::new(storage);

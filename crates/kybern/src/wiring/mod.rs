@@ -5,6 +5,7 @@ pub(crate) mod control_plane;
 mod control_plane_node;
 mod discovery_routes;
 pub(crate) mod in_process;
+pub(crate) mod kubelet_access;
 pub(crate) mod node;
 pub(crate) mod removal;
 pub(crate) mod server;

@@ -83,6 +83,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         verifying_keys: Vec::new(),
         token_limits: Default::default(),
         anonymous: true,
+        kubelets: None,
     }
 }
 

@@ -9,6 +9,11 @@ use kybern_apimachinery::{ApiError, GroupKind, Value, object};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
 use kybern_apiserver::{Body, BoxFuture, body};
 
+use futures_util::StreamExt;
+use futures_util::future::ready;
+use http_body_util::BodyExt;
+use kybern_streaming::upgrade::{self, Transport};
+
 use super::exchange::{encode, query_values};
 use super::kubelet::{KubeletClient, Verify};
 use crate::tree::{list, text};
@@ -142,8 +147,15 @@ impl Connector for Log {
                 if is_set(&query, "insecureSkipTLSVerifyBackend") { Verify::Never } else { Verify::AsConfigured };
             // Nothing of what the caller accepts or brings concerns the kubelet.
             let asked = Request::get(path).body(body::empty()).map_err(ApiError::internal)?;
-            let answer = self.kubelet.send(&node, verify, asked).await?;
-            refused(answer, &name).await
+            let answer = refused(self.kubelet.send(&node, verify, asked).await?, &name).await?;
+            if upgrade::transport(request.headers()) != Some(Transport::WebSocket) {
+                return Ok(answer);
+            }
+            // A kubelet that fails midway ends the log, as it does over plain HTTP.
+            let pieces = answer.into_body().into_data_stream().take_while(|piece| ready(piece.is_ok()));
+            let pieces = pieces.filter_map(|piece| ready(piece.ok()));
+            let answer = kybern_streaming::reader(request, pieces);
+            Ok(answer.map(|body| body.map_err(|never| match never {}).boxed_unsync()))
         })
     }
 }

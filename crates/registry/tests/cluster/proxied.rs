@@ -94,6 +94,18 @@ async fn answer(name: &'static str, shown: bool, mut request: Request<hyper::bod
             response.headers_mut().insert("upgrade", "chat".parse().unwrap());
             response
         }
+        "/page" | "/page.gz" => {
+            let page = b"<a href=\"/rewriteme\">test</a>";
+            let mut response = Response::new(body::full(&page[..]));
+            if path.ends_with("gz") {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                std::io::Write::write_all(&mut encoder, page).unwrap();
+                response = Response::new(body::full(encoder.finish().unwrap()));
+                response.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+            }
+            response.headers_mut().insert("content-type", "text/html; charset=utf-8".parse().unwrap());
+            response
+        }
         "/count" => {
             use http_body_util::BodyExt;
             let mut count = 0;
@@ -215,10 +227,13 @@ pub(crate) async fn with_editor() -> Cluster {
     cluster.create("/api/v1/namespaces", json!({"metadata": {"name": "team"}})).await;
     cluster.create("/api/v1/namespaces/team/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
     // What a controller aggregates into `edit`.
-    let binding = json!({"metadata": {"name": "eve"}, "subjects": [{"kind": "User", "name": "eve",
-        "apiGroup": "rbac.authorization.k8s.io"}],
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:aggregate-to-edit"}});
-    cluster.create("/apis/rbac.authorization.k8s.io/v1/namespaces/team/rolebindings", binding).await;
+    for part in ["edit", "view"] {
+        let binding = json!({"metadata": {"name": part}, "subjects": [{"kind": "User", "name": "eve",
+            "apiGroup": "rbac.authorization.k8s.io"}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                "name": format!("system:aggregate-to-{part}")}});
+        cluster.create("/apis/rbac.authorization.k8s.io/v1/namespaces/team/rolebindings", binding).await;
+    }
     cluster
 }
 
@@ -263,6 +278,16 @@ fn a_browser_finds_its_way() {
             let moved = cluster_request(&cluster, Method::GET, format!("{base}/moved"), &[("x-to", &to)]).await;
             assert_eq!((moved.code, moved.header("location")), (302, expect.as_str()), "{to}");
         }
+        let expect = format!("<a href=\"{base}/rewriteme\">test</a>");
+        let page = cluster_request(&cluster, Method::GET, format!("{base}/page"), &[]).await;
+        assert_eq!((page.code, page.body.as_str()), (200, Some(expect.as_str())));
+        let request = Request::get(format!("{base}/page.gz")).header("host", "front:6443");
+        let mut request = request.body(body::empty()).unwrap();
+        request.extensions_mut().insert(admin());
+        let packed = body::read(cluster.server.handle(request).await.into_body()).await.unwrap();
+        let mut unpacked = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&packed[..]), &mut unpacked).unwrap();
+        assert_eq!(unpacked, expect, "compressed pages are turned, too");
         let gone =
             cluster_request(&cluster, Method::GET, "/api/v1/namespaces/proxy/pods/proxy-a:9/proxy/".to_owned(), &[])
                 .await;
@@ -376,5 +401,36 @@ fn large_bodies_stream_through() {
         let (_, read) = tokio::join!(write, reading.read_to_string(&mut answer));
         read.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&SIZE.to_string()), "{answer}");
+    });
+}
+
+#[test]
+fn a_log_comes_over_a_websocket() {
+    in_network("log", || async {
+        let cluster = with_editor().await;
+        let port = secure("kubelet", &cluster, BACKEND).await;
+        let node = json!({"metadata": {"name": "n"}, "status": {"addresses": [{"type": "InternalIP", "address": BACKEND}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+        cluster.create("/api/v1/nodes", node).await;
+        cluster.pod_at("team", "a", OTHER).await;
+        for (protocol, expect) in [("binary.k8s.io", "/containerLogs/team/a/c"), ("base64.binary.k8s.io", "")] {
+            let mut client = connection(&cluster).await;
+            let ask = format!(
+                "GET /api/v1/namespaces/team/pods/a/log?tailLines=5 HTTP/1.1\r\nHost: front\r\nConnection: Upgrade\r\n\
+                 Upgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\
+                 Authorization: Bearer eve-token\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
+            );
+            client.write_all(ask.as_bytes()).await.unwrap();
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 101") && answer.contains(protocol), "{answer}");
+            // An empty message first, then the log, then a close.
+            let mut said = Vec::new();
+            // It does not answer the close, and is left without TLS's own.
+            let _ = client.read_to_end(&mut said).await;
+            let opcode = if expect.is_empty() { 0x81 } else { 0x82 };
+            assert_eq!(said[..3], [opcode, 0, opcode], "{said:?}");
+            assert!(String::from_utf8_lossy(&said).contains(expect), "{said:?}");
+            assert_eq!(said[said.len() - 4..], [0x88, 2, 3, 0xe8], "closed as a good end");
+        }
     });
 }

@@ -1,6 +1,8 @@
 //! `proxy` of pods, services and nodes: HTTP passed on to whatever serves behind them
 //! (`k8s.io/apimachinery/pkg/util/proxy`). The caller's credentials are gone before a request comes here.
 
+mod html;
+mod page;
 mod path;
 mod rewrite;
 mod target;

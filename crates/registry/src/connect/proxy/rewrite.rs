@@ -2,11 +2,13 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, LOCATION,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
 };
 use http::{HeaderValue, Response};
 use kybern_apimachinery::ApiError;
 use kybern_apiserver::Body;
+
+use super::page;
 
 /// What a backend must not say about this server's origin.
 const CORS: [http::HeaderName; 4] = [
@@ -36,15 +38,30 @@ pub(super) fn answer(
     for name in &CORS {
         answer.headers_mut().remove(name);
     }
-    let _ = with_body;
     if let Some(location) = answer.headers().get(LOCATION) {
-        let location =
-            location.to_str().map_err(|e| ApiError::internal(format!("error trying to parse Location header: {e}")))?;
+        let unusable = |e| ApiError::internal(format!("error trying to parse Location header: {e}"));
+        let location = location.to_str().map_err(unusable)?;
         if let Some(value) = rewriter.rewrite(location).and_then(|l| HeaderValue::from_str(&l).ok()) {
             answer.headers_mut().insert(LOCATION, value);
         }
+        return Ok(answer);
     }
-    Ok(answer)
+    let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+    let media = text(CONTENT_TYPE);
+    let is_page = media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("text/html"));
+    if !is_page || !with_body {
+        return Ok(answer);
+    }
+    let coding = text(CONTENT_ENCODING);
+    let (mut parts, body) = answer.into_parts();
+    let body = match page::turned(body, &coding, rewriter) {
+        Ok(turned) => {
+            parts.headers.remove(CONTENT_LENGTH);
+            turned
+        }
+        Err(body) => body,
+    };
+    Ok(Response::from_parts(parts, body))
 }
 
 impl Rewriter {
