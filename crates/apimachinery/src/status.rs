@@ -1,6 +1,7 @@
 //! `Status` errors: what the API answers when it does not answer with an object
 //! (`k8s.io/apimachinery/pkg/api/errors`).
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::field::FieldError;
@@ -232,7 +233,10 @@ impl ApiError {
             .iter()
             .map(|e| json!({"reason": e.kind.reason(), "message": e.body(), "field": e.path.to_string()}))
             .collect();
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        // Each is a cause; the text says what it says once.
+        let mut told = HashSet::new();
+        let texts: Vec<String> =
+            errors.iter().map(ToString::to_string).filter(|text| told.insert(text.clone())).collect();
         let text = match texts.as_slice() {
             [] => "<nil>".to_owned(),
             [one] => one.clone(),
@@ -304,6 +308,10 @@ mod tests {
             "Deployment.apps \"d\" is invalid: [spec.selector: Required value, a: Forbidden: no]"
         );
         assert_eq!(error.code(), 422);
+        let twice = [&errors[..1], &errors[..1]].concat();
+        let error = ApiError::invalid(&kind, "d", &twice);
+        assert_eq!(error.message(), "Deployment.apps \"d\" is invalid: spec.selector: Required value");
+        assert_eq!(error.details().unwrap()["causes"].as_array().unwrap().len(), 2);
     }
 
     #[test]

@@ -12,12 +12,9 @@ const TOLERATION_SECONDS: i64 = 300;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
-pub(super) fn is_pod_creation(request: &AdmissionRequest<'_>) -> bool {
+pub(super) fn is_pod(request: &AdmissionRequest<'_>, operation: Operation) -> bool {
     let gvr = &request.resource.gvr;
-    request.operation == Operation::Create
-        && request.subresource.is_empty()
-        && gvr.group.is_empty()
-        && gvr.resource == "pods"
+    request.operation == operation && request.subresource.is_empty() && gvr.group.is_empty() && gvr.resource == "pods"
 }
 
 pub(super) struct DefaultTolerationSeconds;
@@ -32,7 +29,8 @@ impl AdmissionPlugin for DefaultTolerationSeconds {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a mut Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
-        if let (Some(pod), true) = (object, is_pod_creation(request)) {
+        // An update as written by hand lacks them, and could not take them away.
+        if let (Some(pod), true) = (object, is_pod(request, Operation::Create) || is_pod(request, Operation::Update)) {
             tolerate(&mut pod["spec"]);
         }
         Box::pin(async { Ok(()) })

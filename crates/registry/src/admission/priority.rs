@@ -9,7 +9,7 @@ use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
 
-use super::pod_defaults::is_pod_creation;
+use super::pod_defaults::is_pod;
 use crate::tree::{default, flag, int, text};
 
 const GROUP: &str = "scheduling.k8s.io";
@@ -71,6 +71,15 @@ impl Priority {
     }
 }
 
+/// An update that does not name what was computed at the creation does not change it.
+fn keep_numbers(spec: &mut Value, old: &Value) {
+    for field in ["priority", "preemptionPolicy"] {
+        if let Some(value) = old.get(field) {
+            default(spec, field, value.clone());
+        }
+    }
+}
+
 fn apply(pod: &mut Value, class: Option<&Value>) -> Result<(), ApiError> {
     let value = class.and_then(|c| int(c, "value")).unwrap_or(0);
     let policy = class
@@ -114,7 +123,11 @@ impl AdmissionPlugin for Priority {
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
             match object {
-                Some(pod) if is_pod_creation(request) => self.set(pod),
+                Some(pod) if is_pod(request, Operation::Create) => self.set(pod),
+                Some(pod) if is_pod(request, Operation::Update) => {
+                    keep_numbers(&mut pod["spec"], &request.old.unwrap_or(&Value::Null)["spec"]);
+                    Ok(())
+                }
                 _ => Ok(()),
             }
         })
@@ -142,6 +155,13 @@ impl AdmissionPlugin for Priority {
 mod tests {
     use super::*;
     use kybern_apimachinery::json;
+
+    #[test]
+    fn an_update_keeps_what_was_computed() {
+        let mut spec = json!({"priority": 7});
+        keep_numbers(&mut spec, &json!({"priority": 5, "preemptionPolicy": "Never"}));
+        assert_eq!(spec, json!({"priority": 7, "preemptionPolicy": "Never"}));
+    }
 
     #[test]
     fn a_class_is_a_number() {

@@ -2,10 +2,10 @@
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest};
+use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::ObjectsSlot;
 
-use super::pod_defaults::is_pod_creation;
+use super::pod_defaults::is_pod;
 use crate::tree::{has, int, list, map, text};
 
 pub(super) struct RuntimeClass {
@@ -51,7 +51,7 @@ impl AdmissionPlugin for RuntimeClass {
         object: Option<&'a mut Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
-            let (Some(pod), true) = (object, is_pod_creation(request)) else { return Ok(()) };
+            let (Some(pod), true) = (object, is_pod(request, Operation::Create)) else { return Ok(()) };
             let Some(class) = self.class(request, pod).await? else { return Ok(()) };
             set_overhead(&mut pod["spec"], &class)
                 .and_then(|()| set_scheduling(&mut pod["spec"], &class["scheduling"]))
@@ -65,7 +65,7 @@ impl AdmissionPlugin for RuntimeClass {
         object: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
-            let Some(pod) = object.filter(|_| is_pod_creation(request)) else { return Ok(()) };
+            let Some(pod) = object.filter(|_| is_pod(request, Operation::Create)) else { return Ok(()) };
             let class = self.class(request, pod).await?;
             check_overhead(&pod["spec"], class.as_ref()).map_err(|cause| refusal(request, cause))
         })

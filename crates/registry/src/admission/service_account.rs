@@ -93,7 +93,9 @@ impl AdmissionPlugin for ServiceAccount {
         object: Option<&'a mut Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
-            let (Some(pod), true) = (object, super::pod_defaults::is_pod_creation(request)) else { return Ok(()) };
+            let (Some(pod), true) = (object, super::pod_defaults::is_pod(request, Operation::Create)) else {
+                return Ok(());
+            };
             // A kubelet compares its mirror pods with its files: they stay as they are.
             if object::annotation(pod, MIRROR).is_some() {
                 return Ok(());
@@ -115,7 +117,7 @@ impl AdmissionPlugin for ServiceAccount {
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
             let gvr = &request.resource.gvr;
-            let created = super::pod_defaults::is_pod_creation(request);
+            let created = super::pod_defaults::is_pod(request, Operation::Create);
             let debugged = gvr.group.is_empty()
                 && gvr.resource == "pods"
                 && request.subresource == "ephemeralcontainers"

@@ -19,9 +19,18 @@ pub(crate) fn unchanged(out: &mut Errors, path: &FieldPath, object: &Value, old:
     }
 }
 
-/// The paths at which two values differ, as `spec.containers[0].name: "a" -> "b"`, at most `limit` of them.
-pub(crate) fn differences(new: &Value, old: &Value, path: &FieldPath, limit: usize, out: &mut Vec<String>) {
-    if out.len() >= limit || new == old {
+/// The first places at which two values differ, for the end of a refusal: a line each of what was and what would be, such as
+/// `-spec.containers[0].name: "a"` and `+spec.containers[0].name: "b"`.
+pub(crate) fn diff(new: &Value, old: &Value, path: &FieldPath) -> String {
+    let mut lines = Vec::new();
+    differences(new, old, path, &mut lines);
+    format!("\n{}\n", lines.join("\n"))
+}
+
+const SHOWN: usize = 10;
+
+fn differences(new: &Value, old: &Value, path: &FieldPath, out: &mut Vec<String>) {
+    if out.len() >= SHOWN || new == old {
         return;
     }
     match (new, old) {
@@ -32,17 +41,16 @@ pub(crate) fn differences(new: &Value, old: &Value, path: &FieldPath, limit: usi
                     a.get(key).unwrap_or(&Value::Null),
                     b.get(key).unwrap_or(&Value::Null),
                     &path.child(key),
-                    limit,
                     out,
                 );
             }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             for (i, (new, old)) in a.iter().zip(b).enumerate() {
-                differences(new, old, &path.index(i), limit, out);
+                differences(new, old, &path.index(i), out);
             }
         }
-        _ => out.push(format!("{path}: {} -> {}", old, new)),
+        _ => out.push(format!("-{path}: {old}\n+{path}: {new}")),
     }
 }
 
@@ -53,8 +61,7 @@ mod tests {
 
     #[test]
     fn differences_name_their_paths() {
-        let mut out = Vec::new();
-        differences(&json!({"a": [{"b": 1}], "c": 2}), &json!({"a": [{"b": 3}]}), &FieldPath::new("spec"), 9, &mut out);
-        assert_eq!(out, ["spec.a[0].b: 3 -> 1", "spec.c: null -> 2"]);
+        let text = diff(&json!({"a": [{"b": 1}], "c": 2}), &json!({"a": [{"b": 3}]}), &FieldPath::new("spec"));
+        assert_eq!(text, "\n-spec.a[0].b: 3\n+spec.a[0].b: 1\n-spec.c: null\n+spec.c: 2\n");
     }
 }

@@ -67,6 +67,23 @@ async fn a_pod_is_bound_and_deleted_with_grace() {
 }
 
 #[tokio::test]
+async fn an_update_that_leaves_out_what_admission_set_keeps_it() {
+    let cluster = Cluster::start().await;
+    cluster.create(PODS, pod("a")).await;
+    let own = json!({"key": "k", "operator": "Exists"});
+    let patch = json!({"spec": {"tolerations": [own], "priority": null, "preemptionPolicy": null}});
+    let (code, pod) = cluster.patch(&format!("{PODS}/a"), patch).await;
+    assert_eq!(code, 200, "{pod}");
+    let keys: Vec<&str> =
+        pod["spec"]["tolerations"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["k", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+    assert_eq!(
+        (&pod["spec"]["priority"], &pod["spec"]["preemptionPolicy"]),
+        (&json!(0), &json!("PreemptLowerPriority"))
+    );
+}
+
+#[tokio::test]
 async fn an_unscheduled_pod_goes_at_once() {
     let cluster = Cluster::start().await;
     cluster.create(PODS, pod("a")).await;

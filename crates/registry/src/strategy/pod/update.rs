@@ -5,7 +5,7 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 
 use crate::tree::{drop_field, int, keep, list, list_mut, map, text};
 use crate::validation::scheduling::REQUIRED;
-use crate::validation::update::differences;
+use crate::validation::update::diff;
 use crate::validation::{annotations, container, format, scheduling};
 
 const REFUSAL: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
@@ -83,9 +83,7 @@ pub(super) fn validate(pod: &Value, before: &Value) -> Vec<FieldError> {
         gated(&mut out, &path, &mut rest, old);
     }
     if rest != *old {
-        let mut changed = Vec::new();
-        differences(&rest, old, &path, 10, &mut changed);
-        out.push(FieldError::forbidden(&path, format!("{REFUSAL}\n{}\n", changed.join("\n"))));
+        out.push(FieldError::forbidden(&path, format!("{REFUSAL}{}", diff(&rest, old, &path))));
     }
     out
 }
@@ -183,7 +181,7 @@ mod tests {
             &|s| s["nodeName"] = "m".into(),
             "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`",
         );
-        check(&|s| s["nodeName"] = "m".into(), "spec.nodeName: \"n\" -> \"m\"");
+        check(&|s| s["nodeName"] = "m".into(), "-spec.nodeName: \"n\"\n+spec.nodeName: \"m\"\n");
         check(
             &|s| s["containers"] = json!([]),
             "spec.containers: Forbidden: pod updates may not add or remove containers",

@@ -8,7 +8,7 @@ use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use crate::tree::{drop_field, has, keep, text};
 use crate::validation::resources::quantity;
-use crate::validation::update::{differences, immutable};
+use crate::validation::update::{diff, immutable};
 use crate::validation::{claim, warnings};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,11 +92,9 @@ impl Strategy for PersistentVolumeClaim {
         }
         if rest != *before {
             let path = FieldPath::new("spec");
-            let mut changed = Vec::new();
-            differences(&rest, before, &path, 10, &mut changed);
             let detail = format!(
-                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
-                changed.join("\n")
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims{}",
+                diff(&rest, before, &path)
             );
             out.push(FieldError::forbidden(&path, detail));
         }

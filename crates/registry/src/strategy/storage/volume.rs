@@ -6,7 +6,7 @@ use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use crate::tree::{drop_field, has, list, map, text};
-use crate::validation::update::{differences, immutable};
+use crate::validation::update::{diff, immutable};
 use crate::validation::volume::{Source, one_of, source};
 use crate::validation::{Errors, claim, format, resources, scheduling, warnings};
 
@@ -141,9 +141,8 @@ impl Strategy for PersistentVolume {
         }
         if new != before {
             let path = FieldPath::new("spec.persistentvolumesource");
-            let mut changed = Vec::new();
-            differences(&new, &before, &path, 10, &mut changed);
-            let detail = format!("spec.persistentvolumesource is immutable after creation\n{}", changed.join("\n"));
+            let changed = diff(&new, &before, &path);
+            let detail = format!("spec.persistentvolumesource is immutable after creation{changed}");
             out.push(FieldError::forbidden(&path, detail));
         }
         let (new, before) = (&volume["spec"], &old["spec"]);

@@ -3,12 +3,15 @@
 use kybern_apimachinery::Value;
 use regex_lite::Regex;
 
+use super::printed;
+
 pub(super) struct Normal {
     uid: Regex,
     time: Regex,
     cluster_ip: Regex,
     api_access: Regex,
     age: Regex,
+    diff: Regex,
     /// Whether managed fields are compared.
     managed_fields: bool,
 }
@@ -22,6 +25,7 @@ impl Normal {
             cluster_ip: regex(r"\b10\.96\.[0-9]{1,3}\.[0-9]{1,3}\b"),
             api_access: regex(r"kube-api-access-[a-z0-9]{5}\b"),
             age: regex("^[0-9]+s$"),
+            diff: regex(r"(\n(@@|[-+ ])[^\n]*)+\n"),
             managed_fields,
         }
     }
@@ -34,7 +38,9 @@ impl Normal {
                 let ip = self.cluster_ip.replace_all(&time, |found: &regex_lite::Captures<'_>| {
                     if &found[0] == "10.96.77.7" { found[0].to_owned() } else { "<cluster-ip>".to_owned() }
                 });
-                *text = self.api_access.replace_all(&ip, "kube-api-access-<5>").into_owned();
+                let access = self.api_access.replace_all(&ip, "kube-api-access-<5>");
+                // Upstream shows Go's structs, field by field; here it is the paths that differ.
+                *text = printed::normal(&self.diff.replace_all(&access, "\n<diff>\n"));
             }
             Value::Array(items) => items.iter_mut().for_each(|item| self.apply(item)),
             Value::Object(fields) => {
