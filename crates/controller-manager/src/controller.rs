@@ -1,9 +1,11 @@
 //! The seam between what a controller decides and how it is done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kybern_api::Object;
+use kybern_api::core::v1::PersistentVolumeClaim;
 use kybern_apimachinery::Gvr;
 use kybern_client::{DeleteOptions, EventType, ObjectRef, Patch};
 
@@ -146,6 +148,10 @@ pub enum Op {
         namespace: String,
         name: String,
         uid: String,
+    },
+    /// Ends the plan if the server has a pod that uses the claim.
+    RequireUnused {
+        claim: Arc<PersistentVolumeClaim>,
     },
     /// Independent operations: one, then twice as many at once as long as all succeed (`slowStartBatch`), so that what
     /// cannot work is not tried a thousand times.

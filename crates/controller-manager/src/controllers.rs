@@ -11,6 +11,8 @@ pub mod garbage_collector;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_gc;
+pub mod pv_protection;
+pub mod pvc_protection;
 pub mod replicaset;
 pub mod replication_controller;
 pub mod root_ca;

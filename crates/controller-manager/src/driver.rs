@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use kybern_api::Object;
+use kybern_api::core::v1::Pod;
 use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{Value, object};
 use kybern_client::queue::QueueMetrics;
@@ -16,6 +18,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, info};
 
 use crate::controller::{Context, Controller, Failure, Op, Plan, Verb};
+use crate::controllers::pvc_protection;
 use crate::manager::ClientFor;
 use crate::snapshot::{Effect, Snapshot, Written};
 use crate::watches::Watches;
@@ -200,6 +203,17 @@ impl Driver {
                     Ok(_) => Ok(None),
                     Err(error) if error.is_not_found() => Ok(None),
                     Err(error) => Err(fail(Verb::Read)(error)),
+                }
+            }
+            Op::RequireUnused { claim } => {
+                let pods = self.client.list::<Pod>(claim.namespace(), &ListOptions::default()).await;
+                match pods.map_err(fail(Verb::Read))?.iter().find(|pod| pvc_protection::uses(pod, &claim)) {
+                    None => Ok(None),
+                    // It comes on the watch, and its end, too.
+                    Some(pod) => {
+                        let message = format!("pod {} uses claim {}", pod.key(), claim.key());
+                        Err(Failure { verb: Verb::Read, stale: true, message })
+                    }
                 }
             }
             Op::SlowStart(ops) => {

@@ -15,6 +15,7 @@ mod claim;
 mod driver;
 mod hash;
 mod pods;
+mod protection;
 mod slices;
 
 #[cfg(test)]

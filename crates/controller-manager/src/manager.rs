@@ -1,5 +1,6 @@
 //! Starts the controllers.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::controllers::garbage_collector::GarbageCollector;
 use crate::controllers::namespace::NamespaceController;
 use crate::controllers::node_lifecycle::NodeLifecycleController;
 use crate::controllers::pod_gc::PodGarbageCollector;
+use crate::controllers::pv_protection::PvProtectionController;
+use crate::controllers::pvc_protection::PvcProtectionController;
 use crate::controllers::replicaset::ReplicaSetController;
 use crate::controllers::replication_controller::ReplicationControllerController;
 use crate::controllers::root_ca::RootCaPublisher;
@@ -84,6 +87,8 @@ impl Config {
             Arc::new(NodeLifecycleController),
             Arc::new(TaintEvictionController),
             Arc::new(ClusterRoleAggregationController),
+            Arc::new(PvcProtectionController),
+            Arc::new(PvProtectionController),
         ];
         if !self.event_ttl.is_zero() {
             list.push(Arc::new(EventTtlController::new(client, self.clock.clone(), self.event_ttl)));
@@ -94,9 +99,9 @@ impl Config {
         list
     }
 
-    /// Whether a controller is asked for. Upstream's old names (`replicaset` for `replicaset-controller`) are known too.
+    /// Whether a controller is asked for, by its name or by the one that it had before.
     fn is_enabled(&self, name: &str) -> bool {
-        let is_named = |text: &str| text == name || name.strip_suffix("-controller") == Some(text);
+        let is_named = |text: &str| canonical(text) == name;
         for entry in &self.controllers {
             match entry.strip_prefix('-') {
                 Some(off) if is_named(off) => return false,
@@ -104,7 +109,38 @@ impl Config {
                 _ => {}
             }
         }
-        self.controllers.iter().any(|entry| entry == "*")
+        !OFF_BY_DEFAULT.contains(&name) && self.controllers.iter().any(|entry| entry == "*")
+    }
+}
+
+/// What runs only when it is named.
+const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
+
+/// Upstream's old names that are not the new one without `-controller`.
+const ALIASES: &[(&str, &str)] = &[
+    ("bootstrapsigner", "bootstrap-signer-controller"),
+    ("csrapproving", "certificatesigningrequest-approving-controller"),
+    ("csrcleaner", "certificatesigningrequest-cleaner-controller"),
+    ("csrsigning", "certificatesigningrequest-signing-controller"),
+    ("endpoint", "endpoints-controller"),
+    ("endpointslicemirroring", "endpointslice-mirroring-controller"),
+    ("garbagecollector", "garbage-collector-controller"),
+    ("legacy-service-account-token-cleaner", "legacy-serviceaccount-token-cleaner-controller"),
+    ("nodeipam", "node-ipam-controller"),
+    ("nodelifecycle", "node-lifecycle-controller"),
+    ("podgc", "pod-garbage-collector-controller"),
+    ("pv-protection", "persistentvolume-protection-controller"),
+    ("pvc-protection", "persistentvolumeclaim-protection-controller"),
+    ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("tokencleaner", "token-cleaner-controller"),
+];
+
+/// The name of today.
+fn canonical(name: &str) -> Cow<'_, str> {
+    match ALIASES.iter().find(|(old, _)| *old == name) {
+        Some((_, new)) => Cow::Borrowed(new),
+        None if name.ends_with("-controller") => Cow::Borrowed(name),
+        None => Cow::Owned(format!("{name}-controller")),
     }
 }
 
@@ -167,5 +203,8 @@ mod tests {
         check(&["deployment"], "replicaset-controller", false);
         check(&["deployment"], "deployment-controller", true);
         check(&[], "deployment-controller", false);
+        check(&["*", "-podgc"], "pod-garbage-collector-controller", false);
+        check(&["*"], "token-cleaner-controller", false);
+        check(&["*", "tokencleaner"], "token-cleaner-controller", true);
     }
 }

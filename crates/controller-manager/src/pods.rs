@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kybern_api::core::v1::{Pod, PodTemplateSpec};
+use kybern_api::core::v1::{Pod, PodTemplateSpec, Volume};
 use kybern_api::meta::v1::{ObjectMeta, OwnerReference};
 use kybern_api::{Condition, Object, condition};
+use kybern_apimachinery::object;
 
 /// Lower means: delete first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -68,6 +69,21 @@ pub(crate) fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
 
 pub(crate) fn node_name(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
+}
+
+/// The keys of the claims that a pod names, and of those made for its ephemeral volumes.
+pub(crate) fn claims(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let name = |volume: &Volume| match &volume.persistent_volume_claim {
+        Some(source) => Some(source.claim_name.clone()),
+        None => volume.ephemeral.is_some().then(|| ephemeral_claim(pod, &volume.name)),
+    };
+    volumes.filter_map(name).map(|name| object::key_of(pod.namespace(), &name)).collect()
+}
+
+/// The name of the claim that is made for an ephemeral volume.
+pub(crate) fn ephemeral_claim(pod: &Pod, volume: &str) -> String {
+    format!("{}-{volume}", pod.name())
 }
 
 pub(crate) fn created(metadata: &ObjectMeta) -> Timestamp {

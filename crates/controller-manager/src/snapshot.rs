@@ -6,7 +6,8 @@ use std::time::Duration;
 use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    Service, ServiceAccount,
 };
 use kybern_api::discovery::v1::EndpointSlice;
 use kybern_api::meta::v1::ObjectMeta;
@@ -18,11 +19,14 @@ use kybern_client::store::IndexFn;
 use kybern_client::{Client, Informer, ListOptions, Store};
 
 use crate::inventory::Inventory;
+use crate::pods;
 
 /// Index: the uid of the managing controller, or [`orphans`] of the namespace.
 pub const OWNER: &str = "owner";
 /// Index: the node a pod runs on, or is pinned to.
 pub const NODE: &str = "node";
+/// Index: the keys of the claims that a pod may use.
+pub const CLAIM: &str = "claim";
 /// Index: `namespace/name` of the Service an EndpointSlice belongs to.
 pub const SERVICE: &str = "service";
 
@@ -141,8 +145,11 @@ snapshot! {
     nodes: Node = ListOptions::default(), [];
     pods: Pod = ListOptions::default(), [
         OWNER => |pod| owner_of(&pod.metadata),
-        NODE => |pod| node_of(pod).map(str::to_owned).into_iter().collect()
+        NODE => |pod| node_of(pod).map(str::to_owned).into_iter().collect(),
+        CLAIM => pods::claims
     ];
+    claims: PersistentVolumeClaim = ListOptions::default(), [];
+    volumes: PersistentVolume = ListOptions::default(), [];
     services: Service = ListOptions::default(), [];
     endpoints: Endpoints = ListOptions::default(), [];
     endpoint_slices: EndpointSlice = ListOptions::default(), [SERVICE => service_of];

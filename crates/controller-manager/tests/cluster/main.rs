@@ -5,7 +5,10 @@ mod fixture;
 
 use kybern_api::Object;
 use kybern_api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
-use kybern_api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Pod, Secret, Service, ServiceAccount};
+use kybern_api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+    ServiceAccount,
+};
 use kybern_api::discovery::v1::EndpointSlice;
 use kybern_apimachinery::{Value, json};
 use kybern_client::{DeleteOptions, ListOptions, Patch, Propagation};
@@ -190,4 +193,56 @@ async fn the_typed_client_lists_with_selectors() {
     }
     let found = cluster.client.list::<ConfigMap>("default", &ListOptions::labels("tier in (db)")).await.unwrap();
     assert_eq!(found.iter().map(Object::name).collect::<Vec<_>>(), ["b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_in_use_and_a_bound_volume_stay_until_they_are_let_go() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    // As made before admission added the finalizers.
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": "default"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    cluster.create(claim, "persistentvolumeclaims").await;
+    let volume = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "disk"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/tmp"}},
+    });
+    cluster.create(volume, "persistentvolumes").await;
+    let phase = async |c: &Cluster, phase: &str| {
+        let status = Patch::Merge(json!({"status": {"phase": phase}}));
+        c.client.patch::<PersistentVolume>("", "disk", &status, Some("status")).await.unwrap();
+    };
+    phase(&cluster, "Bound").await;
+    let finalizer_of = |metadata: kybern_api::meta::v1::ObjectMeta| metadata.finalizers.unwrap_or_default().concat();
+    cluster
+        .until("both finalizers", async |c| {
+            let claim = c.get::<PersistentVolumeClaim>("default", "data").await.unwrap();
+            let volume = c.get::<PersistentVolume>("", "disk").await.unwrap();
+            finalizer_of(claim.metadata) == "kubernetes.io/pvc-protection"
+                && finalizer_of(volume.metadata) == "kubernetes.io/pv-protection"
+        })
+        .await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user", "namespace": "default"},
+        "spec": {
+            "nodeName": "n1", "containers": [{"name": "main", "image": "nginx"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
+        },
+    });
+    cluster.create(pod, "pods").await;
+    cluster.client.delete::<PersistentVolumeClaim>("default", "data", &DeleteOptions::default()).await.unwrap();
+    cluster.client.delete::<PersistentVolume>("", "disk", &DeleteOptions::default()).await.unwrap();
+    // What is deleted later, and is in nobody's way, is gone first.
+    cluster.create(deployment(1, "nginx:1.14"), "deployments").await;
+    cluster.until("another controller's work", async |c| available(c).await == 1).await;
+    assert!(cluster.get::<PersistentVolumeClaim>("default", "data").await.is_some_and(|c| c.is_deleting()));
+    assert!(cluster.get::<PersistentVolume>("", "disk").await.is_some_and(|v| v.is_deleting()));
+
+    cluster.client.delete::<Pod>("default", "user", &DeleteOptions::default()).await.unwrap();
+    let gone = async |c: &Cluster| c.get::<PersistentVolumeClaim>("default", "data").await.is_none();
+    cluster.until("the end of the claim", gone).await;
+    phase(&cluster, "Released").await;
+    cluster.until("the end of the volume", async |c| c.get::<PersistentVolume>("", "disk").await.is_none()).await;
 }
