@@ -3,6 +3,7 @@
 
 pub mod authn;
 pub mod authz;
+mod der;
 pub mod pem;
 pub mod pki;
 pub mod token;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kybern_api::Object;
 use kybern_api::core::v1::PersistentVolumeClaim;
-use kybern_apimachinery::Gvr;
+use kybern_apimachinery::{Gvr, Value};
 use kybern_client::{DeleteOptions, EventType, ObjectRef, Patch};
 
 use crate::snapshot::Snapshot;
@@ -153,6 +153,14 @@ pub enum Op {
     RequireUnused {
         claim: Arc<PersistentVolumeClaim>,
     },
+    /// Carries out `then` if a SubjectAccessReview with this spec is answered with yes, else `otherwise`.
+    IfAllowed {
+        review: Value,
+        then: Vec<Op>,
+        otherwise: Vec<Op>,
+    },
+    /// Ends the plan: the key is tried again with back-off, and the log says why.
+    Fail(String),
     /// Independent operations: one, then twice as many at once as long as all succeed (`slowStartBatch`), so that what
     /// cannot work is not tried a thousand times.
     SlowStart(Vec<Op>),
@@ -180,7 +188,8 @@ impl Op {
         Self::put(object, None)
     }
 
-    fn put<K: Object>(object: &K, subresource: Option<&'static str>) -> Self {
+    /// Writes a whole object or one of its subresources, as [`Op::update`] does.
+    pub fn put<K: Object>(object: &K, subresource: Option<&'static str>) -> Self {
         let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
         Self::Put { gvr: K::gvr(), namespace, name, subresource, body: object.to_json() }
     }

@@ -1,6 +1,9 @@
 //! The control loops, one file each. StatefulSet, Job and CronJob join here.
 
 pub mod cluster_role_aggregation;
+pub mod csr_approving;
+pub mod csr_cleaner;
+pub mod csr_signing;
 pub mod daemonset;
 pub mod deployment;
 pub mod endpoint_slice;

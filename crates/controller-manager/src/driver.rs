@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kybern_api::Object;
 use kybern_api::core::v1::Pod;
 use kybern_apimachinery::time::Clock;
-use kybern_apimachinery::{Value, object};
+use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_client::queue::QueueMetrics;
 use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, ObjectRef, WorkQueue};
 use parking_lot::Mutex;
@@ -216,6 +216,17 @@ impl Driver {
                     }
                 }
             }
+            Op::IfAllowed { review, then, otherwise } => {
+                let review =
+                    json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": review});
+                let reviews = Gvr::new("authorization.k8s.io", "v1", "subjectaccessreviews");
+                let answer = self.client.raw(&reviews).create(&review).await.map_err(fail(Verb::Read))?;
+                let ops = if answer["status"]["allowed"] == true { then } else { otherwise };
+                let mut written = Vec::new();
+                Box::pin(self.execute_all(ops, &mut written)).await?;
+                Ok(written.pop())
+            }
+            Op::Fail(message) => Err(Failure { verb: Verb::Read, stale: false, message }),
             Op::SlowStart(ops) => {
                 // One level only: a batch within a batch is carried out as part of it.
                 let mut written = Vec::new();
@@ -265,7 +276,7 @@ fn is_namespace_terminating(error: &ClientError) -> bool {
     causes.into_iter().any(|cause| cause["reason"] == "NamespaceTerminating")
 }
 
-fn reflected(gvr: kybern_apimachinery::Gvr, object: &Value) -> Written {
+fn reflected(gvr: Gvr, object: &Value) -> Written {
     let version = object::resource_version(object).parse().unwrap_or(0);
     Written { gvr, key: object::key(object), effect: Effect::Version(version) }
 }

@@ -11,6 +11,7 @@ pub mod manager;
 pub mod snapshot;
 pub mod watches;
 
+mod certificates;
 mod claim;
 mod driver;
 mod hash;

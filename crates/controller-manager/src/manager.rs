@@ -12,6 +12,9 @@ use tracing::info;
 
 use crate::controller::Controller;
 use crate::controllers::cluster_role_aggregation::ClusterRoleAggregationController;
+use crate::controllers::csr_approving::CsrApprovingController;
+use crate::controllers::csr_cleaner::CsrCleanerController;
+use crate::controllers::csr_signing::{ClusterSigning, CsrSigningController};
 use crate::controllers::daemonset::DaemonSetController;
 use crate::controllers::deployment::DeploymentController;
 use crate::controllers::endpoint_slice::EndpointSliceController;
@@ -44,6 +47,8 @@ pub struct Config {
     pub controllers: Vec<String>,
     /// PEM, for the ConfigMaps `kube-root-ca.crt`; without it they are not published.
     pub root_ca: Option<String>,
+    /// With what certificate requests are signed; without it they are not.
+    pub signing: Option<ClusterSigning>,
     /// Work only while holding the lease `kube-system/kube-controller-manager`, under this identity.
     pub leader_elect: Option<String>,
     /// How long events are kept after they last happened, upstream's `--event-ttl` of the API server. Zero: an API server
@@ -61,6 +66,7 @@ impl Default for Config {
         Self {
             controllers: vec!["*".to_owned()],
             root_ca: None,
+            signing: None,
             leader_elect: None,
             client_for: None,
             event_ttl: Duration::from_secs(3600),
@@ -87,6 +93,8 @@ impl Config {
             Arc::new(NodeLifecycleController),
             Arc::new(TaintEvictionController),
             Arc::new(ClusterRoleAggregationController),
+            Arc::new(CsrApprovingController),
+            Arc::new(CsrCleanerController),
             Arc::new(PvcProtectionController),
             Arc::new(PvProtectionController),
         ];
@@ -95,6 +103,9 @@ impl Config {
         }
         if let Some(ca) = &self.root_ca {
             list.push(Arc::new(RootCaPublisher { ca: ca.clone() }));
+        }
+        if let Some(signing) = &self.signing {
+            list.push(Arc::new(CsrSigningController { signing: signing.clone() }));
         }
         list
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use kybern_api::certificates::v1::CertificateSigningRequest;
 use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
@@ -161,6 +162,7 @@ snapshot! {
     revisions: ControllerRevision = ListOptions::default(), [OWNER => |revision| owner_of(&revision.metadata)];
     replication_controllers: ReplicationController = ListOptions::default(), [];
     node_leases: Lease = ListOptions::default(), [];
+    signing_requests: CertificateSigningRequest = ListOptions::default(), [];
     cluster_roles: ClusterRole = ListOptions::default(), [];
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use kybern_auth::pki::{CertificateAuthority, Profile};
+use kybern_auth::pki::{CertificateAuthority, Profile, SigningRequest};
 use kybern_auth::token::{Issuer, SigningKey};
 use kybern_client::{CertificateAuthorities, RestConfig};
 
@@ -18,7 +19,11 @@ pub(crate) fn certificate(data: &[u8]) {
         let _ = kybern_auth::pem::decode(text);
         let _ = kybern_auth::token::read_public_keys(text);
         let _ = SigningKey::from_pem(text);
-        let _ = AUTHORITY.sign_request(text, &[], Timestamp::UNIX_EPOCH, 3600);
+        if let Ok(request) = SigningRequest::from_pem(text) {
+            let usages = ["client auth".to_owned()];
+            let _ =
+                AUTHORITY.request_signer().sign(&request, &usages, Duration::from_secs(3600), Timestamp::UNIX_EPOCH);
+        }
     }
     let _ = CertificateAuthorities::from_pem(data);
 }

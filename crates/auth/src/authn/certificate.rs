@@ -32,7 +32,8 @@ fn user(der: &[u8]) -> Result<UserInfo, String> {
     let (_, certificate) =
         X509Certificate::from_der(der).map_err(|e| format!("the client certificate cannot be read: {e}"))?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().find_map(|a| a.as_str().ok()).unwrap_or("");
+    // Of several the last, as Go has it, and as requests are judged.
+    let name = subject.iter_common_name().last().and_then(|a| a.as_str().ok()).unwrap_or("");
     if name.is_empty() {
         return Err("the client certificate has no common name to take the user's name from".to_owned());
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rcgen::{Issuer, KeyPair};
 
 use super::certificate::{authority_params, generate_key, needs_renewal, set_validity};
-use super::{CertifiedKey, PkiError, Profile, RENEW_BEFORE_DAYS, files};
+use super::{CertifiedKey, PkiError, Profile, RENEW_BEFORE_DAYS, RequestSigner, files};
 use crate::pem;
 
 /// How long a signed certificate lives, in days.
@@ -116,33 +116,21 @@ impl CertificateAuthority {
 
     /// Whether this authority signed a certificate.
     pub fn signed(&self, der: &[u8]) -> bool {
-        use x509_parser::prelude::FromDer;
-        let parse = |der| x509_parser::certificate::X509Certificate::from_der(der).map(|(_, c)| c);
-        match (parse(der), parse(&self.pair.der)) {
-            (Ok(leaf), Ok(authority)) => leaf.verify_signature(Some(authority.public_key())).is_ok(),
-            _ => false,
-        }
+        signed_by(&self.pair.der, der)
     }
 
-    /// Signs a PKCS#10 request as it stands, for `seconds`, with the given usages; its subject and names must have been
-    /// judged before. Answers the certificate in PEM.
-    pub fn sign_request(
-        &self,
-        request_pem: &str,
-        usages: &[rcgen::ExtendedKeyUsagePurpose],
-        now: jiff::Timestamp,
-        seconds: i64,
-    ) -> Result<String, PkiError> {
-        let fail = |cause: String| PkiError::Sign { subject: "a certificate signing request".to_owned(), cause };
-        let mut request =
-            rcgen::CertificateSigningRequestParams::from_pem(request_pem).map_err(|e| fail(e.to_string()))?;
-        set_validity(&mut request.params, now, 1).map_err(fail)?;
-        request.params.not_after = std::time::SystemTime::from(now + jiff::SignedDuration::from_secs(seconds)).into();
-        request.params.is_ca = rcgen::IsCa::ExplicitNoCa;
-        request.params.key_usages =
-            vec![rcgen::KeyUsagePurpose::DigitalSignature, rcgen::KeyUsagePurpose::KeyEncipherment];
-        request.params.extended_key_usages = usages.to_vec();
-        request.params.use_authority_key_identifier_extension = true;
-        Ok(request.signed_by(&self.issuer).map_err(|e| fail(e.to_string()))?.pem())
+    /// Signs certificate requests with this authority's key.
+    pub fn request_signer(&self) -> RequestSigner {
+        RequestSigner::from_pem(&self.pair.certificate_pem, &self.pair.key_pem).expect("an authority and its own key")
+    }
+}
+
+/// Whether a certificate was signed with the key of another.
+pub fn signed_by(authority: &[u8], leaf: &[u8]) -> bool {
+    use x509_parser::prelude::FromDer;
+    let parse = |der| x509_parser::certificate::X509Certificate::from_der(der).map(|(_, c)| c);
+    match (parse(leaf), parse(authority)) {
+        (Ok(leaf), Ok(authority)) => leaf.verify_signature(Some(authority.public_key())).is_ok(),
+        _ => false,
     }
 }

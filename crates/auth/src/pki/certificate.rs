@@ -138,6 +138,12 @@ pub fn not_after(der: &[u8]) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
 }
 
+/// The end of the validity of the first certificate in a PEM text.
+pub fn end_of_pem(text: &[u8]) -> Option<jiff::Timestamp> {
+    let blocks = pem::decode(std::str::from_utf8(text).ok()?).ok()?;
+    not_after(&blocks.into_iter().find(|b| b.label == "CERTIFICATE")?.der)
+}
+
 /// Whether a certificate must be made anew to serve `profile`: it ends within `days` or lacks something of it.
 pub fn needs_renewal(der: &[u8], profile: &Profile, now: jiff::Timestamp, days: i64) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return true };

@@ -7,15 +7,17 @@ mod certificate;
 mod files;
 mod kubeconfig;
 mod request;
+mod request_signer;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-pub use authority::CertificateAuthority;
-pub use certificate::{CertifiedKey, Profile, needs_renewal, not_after};
+pub use authority::{CertificateAuthority, signed_by};
+pub use certificate::{CertifiedKey, Profile, end_of_pem, needs_renewal, not_after};
 pub use files::PkiError;
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use request::SigningRequest;
+pub use request_signer::RequestSigner;
 
 /// How long before its end a certificate is renewed, in days; kubeadm's certificates live 365.
 pub const RENEW_BEFORE_DAYS: i64 = 90;

@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use base64::Engine;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension};
+use x509_parser::x509::AttributeTypeAndValue;
 
 use crate::pem;
 
 /// A request that its own key has signed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SigningRequest {
-    /// The PEM block, for whoever signs it.
-    pub pem: String,
+    /// `SubjectPublicKeyInfo`.
+    pub(super) public_key: Vec<u8>,
     pub common_name: String,
     pub organizations: Vec<String>,
     pub dns_names: Vec<String>,
@@ -34,15 +35,20 @@ impl SigningRequest {
         let block = pem::decode(text)?.into_iter().next().filter(|b| b.label == LABEL).ok_or_else(not_one)?;
         let (_, request) = X509CertificationRequest::from_der(&block.der).map_err(|e| e.to_string())?;
         request.verify_signature().map_err(|e| format!("its signature is wrong: {e}"))?;
-        let subject = &request.certification_request_info.subject;
+        let info = &request.certification_request_info;
         let mut found = Self {
-            pem: pem::encode(LABEL, &block.der),
-            common_name: subject.iter_common_name().find_map(|a| a.as_str().ok()).unwrap_or("").to_owned(),
-            organizations: subject.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect(),
+            public_key: info.subject_pki.raw.to_vec(),
+            // Of several the last, as Go has it: all must take the same one for the name of who asks.
+            common_name: texts(info.subject.iter_common_name())?.pop().unwrap_or_default(),
+            organizations: texts(info.subject.iter_organization())?,
             ..Self::default()
         };
         for extension in request.requested_extensions().into_iter().flatten() {
-            let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
+            let names = match extension {
+                ParsedExtension::SubjectAlternativeName(names) => names,
+                ParsedExtension::ParseError { error } => return Err(format!("an extension cannot be read: {error}")),
+                _ => continue,
+            };
             for name in &names.general_names {
                 match name {
                     GeneralName::DNSName(name) => found.dns_names.push((*name).to_owned()),
@@ -59,6 +65,11 @@ impl SigningRequest {
         }
         Ok(found)
     }
+}
+
+/// What cannot be read must not be left out: somebody else might read it.
+fn texts<'a>(attributes: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> Result<Vec<String>, String> {
+    attributes.map(|a| a.as_str().map(str::to_owned).map_err(|e| format!("its subject cannot be read: {e}"))).collect()
 }
 
 #[cfg(test)]

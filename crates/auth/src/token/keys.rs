@@ -9,6 +9,7 @@ use ring::signature::{
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use crate::der::element as der;
 use crate::pem;
 
 /// Why a key file cannot be used.
@@ -96,18 +97,6 @@ impl PublicKey {
     }
 }
 
-/// One DER element.
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    match content.len() {
-        n @ 0..0x80 => out.push(n as u8),
-        n @ 0x80..0x100 => out.extend([0x81, n as u8]),
-        n => out.extend([0x82, (n >> 8) as u8, n as u8]),
-    }
-    out.extend_from_slice(content);
-    out
-}
-
 enum Pair {
     Rsa(Box<RsaKeyPair>),
     P256(Box<EcdsaKeyPair>),
@@ -188,7 +177,7 @@ impl SigningKey {
 }
 
 /// Scalar and point of a SEC 1 `ECPrivateKey` (RFC 5915) on P-256: version 1, 32 bytes, the curve, the point.
-fn sec1(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn sec1(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = bytes.windows(5).position(|w| w == [0x02, 0x01, 0x01, 0x04, 0x20])? + 5;
     let scalar = bytes.get(at..at + 32)?;
     let rest = &bytes[at + 32..];

@@ -8,4 +8,5 @@ mod keys;
 pub use claims::{BoundObject, Claims, ClaimsError, Issuer, TokenSpec};
 pub use discovery::Discovery;
 pub use jwt::{JwtError, decode_unverified_issuer, sign, verify};
+pub(crate) use keys::sec1;
 pub use keys::{KeyError, PublicKey, SigningKey, read_public_keys};

@@ -19,6 +19,7 @@ use kybern_client::{
     Body, BoxFuture, Changes, Client, DeleteOptions, Informer, ListOptions, Patch, Transport, TransportError,
 };
 use kybern_controller_manager::Config;
+use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
 use tokio::task::JoinSet;
@@ -50,6 +51,9 @@ fn client(server: &Arc<Server>, name: &str, groups: &[&str]) -> Client {
 
 pub(crate) struct Cluster {
     pub(crate) client: Client,
+    server: Arc<Server>,
+    /// The cluster's authority, PEM.
+    pub(crate) ca: String,
     _directory: tempfile::TempDir,
     _tasks: JoinSet<()>,
 }
@@ -105,19 +109,29 @@ impl Cluster {
             let name = format!("system:serviceaccount:kube-system:{account}");
             client(&accounts, &name, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
         };
-        let config =
-            Config { root_ca: Some("PEM".into()), client_for: Some(Arc::new(client_for)), ..Config::default() };
+        let config = Config {
+            root_ca: Some("PEM".into()),
+            signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
+            client_for: Some(Arc::new(client_for)),
+            ..Config::default()
+        };
         let manager = client(&server, "system:kube-controller-manager", &[]);
         let mut tasks = JoinSet::new();
         tasks.spawn(kybern_controller_manager::run(config, manager, std::future::pending()));
         tasks.spawn(play_node(admin.clone()));
-        let cluster = Self { client: admin, _directory: directory, _tasks: tasks };
+        let ca = pki.ca.certificate_pem().to_owned();
+        let cluster = Self { client: admin, server, ca, _directory: directory, _tasks: tasks };
         // Admission wants a pod's account to be there.
         for namespace in ["default", "kube-system"] {
             let made = async |c: &Self| c.get::<ServiceAccount>(namespace, "default").await.is_some();
             cluster.until("the default service account", made).await;
         }
         cluster
+    }
+
+    /// A client that is somebody else.
+    pub(crate) fn client_as(&self, name: &str, groups: &[&str]) -> Client {
+        client(&self.server, name, groups)
     }
 
     pub(crate) async fn create(&self, object: Value, resource: &str) {

@@ -1,6 +1,7 @@
 //! The controllers against the real API server on memory storage, in one process; kubelet and scheduler are played by the
 //! test.
 
+mod certificates;
 mod fixture;
 
 use kybern_api::Object;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use kybern_apiserver::Server;
 use kybern_auth::authz::Mode;
 use kybern_auth::pki::{Kubeconfig, Pki};
+use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_storage::lock::{DirectoryLock, LockError};
 
 use super::control_plane::{self, ApiServer, ApiServerOptions};
@@ -100,6 +101,7 @@ fn start_controllers(server: &Arc<Server>, pki: &Pki) {
     let client = in_process::client(server, "system:kube-controller-manager", &[]);
     let config = kybern_controller_manager::Config {
         root_ca: Some(pki.ca.certificate_pem().to_owned()),
+        signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
         client_for: Some(controllers_own_clients(Arc::clone(server))),
         ..kybern_controller_manager::Config::default()
     };
