@@ -1,5 +1,6 @@
 //! The control loops, one file each. StatefulSet, Job and CronJob join here.
 
+pub mod bootstrap_signer;
 pub mod cluster_role_aggregation;
 pub mod csr_approving;
 pub mod csr_cleaner;
@@ -21,3 +22,4 @@ pub mod replication_controller;
 pub mod root_ca;
 pub mod service_account;
 pub mod taint_eviction;
+pub mod token_cleaner;

@@ -11,6 +11,7 @@ pub mod manager;
 pub mod snapshot;
 pub mod watches;
 
+mod bootstrap_tokens;
 mod certificates;
 mod claim;
 mod driver;

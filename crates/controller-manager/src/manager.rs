@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::controller::Controller;
+use crate::controllers::bootstrap_signer::BootstrapSigner;
 use crate::controllers::cluster_role_aggregation::ClusterRoleAggregationController;
 use crate::controllers::csr_approving::CsrApprovingController;
 use crate::controllers::csr_cleaner::CsrCleanerController;
@@ -32,6 +33,7 @@ use crate::controllers::replication_controller::ReplicationControllerController;
 use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
 use crate::controllers::taint_eviction::TaintEvictionController;
+use crate::controllers::token_cleaner::TokenCleaner;
 use crate::driver::{self, Environment};
 use crate::inventory::Inventory;
 use crate::snapshot::Snapshot;
@@ -93,6 +95,8 @@ impl Config {
             Arc::new(NodeLifecycleController),
             Arc::new(TaintEvictionController),
             Arc::new(ClusterRoleAggregationController),
+            Arc::new(BootstrapSigner),
+            Arc::new(TokenCleaner),
             Arc::new(CsrApprovingController),
             Arc::new(CsrCleanerController),
             Arc::new(PvcProtectionController),

@@ -7,7 +7,7 @@ use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet
 use kybern_api::certificates::v1::CertificateSigningRequest;
 use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Secret,
     Service, ServiceAccount,
 };
 use kybern_api::discovery::v1::EndpointSlice;
@@ -19,6 +19,7 @@ use kybern_apimachinery::Gvr;
 use kybern_client::store::IndexFn;
 use kybern_client::{Client, Informer, ListOptions, Store};
 
+use crate::bootstrap_tokens;
 use crate::inventory::Inventory;
 use crate::pods;
 
@@ -156,6 +157,8 @@ snapshot! {
     endpoint_slices: EndpointSlice = ListOptions::default(), [SERVICE => service_of];
     service_accounts: ServiceAccount = ListOptions::fields("metadata.name=default"), [];
     root_ca_maps: ConfigMap = ListOptions::fields("metadata.name=kube-root-ca.crt"), [];
+    cluster_infos: ConfigMap = ListOptions::fields("metadata.name=cluster-info"), [];
+    bootstrap_tokens: Secret = ListOptions::fields(bootstrap_tokens::SELECTOR), [];
     deployments: Deployment = ListOptions::default(), [];
     replica_sets: ReplicaSet = ListOptions::default(), [OWNER => |set| owner_of(&set.metadata)];
     daemon_sets: DaemonSet = ListOptions::default(), [];

@@ -33,6 +33,15 @@ fn split(token: &str) -> Option<(&str, &str)> {
     (word(id, 6) && word(secret, 16)).then_some((id, secret))
 }
 
+/// What a token may be in: `system:bootstrappers:` and more.
+fn is_group(group: &str) -> bool {
+    let Some(rest) = group.strip_prefix("system:bootstrappers:") else { return false };
+    let letter = |b: u8| b.is_ascii_digit() || b.is_ascii_lowercase();
+    rest.len() <= 256
+        && rest.bytes().all(|b| letter(b) || matches!(b, b':' | b'-'))
+        && rest.bytes().last().is_some_and(letter)
+}
+
 /// The user of a token whose Secret is given; `None` when the Secret does not allow it.
 fn judge(secret: &Value, id: &str, given: &str, now: jiff::Timestamp) -> Option<UserInfo> {
     let data = |key: &str| {
@@ -52,10 +61,14 @@ fn judge(secret: &Value, id: &str, given: &str, now: jiff::Timestamp) -> Option<
     if !good {
         return None;
     }
-    let mut groups = vec!["system:bootstrappers".to_owned()];
     let extra = data("auth-extra-groups");
-    groups
-        .extend(extra.split(',').map(str::trim).filter(|g| g.starts_with("system:bootstrappers:")).map(str::to_owned));
+    let extra: Vec<&str> = extra.split(',').filter(|_| !extra.is_empty()).collect();
+    if !extra.iter().all(|group| is_group(group)) {
+        return None;
+    }
+    let mut groups: Vec<String> = extra.into_iter().chain(["system:bootstrappers"]).map(str::to_owned).collect();
+    groups.sort_unstable();
+    groups.dedup();
     groups.push(AUTHENTICATED.to_owned());
     Some(UserInfo { name: format!("system:bootstrap:{id}"), groups, ..UserInfo::default() })
 }
@@ -94,8 +107,13 @@ mod tests {
             json!({"type": "bootstrap.kubernetes.io/token", "data": data})
         };
         let (id, given) = split("abcdef.0123456789abcdef").unwrap();
-        let user = judge(&secret(&[("auth-extra-groups", "system:bootstrappers:x,evil")]), id, given, now).unwrap();
+        let in_groups = |groups: &str| judge(&secret(&[("auth-extra-groups", groups)]), id, given, now);
+        let user = in_groups("system:bootstrappers:x").unwrap();
         assert_eq!(user.groups, ["system:bootstrappers", "system:bootstrappers:x", "system:authenticated"]);
+        for bad in ["system:masters", "system:bootstrappers:x,evil", "system:bootstrappers:X", "system:bootstrappers:"]
+        {
+            assert!(in_groups(bad).is_none(), "{bad}");
+        }
         assert!(judge(&secret(&[("expiration", "2026-11-19T00:00:00Z")]), id, given, now).is_none());
         assert!(judge(&secret(&[("usage-bootstrap-authentication", "false")]), id, given, now).is_none());
         assert!(judge(&secret(&[]), id, "0123456789abcdeX", now).is_none());

@@ -53,6 +53,15 @@ impl<'a> Kubeconfig<'a> {
         )
     }
 
+    /// A kubeconfig that says where the cluster is, and of nobody who uses it, as kubeadm's discovery reads it.
+    pub fn of_cluster(server: &str, ca_pem: &str) -> String {
+        format!(
+            "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {ca}\n    server: {server}\n  name: \"\"\n\
+             contexts: null\ncurrent-context: \"\"\nkind: Config\nusers: null\n",
+            ca = STANDARD.encode(ca_pem),
+        )
+    }
+
     /// Writes the file, readable by its owner alone.
     pub fn write(&self, path: &Path) -> Result<(), PkiError> {
         files::write(path, &self.to_yaml())

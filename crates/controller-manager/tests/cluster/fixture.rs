@@ -102,6 +102,10 @@ impl Cluster {
             service_cidr: "10.96.0.0/12".to_owned(),
         };
         bootstrap::run(server.as_ref(), &bootstrap).await.expect("first objects");
+        bootstrap::joining(server.as_ref(), "https://192.0.2.1:6443", pki.ca.certificate_pem())
+            .await
+            .expect("what lets machines join");
+        bootstrap::token_tracking(server.as_ref(), jiff::civil::date(2026, 11, 28)).await.expect("a ConfigMap");
         let admin = client(&server, "admin", &["system:masters"]);
         // Every controller with its own account: its role must allow what it does.
         let accounts = server.clone();
@@ -110,6 +114,7 @@ impl Cluster {
             client(&accounts, &name, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
         };
         let config = Config {
+            controllers: ["*", "bootstrapsigner", "tokencleaner"].map(str::to_owned).to_vec(),
             root_ca: Some("PEM".into()),
             signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
             client_for: Some(Arc::new(client_for)),
@@ -132,6 +137,16 @@ impl Cluster {
     /// A client that is somebody else.
     pub(crate) fn client_as(&self, name: &str, groups: &[&str]) -> Client {
         client(&self.server, name, groups)
+    }
+
+    /// A client without credentials.
+    pub(crate) fn anonymous(&self) -> Client {
+        let user = UserInfo {
+            name: "system:anonymous".to_owned(),
+            groups: vec!["system:unauthenticated".to_owned()],
+            ..UserInfo::default()
+        };
+        Client::new(Arc::new(InProcess { server: self.server.clone(), user }))
     }
 
     pub(crate) async fn create(&self, object: Value, resource: &str) {

@@ -2,6 +2,7 @@
 //! test.
 
 mod certificates;
+mod discovery;
 mod fixture;
 
 use kybern_api::Object;

@@ -162,6 +162,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         service_cidr: options.service_cidr.to_string(),
     };
     bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;
+    bootstrap::token_tracking(server.as_ref(), jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date())
+        .await
+        .context("cannot note since when tokens are tracked")?;
     let config = AuthenticationConfig {
         client_ca: &client_ca,
         front_proxy_ca: &front_proxy_ca,

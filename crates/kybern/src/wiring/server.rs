@@ -40,6 +40,9 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     Register::of_machine().claim(&cluster.paths)?;
     let ApiServer { server, pki, .. } = control_plane::start(&options(&cluster), |step| notifier.status(step)).await?;
     write_admin_kubeconfig(&cluster, &pki)?;
+    kybern_registry::bootstrap::joining(server.as_ref(), &api_server(&cluster), pki.ca.certificate_pem())
+        .await
+        .context("cannot make what lets machines join")?;
     tracing::info!("serving the API on {}:{}", cluster.bind_address, cluster.secure_port);
     start_controllers(&server, &pki);
     start_scheduler(&server);
@@ -100,6 +103,7 @@ fn write_admin_kubeconfig(cluster: &Cluster, pki: &Pki) -> Result<()> {
 fn start_controllers(server: &Arc<Server>, pki: &Pki) {
     let client = in_process::client(server, "system:kube-controller-manager", &[]);
     let config = kybern_controller_manager::Config {
+        controllers: ["*", "bootstrapsigner", "tokencleaner"].map(str::to_owned).to_vec(),
         root_ca: Some(pki.ca.certificate_pem().to_owned()),
         signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
         client_for: Some(controllers_own_clients(Arc::clone(server))),
@@ -121,10 +125,15 @@ fn start_scheduler(server: &Arc<Server>) {
     tokio::spawn(kybern_scheduler::run(kybern_scheduler::Config::default(), client, std::future::pending()));
 }
 
+/// Where others than this machine reach the API.
+fn api_server(cluster: &Cluster) -> String {
+    format!("https://{}", SocketAddr::new(cluster.node_ip, cluster.secure_port))
+}
+
 fn add_on_settings(cluster: &Cluster) -> addons::Settings {
     addons::Settings {
         image: version::image(),
-        api_server: format!("https://{}:{}", cluster.node_ip, cluster.secure_port),
+        api_server: api_server(cluster),
         cluster_domain: cluster.cluster_domain.clone(),
         cluster_cidr: cluster.cluster_cidr.to_string(),
         dns_ip: cluster.dns_ip.to_string(),

@@ -3,6 +3,7 @@
 
 mod authentication;
 mod flow_control;
+mod joining;
 mod kubernetes_service;
 mod reconcile;
 mod roles;
@@ -15,6 +16,7 @@ use kybern_apiserver::connect::Objects;
 
 pub use authentication::{AuthenticationConfig, authentication_config};
 pub(crate) use flow_control::mandatory as mandatory_flow_control;
+pub use joining::{joining, token_tracking};
 use reconcile::ensure;
 
 /// Objects made at once, so that they share commits.

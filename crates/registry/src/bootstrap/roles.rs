@@ -19,6 +19,16 @@ pub(super) fn entries() -> Vec<Entry> {
     parse(TABLE)
 }
 
+/// The rights of machines that join. They are kubeadm's: nothing marks them as the server's own.
+pub(super) fn joining() -> Vec<Entry> {
+    let mut entries = parse(include_str!("joining.txt"));
+    for entry in &mut entries {
+        let metadata = entry.object["metadata"].as_object_mut().expect("metadata is a map");
+        metadata.retain(|key, _| key == "name" || key == "namespace");
+    }
+    entries
+}
+
 fn parse(table: &str) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut bindings = Vec::new();
