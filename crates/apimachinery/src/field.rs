@@ -149,13 +149,23 @@ impl FieldError {
         let mut text = self.kind.text().to_owned();
         if let Some(value) = &self.value {
             text.push_str(": ");
-            text.push_str(&value.to_string());
+            text.push_str(&shown(value));
         }
         if !self.detail.is_empty() {
             text.push_str(": ");
             text.push_str(&self.detail);
         }
         text
+    }
+}
+
+/// A value as Go writes it, which is by the order of its fields.
+fn shown(value: &Value) -> String {
+    match (value.as_object().filter(|map| map.len() == 2), value.get("matchLabels"), value.get("matchExpressions")) {
+        (Some(_), Some(labels), Some(expressions)) => {
+            format!("{{\"matchLabels\":{labels},\"matchExpressions\":{expressions}}}")
+        }
+        _ => value.to_string(),
     }
 }
 
@@ -183,5 +193,10 @@ mod tests {
             "spec.ports[0].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\"",
         );
         check(FieldError::duplicate(&path.key("a"), "a"), "spec.ports[0].protocol[a]: Duplicate value: \"a\"");
+        let selector = serde_json::json!({"matchExpressions": [], "matchLabels": {"a": "b"}});
+        check(
+            FieldError::duplicate(&FieldPath::new("s"), selector),
+            "s: Duplicate value: {\"matchLabels\":{\"a\":\"b\"},\"matchExpressions\":[]}",
+        );
     }
 }

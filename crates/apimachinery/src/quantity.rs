@@ -86,8 +86,8 @@ impl Quantity {
             mantissa = mantissa.saturating_mul(10).saturating_add(i128::from(c - b'0'));
             scale *= 10;
         }
-        // Upstream caps magnitudes at 2^63-1.
-        let cap = i128::from(i64::MAX) * NANO;
+        // Upstream caps binary magnitudes at 2^63-1 and decimal ones not at all; here they end where nanos do.
+        let cap = if format == Format::BinarySi { i128::from(i64::MAX) * NANO } else { i128::MAX };
         let denominator = down * scale;
         let nanos = match mantissa.checked_mul(up).and_then(|m| m.checked_mul(NANO)) {
             Some(numerator) => (numerator / denominator + i128::from(numerator % denominator != 0)).min(cap),
@@ -208,6 +208,8 @@ mod tests {
             ("512", "512"),
             (".5", "500m"),
             ("5.", "5"),
+            ("10000000000000000000", "10E"),
+            ("16Ei", "9223372036854775807"),
         ] {
             assert_eq!(Quantity::parse(input).unwrap().to_string(), expect, "{input}");
         }

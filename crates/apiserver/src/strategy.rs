@@ -90,8 +90,8 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
-    /// Claims what must be unique across objects (cluster IPs, node ports) before a create or update is committed, and
-    /// writes the claims into the object. The answer is told how the commit ended.
+    /// Claims what must be unique across objects (cluster IPs, node ports), before the object is prepared and checked, and
+    /// writes the claims into it. The answer is told how the commit ended.
     fn reserve<'a>(
         &'a self,
         _object: &'a mut Value,

@@ -179,6 +179,7 @@ impl<'a> Writer<'a> {
         if self.has_status() && !strategy.keeps_status_on_create() {
             object::remove(&mut object, &["status"]);
         }
+        let reservation = strategy.reserve(&mut object, None, self.options.dry_run).await?;
         strategy.prepare_for_create(&self.context(), &mut object);
         let mut errors = metadata::validate(&object, resource.namespaced, |name| strategy.validate_name(name));
         errors.extend(strategy.validate(&object));
@@ -186,7 +187,6 @@ impl<'a> Writer<'a> {
         self.invalid(object::name(&object), &errors)?;
         self.warnings.extend(strategy.warnings(&object, None));
         self.validate(Operation::Create, &object, None).await?;
-        let reservation = strategy.reserve(&mut object, None, self.options.dry_run).await?;
         let name = object::name(&object).to_owned();
         let kind = self.kind()?;
         let key = kind.key(object::namespace(&object), &name);
@@ -233,6 +233,7 @@ impl<'a> Writer<'a> {
         }
         self.admit(Operation::Update, &mut object, Some(&before)).await?;
         self.single_owners(&mut object, true);
+        let reservation = strategy.reserve(&mut object, Some(&before), self.options.dry_run).await?;
         strategy.prepare_for_update(&self.context(), &mut object, &before);
         metadata::count_generation(&mut object, &before, resource.generation);
         let mut errors = metadata::validate(&object, resource.namespaced, |name| main.validate_name(name));
@@ -243,7 +244,6 @@ impl<'a> Writer<'a> {
         self.warnings.extend(strategy.warnings(&object, Some(&before)));
         self.validate(Operation::Update, &object, Some(&before)).await?;
         kybern_schema::apply::keep_times(&before, &mut object);
-        let reservation = strategy.reserve(&mut object, Some(&before), self.options.dry_run).await?;
         if object == before {
             return Ok(old.clone());
         }

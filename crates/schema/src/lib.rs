@@ -17,6 +17,6 @@ pub mod table;
 pub mod types;
 
 pub use builtin::builtin;
-pub use decode::{DecodeError, Strictness, decode, decode_value, decode_yaml};
+pub use decode::{DecodeError, Strictness, decode, decode_value, decode_yaml, json_object_fault};
 pub use defaults::apply_defaults;
 pub use prune::prune;

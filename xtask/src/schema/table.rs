@@ -71,6 +71,9 @@ fn is_struct(declared: &Declaration, definition: &Value) -> bool {
     matches!(declared, Declaration::Struct(_)) || definition["properties"].is_object()
 }
 
+/// Lists of which an empty one means something else than none, and is refused.
+const EMPTY_IS_SAID: [(&str, &str); 1] = [("io.k8s.api.autoscaling.v2.HPAScalingRules", "policies")];
+
 struct Row {
     tag: String,
     presence: char,
@@ -143,7 +146,9 @@ impl<'a> Writer<'a> {
             };
             let mut go_type = String::new();
             let named = self.go_name(&field.ty, &mut go_type);
-            let row = Row { tag, presence: self.presence(field), ty, go_type: named.then_some(go_type) };
+            let says_empty = EMPTY_IS_SAID.contains(&(name, field.json.as_str()));
+            let presence = if says_empty { 'p' } else { self.presence(field) };
+            let row = Row { tag, presence, ty, go_type: named.then_some(go_type) };
             rows.insert(field.json.clone(), row);
         }
         Ok(())

@@ -5,4 +5,4 @@ mod pool;
 mod services;
 
 pub use pool::{Pool, PoolError};
-pub use services::{Claiming, ServiceAllocators, ServiceClaims, protocol};
+pub use services::{Claiming, ServiceAllocators, ServiceClaims};

@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 
 use super::{Pool, PoolError};
 use crate::tree::{int, list, text};
+use crate::validation::ip;
 
 #[derive(Debug)]
 struct Pools {
     /// Offsets count from the network's first host address.
     ips: Pool,
-    /// One per protocol: each has ports of its own.
-    ports: [Pool; 3],
+    ports: Pool,
 }
 
 /// The allocators of one cluster.
@@ -33,40 +33,40 @@ pub struct ServiceAllocators {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceClaims {
     pub ips: Vec<IpAddr>,
-    /// Protocol (see [`protocol`]) and port.
-    pub ports: Vec<(usize, u16)>,
-}
-
-const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
-
-/// The index of a service port's protocol.
-pub fn protocol(port: &Value) -> usize {
-    PROTOCOLS.iter().position(|p| *p == text(port, "protocol")).unwrap_or(0)
+    /// Whatever their protocol: a number belongs to one Service.
+    pub ports: Vec<u16>,
 }
 
 impl ServiceClaims {
     pub fn of(service: &Value) -> Self {
-        let spec = &service["spec"];
-        let ips = match text(spec, "type") {
-            "ExternalName" => Vec::new(),
-            _ => {
-                let all = list(spec, "clusterIPs").iter().filter_map(Value::as_str);
-                let mut ips: Vec<IpAddr> =
-                    all.chain([text(spec, "clusterIP")]).filter_map(|ip| ip.parse().ok()).collect();
-                ips.dedup();
-                ips
-            }
-        };
-        let mut ports: Vec<(usize, u16)> = list(spec, "ports")
-            .iter()
-            .filter_map(|p| Some((protocol(p), u16::try_from(int(p, "nodePort")?).ok()?)))
-            .chain(int(spec, "healthCheckNodePort").and_then(|p| u16::try_from(p).ok()).map(|p| (0, p)))
-            .filter(|(_, port)| *port != 0)
-            .collect();
-        ports.sort_unstable();
-        ports.dedup();
-        Self { ips, ports }
+        let (spec, mut claims) = (&service["spec"], Self::default());
+        let kind = text(spec, "type");
+        if kind != "ExternalName" {
+            let all = list(spec, "clusterIPs").iter().filter_map(Value::as_str).chain([text(spec, "clusterIP")]);
+            claims.ips = all.filter_map(ip::parse).collect();
+            claims.ips.dedup();
+        }
+        if matches!(kind, "NodePort" | "LoadBalancer") {
+            claims.ports = list(spec, "ports").iter().filter_map(|p| number(p, "nodePort")).collect();
+        }
+        if kind == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local" {
+            claims.ports.extend(number(spec, "healthCheckNodePort"));
+        }
+        claims.ports.sort_unstable();
+        claims.ports.dedup();
+        claims
     }
+
+    /// What is not in `kept`.
+    pub fn without(mut self, kept: &Self) -> Self {
+        self.ips.retain(|ip| !kept.ips.contains(ip));
+        self.ports.retain(|port| !kept.ports.contains(port));
+        self
+    }
+}
+
+fn number(object: &Value, field: &str) -> Option<u16> {
+    int(object, field).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
 }
 
 impl ServiceAllocators {
@@ -82,8 +82,8 @@ impl ServiceAllocators {
         let port_count = u32::from(*ports.end()).saturating_sub(u32::from(*ports.start())) + 1;
         // The sizes of upstream's static bands.
         let ips = Pool::new(size, if size < 16 { 0 } else { (size / 16).clamp(16, 256) });
-        let pool = || Pool::new(port_count, if port_count < 16 { 0 } else { (port_count / 32).clamp(16, 128) });
-        Self { network, ports, pools: Mutex::new(Pools { ips, ports: [pool(), pool(), pool()] }) }
+        let node_ports = Pool::new(port_count, if port_count < 16 { 0 } else { (port_count / 32).clamp(16, 128) });
+        Self { network, ports, pools: Mutex::new(Pools { ips, ports: node_ports }) }
     }
 
     pub fn network(&self) -> IpNet {
@@ -127,10 +127,8 @@ impl ServiceAllocators {
         for offset in claims.ips.iter().filter_map(|ip| self.ip_offset(*ip)) {
             pools.ips.free(offset);
         }
-        for (protocol, port) in &claims.ports {
-            if let Some(offset) = self.port_offset(*port) {
-                pools.ports[*protocol].free(offset);
-            }
+        for offset in claims.ports.iter().filter_map(|port| self.port_offset(*port)) {
+            pools.ports.free(offset);
         }
     }
 
@@ -140,6 +138,7 @@ impl ServiceAllocators {
             allocators: self.clone(),
             taken: ServiceClaims::default(),
             released: ServiceClaims::default(),
+            shown: None,
             dry_run,
         }
     }
@@ -160,10 +159,8 @@ impl Observer for ServiceAllocators {
         for offset in claims.ips.into_iter().filter_map(|ip| self.ip_offset(ip)) {
             let _ = pools.ips.claim(offset);
         }
-        for (protocol, port) in claims.ports {
-            if let Some(offset) = self.port_offset(port) {
-                let _ = pools.ports[protocol].claim(offset);
-            }
+        for offset in claims.ports.into_iter().filter_map(|port| self.port_offset(port)) {
+            let _ = pools.ports.claim(offset);
         }
     }
 }
@@ -174,8 +171,12 @@ pub struct Claiming {
     taken: ServiceClaims,
     /// Freed when the write is committed.
     released: ServiceClaims,
+    /// The last port that a dry run has shown without claiming it.
+    shown: Option<u16>,
     dry_run: bool,
 }
+
+const FIRST_SHOWN: u16 = 32768;
 
 impl Claiming {
     /// A given address; the error is upstream's reason.
@@ -200,17 +201,15 @@ impl Claiming {
         Ok(ip)
     }
 
-    /// A given node port of one protocol.
-    pub fn port(&mut self, protocol: usize, port: u16) -> Result<(), String> {
-        if self.taken.ports.contains(&(protocol, port)) {
-            return Ok(());
-        }
+    /// A given node port.
+    pub fn port(&mut self, port: i64) -> Result<(), String> {
         let (start, end) = (self.allocators.ports.start(), self.allocators.ports.end());
         let outside = || format!("provided port is not in the valid range. The range of valid ports is {start}-{end}");
+        let port = u16::try_from(port).map_err(|_| outside())?;
         let offset = self.allocators.port_offset(port).ok_or_else(outside)?;
-        match self.allocators.pools.lock().ports[protocol].claim(offset) {
+        match self.allocators.pools.lock().ports.claim(offset) {
             Ok(()) => {
-                self.taken.ports.push((protocol, port));
+                self.taken.ports.push(port);
                 Ok(())
             }
             Err(PoolError::Taken) => Err("provided port is already allocated".to_owned()),
@@ -218,11 +217,18 @@ impl Claiming {
         }
     }
 
-    pub fn any_port(&mut self, protocol: usize) -> Result<u16, String> {
+    /// Any free node port. A dry run shows the number after those that it names, as upstream's does: which one it would be is
+    /// decided only when one is taken.
+    pub fn any_port(&mut self) -> Result<u16, String> {
+        if self.dry_run {
+            let port = self.shown.max(self.taken.ports.iter().copied().max()).unwrap_or(FIRST_SHOWN).saturating_add(1);
+            self.shown = Some(port);
+            return Ok(port);
+        }
         let full = || "range is full".to_owned();
-        let offset = self.allocators.pools.lock().ports[protocol].pick(random()).map_err(|_| full())?;
+        let offset = self.allocators.pools.lock().ports.pick(random()).map_err(|_| full())?;
         let port = u16::try_from(u32::from(*self.allocators.ports.start()) + offset).map_err(|_| full())?;
-        self.taken.ports.push((protocol, port));
+        self.taken.ports.push(port);
         Ok(port)
     }
 
@@ -285,12 +291,13 @@ mod tests {
     fn ranges_end() {
         let allocators = allocators();
         let mut claims = allocators.begin(false);
-        assert!(claims.port(0, 80).unwrap_err().contains("The range of valid ports is 30000-30003"));
+        assert!(claims.port(70000).is_err());
+        assert!(claims.port(80).unwrap_err().contains("The range of valid ports is 30000-30003"));
         for _ in 0..4 {
-            claims.any_port(0).unwrap();
+            claims.any_port().unwrap();
         }
-        assert_eq!(claims.any_port(0).unwrap_err(), "range is full");
-        assert!(claims.any_port(1).is_ok(), "protocols have ports of their own");
+        assert_eq!(claims.any_port().unwrap_err(), "range is full");
+        assert_eq!(allocators.begin(true).any_port(), Ok(32769), "a dry run only shows one");
         assert!(claims.ip("192.0.2.1".parse().unwrap()).is_err());
         assert!(claims.ip("10.96.0.15".parse().unwrap()).is_err(), "the broadcast address");
         assert!(claims.ip("10.96.0.14".parse().unwrap()).is_ok());
@@ -305,9 +312,9 @@ mod tests {
             allocators.changed("", "services", "", "a", Some(&service));
         }
         let mut claims = allocators.begin(false);
-        assert!(claims.ip("10.96.0.5".parse().unwrap()).is_err() && claims.port(0, 30001).is_err());
+        assert!(claims.ip("10.96.0.5".parse().unwrap()).is_err() && claims.port(30001).is_err());
         allocators.release(&ServiceClaims::of(&service));
-        assert!(claims.ip("10.96.0.5".parse().unwrap()).is_ok() && claims.port(0, 30001).is_ok());
+        assert!(claims.ip("10.96.0.5".parse().unwrap()).is_ok() && claims.port(30001).is_ok());
     }
 
     #[test]

@@ -5,9 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
+use kybern_schema::json_object_fault;
 
 use crate::tree::{default, flag, map, text};
-use crate::validation::{Errors, format, update};
+use crate::validation::{Errors, format, key_pair, update};
 
 /// The largest total of an object's data, in bytes.
 const MAX_DATA: usize = 1 << 20;
@@ -33,6 +34,11 @@ fn keys(out: &mut Errors, object: &Value, field: &str) {
         let path = FieldPath::new(field).key(key);
         format::invalid(out, &path, key, format::config_key(key));
     }
+}
+
+/// What base64 data stands for.
+fn bytes(value: &Value) -> Vec<u8> {
+    STANDARD.decode(value.as_str().unwrap_or("")).unwrap_or_default()
 }
 
 /// The size of base64 data once decoded.
@@ -117,13 +123,14 @@ impl Strategy for Secret {
             for key in *required {
                 match secret["data"].get(*key) {
                     None => out.push(FieldError::required(&path.key(key), "")),
+                    // An empty key is none, while an empty certificate is only warned of.
+                    Some(value) if kind == "kubernetes.io/ssh-auth" && value == "" => {
+                        out.push(FieldError::required(&path.key(key), ""));
+                    }
                     Some(value) if kind.starts_with("kubernetes.io/docker") => {
-                        let bytes = STANDARD.decode(value.as_str().unwrap_or("")).unwrap_or_default();
-                        if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
-                            let mut error =
-                                FieldError::invalid(&path.key(key), "<secret contents redacted>", "invalid JSON");
-                            error.detail = "the data is not a JSON document".to_owned();
-                            out.push(error);
+                        if let Some(fault) = json_object_fault(&bytes(value)) {
+                            let shown = "<secret contents redacted>";
+                            out.push(FieldError::invalid(&path.key(key), shown, fault));
                         }
                     }
                     Some(_) => {}
@@ -152,6 +159,14 @@ impl Strategy for Secret {
         update::immutable(&mut out, &FieldPath::new("type"), secret.get("type"), old.get("type"));
         out.extend(immutability(secret, old, &["data"]));
         out
+    }
+
+    fn warnings(&self, secret: &Value, _old: Option<&Value>) -> Vec<String> {
+        if text(secret, "type") != "kubernetes.io/tls" {
+            return Vec::new();
+        }
+        let part = |key: &str| secret["data"].get(key).map(bytes).unwrap_or_default();
+        key_pair::fault(&part("tls.crt"), &part("tls.key")).into_iter().collect()
     }
 }
 
@@ -191,6 +206,17 @@ mod tests {
         assert_eq!(secret, json!({"type": "Opaque", "data": {"a": "eA==", "b": "eQ=="}}));
         let tls = json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}});
         assert_eq!(texts(&Secret.validate(&tls)), "data[tls.key]: Required value");
+        assert_eq!(Secret.warnings(&tls, None), ["tls: failed to find any PEM data in certificate input"]);
+        let ssh = json!({"type": "kubernetes.io/ssh-auth", "data": {"ssh-privatekey": ""}});
+        assert_eq!(texts(&Secret.validate(&ssh)), "data[ssh-privatekey]: Required value");
+        let docker = |data: &str| {
+            let data = STANDARD.encode(data);
+            let secret = json!({"type": "kubernetes.io/dockercfg", "data": {".dockercfg": data}});
+            texts(&Secret.validate(&secret))
+        };
+        assert_eq!(docker("{}"), "");
+        assert!(docker("").ends_with("\"<secret contents redacted>\": unexpected end of JSON input"));
+        assert!(docker("0").ends_with("json: cannot unmarshal number into Go value of type map[string]interface {}"));
         assert_eq!(
             texts(&Secret.validate_update(&json!({"type": "a"}), &json!({"type": "Opaque"}))),
             "type: Invalid value: \"a\": field is immutable"

@@ -161,8 +161,12 @@ fn devices(out: &mut Errors, path: &FieldPath, devices: &Value) {
         if has(constraint, "matchAttribute") {
             let name = text(constraint, "matchAttribute");
             let path = path.child("matchAttribute");
+            if name.is_empty() {
+                out.push(FieldError::required(&path, "name required"));
+                continue;
+            }
             attribute_name(out, &path, name);
-            if !name.is_empty() && !name.contains('/') {
+            if !name.contains('/') {
                 out.push(FieldError::invalid(&path, name, "must include a domain"));
             }
         } else {

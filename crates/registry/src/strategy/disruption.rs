@@ -5,6 +5,7 @@ use kybern_apimachinery::{Value, json};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use crate::tree::{has, int, text};
+use crate::validation::names::path_segment;
 use crate::validation::{conditions, format, meta};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +39,11 @@ impl Strategy for PodDisruptionBudget {
             format::one_of(&mut out, &path, policy, &["AlwaysAllow", "IfHealthyBudget"]);
         }
         out
+    }
+
+    /// Upstream looks at its name no closer than it has to.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        path_segment(name)
     }
 
     fn allow_unconditional_update(&self) -> bool {

@@ -6,6 +6,7 @@ use kybern_apimachinery::{Value, object};
 use kybern_apiserver::strategy::Strategy;
 
 use crate::tree::{has, int, text};
+use crate::validation::names::path_segment;
 use crate::validation::update::immutable;
 use crate::validation::{Errors, format};
 
@@ -95,6 +96,11 @@ impl Strategy for Event {
             immutable(&mut out, &FieldPath::new(named), event.get(field), old.get(field));
         }
         out
+    }
+
+    /// Upstream looks at a core event's name no closer than it has to.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        if self.new_group { dns1123_subdomain(name) } else { path_segment(name) }
     }
 
     fn allow_create_on_update(&self) -> bool {

@@ -2,12 +2,13 @@
 //! subresource empties it.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apimachinery::validation::dns1123_label;
+use kybern_apimachinery::validation::{dns1123_label, label_key};
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use super::status::keep_all_but;
 use crate::tree::{keep, list};
+use crate::validation::{Errors, format};
 
 pub(super) const FINALIZER: &str = "kubernetes";
 pub(super) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -15,18 +16,18 @@ pub(super) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Namespace;
 
-fn finalizers(out: &mut Vec<FieldError>, namespace: &Value) {
+/// `spec.finalizers`, each told at `path`.
+fn finalizers(namespace: &Value, path: impl Fn(usize) -> FieldPath) -> Errors {
+    let mut out = Errors::new();
     for (i, finalizer) in list(&namespace["spec"], "finalizers").iter().enumerate() {
-        let text = finalizer.as_str().unwrap_or("");
-        if text != FINALIZER && !text.contains('/') {
-            let path = FieldPath::new("spec.finalizers").index(i);
-            out.push(FieldError::invalid(
-                &path,
-                text,
-                "name is neither a standard finalizer name nor is it fully qualified",
-            ));
+        let (path, text) = (path(i), finalizer.as_str().unwrap_or(""));
+        format::invalid(&mut out, &path, text, label_key(text));
+        if !text.contains('/') && ![FINALIZER, "orphan", "foregroundDeletion"].contains(&text) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            out.push(FieldError::invalid(&path, text, detail));
         }
     }
+    out
 }
 
 impl Strategy for Namespace {
@@ -54,9 +55,7 @@ impl Strategy for Namespace {
     }
 
     fn validate(&self, namespace: &Value) -> Vec<FieldError> {
-        let mut out = Vec::new();
-        finalizers(&mut out, namespace);
-        out
+        finalizers(namespace, |_| FieldPath::new("spec.finalizers"))
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {
@@ -82,7 +81,7 @@ impl Strategy for Finalize {
     }
 
     fn validate(&self, namespace: &Value) -> Vec<FieldError> {
-        Namespace.validate(namespace)
+        finalizers(namespace, |i| FieldPath::new("spec.finalizers").index(i))
     }
 
     fn deletion_pending(&self, namespace: &Value) -> bool {
@@ -93,6 +92,18 @@ impl Strategy for Finalize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finalizers_have_names() {
+        let texts = |strategy: &dyn Strategy, finalizer: &str| -> Vec<String> {
+            let namespace = json!({"spec": {"finalizers": [finalizer]}});
+            strategy.validate(&namespace).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(texts(&Namespace, "example.com/f"), [""; 0]);
+        assert!(texts(&Namespace, "f")[0].starts_with("spec.finalizers: Invalid value: \"f\": name is neither"));
+        assert!(texts(&Finalize, "f")[0].starts_with("spec.finalizers[0]: Invalid value: \"f\": name is neither"));
+        assert!(texts(&Namespace, "a b/c").len() == 1);
+    }
 
     #[test]
     fn a_namespace_is_labelled_and_held() {

@@ -8,8 +8,8 @@ use super::pod::{PodStrategy, parts};
 use super::{
     PlainWithStatus, ServiceStrategy, Status, StatusOnly, admission_policy, api_service, apps, autoscaling, batch,
     certificates, config, csi, definitions, device_claims, device_slices, disruption, endpoint_slice, event,
-    flow_control, ingress, namespace, network, network_policy, node, rbac, runtime_class, scheduling, service_range,
-    storage, storage_class, webhooks,
+    flow_control, ingress, limit_range, namespace, network, network_policy, node, pod_template, rbac, resource_quota,
+    runtime_class, scheduling, service_range, storage, storage_class, webhooks,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -25,14 +25,15 @@ pub(crate) fn strategy(
         ("", "configmaps") => Arc::new(config::ConfigMap),
         ("", "endpoints") => Arc::new(network::Endpoints),
         ("" | "events.k8s.io", "events") => Arc::new(event::Event { new_group: group == "events.k8s.io" }),
-        ("", "limitranges") => Arc::new(scheduling::LimitRange),
+        ("", "limitranges") => Arc::new(limit_range::LimitRange),
         ("", "namespaces") => Arc::new(namespace::Namespace),
         ("", "nodes") => Arc::new(node::Node),
         ("", "persistentvolumeclaims") => Arc::new(storage::PersistentVolumeClaim),
         ("", "persistentvolumes") => Arc::new(storage::PersistentVolume),
         ("", "pods") => Arc::new(PodStrategy),
+        ("", "podtemplates") => Arc::new(pod_template::PodTemplate),
         ("", "replicationcontrollers") => Arc::new(apps::ReplicationController),
-        ("", "resourcequotas") => Arc::new(scheduling::ResourceQuota),
+        ("", "resourcequotas") => Arc::new(resource_quota::ResourceQuota),
         ("", "secrets") => Arc::new(config::Secret),
         ("", "serviceaccounts") => Arc::new(config::ServiceAccount),
         ("", "services") => Arc::new(ServiceStrategy { allocators: services.clone() }),
@@ -96,6 +97,8 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         ("", "pods", "ephemeralcontainers") => Arc::new(parts::EphemeralContainers),
         ("", "pods", "resize") => Arc::new(parts::Resize),
         ("", "namespaces", "finalize") => Arc::new(namespace::Finalize),
+        ("", "nodes", "status") => Arc::new(Status::new(node::validate_status)),
+        ("", "resourcequotas", "status") => Arc::new(Status::new(resource_quota::validate_status)),
         ("certificates.k8s.io", "certificatesigningrequests", "approval") => Arc::new(certificates::Approval),
         ("admissionregistration.k8s.io", "validatingadmissionpolicies", "status") => {
             Arc::new(Status::keeping_metadata(admission_policy::validate_status))

@@ -1,7 +1,6 @@
 //! Roles and bindings.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apimachinery::selector::LabelSelector;
 use kybern_apimachinery::validation::dns1123_subdomain;
 use kybern_apimachinery::{Value, json};
 use kybern_apiserver::strategy::Strategy;
@@ -59,7 +58,7 @@ impl Strategy for Role {
             for (i, selector) in selectors.iter().enumerate() {
                 let (path, before) = (path.index(i), out.len());
                 meta::selector(&mut out, &path, selector);
-                if out.len() > before && LabelSelector::from_object(selector).is_err() {
+                if out.len() > before {
                     out.push(FieldError::invalid(&path, Value::Null, "invalid label selector."));
                 }
             }

@@ -1,13 +1,11 @@
-//! PriorityClass, LimitRange, ResourceQuota.
+//! PriorityClass.
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apiserver::strategy::{Strategy, StrategyContext};
+use kybern_apiserver::strategy::Strategy;
 
-use super::status::reset_status;
-use crate::tree::{flag, has, int, list, map, text};
+use crate::tree::{flag, has, int, text};
 use crate::validation::format;
-use crate::validation::resources::quantity;
 use crate::validation::update::immutable;
 
 /// The largest value that users may give; above are the system's classes.
@@ -63,65 +61,6 @@ impl Strategy for PriorityClass {
             class.get("preemptionPolicy"),
             old.get("preemptionPolicy"),
         );
-        out
-    }
-}
-
-/// `hard` of a quota and the amounts of a limit range: quantities that are not negative.
-fn amounts(out: &mut Vec<FieldError>, path: &FieldPath, owner: &Value, field: &str) {
-    for (name, amount) in map(owner, field) {
-        if quantity(amount).is_none_or(|q| q.is_negative()) {
-            out.push(FieldError::invalid(
-                &path.child(field).key(name),
-                amount.clone(),
-                "must be greater than or equal to 0",
-            ));
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LimitRange;
-
-impl Strategy for LimitRange {
-    fn validate(&self, range: &Value) -> Vec<FieldError> {
-        let mut out = Vec::new();
-        let mut seen = Vec::new();
-        for (i, limit) in list(&range["spec"], "limits").iter().enumerate() {
-            let path = FieldPath::new("spec.limits").index(i);
-            let kind = text(limit, "type");
-            if seen.contains(&kind) {
-                out.push(FieldError::duplicate(&path.child("type"), kind));
-            }
-            seen.push(kind);
-            for field in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
-                amounts(&mut out, &path, limit, field);
-            }
-            for (name, least) in map(limit, "min") {
-                let most = limit["max"].get(name);
-                if let (Some(least), Some(most)) = (quantity(least), most.and_then(quantity))
-                    && least > most
-                {
-                    let detail = format!("min value {least} is greater than max value {most}");
-                    out.push(FieldError::invalid(&path.child("min").key(name), least.to_string(), detail));
-                }
-            }
-        }
-        out
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ResourceQuota;
-
-impl Strategy for ResourceQuota {
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, quota: &mut Value) {
-        reset_status(quota);
-    }
-
-    fn validate(&self, quota: &Value) -> Vec<FieldError> {
-        let mut out = Vec::new();
-        amounts(&mut out, &FieldPath::new("spec"), &quota["spec"], "hard");
         out
     }
 }

@@ -1,7 +1,11 @@
 //! Services (`pkg/registry/core/service`): defaults, what an update carries over, and the claims of addresses and ports.
 
+mod addresses;
+mod carry_over;
 mod claims;
+mod families;
 mod validate;
+mod warnings;
 
 use std::sync::Arc;
 
@@ -12,23 +16,35 @@ use kybern_apiserver::BoxFuture;
 use kybern_apiserver::strategy::{Reservation, Strategy, StrategyContext};
 
 use crate::allocation::{ServiceAllocators, ServiceClaims};
-use crate::tree::{default, drop_field, has, int, keep, list, list_mut, text};
+use crate::tree::{default, drop_field, list, list_mut, text};
 
 pub(crate) struct ServiceStrategy {
     pub allocators: Arc<ServiceAllocators>,
 }
 
-/// Whether Services of a type have an address of their own, and ports on every node.
-fn needs_ip(kind: &str) -> bool {
-    matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer")
+/// The one type whose Services have no address.
+fn is_external_name(spec: &Value) -> bool {
+    text(spec, "type") == "ExternalName"
 }
 
-fn needs_node_ports(spec: &Value) -> bool {
+fn has_node_ports(spec: &Value) -> bool {
+    matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
+}
+
+fn allocates_node_ports(spec: &Value) -> bool {
     match text(spec, "type") {
         "NodePort" => true,
         "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false),
         _ => false,
     }
+}
+
+fn needs_health_check(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+}
+
+fn externally_accessible(spec: &Value) -> bool {
+    has_node_ports(spec) || (text(spec, "type") == "ClusterIP" && !list(spec, "externalIPs").is_empty())
 }
 
 fn defaults(spec: &mut Value) {
@@ -52,75 +68,14 @@ fn defaults(spec: &mut Value) {
             port["targetPort"] = port["port"].clone();
         }
     }
-    match text(spec, "type").to_owned().as_str() {
-        "ExternalName" => drop_field(spec, "internalTrafficPolicy"),
-        kind => {
-            if kind != "ClusterIP" {
-                default(spec, "externalTrafficPolicy", "Cluster");
-            }
-            if kind == "LoadBalancer" {
-                default(spec, "allocateLoadBalancerNodePorts", true);
-            }
-            default(spec, "internalTrafficPolicy", "Cluster");
-        }
+    if externally_accessible(spec) && text(spec, "externalTrafficPolicy").is_empty() {
+        spec["externalTrafficPolicy"] = "Cluster".into();
     }
-}
-
-/// Carries over what the cluster chose and the client did not repeat.
-fn carry_over(spec: &mut Value, old: &Value) {
-    let (kind, old_kind) = (text(spec, "type").to_owned(), text(old, "type").to_owned());
-    if needs_ip(&kind) && needs_ip(&old_kind) {
-        if text(spec, "clusterIP").is_empty() {
-            keep(spec, old, "clusterIP");
-        }
-        if list(spec, "clusterIPs").is_empty() && text(spec, "clusterIP") == text(old, "clusterIP") {
-            keep(spec, old, "clusterIPs");
-        }
-        for field in ["ipFamilies", "ipFamilyPolicy"] {
-            if !has(spec, field) {
-                keep(spec, old, field);
-            }
-        }
+    if matches!(text(spec, "type"), "ClusterIP" | "NodePort" | "LoadBalancer") {
+        default(spec, "internalTrafficPolicy", "Cluster");
     }
-    if needs_node_ports(spec) && needs_node_ports(old) {
-        let mut taken: Vec<i64> =
-            list(spec, "ports").iter().filter_map(|p| int(p, "nodePort")).filter(|p| *p != 0).collect();
-        for port in list_mut(spec, "ports").iter_mut().filter(|p| int(p, "nodePort").unwrap_or(0) == 0) {
-            let same =
-                |o: &&Value| text(o, "protocol") == text(port, "protocol") && int(o, "port") == int(port, "port");
-            if let Some(number) =
-                list(old, "ports").iter().find(same).and_then(|o| int(o, "nodePort")).filter(|n| !taken.contains(n))
-            {
-                port["nodePort"] = number.into();
-                taken.push(number);
-            }
-        }
-    }
-    // What only another type has goes when the type changes, unless the client changed it itself.
-    if needs_ip(&old_kind) && !needs_ip(&kind) && text(spec, "clusterIP") == text(old, "clusterIP") {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            drop_field(spec, field);
-        }
-    }
-    if needs_node_ports(old) && !needs_node_ports(spec) {
-        let before: Vec<Option<i64>> = list(old, "ports").iter().map(|p| int(p, "nodePort")).collect();
-        for port in list_mut(spec, "ports") {
-            if before.contains(&int(port, "nodePort")) {
-                drop_field(port, "nodePort");
-            }
-        }
-    }
-    let external = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
-    if external(&old_kind) && !external(&kind) && spec.get("externalTrafficPolicy") == old.get("externalTrafficPolicy")
-    {
-        drop_field(spec, "externalTrafficPolicy");
-    }
-    if old_kind == "LoadBalancer" && kind != "LoadBalancer" {
-        for field in ["healthCheckNodePort", "allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-            if spec.get(field) == old.get(field) {
-                drop_field(spec, field);
-            }
-        }
+    if text(spec, "type") == "LoadBalancer" {
+        default(spec, "allocateLoadBalancerNodePorts", true);
     }
 }
 
@@ -133,24 +88,28 @@ impl Strategy for ServiceStrategy {
 
     fn prepare_for_create(&self, _: &StrategyContext<'_>, service: &mut Value) {
         service["status"] = json!({"loadBalancer": {}});
-        claims::normalize_ips(&mut service["spec"]);
     }
 
     fn prepare_for_update(&self, _: &StrategyContext<'_>, service: &mut Value, old: &Value) {
-        claims::follow_ip(&mut service["spec"], &old["spec"]);
-        carry_over(&mut service["spec"], &old["spec"]);
-        claims::normalize_ips(&mut service["spec"]);
+        carry_over::drop_of_type(&mut service["spec"], &old["spec"]);
         if text(&service["spec"], "type") != "LoadBalancer" {
             service["status"]["loadBalancer"] = json!({});
         }
     }
 
-    fn validate(&self, service: &Value) -> Vec<FieldError> {
-        validate::service(service)
+    fn validate_create(&self, service: &Value) -> Vec<FieldError> {
+        validate::service(service, None)
     }
 
     fn validate_update(&self, service: &Value, old: &Value) -> Vec<FieldError> {
-        validate::service_update(service, old)
+        let mut out = addresses::validate_update(&service["spec"], &old["spec"]);
+        out.extend(validate::service_update(service, old));
+        out.extend(validate::service(service, Some(old)));
+        out
+    }
+
+    fn warnings(&self, service: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::service(service)
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {
@@ -188,27 +147,8 @@ mod tests {
         check(json!({"sessionAffinity": "ClientIP"}), "/sessionAffinityConfig/clientIP/timeoutSeconds", 10800.into());
         check(json!({"type": "NodePort"}), "/externalTrafficPolicy", "Cluster".into());
         check(json!({"type": "ClusterIP"}), "/externalTrafficPolicy", Value::Null);
+        check(json!({"externalIPs": ["192.0.2.1"]}), "/externalTrafficPolicy", "Cluster".into());
+        check(json!({"type": "Other"}), "/internalTrafficPolicy", Value::Null);
         check(json!({"type": "ExternalName"}), "/internalTrafficPolicy", Value::Null);
-    }
-
-    #[test]
-    fn an_update_keeps_what_the_cluster_chose() {
-        let old = json!({"type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "externalTrafficPolicy": "Cluster",
-            "ports": [{"protocol": "TCP", "port": 80, "nodePort": 30080}]});
-        let mut same =
-            json!({"type": "NodePort", "ports": [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 81}]});
-        carry_over(&mut same, &old);
-        assert_eq!(same["clusterIP"], "10.96.0.9");
-        assert_eq!(same["ports"][0]["nodePort"], 30080);
-        assert!(same["ports"][1].get("nodePort").is_none());
-        let mut plain = old.clone();
-        plain["type"] = "ClusterIP".into();
-        carry_over(&mut plain, &old);
-        assert!(plain["ports"][0].get("nodePort").is_none() && plain.get("externalTrafficPolicy").is_none());
-        assert_eq!(plain["clusterIP"], "10.96.0.9");
-        let mut name = old.clone();
-        name["type"] = "ExternalName".into();
-        carry_over(&mut name, &old);
-        assert!(name.get("clusterIP").is_none() && name.get("clusterIPs").is_none());
     }
 }

@@ -55,7 +55,8 @@ pub(crate) fn spec(out: &mut Errors, path: &FieldPath, spec: &Value) {
             data_source(out, &path.child(field), value);
         }
     }
-    let field = path.child("dataSource").to_string();
+    // Upstream shows a path here, of which nothing is printed.
+    let shown = || serde_json::json!({});
     if !text(reference, "namespace").is_empty() {
         format::invalid(
             out,
@@ -64,16 +65,13 @@ pub(crate) fn spec(out: &mut Errors, path: &FieldPath, spec: &Value) {
             dns1123_label(text(reference, "namespace")),
         );
         if has(spec, "dataSource") {
-            out.push(FieldError::invalid(
-                path,
-                field,
-                "may not be specified when dataSourceRef.namespace is specified",
-            ));
+            let detail = "may not be specified when dataSourceRef.namespace is specified";
+            out.push(FieldError::invalid(path, shown(), detail));
         }
     } else if has(spec, "dataSource") && has(spec, "dataSourceRef") {
         let same = |f: &str| text(source, f) == text(reference, f);
         if !(same("apiGroup") && same("kind") && same("name")) {
-            out.push(FieldError::invalid(path, field, "must match dataSourceRef"));
+            out.push(FieldError::invalid(path, shown(), "must match dataSourceRef"));
         }
     }
     class(out, path, spec, "volumeAttributesClassName");

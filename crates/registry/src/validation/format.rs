@@ -60,7 +60,10 @@ pub(crate) fn port_name(name: &str) -> Vec<String> {
     };
     add(name.len() > 15, "must be no more than 15 characters");
     let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    add(!name.bytes().all(allowed), "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)");
+    add(
+        name.is_empty() || !name.bytes().all(allowed),
+        "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+    );
     add(!name.bytes().any(|c| c.is_ascii_lowercase()), "must contain at least one letter (a-z)");
     add(name.contains("--"), "must not contain consecutive hyphens");
     add(name.starts_with('-') || name.ends_with('-'), "must not begin or end with a hyphen");
@@ -138,13 +141,13 @@ pub(crate) fn dns_search(name: &str) -> Vec<String> {
     }
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
     let label = |part: &str| {
-        let ends = part.starts_with(['-']) || part.ends_with(['-', '_']);
-        !part.is_empty() && part.bytes().all(inner) && !ends
+        let part = part.strip_prefix('_').unwrap_or(part);
+        !part.is_empty() && part.bytes().all(inner) && !part.starts_with(['-', '_']) && !part.ends_with(['-', '_'])
     };
     if !name.split('.').all(label) {
         let text = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start \
                     and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
-                    '[a-z0-9_]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9_]([-_a-z0-9]*[a-z0-9])?)*')";
+                    '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
         texts.push(text.to_owned());
     }
     texts
@@ -196,9 +199,12 @@ mod tests {
     #[test]
     fn words() {
         for (name, wrong) in
-            [("http", 0), ("a-very-long-port-name", 1), ("80", 1), ("a--b", 1), ("-a", 1), ("A", 2), ("", 1)]
+            [("http", 0), ("a-very-long-port-name", 1), ("80", 1), ("a--b", 1), ("-a", 1), ("A", 2), ("", 2)]
         {
             assert_eq!(port_name(name).len(), wrong, "{name}");
+        }
+        for (name, good) in [("_tcp.a_b.c", true), ("__a", false), ("a_", false), ("a..b", false), ("_", false)] {
+            assert_eq!(dns_search(name).is_empty(), good, "{name}");
         }
         for (key, good) in [("a.b_C-1", true), ("", false), ("a/b", false), ("..", false), ("..a", false), (".a", true)]
         {

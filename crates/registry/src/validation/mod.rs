@@ -7,6 +7,7 @@ pub(crate) mod container;
 pub(crate) mod env;
 pub(crate) mod format;
 pub(crate) mod ip;
+pub(crate) mod key_pair;
 pub(crate) mod meta;
 pub(crate) mod names;
 pub(crate) mod node_labels;

@@ -70,7 +70,7 @@ fn is_native(name: &str) -> bool {
 }
 
 /// Resources of which requests and limits may differ.
-fn overcommittable(name: &str) -> bool {
+pub(crate) fn overcommittable(name: &str) -> bool {
     is_native(name) && !is_huge(name)
 }
 
@@ -82,6 +82,22 @@ pub(crate) fn name(out: &mut Errors, path: &FieldPath, name: &str) {
         out.push(FieldError::invalid(path, name, "must be a standard resource type or fully qualified"));
     }
     format::invalid(out, path, name, texts);
+}
+
+/// Whether quotas count a resource without being told how.
+pub(crate) fn is_quota_name(name: &str) -> bool {
+    (STANDARD.contains(&name) && name != "storage") || is_huge(name.strip_prefix(REQUESTS_PREFIX).unwrap_or(name))
+}
+
+/// An entry of a quota.
+pub(crate) fn quota_amount(out: &mut Errors, path: &FieldPath, name: &str, value: &Value) {
+    self::name(out, path, name);
+    if !name.contains('/') && !is_quota_name(name) {
+        out.push(FieldError::invalid(path, name, "must be a standard resource for quota"));
+    }
+    if let Some(given) = quantity(value) {
+        amount(out, path, name, given);
+    }
 }
 
 /// The name of a resource that a container may ask for.

@@ -52,8 +52,11 @@ pub(crate) fn taints(out: &mut Errors, path: &FieldPath, spec: &Value) {
     for (i, taint) in list(spec, "taints").iter().enumerate() {
         let path = path.child("taints").index(i);
         let (key, value, effect) = (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
-        format::required_name(out, &path.child("key"), key, label_key);
-        format::invalid(out, &path.child("value"), value, label_value(value));
+        format::invalid(out, &path.child("key"), key, label_key(key));
+        let texts = label_value(value);
+        if !texts.is_empty() {
+            out.push(FieldError::invalid(&path.child("value"), value, texts.join(";")));
+        }
         format::required_one_of(out, &path.child("effect"), effect, &EFFECTS);
         if seen.contains(&(key, effect)) {
             let mut error = FieldError::duplicate(&path, taint.clone());

@@ -145,6 +145,18 @@ pub fn json_to_value(json: &[u8]) -> Result<Value, DecodeError> {
     serde_json::from_slice(json).map_err(|error| DecodeError::Syntax(error.to_string()))
 }
 
+/// What is wrong with a text that has to be one JSON object, in Go's words.
+pub fn json_object_fault(json: &[u8]) -> Option<String> {
+    match serde_json::from_slice::<Value>(json) {
+        Ok(Value::Object(_) | Value::Null) => None,
+        Ok(other) => {
+            let found = scalar::name_of(&other);
+            Some(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
+        }
+        Err(error) => Some(syntax::message(json, &error)),
+    }
+}
+
 fn run(
     kind: &KindType,
     strictness: Strictness,

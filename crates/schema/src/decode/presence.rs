@@ -42,9 +42,11 @@ pub(crate) fn fill(schema: &Schema, shape: &StructType, object: &mut Map<String,
     }
 }
 
-/// Whether a set value is left out all the same.
+/// Whether a set value is left out all the same. An empty list or map does not survive upstream's store, and is `null` where
+/// the field is always written.
 pub(crate) fn omits(schema: &Schema, field: &Field, value: &Value) -> bool {
-    field.presence == Presence::OmitEmpty
+    let collection = matches!(field.ty, Type::List(_) | Type::Map(_));
+    (field.presence == Presence::OmitEmpty || (field.presence == Presence::Always && collection))
         && match value {
             Value::Null => true,
             Value::Bool(b) => !b,

@@ -15,6 +15,8 @@ use crate::types::{Schema, Type};
 pub(super) enum Problem {
     /// What was found where another type belongs: `string`, `number 1.5`.
     Type(String),
+    /// The same, and the Go type that a type with a decoder of its own reads.
+    Inner(String, &'static str),
     /// The whole error text for a string in a wrong notation.
     Notation(String),
 }
@@ -31,11 +33,9 @@ pub(super) fn read(ty: &Type, found: Value) -> Result<Value, Problem> {
         (Type::Int32 | Type::Int64, Value::Number(n)) => Err(Problem::Type(format!("number {n}"))),
         (Type::IntOrString, Value::Number(n)) => match n.as_i64().map(i32::try_from) {
             Some(Ok(_)) => Ok(found),
-            _ => Err(Problem::Notation(format!("json: cannot unmarshal number {n} into Go value of type int32"))),
+            _ => Err(Problem::Inner(format!("number {n}"), "int32")),
         },
-        (Type::IntOrString, _) => {
-            Err(Problem::Notation(format!("json: cannot unmarshal {} into Go value of type int32", name_of(&found))))
-        }
+        (Type::IntOrString, _) => Err(Problem::Inner(name_of(&found).to_owned(), "int32")),
         (Type::Double, Value::Number(_)) => Ok(canonical(ty, found)),
         (Type::Quantity, Value::Number(n)) => quantity(&n.to_string()),
         (Type::Quantity, Value::String(s)) => quantity(s.trim()),
@@ -53,9 +53,7 @@ pub(super) fn read(ty: &Type, found: Value) -> Result<Value, Problem> {
             Some(nanos) => Ok(duration::format(nanos).into()),
             None => Err(Problem::Notation(format!("time: invalid duration {s:?}"))),
         },
-        (Type::Time | Type::MicroTime | Type::Duration, _) => {
-            Err(Problem::Notation(format!("json: cannot unmarshal {} into Go value of type string", name_of(&found))))
-        }
+        (Type::Time | Type::MicroTime | Type::Duration, _) => Err(Problem::Inner(name_of(&found).to_owned(), "string")),
         _ => Err(Problem::Type(name_of(&found).to_owned())),
     }
 }
@@ -71,7 +69,7 @@ pub(crate) fn canonical(ty: &Type, found: Value) -> Value {
     }
 }
 
-fn name_of(value: &Value) -> &'static str {
+pub(super) fn name_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -113,6 +113,14 @@ fn type_errors_name_the_go_struct_and_type() {
             r#"{"metadata":{"labels":{"a":true}}}"#,
             "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string",
         ),
+        (
+            r#"{"spec":{"strategy":{"rollingUpdate":{"maxSurge":1.5}}}}"#,
+            "json: cannot unmarshal number 1.5 into Go struct field RollingUpdateDeployment.spec.strategy.rollingUpdate.maxSurge of type int32",
+        ),
+        (
+            r#"{"metadata":{"creationTimestamp":1}}"#,
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.creationTimestamp of type string",
+        ),
         (r#"[]"#, "json: cannot unmarshal array into Go value of type v1.Deployment"),
         (
             r#"{"spec":{"template":{"spec":{"containers":[{"resources":{"limits":{"cpu":"a"}}}]}}}}"#,
@@ -122,6 +130,14 @@ fn type_errors_name_the_go_struct_and_type() {
         assert_eq!(error("Deployment", body), expect);
     }
     assert_eq!(error("Secret", r#"{"data":{"a":"*"}}"#), "illegal base64 data at input byte 0");
+}
+
+#[test]
+fn empty_lists_are_null_where_the_field_is_always_written() {
+    let (role, _) = decode(&kind("Secret"), br#"{"data":{}}"#, Strictness::Strict).unwrap();
+    assert_eq!(role.get("data"), None);
+    let (pod, _) = decode(&kind("Pod"), br#"{"spec":{"containers":[]}}"#, Strictness::Strict).unwrap();
+    assert_eq!(pod["spec"].get("containers"), Some(&Value::Null));
 }
 
 #[test]

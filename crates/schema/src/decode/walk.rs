@@ -92,10 +92,10 @@ impl<'de> DeserializeSeed<'de> for Node<'_> {
 
 impl Node<'_> {
     /// Notes `json: cannot unmarshal <found> into Go struct field S.a.b of type T`.
-    fn wrong_type(&self, found: &str) {
+    fn wrong_type(&self, found: &str, inner: Option<&str>) {
         let schema = &self.decoding.kind.schema;
         self.decoding.wrong_type(|| {
-            let expected = self.go_type.map_or_else(|| scalar::go_name(schema, self.ty), str::to_owned);
+            let expected = inner.or(self.go_type).map_or_else(|| scalar::go_name(schema, self.ty), str::to_owned);
             let Some(owner) = self.place.owner() else {
                 return format!("json: cannot unmarshal {found} into Go value of type {expected}");
             };
@@ -119,7 +119,11 @@ impl Node<'_> {
         match scalar::read(ty, found) {
             Ok(value) => Some(value),
             Err(scalar::Problem::Type(found)) => {
-                self.wrong_type(&found);
+                self.wrong_type(&found, None);
+                None
+            }
+            Err(scalar::Problem::Inner(found, inner)) => {
+                self.wrong_type(&found, Some(inner));
                 None
             }
             Err(scalar::Problem::Notation(text)) => {

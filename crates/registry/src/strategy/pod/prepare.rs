@@ -25,6 +25,10 @@ pub(crate) fn drop_disabled(spec: &mut Value) {
             for field in OFF_IN_CONTAINERS {
                 drop_field(container, field);
             }
+            // A sidecar is told by the one policy that is known.
+            if sort != "initContainers" || text(container, "restartPolicy") != "Always" {
+                drop_field(container, "restartPolicy");
+            }
             if let Some(lifecycle) = container.get_mut("lifecycle") {
                 drop_field(lifecycle, "stopSignal");
             }
@@ -126,5 +130,10 @@ mod tests {
             json!({"volumes": [{"name": "i", "image": {}}], "containers": [{"volumeMounts": [{"name": "i"}]}]});
         drop_disabled(&mut spec);
         assert_eq!(spec, json!({"containers": [{}]}));
+        let container = |policy: &str| json!({"restartPolicy": policy});
+        let mut spec =
+            json!({"initContainers": [container("Always"), container("Never")], "containers": [container("Always")]});
+        drop_disabled(&mut spec);
+        assert_eq!(spec, json!({"initContainers": [container("Always"), {}], "containers": [{}]}));
     }
 }

@@ -1,35 +1,18 @@
-//! The addresses and ports that a Service claims.
+//! The addresses and ports that a Service claims, before anything else looks at it (`storage/alloc.go`).
 
 use std::sync::Arc;
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{ApiError, GroupKind, Value, json, object};
 
-use super::{needs_ip, needs_node_ports};
-use crate::allocation::{Claiming, protocol};
-use crate::allocation::{ServiceAllocators, ServiceClaims};
-use crate::tree::{default, drop_field, has, int, list, text};
+use super::families::Families;
+use super::{allocates_node_ports, carry_over, has_node_ports, is_external_name, needs_health_check};
+use crate::allocation::{Claiming, ServiceAllocators, ServiceClaims};
+use crate::tree::{int, list};
+use crate::validation::{Errors, ip};
 
-/// Brings `clusterIP` and `clusterIPs` into step: the first of the list is the address.
-pub(super) fn normalize_ips(spec: &mut Value) {
-    if !needs_ip(text(spec, "type")) {
-        return;
-    }
-    let single = text(spec, "clusterIP").to_owned();
-    if !single.is_empty() && list(spec, "clusterIPs").is_empty() {
-        spec["clusterIPs"] = json!([single]);
-    }
-}
-
-/// A client that changes `clusterIP` alone means both.
-pub(super) fn follow_ip(spec: &mut Value, old: &Value) {
-    if text(spec, "clusterIP") == text(old, "clusterIP") || spec.get("clusterIPs") != old.get("clusterIPs") {
-        return;
-    }
-    match text(spec, "clusterIP").to_owned().as_str() {
-        "" => drop_field(spec, "clusterIPs"),
-        ip => spec["clusterIPs"] = json!([ip]),
-    }
+fn invalid(name: &str, errors: &[FieldError]) -> ApiError {
+    ApiError::invalid(&GroupKind::new("", "Service"), name, errors)
 }
 
 /// Claims what `service` newly has, and writes what was chosen into it.
@@ -39,144 +22,158 @@ pub(super) fn claim(
     old: Option<&Value>,
     dry_run: bool,
 ) -> Result<Claiming, ApiError> {
+    let name = object::name(service).to_owned();
     let mut claims = allocators.begin(dry_run);
+    let before = old.map(|old| &old["spec"]);
+    let spec = &mut service["spec"];
+    if let Some(before) = before {
+        carry_over::allocated(spec, before);
+    }
+    carry_over::normalize(spec, before);
+    let families = Families { spec, old: before, family: allocators.family() };
+    families.fill().map_err(|errors: Errors| invalid(&name, &errors))?;
+    // An update leaves addresses alone, unless there were none yet.
+    if before.is_none_or(is_external_name) {
+        addresses(&mut claims, spec, &name)?;
+    }
+    if has_node_ports(spec) {
+        match before {
+            None => new_ports(&mut claims, spec, &name)?,
+            Some(before) => changed_ports(&mut claims, spec, before, &name)?,
+        }
+    }
+    if needs_health_check(spec) && !before.is_some_and(needs_health_check) {
+        health_port(&mut claims, spec)?;
+    }
     let held = old.map(ServiceClaims::of).unwrap_or_default();
-    let mut errors = Vec::new();
-    addresses(&mut claims, allocators.family(), &mut service["spec"], &held, &mut errors);
-    if errors.is_empty() {
-        ports(&mut claims, &mut service["spec"], &held, &mut errors);
-    }
-    if !errors.is_empty() {
-        return Err(ApiError::invalid(&GroupKind::new("", "Service"), object::name(service), &errors));
-    }
-    let now = ServiceClaims::of(service);
-    claims.give_up(ServiceClaims {
-        ips: held.ips.into_iter().filter(|ip| !now.ips.contains(ip)).collect(),
-        ports: held.ports.into_iter().filter(|p| !now.ports.contains(p)).collect(),
-    });
+    claims.give_up(held.without(&ServiceClaims::of(service)));
     Ok(claims)
 }
 
-fn addresses(
-    claims: &mut Claiming,
-    family: &str,
-    spec: &mut Value,
-    held: &ServiceClaims,
-    errors: &mut Vec<FieldError>,
-) {
-    if !needs_ip(text(spec, "type")) {
-        return;
+fn addresses(claims: &mut Claiming, spec: &mut Value, name: &str) -> Result<(), ApiError> {
+    let given = list(spec, "clusterIPs").to_vec();
+    if is_external_name(spec) || given.first().is_some_and(|ip| ip == "None") {
+        return Ok(());
     }
-    default(spec, "ipFamilies", json!([family]));
-    for (i, other) in list(spec, "ipFamilies").iter().enumerate().filter(|(_, f)| *f != family) {
-        let path = FieldPath::new("spec.ipFamilies").index(i);
-        errors.push(FieldError::invalid(&path, other.clone(), "not configured on this cluster"));
-    }
-    default(spec, "ipFamilyPolicy", "SingleStack");
-    let chosen = text(spec, "clusterIP").to_owned();
-    if chosen == "None" {
-        spec["clusterIPs"] = json!(["None"]);
-        return;
-    }
-    let path = FieldPath::new("spec.clusterIPs");
-    if chosen.is_empty() {
-        match claims.any_ip() {
-            Ok(ip) => {
-                spec["clusterIP"] = ip.to_string().into();
-                spec["clusterIPs"] = json!([ip.to_string()]);
+    let mut all = Vec::new();
+    for i in 0..list(spec, "ipFamilies").len() {
+        match given.get(i).and_then(Value::as_str).unwrap_or("") {
+            "" => {
+                let failed = |cause| ApiError::internal(format!("failed to allocate a serviceIP: {cause}"));
+                all.push(Value::from(claims.any_ip().map_err(failed)?.to_string()));
             }
-            Err(cause) => errors.push(FieldError::internal(&path, format!("failed to allocate a serviceIP: {cause}"))),
+            chosen => {
+                let Some(parsed) = ip::parse(chosen) else {
+                    return Err(ApiError::internal(format!("failed to parse service IP {chosen:?}")));
+                };
+                if let Err(cause) = claims.ip(parsed) {
+                    let detail = format!("failed to allocate IP {chosen}: {cause}");
+                    let error = FieldError::invalid(&FieldPath::new("spec.clusterIPs"), given.clone(), detail);
+                    return Err(invalid(name, &[error]));
+                }
+                all.push(chosen.into());
+            }
         }
-        return;
     }
-    let Ok(ip) = chosen.parse() else { return };
-    if !held.ips.contains(&ip)
-        && let Err(cause) = claims.ip(ip)
-    {
-        errors.push(FieldError::invalid(
-            &path,
-            spec["clusterIPs"].clone(),
-            format!("failed to allocate IP {ip}: {cause}"),
-        ));
+    if let Some(first) = all.first() {
+        spec["clusterIP"] = first.clone();
+        spec["clusterIPs"] = json!(all);
     }
+    Ok(())
 }
 
-fn ports(claims: &mut Claiming, spec: &mut Value, held: &ServiceClaims, errors: &mut Vec<FieldError>) {
-    if !needs_node_ports(spec) {
-        // A LoadBalancer without node ports of the cluster's choice may still name its own.
-        if text(spec, "type") != "LoadBalancer" {
-            return;
-        }
-    }
-    let choose = needs_node_ports(spec);
-    // First the ports that are named, so that a random one does not take them.
-    let named: Vec<(usize, usize, i64)> = list(spec, "ports")
-        .iter()
-        .enumerate()
-        .filter_map(|(i, p)| Some((i, protocol(p), int(p, "nodePort").filter(|n| *n != 0)?)))
-        .collect();
-    for (i, protocol, number) in named {
-        let Ok(port) = u16::try_from(number) else { continue };
-        if !held.ports.contains(&(protocol, port))
-            && let Err(cause) = claims.port(protocol, port)
-        {
-            errors.push(FieldError::invalid(&FieldPath::new("spec.ports").index(i).child("nodePort"), number, cause));
-        }
-    }
-    if !choose {
-        return;
-    }
-    let count = list(spec, "ports").len();
-    for i in 0..count {
-        let port = &spec["ports"][i];
-        if int(port, "nodePort").unwrap_or(0) != 0 {
+fn given_port(claims: &mut Claiming, i: usize, port: i64, name: &str) -> Result<(), ApiError> {
+    claims.port(port).map_err(|cause| {
+        let path = FieldPath::new("spec.ports").index(i).child("nodePort");
+        invalid(name, &[FieldError::invalid(&path, port, cause)])
+    })
+}
+
+fn any_port(claims: &mut Claiming) -> Result<i64, ApiError> {
+    let failed = |cause| ApiError::internal(format!("failed to allocate a nodePort: {cause}"));
+    claims.any_port().map(i64::from).map_err(failed)
+}
+
+fn node_port(port: &Value) -> i64 {
+    int(port, "nodePort").unwrap_or(0)
+}
+
+/// The same port under several protocols (DNS) has the same node port, unless it names another.
+fn new_ports(claims: &mut Claiming, spec: &mut Value, name: &str) -> Result<(), ApiError> {
+    let allocates = allocates_node_ports(spec);
+    let mut chosen: Vec<(i64, i64)> = Vec::new();
+    for i in 0..list(spec, "ports").len() {
+        let ports = list(spec, "ports");
+        let (number, own) = (int(&ports[i], "port").unwrap_or(0), node_port(&ports[i]));
+        if own == 0 && !allocates {
             continue;
         }
-        // The same port under another protocol (DNS) gets the same node port where it is free.
-        let twin = list(spec, "ports")[..i]
-            .iter()
-            .find(|p| int(p, "port") == int(port, "port") && protocol(p) != protocol(port))
-            .and_then(|p| int(p, "nodePort"))
-            .and_then(|n| u16::try_from(n).ok());
-        let index = protocol(port);
-        let chosen = match twin {
-            Some(number) if claims.port(index, number).is_ok() => Ok(number),
-            _ => claims.any_port(index),
-        };
-        match chosen {
-            Ok(number) => spec["ports"][i]["nodePort"] = number.into(),
-            Err(cause) => {
-                let path = FieldPath::new("spec.ports").index(i).child("nodePort");
-                errors.push(FieldError::internal(&path, format!("failed to allocate a nodePort: {cause}")));
+        match chosen.iter().find(|(port, _)| *port == number) {
+            None => {
+                let same = ports.iter().filter(|p| int(p, "port").unwrap_or(0) == number);
+                let named = same.map(node_port).find(|port| *port != 0);
+                let port = match named {
+                    Some(port) => {
+                        given_port(claims, i, port, name)?;
+                        port
+                    }
+                    None => any_port(claims)?,
+                };
+                spec["ports"][i]["nodePort"] = port.into();
+                chosen.push((number, port));
+            }
+            Some((_, port)) if own == 0 => spec["ports"][i]["nodePort"] = (*port).into(),
+            Some((_, port)) if own == *port => {}
+            Some(_) => given_port(claims, i, own, name)?,
+        }
+    }
+    Ok(())
+}
+
+fn changed_ports(claims: &mut Claiming, spec: &mut Value, before: &Value, name: &str) -> Result<(), ApiError> {
+    let allocates = allocates_node_ports(spec);
+    let mut held: Vec<i64> = list(before, "ports").iter().map(node_port).collect();
+    for i in 0..list(spec, "ports").len() {
+        match node_port(&list(spec, "ports")[i]) {
+            0 if allocates => spec["ports"][i]["nodePort"] = any_port(claims)?.into(),
+            0 => {}
+            own if held.contains(&own) => {}
+            own => {
+                given_port(claims, i, own, name)?;
+                held.push(own);
             }
         }
     }
-    let wants_health = text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local";
-    if wants_health && int(spec, "healthCheckNodePort").unwrap_or(0) == 0 {
-        match claims.any_port(0) {
-            Ok(number) => spec["healthCheckNodePort"] = number.into(),
-            Err(cause) => {
-                let path = FieldPath::new("spec.healthCheckNodePort");
-                errors.push(FieldError::internal(&path, format!("failed to allocate a HealthCheck NodePort: {cause}")));
-            }
+    Ok(())
+}
+
+fn health_port(claims: &mut Claiming, spec: &mut Value) -> Result<(), ApiError> {
+    match int(spec, "healthCheckNodePort").unwrap_or(0) {
+        0 => {
+            let failed = |cause| ApiError::internal(format!("failed to allocate a HealthCheck NodePort: {cause}"));
+            spec["healthCheckNodePort"] = claims.any_port().map_err(failed)?.into();
+            Ok(())
         }
-    } else if !wants_health && has(spec, "healthCheckNodePort") {
-        drop_field(spec, "healthCheckNodePort");
+        given => claims.port(given).map_err(|cause| {
+            ApiError::internal(format!("failed to allocate requested HealthCheck NodePort {given}: {cause}"))
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kybern_apiserver::strategy::Reservation;
+
     use super::*;
+    use crate::tree::text;
 
     #[test]
     fn a_service_gets_an_address_and_ports() {
         let allocators = Arc::new(ServiceAllocators::new("10.96.0.0/24".parse().unwrap(), 30000..=30200));
         let create = |spec: Value| {
             let mut service = json!({"metadata": {"name": "s"}, "spec": spec});
-            normalize_ips(&mut service["spec"]);
             claim(&allocators, &mut service, None, false).map(|c| {
-                kybern_apiserver::strategy::Reservation::commit(Box::new(c));
+                Reservation::commit(Box::new(c));
                 service
             })
         };
@@ -188,12 +185,15 @@ mod tests {
         assert_eq!((&spec["ipFamilies"], &spec["ipFamilyPolicy"]), (&json!(["IPv4"]), &json!("SingleStack")));
         assert_eq!(spec["ports"][0]["nodePort"], spec["ports"][1]["nodePort"]);
 
-        let text =
-            create(json!({"type": "ClusterIP", "clusterIP": spec["clusterIP"]})).unwrap_err().message().to_owned();
+        let refused = |spec: Value| create(spec).unwrap_err().message().to_owned();
+        let text = refused(json!({"type": "ClusterIP", "clusterIP": spec["clusterIP"]}));
         assert!(text.contains("failed to allocate IP") && text.ends_with("provided IP is already allocated"), "{text}");
-        let taken = json!([{"protocol": "TCP", "port": 1, "nodePort": spec["ports"][0]["nodePort"]}]);
-        let text = create(json!({"type": "NodePort", "ports": taken})).unwrap_err().message().to_owned();
+        // A number is one Service's, whatever the protocol.
+        let taken = json!([{"protocol": "SCTP", "port": 1, "nodePort": spec["ports"][0]["nodePort"]}]);
+        let text = refused(json!({"type": "NodePort", "ports": taken}));
         assert!(text.ends_with("provided port is already allocated"), "{text}");
+        let text = refused(json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 70000}]}));
+        assert!(text.contains("spec.ports[0].nodePort: Invalid value: 70000: provided port is not in"), "{text}");
 
         let headless = create(json!({"type": "ClusterIP", "clusterIP": "None"})).unwrap();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
@@ -203,10 +203,20 @@ mod tests {
         // A change of type gives the ports back, and the address stays.
         let mut plain = service.clone();
         plain["spec"]["type"] = "ClusterIP".into();
-        super::super::carry_over(&mut plain["spec"], &service["spec"]);
-        kybern_apiserver::strategy::Reservation::commit(Box::new(
-            claim(&allocators, &mut plain, Some(&service), false).unwrap(),
-        ));
+        Reservation::commit(Box::new(claim(&allocators, &mut plain, Some(&service), false).unwrap()));
+        assert_eq!(plain["spec"]["clusterIP"], spec["clusterIP"]);
         assert!(create(json!({"type": "NodePort", "ports": taken})).is_ok());
+    }
+
+    #[test]
+    fn a_dry_run_shows_ports_and_takes_none() {
+        let allocators = Arc::new(ServiceAllocators::new("10.96.0.0/24".parse().unwrap(), 30000..=30000));
+        let mut service = json!({"metadata": {"name": "s"}, "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "ports": [{"port": 1}, {"port": 2}]}});
+        claim(&allocators, &mut service, None, true).unwrap();
+        let spec = &service["spec"];
+        let shown = [&spec["ports"][0]["nodePort"], &spec["ports"][1]["nodePort"], &spec["healthCheckNodePort"]];
+        assert_eq!(shown, [32769, 32770, 32771]);
+        assert_eq!(allocators.begin(false).any_port(), Ok(30000));
     }
 }

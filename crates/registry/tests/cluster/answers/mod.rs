@@ -21,7 +21,7 @@ struct Floor {
 }
 
 const FLOORS: [Floor; 3] = [
-    Floor { file: "create", codes: 14000, answers: 13285 },
+    Floor { file: "create", codes: 14139, answers: 13773 },
     Floor { file: "update", codes: 2528, answers: 2296 },
     Floor { file: "sequence", codes: 2441, answers: 2072 },
 ];
