@@ -20,13 +20,15 @@ pub struct RestConfig {
     pub server_name: Option<String>,
     pub ca: CertificateAuthorities,
     pub identity: Option<Identity>,
+    /// Certificate and key, where they are in files: they may be renewed.
+    pub identity_files: Option<(PathBuf, PathBuf)>,
     pub credential: Option<Credential>,
     /// The namespace of the kubeconfig's context or of the pod.
     pub default_namespace: Option<String>,
 }
 
 /// Whom to trust.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum CertificateAuthorities {
     /// The operating system's roots.
     #[default]
@@ -97,6 +99,13 @@ fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
 }
 
 impl RestConfig {
+    /// The way to the same server, without credentials.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        let (server, server_name) = (self.server.clone(), self.server_name.clone());
+        Self { server, server_name, ca: self.ca.clone(), ..Self::default() }
+    }
+
     /// Reads the current context of a kubeconfig file.
     pub fn from_kubeconfig(path: &Path) -> Result<Self, ClientError> {
         let text = String::from_utf8(read(path)?).map_err(|_| config(format!("{} is not UTF-8", path.display())))?;
@@ -141,6 +150,12 @@ impl RestConfig {
             (None, None) => None,
             _ => return Err(config(format!("user {:?} needs both a client certificate and its key", context.user))),
         };
+        let identity_files = match (&user.client_certificate_data, &user.client_certificate, &user.client_key) {
+            (None, Some(certificate), Some(key)) if user.client_key_data.is_none() => {
+                Some((directory.join(certificate), directory.join(key)))
+            }
+            _ => None,
+        };
         let credential = match user {
             User { token_file: Some(file), .. } => Some(Credential::TokenFile(directory.join(file))),
             User { token: Some(token), .. } => Some(Credential::Token(token)),
@@ -150,7 +165,7 @@ impl RestConfig {
             _ => None,
         };
         let (server, server_name) = (cluster.server.clone(), cluster.tls_server_name.clone());
-        Ok(Self { server, server_name, ca, identity, credential, default_namespace: context.namespace })
+        Ok(Self { server, server_name, ca, identity, identity_files, credential, default_namespace: context.namespace })
     }
 
     /// Reads what the kubelet gives every pod.

@@ -3,6 +3,7 @@
 //!
 //! Components get a [`Client`] and never learn whether its [`Transport`] is TLS, in-process or simulated.
 
+pub mod account;
 pub mod backoff;
 pub mod body;
 pub mod client;
@@ -23,9 +24,11 @@ pub mod watch;
 
 mod correlator;
 mod dial;
+mod identity;
 mod split;
 mod unreadable;
 
+pub use account::AccountTransport;
 pub use body::{Body, BoxError};
 pub use client::Client;
 pub use discovery::ApiResource;

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::identity::IdentityFiles;
 use crate::kubeconfig::{CertificateAuthorities, Credential, RestConfig};
 use crate::{Body, BoxError, BoxFuture, ClientError, Transport, TransportError, dial};
 
@@ -133,7 +134,7 @@ fn client_config(config: &RestConfig) -> Result<ClientConfig, ClientError> {
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| bad(format!("TLS: {e}")))?;
     let builder = match &config.ca {
         CertificateAuthorities::Anyone => {
-            builder.dangerous().with_custom_certificate_verifier(AcceptAny::new(provider))
+            builder.dangerous().with_custom_certificate_verifier(AcceptAny::new(provider.clone()))
         }
         CertificateAuthorities::These(list) => {
             let mut roots = RootCertStore::empty();
@@ -150,11 +151,15 @@ fn client_config(config: &RestConfig) -> Result<ClientConfig, ClientError> {
             builder.with_root_certificates(roots)
         }
     };
-    match &config.identity {
-        Some(identity) => builder
+    match (&config.identity, &config.identity_files) {
+        (Some(identity), Some((certificate, key))) => {
+            let files = IdentityFiles::new(certificate, key, identity, provider)?;
+            Ok(builder.with_client_cert_resolver(Arc::new(files)))
+        }
+        (Some(identity), None) => builder
             .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
             .map_err(|e| bad(format!("the client certificate is unusable: {e}"))),
-        None => Ok(builder.with_no_client_auth()),
+        (None, _) => Ok(builder.with_no_client_auth()),
     }
 }
 

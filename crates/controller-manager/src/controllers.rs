@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod event_ttl;
 pub mod garbage_collector;
 pub mod namespace;
+pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod pv_protection;

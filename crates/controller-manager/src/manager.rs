@@ -24,6 +24,7 @@ use crate::controllers::endpoints::EndpointsController;
 use crate::controllers::event_ttl::EventTtlController;
 use crate::controllers::garbage_collector::GarbageCollector;
 use crate::controllers::namespace::NamespaceController;
+use crate::controllers::node_ipam::{NodeIpamController, NodeRanges};
 use crate::controllers::node_lifecycle::NodeLifecycleController;
 use crate::controllers::pod_gc::PodGarbageCollector;
 use crate::controllers::pv_protection::PvProtectionController;
@@ -49,6 +50,8 @@ pub struct Config {
     pub controllers: Vec<String>,
     /// PEM, for the ConfigMaps `kube-root-ca.crt`; without it they are not published.
     pub root_ca: Option<String>,
+    /// From what nodes get their parts of the pod network; without it they get none.
+    pub node_ranges: Option<NodeRanges>,
     /// With what certificate requests are signed; without it they are not.
     pub signing: Option<ClusterSigning>,
     /// Work only while holding the lease `kube-system/kube-controller-manager`, under this identity.
@@ -68,6 +71,7 @@ impl Default for Config {
         Self {
             controllers: vec!["*".to_owned()],
             root_ca: None,
+            node_ranges: None,
             signing: None,
             leader_elect: None,
             client_for: None,
@@ -107,6 +111,9 @@ impl Config {
         }
         if let Some(ca) = &self.root_ca {
             list.push(Arc::new(RootCaPublisher { ca: ca.clone() }));
+        }
+        if let Some(ranges) = &self.node_ranges {
+            list.push(Arc::new(NodeIpamController { ranges: ranges.clone() }));
         }
         if let Some(signing) = &self.signing {
             list.push(Arc::new(CsrSigningController { signing: signing.clone() }));

@@ -20,6 +20,8 @@ pub struct Kubeconfig<'a> {
 
 pub enum Credentials<'a> {
     Certificate(&'a CertifiedKey),
+    /// Certificate and key in one file.
+    File(&'a Path),
     Token(&'a str),
 }
 
@@ -39,6 +41,10 @@ impl<'a> Kubeconfig<'a> {
                 STANDARD.encode(&pair.certificate_pem),
                 STANDARD.encode(&pair.key_pem)
             ),
+            Credentials::File(path) => {
+                let path = quoted(&path.display().to_string());
+                format!("    client-certificate: {path}\n    client-key: {path}\n")
+            }
             Credentials::Token(token) => format!("    token: {}\n", json!(token)),
         };
         format!(

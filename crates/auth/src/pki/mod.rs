@@ -6,6 +6,7 @@ mod authority;
 mod certificate;
 mod files;
 mod kubeconfig;
+mod node_certificate;
 mod request;
 mod request_signer;
 
@@ -16,6 +17,7 @@ pub use authority::{CertificateAuthority, signed_by};
 pub use certificate::{CertifiedKey, Profile, end_of_pem, needs_renewal, not_after};
 pub use files::PkiError;
 pub use kubeconfig::{Credentials, Kubeconfig};
+pub use node_certificate::{NODE_CLIENT_USAGES, NodeCertificate, NodeRequest, are_valid};
 pub use request::SigningRequest;
 pub use request_signer::RequestSigner;
 

@@ -16,10 +16,12 @@ use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::pki::{Pki, PkiOptions};
 use kybern_auth::token::{Issuer, SigningKey};
 use kybern_client::{
-    Body, BoxFuture, Changes, Client, DeleteOptions, Informer, ListOptions, Patch, Transport, TransportError,
+    AccountTransport, Body, BoxFuture, Changes, Client, DeleteOptions, Informer, ListOptions, Patch, Transport,
+    TransportError,
 };
 use kybern_controller_manager::Config;
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
+use kybern_controller_manager::controllers::node_ipam::NodeRanges;
 use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
 use tokio::task::JoinSet;
@@ -39,6 +41,16 @@ impl Transport for InProcess {
     ) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
         request.extensions_mut().insert(self.user.clone());
         let server = self.server.clone();
+        Box::pin(async move { Ok(server.handle(request).await) })
+    }
+}
+
+/// Carries what says itself who it is from.
+struct Bare(Arc<Server>);
+
+impl Transport for Bare {
+    fn call(&self, request: http::Request<Body>) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
+        let server = self.0.clone();
         Box::pin(async move { Ok(server.handle(request).await) })
     }
 }
@@ -74,12 +86,13 @@ impl Cluster {
         let issuer = Arc::new(Issuer::new(vec!["https://kubernetes.default.svc".to_owned()], vec![], signer, vec![]));
         let services = Arc::new(ServiceAllocators::new("10.96.0.0/12".parse().expect("a network"), 30_000..=32_767));
         let rbac = Arc::new(Rbac::default());
+        let tokens = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
         let deps = Deps {
             objects: slot.clone(),
             clock: clock.clone(),
             issuer: issuer.clone(),
             token_limits: Default::default(),
-            tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock)),
+            tokens: tokens.clone(),
             token_authenticators: Vec::new(),
             authorizer: rbac.clone(),
             rbac: Some(rbac.clone()),
@@ -91,6 +104,7 @@ impl Cluster {
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = vec![Arc::new(Masters), rbac.clone()];
+        options.authenticators = vec![tokens];
         options.observers = deps.observers();
         options.observers.push(rbac);
         let server = Server::start(options).await.expect("an empty store loads");
@@ -107,20 +121,22 @@ impl Cluster {
             .expect("what lets machines join");
         bootstrap::token_tracking(server.as_ref(), jiff::civil::date(2026, 11, 28)).await.expect("a ConfigMap");
         let admin = client(&server, "admin", &["system:masters"]);
-        // Every controller with its own account: its role must allow what it does.
-        let accounts = server.clone();
+        // Every controller with its own account and a token of it: its role must allow what it does.
+        let manager = client(&server, "system:kube-controller-manager", &[]);
+        let (bare, issuer): (Arc<dyn Transport>, _) = (Arc::new(Bare(server.clone())), manager.clone());
         let client_for = move |account: &str| {
-            let name = format!("system:serviceaccount:kube-system:{account}");
-            client(&accounts, &name, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+            Client::new(Arc::new(AccountTransport::new(bare.clone(), issuer.clone(), "kube-system", account)))
         };
+        let net = |text: &str| text.parse().expect("a network");
+        let ranges = NodeRanges::new(&[net("10.244.0.0/16"), net("fd00:10:244::/48")], &[net("10.96.0.0/12")], 24, 64);
         let config = Config {
             controllers: ["*", "bootstrapsigner", "tokencleaner"].map(str::to_owned).to_vec(),
             root_ca: Some("PEM".into()),
+            node_ranges: Some(ranges.expect("ranges that fit")),
             signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
             client_for: Some(Arc::new(client_for)),
             ..Config::default()
         };
-        let manager = client(&server, "system:kube-controller-manager", &[]);
         let mut tasks = JoinSet::new();
         tasks.spawn(kybern_controller_manager::run(config, manager, std::future::pending()));
         tasks.spawn(play_node(admin.clone()));

@@ -8,7 +8,7 @@ mod fixture;
 use kybern_api::Object;
 use kybern_api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use kybern_api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
     ServiceAccount,
 };
 use kybern_api::discovery::v1::EndpointSlice;
@@ -247,4 +247,25 @@ async fn a_claim_in_use_and_a_bound_volume_stay_until_they_are_let_go() {
     cluster.until("the end of the claim", gone).await;
     phase(&cluster, "Released").await;
     cluster.until("the end of the volume", async |c| c.get::<PersistentVolume>("", "disk").await.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_get_their_parts_of_the_pod_network() {
+    let cluster = Cluster::start().await;
+    let of = async |c: &Cluster, name: &str| {
+        let spec = c.get::<Node>("", name).await.expect("a node").spec.unwrap_or_default();
+        assert_eq!(spec.pod_cidr.as_ref(), spec.pod_cidrs.as_ref().and_then(|list| list.first()));
+        spec.pod_cidrs.unwrap_or_default()
+    };
+    for name in ["n1", "n2", "n3"] {
+        cluster.add_node(name).await;
+        cluster.until("a part", async |c| of(c, name).await.len() == 2).await;
+    }
+    assert_eq!(of(&cluster, "n2").await, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
+    cluster.client.delete::<Node>("", "n2", &DeleteOptions::default()).await.unwrap();
+    cluster.until("the end of the node", async |c| c.get::<Node>("", "n2").await.is_none()).await;
+    cluster.add_node("n4").await;
+    cluster
+        .until("the part that is free again", async |c| of(c, "n4").await.first().is_some_and(|p| p == "10.244.1.0/24"))
+        .await;
 }

@@ -8,6 +8,7 @@ use kybern_apiserver::Server;
 use kybern_auth::authz::Mode;
 use kybern_auth::pki::{Kubeconfig, Pki};
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
+use kybern_controller_manager::controllers::node_ipam::NodeRanges;
 use kybern_storage::lock::{DirectoryLock, LockError};
 
 use super::control_plane::{self, ApiServer, ApiServerOptions};
@@ -44,7 +45,7 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
         .await
         .context("cannot make what lets machines join")?;
     tracing::info!("serving the API on {}:{}", cluster.bind_address, cluster.secure_port);
-    start_controllers(&server, &pki);
+    start_controllers(&server, &pki, &cluster);
     start_scheduler(&server);
     if cluster.add_ons {
         let settings = add_on_settings(&cluster);
@@ -100,16 +101,26 @@ fn write_admin_kubeconfig(cluster: &Cluster, pki: &Pki) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn start_controllers(server: &Arc<Server>, pki: &Pki) {
+fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster) {
     let client = in_process::client(server, "system:kube-controller-manager", &[]);
     let config = kybern_controller_manager::Config {
         controllers: ["*", "bootstrapsigner", "tokencleaner"].map(str::to_owned).to_vec(),
         root_ca: Some(pki.ca.certificate_pem().to_owned()),
+        node_ranges: node_ranges(cluster),
         signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
         client_for: Some(controllers_own_clients(Arc::clone(server))),
         ..kybern_controller_manager::Config::default()
     };
     tokio::spawn(kybern_controller_manager::run(config, client, std::future::pending()));
+}
+
+/// From what nodes that join get their parts of the pod network. This node has the first, and says so itself: it need not
+/// wait for a controller.
+fn node_ranges(cluster: &Cluster) -> Option<NodeRanges> {
+    let first = node::first_subnet(cluster.cluster_cidr).ok()?;
+    let mask = first.prefix_len();
+    let ranges = NodeRanges::new(&[cluster.cluster_cidr], &[cluster.service_cidr], mask, mask);
+    ranges.inspect_err(|error| tracing::warn!("nodes that join get no part of the pod network: {error}")).ok()
 }
 
 /// Each controller writes as its own service account, so that it may do what its role allows and no more.
