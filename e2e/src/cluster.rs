@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::run::Finished;
 
+/// The node's name.
+pub(crate) const NODE: &str = "kybern-e2e";
+
 /// Where the cluster is, as `cargo xtask e2e` says.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -105,9 +108,14 @@ impl Cluster {
     /// `kybern up` over what is there.
     #[track_caller]
     pub fn up(&self) {
+        Finished::new("kybern up".to_owned(), self.up_command().output().expect("kybern starts")).ok();
+    }
+
+    /// The same, not yet run.
+    pub fn up_command(&self) -> Command {
         let mut up = self.kybern("up");
-        up.args(["--node-name", "kybern-e2e", "--node-ip", &self.node_ip]);
-        Finished::new("kybern up".to_owned(), up.output().expect("kybern starts")).ok();
+        up.args(["--node-name", NODE, "--node-ip", &self.node_ip]);
+        up
     }
 
     /// The running server's process id, as its lock file has it.

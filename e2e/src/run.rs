@@ -1,7 +1,14 @@
 //! Running programs and waiting for outcomes.
 
 use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+/// A number that this process has not used before.
+pub(crate) fn unique() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// A program that has ended.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use crate::cluster::Cluster;
 use crate::run::Finished;
 
@@ -81,6 +83,66 @@ impl Scratch {
         let mut shell = self.on_host(Path::new("sh"));
         shell.args(["-c", script, "sh"]).arg(&self.kybern).arg(command).args(self.directories());
         Finished::new(format!("sh -c '{script}' … {command}"), shell.output().expect("sh starts"))
+    }
+
+    /// kubectl's home.
+    pub fn home(&self) -> PathBuf {
+        self.folder.join("home")
+    }
+
+    /// What there is on the machine of this host's cluster; after `down`, nothing.
+    pub fn left(&self) -> Vec<String> {
+        let below = format!("{}/", self.folder.display());
+        let read = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).replace('\0', " ");
+        let mut left = Vec::new();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts can be read");
+        left.extend(mounts.lines().filter(|line| line.contains(&below)).map(|line| format!("mount: {line}")));
+        for entry in std::fs::read_dir("/proc").expect("/proc is there").flatten() {
+            if entry.file_name().to_string_lossy().parse::<u32>().is_err() {
+                continue;
+            }
+            let line = read(entry.path().join("cmdline"));
+            if line.contains(&below) || read(entry.path().join("cgroup")).contains(&format!(":/{}/", self.name)) {
+                left.push(format!("process {}: {line}", entry.file_name().display()));
+            }
+        }
+        let hierarchies = ["", "memory", "cpu", "pids", "systemd", "unified", "freezer", "cpuset", "devices"];
+        let groups = hierarchies.map(|hierarchy| Path::new("/sys/fs/cgroup").join(hierarchy).join(&self.name));
+        left.extend(groups.iter().filter(|group| group.exists()).map(|group| format!("cgroup: {}", group.display())));
+        let printed = |program: &str, arguments: &[&str]| {
+            let output = self.on_host(Path::new(program)).args(arguments).output().expect("it starts");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let links = printed("ip", &["-o", "link"]);
+        let own = |line: &&str| ![" lo:", " eth0@", " eth1@"].iter().any(|usual| line.contains(usual));
+        left.extend(links.lines().filter(own).map(|line| format!("link: {line}")));
+        left.extend(printed("nft", &["list", "tables"]).lines().map(|line| format!("nftables: {line}")));
+        let find = ["-not", "-type", "d", "-printf", "%p %l\n"];
+        let output = Command::new("find").arg(&self.folder).args(find).output().expect("find starts");
+        let files = String::from_utf8_lossy(&output.stdout).into_owned();
+        let home = self.home();
+        left.extend(
+            files.lines().filter(|path| !Path::new(path).starts_with(&home)).map(|path| format!("file: {path}")),
+        );
+        let register = std::fs::read_dir("/run/kybern-clusters").into_iter().flatten().flatten();
+        let of_this = |path: &PathBuf| {
+            let record: Value = serde_json::from_str(&read(path.clone())).unwrap_or_default();
+            record["data"] == self.data_dir().display().to_string()
+        };
+        let records = register.map(|entry| entry.path()).filter(of_this);
+        left.extend(records.map(|path| format!("record: {}", path.display())));
+        left
+    }
+
+    /// The same, but for what belongs to another host's cluster that keeps things here.
+    pub fn left_but_for(&self, other: &Self) -> Vec<String> {
+        let pods =
+            other.on_host(Path::new("ls")).arg(other.data_dir().join("kubelet/pods")).output().expect("ls starts");
+        let uids: Vec<String> = String::from_utf8_lossy(&pods.stdout).lines().map(str::to_owned).collect();
+        let of_other = |line: &String| {
+            uids.iter().any(|uid| line.contains(uid)) || line.contains(&other.folder.display().to_string())
+        };
+        self.left().into_iter().filter(|line| !of_other(line)).collect()
     }
 
     /// Every file in the data directory, by path.

@@ -69,20 +69,18 @@ impl DefaultNetwork {
         })
     }
 
+    /// Whether somebody has put another network there.
+    pub fn yields(conf_dir: &Path) -> bool {
+        let is_config = |path: &Path| path.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json");
+        let mut paths = std::fs::read_dir(conf_dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        paths.any(|path| is_config(&path) && path != conf_dir.join(CONFIG_FILE))
+    }
+
     /// Writes the configuration list unless the directory holds a configuration other than Kybern's own. Answers whether it
     /// is this one that is in force.
     pub fn write(&self, conf_dir: &Path) -> Result<bool, CniError> {
         let file = conf_dir.join(CONFIG_FILE);
-        let foreign = std::fs::read_dir(conf_dir).is_ok_and(|mut entries| {
-            entries.any(|entry| {
-                entry.is_ok_and(|entry| {
-                    let path = entry.path();
-                    let config = path.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json");
-                    config && path != file
-                })
-            })
-        });
-        if foreign {
+        if Self::yields(conf_dir) {
             return Ok(false);
         }
         let text = format!("{:#}\n", self.conflist());

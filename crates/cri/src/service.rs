@@ -34,8 +34,9 @@ pub trait RuntimeService: Send + Sync + 'static {
     fn version(&self) -> CriFuture<'_, Version>;
     fn status(&self) -> CriFuture<'_, RuntimeStatus>;
 
-    /// Creates and starts a sandbox: namespaces, network (through CNI), `/etc/hosts`-independent files. Answers its id.
-    fn run_pod_sandbox(&self, config: PodSandboxConfig) -> CriFuture<'_, String>;
+    /// Creates and starts a sandbox: namespaces, network (through CNI), `/etc/hosts`-independent files. Answers its id. The
+    /// handler is empty for the runtime's usual one.
+    fn run_pod_sandbox(&self, config: PodSandboxConfig, runtime_handler: &str) -> CriFuture<'_, String>;
     /// Stops every container in it and takes down its network. Idempotent.
     fn stop_pod_sandbox(&self, id: &str) -> CriFuture<'_, ()>;
     /// Removes it and everything in it. Idempotent.

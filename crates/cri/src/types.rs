@@ -25,6 +25,15 @@ pub struct RuntimeCondition {
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RuntimeStatus {
     pub conditions: Vec<RuntimeCondition>,
+    pub runtime_handlers: Vec<RuntimeHandler>,
+}
+
+/// A way to run pods that a RuntimeClass may name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RuntimeHandler {
+    pub name: String,
+    pub recursive_read_only_mounts: bool,
+    pub user_namespaces: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

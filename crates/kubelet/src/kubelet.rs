@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::image::pulled::PulledImages;
-use crate::node::{lease, machine, reporter};
+use crate::node::{csi, lease, machine, reporter};
 use crate::orphans::{self, Cleaner, Leftovers, RuntimePod};
 use crate::pod::config::NodeFacts;
 use crate::pod::status::NodeView;
@@ -65,6 +65,7 @@ pub async fn run(
     }
     tasks.spawn(reporter::run(shared.clone()));
     tasks.spawn(lease::run(shared.clone(), nodes.clone()));
+    tasks.spawn(csi::run(shared.clone(), nodes.clone()));
     tasks.spawn(crate::image::gc::run(shared.clone()));
     let cleaner = Cleaner::default();
     tasks.spawn(cleaner.clone().run(shared.clone()));

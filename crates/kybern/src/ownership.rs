@@ -14,7 +14,7 @@ use kybern_linux::netns::NetNs;
 use kybern_linux::rtnl::Rtnl;
 use serde::{Deserialize, Serialize};
 
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 
 /// Where the machine's clusters are listed: one place, whatever their flags say.
 const REGISTER: &str = "/run/kybern-clusters";
@@ -37,7 +37,7 @@ pub(crate) struct Owned {
 
 /// What is there on the machine of what another cluster has on record. A stale record must not stand in the way.
 struct Machine<'a> {
-    runs: &'a dyn Fn(&Path) -> bool,
+    runs: &'a dyn Fn(&Owned) -> bool,
     group_exists: &'a dyn Fn(&str) -> bool,
     bridge_exists: &'a dyn Fn() -> bool,
 }
@@ -94,14 +94,25 @@ impl Owned {
 
     /// Why this cluster must not be started where the other is, if so.
     fn collision(&self, other: &Self, machine: &Machine<'_>) -> Option<String> {
-        let runs = (machine.runs)(&other.data);
+        let runs = (machine.runs)(other);
         let whose = format!("of the cluster in {}", other.data.display());
         let or = format!(", or remove that cluster with `kybern down --data-dir={}`", other.data.display());
-        if self.run == other.run {
-            return Some(format!(
-                "{} is the run directory {whose}: name another with --run-dir{or}",
-                self.run.display()
-            ));
+        // What is below another's directory would go with it.
+        for (flag, own) in [("--data-dir", &self.data), ("--run-dir", &self.run)] {
+            for (what, theirs) in [("data", &other.data), ("run", &other.run)] {
+                if own.starts_with(theirs) || theirs.starts_with(own) {
+                    let (own, theirs) = (own.display(), theirs.display());
+                    return Some(format!(
+                        "{own} and the {what} directory {theirs} {whose} are one in the other: name another with {flag}{or}"
+                    ));
+                }
+            }
+        }
+        for (flag, own) in [("--cni-conf-dir", &self.cni_config), ("--pod-logs-dir", &self.pod_logs)] {
+            if let Some(theirs) = [&other.data, &other.run].into_iter().find(|theirs| own.starts_with(theirs)) {
+                let (own, theirs) = (own.display(), theirs.display());
+                return Some(format!("{own} is below {theirs} {whose}: name another with {flag}{or}"));
+            }
         }
         let (group, others) = (kubepods(&self.cgroup_root), kubepods(&other.cgroup_root));
         if within(&group, &others) && (runs || (machine.group_exists)(&others)) {
@@ -114,6 +125,11 @@ impl Owned {
             ));
         }
         None
+    }
+
+    /// Whether a node works on it now, in a server or alone.
+    pub(crate) fn has_a_kubelet(&self) -> bool {
+        kybern_runtime::is_in_use(&self.run.join(Paths::RUNTIME))
     }
 
     /// What this record has and the other not, as flags.
@@ -182,7 +198,7 @@ impl Register {
     /// Fails where something of this cluster is another's. Changes nothing.
     pub(crate) fn check(&self, paths: &Paths) -> Result<()> {
         let machine = Machine {
-            runs: &|data| kybern_storage::lock::holder(data).is_some(),
+            runs: &|owned| kybern_storage::lock::holder(&owned.data).is_some() || owned.has_a_kubelet(),
             group_exists: &group_exists,
             bridge_exists: &bridge_exists,
         };
@@ -246,6 +262,13 @@ impl Register {
         write(&self.entry(&paths.data), &owned)
     }
 
+    /// The same for a kubelet alone, whose data directory need not be there yet.
+    pub(crate) fn claim_for_kubelet(&self, paths: &Paths) -> Result<()> {
+        let made = kybern_linux::files::make_dirs(&paths.data, 0o700);
+        made.map_err(|error| paths::failure(&format!("cannot make {}", paths.data.display()), error))?;
+        self.claim(paths)
+    }
+
     /// Forgets a cluster of which nothing but its data is left.
     pub(crate) fn release(&self, data: &Path) {
         for path in [data.join(Paths::OWNED), self.entry(data)] {
@@ -304,7 +327,11 @@ mod tests {
         check(&stopped, &|_| {}).unwrap();
         check(&stopped, &|it| it.cgroup_root = "/first-too".into()).unwrap();
         type Change<'a> = &'a dyn Fn(&mut Owned);
-        let cases: [(Change<'_>, &str); 4] = [
+        let cases: [(Change<'_>, &str); 8] = [
+            (&|it| it.data = first.join("kubelet/below"), "--data-dir"),
+            (&|it| it.data = temp.path().into(), "--data-dir"),
+            (&|it| it.cni_config = first.join("net.d"), "--cni-conf-dir"),
+            (&|it| it.pod_logs = first.join("logs"), "--pod-logs-dir"),
             (&|it| it.run = first.join("run"), "--run-dir"),
             (&|it| it.cgroup_root = "/first/".into(), "--cgroup-root"),
             (&|it| it.cgroup_root = "/first/kubepods/burstable".into(), "--cgroup-root"),

@@ -121,6 +121,8 @@ const KNOWN: &[&str] = &[
 ];
 
 impl Paths {
+    /// Where the runtime keeps its state, below the run directory.
+    pub(crate) const RUNTIME: &str = "runtime";
     /// The file in the data directory that says what lies outside of it.
     pub(crate) const OWNED: &str = "owned.json";
 
@@ -170,7 +172,7 @@ impl Paths {
     }
 
     pub(crate) fn runtime_state(&self) -> PathBuf {
-        self.run.join("runtime")
+        self.run.join(Self::RUNTIME)
     }
 
     pub(crate) fn kubelet(&self) -> PathBuf {

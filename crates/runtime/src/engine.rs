@@ -113,6 +113,12 @@ fn lock_state(state_dir: &Path) -> io::Result<std::fs::File> {
     }
 }
 
+/// Whether a runtime is using a state directory now.
+pub fn is_in_use(state_dir: &Path) -> bool {
+    let Ok(file) = std::fs::File::open(state_dir.join("lock")) else { return false };
+    rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::AGAIN)
+}
+
 /// Where the state directory outlives a reboot, its pods have not: their processes are gone, and pids belong to others.
 fn forget_previous_boot(config: &Config) -> io::Result<()> {
     let path = config.state_dir.join("boot_id");

@@ -27,6 +27,7 @@ mod testing;
 
 pub use cni_network::CniNetwork;
 pub use config::Config;
+pub use engine::is_in_use;
 #[doc(hidden)]
 pub use image::fuzzing;
 pub use image::{ImageArchives, Reference, ReferenceError, StoreError, StoredImage};

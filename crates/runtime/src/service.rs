@@ -13,6 +13,13 @@ use crate::image::{Reference, StoredImage, is_digest};
 use crate::operations::Operations;
 use crate::spec::now_ns;
 
+/// What a RuntimeClass may name: the one way that pods run here, also under the name that containerd and CRI-O give theirs.
+const HANDLERS: [&str; 2] = ["", "runc"];
+
+fn handler(name: &str) -> RuntimeHandler {
+    RuntimeHandler { name: name.to_owned(), recursive_read_only_mounts: true, user_namespaces: false }
+}
+
 /// The container runtime, as the kubelet calls it. It lives as long as it is held; its pods live on.
 pub struct Runtime {
     engine: Arc<Engine>,
@@ -61,11 +68,16 @@ impl RuntimeService for Runtime {
                     RuntimeCondition { kind: "RuntimeReady".into(), status: true, ..Default::default() },
                     RuntimeCondition { kind: "NetworkReady".into(), status: network.is_ok(), reason, message },
                 ],
+                runtime_handlers: HANDLERS.map(handler).into(),
             })
         })
     }
 
-    fn run_pod_sandbox(&self, config: PodSandboxConfig) -> CriFuture<'_, String> {
+    fn run_pod_sandbox(&self, config: PodSandboxConfig, runtime_handler: &str) -> CriFuture<'_, String> {
+        if !HANDLERS.contains(&runtime_handler) {
+            let text = format!("failed to get sandbox runtime: no runtime for {runtime_handler:?} is configured");
+            return Box::pin(async { Err(CriError::Internal(text)) });
+        }
         let runtime = self.engine.clone();
         Box::pin(self.operations.whole(async move { runtime.run_sandbox(config).await }))
     }

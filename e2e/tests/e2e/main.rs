@@ -7,6 +7,7 @@ mod interaction;
 mod manifests;
 mod objects;
 mod pods;
+mod pods_churn;
 mod pods_lifecycle;
 mod pods_network;
 mod pods_security;

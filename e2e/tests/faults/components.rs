@@ -68,10 +68,6 @@ fn kubectl(host: &Scratch, kubeconfig: &str, arguments: &[&str]) -> Finished {
     Finished::new(format!("kubectl {}", arguments.join(" ")), command.output().expect("kubectl starts"))
 }
 
-const NETWORK: &str = r#"{"cniVersion": "1.0.0", "name": "byhand", "plugins": [
-    {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "ipam": {"type": "host-local",
-     "dataDir": "FOLDER/networks", "ranges": [[{"subnet": "10.244.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
-
 #[test]
 fn a_cluster_of_separate_processes() {
     let host = Scratch::new("parts");
@@ -141,9 +137,9 @@ fn a_cluster_of_separate_processes() {
 
     let node_config = files.write(
         "kubelet.yaml",
-        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nclusterDNS: [10.97.0.10]\nmaxPods: 17\n",
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nclusterDNS: [10.97.0.10]\nmaxPods: 17\n\
+         podCIDR: 10.244.7.0/24\n",
     );
-    files.write("cni/net.d/10-byhand.conflist", &NETWORK.replace("FOLDER", &host.folder.display().to_string()));
     running.0.push(start(&host, "kube-controller-manager", &["--kubeconfig", &admin]));
     let scheduler = files.kubeconfig("scheduler");
     running.0.push(start(&host, "kube-scheduler", &["--kubeconfig", &scheduler, "--leader-elect=false"]));
@@ -162,6 +158,8 @@ fn a_cluster_of_separate_processes() {
     });
     let capacity = kubectl(&host, &admin, &["get", "node", "alone", "-o", "jsonpath={.status.capacity.pods}"]).ok();
     assert_eq!(capacity, "17");
+    let owner = "jsonpath={.metadata.ownerReferences[0].kind}/{.metadata.ownerReferences[0].name} {.spec.drivers}";
+    assert_eq!(kubectl(&host, &admin, &["get", "csinode", "alone", "-o", owner]).ok(), "Node/alone []");
 
     let version = Command::new(&Cluster::get().kybern).arg("--version").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap();
@@ -173,10 +171,25 @@ fn a_cluster_of_separate_processes() {
     kubectl(&host, &admin, &["expose", "deployment", "web", "--port=80", "--target-port=8080"]).ok();
     let address = kubectl(&host, &admin, &["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]).ok();
     assert!(address.starts_with("10.97."), "{address}");
+    // The network is the one that the kubelet has configured, where there was none.
     let pod = kubectl(&host, &admin, &["get", "pods", "-o", "jsonpath={.items[0].status.podIP}"]).ok();
+    assert!(pod.starts_with("10.244.7."), "{pod}");
     eventually("a pod answers", || {
         let page = host.on_host(Path::new("curl")).args(["-sf", &format!("http://{pod}:8080/")]).output().unwrap();
         if page.status.success() { Ok(()) } else { Err(pod.clone()) }
+    });
+
+    let class = files.write(
+        "class.yaml",
+        "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: sandboxed}\nhandler: gvisor\n---\napiVersion: v1\n\
+         kind: Pod\nmetadata: {name: sandboxed}\nspec: {runtimeClassName: sandboxed, containers: [{name: c, image: none}]}\n",
+    );
+    kubectl(&host, &admin, &["apply", "-f", &class]).ok();
+    eventually("the pod says why it does not start", || {
+        let events = kubectl(&host, &admin, &["get", "events", "--field-selector=involvedObject.name=sandboxed"]).ok();
+        let refused = "FailedCreatePodSandBox   pod/sandboxed   Failed to create pod sandbox: ";
+        let why = "no runtime for \"gvisor\" is configured";
+        if events.contains(refused) && events.contains(why) { Ok(()) } else { Err(events) }
     });
 
     let token = kubectl(&host, &admin, &["create", "token", "default"]).ok();

@@ -1,6 +1,7 @@
 //! What breaks, and what must not: crashes at any moment, and starts that cannot work. Run through `cargo xtask e2e`, after
 //! the tutorial and on the same cluster.
 
+mod churn;
 mod components;
 mod crashes;
 mod cycles;
@@ -8,3 +9,4 @@ mod full_disk;
 mod pod_starts;
 mod refusals;
 mod starts;
+mod two_clusters;

@@ -53,9 +53,10 @@ impl Reporter {
             Ok(version) => format!("{}://{}", version.runtime_name, version.runtime_version),
             Err(_) => format!("{}://unknown", self.shared.view.runtime),
         };
-        let conditions = runtime.status().await.map(|s| s.conditions).map_err(|e| e.to_string());
+        let status = runtime.status().await.map_err(|e| e.to_string());
+        let handlers = status.as_ref().map(|s| s.runtime_handlers.clone()).unwrap_or_default();
         let images = self.shared.images.list_images().await.unwrap_or_default();
-        RuntimeView { version, conditions, images }
+        RuntimeView { version, conditions: status.map(|s| s.conditions), handlers, images }
     }
 
     fn status(&self, runtime: &RuntimeView, now: Timestamp) -> NodeStatus {

@@ -9,7 +9,7 @@ use kybern_api::core::v1::{
     NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use kybern_api::meta::v1::{ObjectMeta, Time};
-use kybern_cri::{Image, RuntimeCondition};
+use kybern_cri::{Image, RuntimeCondition, RuntimeHandler};
 
 use super::machine::{Machine, Pressure};
 use crate::config::Config;
@@ -31,6 +31,7 @@ pub struct RuntimeView {
     pub version: String,
     /// Not ready when it cannot be asked: the error.
     pub conditions: Result<Vec<RuntimeCondition>, String>,
+    pub handlers: Vec<RuntimeHandler>,
     pub images: Vec<Image>,
 }
 
@@ -124,14 +125,18 @@ pub fn status(
             ..Default::default()
         }),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
-        runtime_handlers: Some(vec![NodeRuntimeHandler {
-            name: Some(String::new()),
-            features: Some(NodeRuntimeHandlerFeatures {
-                recursive_read_only_mounts: Some(true),
-                user_namespaces: Some(false),
-            }),
-        }]),
+        runtime_handlers: Some(runtime.handlers.iter().map(handler).collect()),
         ..Default::default()
+    }
+}
+
+fn handler(handler: &RuntimeHandler) -> NodeRuntimeHandler {
+    NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+            user_namespaces: Some(handler.user_namespaces),
+        }),
     }
 }
 
@@ -249,7 +254,7 @@ mod tests {
             message: "no CNI".into(),
         };
         let conditions = Ok(vec![condition("RuntimeReady", true), condition("NetworkReady", network)]);
-        RuntimeView { version: "kybern://v0.1.0".into(), conditions, images: vec![] }
+        RuntimeView { version: "kybern://v0.1.0".into(), conditions, handlers: vec![], images: vec![] }
     }
 
     fn build(network: bool, pressure: Pressure, old: Option<&NodeStatus>, second: i64) -> NodeStatus {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use kybern_api::core::v1::Pod;
+use kybern_api::node::v1::RuntimeClass;
 use kybern_cri::PodSandboxConfig;
 
 use super::Worker;
@@ -26,6 +27,18 @@ pub fn hosts(shared: &Shared, pod: &Pod, ips: &[String]) -> Result<String, Strin
     Ok(dns::hosts_file(pod, ips, &hostname, of_node.as_deref()))
 }
 
+/// The runtime's handler for the pod's RuntimeClass: the usual one, which has no name, where the pod names no class. Few pods
+/// do, so the class is asked for when it is needed.
+async fn runtime_handler(shared: &Shared, pod: &Pod) -> Result<String, String> {
+    let named = spec::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty());
+    let Some(name) = named else { return Ok(String::new()) };
+    match shared.client.get::<RuntimeClass>("", name).await {
+        Ok(class) => Ok(class.handler),
+        Err(error) if error.is_not_found() => Err(format!("runtimeclass.node.k8s.io {name:?} not found")),
+        Err(error) => Err(format!("failed to lookup RuntimeClass {name}: {error}")),
+    }
+}
+
 impl Worker {
     pub(super) fn create_sandbox(&mut self, attempt: u32) {
         let (shared, pod, whole) = (self.shared.clone(), self.pod.clone(), self.whole.clone());
@@ -43,7 +56,8 @@ impl Worker {
                     let made = cgroups.create(&config.cgroup_parent, &cgroup_resources(&pod));
                     made.map_err(|e| format!("cannot make the cgroup {}: {e}", config.cgroup_parent))?;
                 }
-                shared.runtime.run_pod_sandbox(config).await.map_err(|e| e.to_string())
+                let handler = runtime_handler(&shared, &pod).await?;
+                shared.runtime.run_pod_sandbox(config, &handler).await.map_err(|e| e.to_string())
             };
             Done::Sandbox(whole.run(work).await.and_then(|done| done))
         });

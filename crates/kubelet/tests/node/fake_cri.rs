@@ -92,7 +92,7 @@ impl FakeCri {
         self.failing_stops.store(count, Ordering::Relaxed);
     }
 
-    async fn at(&self, step: &str) {
+    pub(crate) async fn at(&self, step: &str) {
         if self.held.lock().as_deref() == Some(step) {
             self.reached.notify_one();
             self.release.notified().await;
@@ -168,12 +168,17 @@ impl RuntimeService for FakeCri {
         let condition = |kind: &str| RuntimeCondition { kind: kind.into(), status: true, ..Default::default() };
         Box::pin(std::future::ready(Ok(RuntimeStatus {
             conditions: vec![condition("RuntimeReady"), condition("NetworkReady")],
+            runtime_handlers: vec![],
         })))
     }
 
-    fn run_pod_sandbox(&self, config: PodSandboxConfig) -> CriFuture<'_, String> {
+    fn run_pod_sandbox(&self, config: PodSandboxConfig, handler: &str) -> CriFuture<'_, String> {
+        let handler = handler.to_owned();
         Box::pin(async move {
             self.at("before sandbox").await;
+            if !handler.is_empty() {
+                return Err(CriError::Internal(format!("no runtime for {handler:?} is configured")));
+            }
             let done: CriFuture<'_, _> = answer!(self, |state| {
                 let id = state.id("s");
                 state.calls.push(format!("sandbox {}", config.metadata.name));
@@ -323,11 +328,15 @@ impl RuntimeService for FakeCri {
     }
 
     fn exec_sync(&self, _: &str, command: Vec<String>, _: Option<Duration>) -> CriFuture<'_, ExecSyncResult> {
-        answer!(self, |state| {
+        Box::pin(async move {
             let command = command.join(" ");
-            state.calls.push(format!("exec {command}"));
-            let exit_code = state.commands.get(&command).copied().unwrap_or(0);
-            Ok(ExecSyncResult { stdout: command.into_bytes(), stderr: vec![], exit_code })
+            self.at(&command).await;
+            let done: CriFuture<'_, _> = answer!(self, |state| {
+                state.calls.push(format!("exec {command}"));
+                let exit_code = state.commands.get(&command).copied().unwrap_or(0);
+                Ok(ExecSyncResult { stdout: command.into_bytes(), stderr: vec![], exit_code })
+            });
+            done.await
         })
     }
 
@@ -375,25 +384,31 @@ impl ImageService for FakeCri {
         let name = image.image.clone();
         answer!(self, |state| {
             let there = match name.split('/').next() {
-                Some("private") => state.calls.contains(&format!("pulled {name}")),
+                Some("private" | "public") => state.calls.contains(&format!("pulled {name}")),
                 _ => !name.starts_with("missing"),
             };
             Ok(there.then(|| Image { id: format!("sha256:{name}"), ..Default::default() }))
         })
     }
 
-    /// Images of `private/…` are for those who know the password.
+    /// Images of `private/…` are for those who know the password, those of `public/…` for everyone.
     fn pull_image(&self, image: &ImageSpec, auth: Option<AuthConfig>) -> CriFuture<'_, String> {
         let name = image.image.clone();
-        answer!(self, |state| {
-            if !name.starts_with("private/") {
-                return Err(CriError::NotFound(format!("{name}: manifest unknown")));
-            }
-            if auth.is_none_or(|auth| auth.password != "right") {
-                return Err(CriError::Internal(format!("{name}: 401 Unauthorized")));
-            }
-            state.calls.push(format!("pulled {name}"));
-            Ok(name)
+        Box::pin(async move {
+            self.at("before pull").await;
+            let done: CriFuture<'_, _> = answer!(self, |state| {
+                match name.split('/').next() {
+                    Some("public") => {}
+                    Some("private") if auth.is_some_and(|auth| auth.password == "right") => {}
+                    Some("private") => return Err(CriError::Internal(format!("{name}: 401 Unauthorized"))),
+                    _ => return Err(CriError::NotFound(format!("{name}: manifest unknown"))),
+                }
+                state.calls.push(format!("pulled {name}"));
+                Ok(name)
+            });
+            let done = done.await;
+            self.at("after pull").await;
+            done
         })
     }
 

@@ -39,7 +39,7 @@ impl TestNode {
     }
 
     fn start(&mut self, config: Config) {
-        let client = Client::new(Arc::new(Wire(self.api.clone())));
+        let client = Client::new(Arc::new(endings::HeldWire(Wire(self.api.clone()), self.cri.clone())));
         let (runtime, images) = (self.cri.clone(), self.cri.clone());
         self.task = Some(tokio::spawn(async move {
             kybern_kubelet::run(config, client, runtime, images, std::future::pending()).await.unwrap();
@@ -223,13 +223,30 @@ async fn a_failed_pull_says_why() {
     node.api.until_event("Failed: Failed to pull image \"missing:1\": missing:1: manifest unknown").await;
     node.api.until_event("BackOff: Back-off pulling image \"missing:1\"").await;
     assert_eq!(node.pod("p")["status"]["phase"], "Pending");
-    // Another image need not wait for what the first one is waiting for.
-    let before = std::time::Instant::now();
-    let mut pod = node.pod("p");
-    pod["spec"]["containers"][0]["image"] = "img:1".into();
-    node.api.put("pods", pod);
-    node.until("p", |pod| pod["status"]["phase"] == "Running").await;
-    assert!(before.elapsed().as_secs() < 9, "it waited for the other image's back-off");
+}
+
+/// Another image need not wait for what the first one is waiting for. A busy machine may be slow to notice; a back-off that is
+/// waited for delays every attempt.
+#[tokio::test]
+async fn another_image_is_pulled_at_once() {
+    let node = TestNode::new();
+    let mut took = Vec::new();
+    for attempt in 0..4 {
+        let name = format!("p{attempt}");
+        node.create(&name, |pod| pod["spec"]["containers"][0]["image"] = format!("missing:{attempt}").into());
+        let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+        node.until(&name, |pod| waiting(pod)["reason"] == "ErrImagePull").await;
+        let failed = std::time::Instant::now();
+        let mut pod = node.pod(&name);
+        pod["spec"]["containers"][0]["image"] = "img:1".into();
+        node.api.put("pods", pod);
+        node.until(&name, |pod| pod["status"]["phase"] == "Running").await;
+        if failed.elapsed().as_secs() < 8 {
+            return;
+        }
+        took.push(failed.elapsed());
+    }
+    panic!("it waited for the other image's back-off of 10 s: {took:?}");
 }
 
 #[tokio::test]
@@ -405,4 +422,49 @@ async fn what_does_not_fit_is_refused() {
         "{message}"
     );
     node.api.until_event("OutOfcpu: Node didn't have enough resource: cpu").await;
+}
+
+#[tokio::test]
+async fn a_runtime_class_names_a_handler() {
+    let node = TestNode::new();
+    let class = |name: &str, handler: &str| {
+        node.api.put("runtimeclasses", json!({"metadata": {"name": name}, "handler": handler}));
+    };
+    class("sandboxed", "gvisor");
+    for (pod, class) in [("p", "sandboxed"), ("q", "gone")] {
+        node.create(pod, |pod| pod["spec"]["runtimeClassName"] = class.into());
+    }
+    let failed = "FailedCreatePodSandBox: Failed to create pod sandbox: ";
+    node.api.until_event(&format!("{failed}no runtime for \"gvisor\" is configured")).await;
+    node.api.until_event(&format!("{failed}runtimeclass.node.k8s.io \"gone\" not found")).await;
+    assert_eq!(node.pod("p")["status"]["phase"], "Pending");
+    // What was missing may come.
+    class("sandboxed", "");
+    node.until("p", |pod| pod["status"]["phase"] == "Running").await;
+}
+
+#[tokio::test]
+async fn the_node_has_a_csi_node() {
+    let node = TestNode::new();
+    let owned_by = |uid: Value| {
+        let api = node.api.clone();
+        async move {
+            api.until("csinodes", "/n1", |c| c.is_some_and(|c| c["metadata"]["ownerReferences"][0]["uid"] == uid)).await
+        }
+    };
+    node.api.until("nodes", "/n1", |n| n.is_some()).await;
+    owned_by(node.api.get("nodes", "/n1").unwrap()["metadata"]["uid"].clone()).await;
+    let csi = node.api.get("csinodes", "/n1").unwrap();
+    let owner = &csi["metadata"]["ownerReferences"];
+    assert_eq!(
+        (&owner[0]["apiVersion"], &owner[0]["kind"], &owner[0]["name"]),
+        (&"v1".into(), &"Node".into(), &"n1".into())
+    );
+    assert_eq!(csi["spec"]["drivers"], json!([]));
+    let migrated = csi["metadata"]["annotations"]["storage.alpha.kubernetes.io/migrated-plugins"].as_str().unwrap();
+    assert!(migrated.contains("kubernetes.io/aws-ebs,kubernetes.io/azure-disk,"), "{migrated}");
+    // A node that was deleted and comes back is another object.
+    node.api.remove("nodes", "/n1");
+    node.api.put("nodes", json!({"metadata": {"name": "n1", "uid": "another"}, "status": {}}));
+    owned_by("another".into()).await;
 }

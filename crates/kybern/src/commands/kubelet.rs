@@ -9,8 +9,9 @@ use kybern_client::Client;
 use kybern_kubelet::ServerConfig;
 
 use super::kubelet_config::KubeletFile;
+use crate::ownership::Register;
 use crate::paths::Directories;
-use crate::wiring::{node, shutdown};
+use crate::wiring::{lone_network, node, shutdown};
 use crate::{node_address, preflight, version};
 
 #[derive(Debug, Args)]
@@ -64,14 +65,18 @@ pub(crate) async fn run(options: Kubelet) -> Result<()> {
         .with_user_agent("kubelet");
     let name = options.hostname_override.clone().map_or_else(node_address::host_name, Ok)?;
     let ip = options.node_ip.map_or_else(node_address::detect, Ok)?;
-    let paths = options.directories.paths()?;
+    let mut paths = options.directories.paths()?;
+    paths.pod_logs = file.pod_logs_dir.clone().unwrap_or(paths.pod_logs);
+    paths.cgroup_root = file.cgroup_root.clone().unwrap_or(paths.cgroup_root);
     preflight::machine()?;
+    Register::of_machine().claim_for_kubelet(&paths)?;
     let runtime = node::open_runtime(&paths).await?;
+    tokio::spawn(lone_network::configure(paths.clone(), client.clone(), name.clone(), file.pod_cidr.clone()));
     let mut config = kybern_kubelet::Config::new(name, ip, &paths.data);
-    config.pod_logs_dir = file.pod_logs_dir.clone().unwrap_or(paths.pod_logs);
+    config.pod_logs_dir = paths.pod_logs;
     config.container_logs_dir = paths.container_logs.clone();
     config.log_rotation = file.log_rotation(config.log_rotation)?;
-    config.cgroup_root = file.cgroup_root.clone().unwrap_or(paths.cgroup_root);
+    config.cgroup_root = paths.cgroup_root;
     config.pod_cidr = file.pod_cidr.clone();
     set(&mut config.cluster_dns, options.cluster_dns.or(file.cluster_dns));
     set(&mut config.cluster_domain, options.cluster_domain.or(file.cluster_domain));

@@ -5,6 +5,7 @@ use clap::Args;
 use kybern_client::Client;
 
 use super::server::ClusterOptions;
+use crate::ownership::Register;
 use crate::paths::Directories;
 use crate::preflight;
 use crate::up::background::Starting;
@@ -78,6 +79,8 @@ async fn server(options: &Up, progress: &mut Progress) -> Result<(RunningServer,
     }
     let cluster = options.cluster.resolve()?;
     println!("Starting Kybern {} as node {} ({})", crate::version::KYBERN, cluster.node_name, cluster.node_ip);
+    // Not even a log is made where another cluster's things are.
+    Register::of_machine().check(&cluster.paths)?;
     progress.begin("starting the server");
     let starting = Starting::spawn(&cluster.paths, &options.cluster.to_arguments())?;
     let on_status = |status: &str| {

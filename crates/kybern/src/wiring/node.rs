@@ -21,9 +21,19 @@ use crate::version;
 pub(super) const KUBELET_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10250);
 
 /// The pod network of a node on which nobody has put another.
-pub(crate) fn default_network(paths: &Paths, subnet: IpNet) -> DefaultNetwork {
+pub(crate) fn default_network(paths: &Paths, subnets: Vec<IpNet>) -> DefaultNetwork {
     let data_dir = Some(paths.cni_state().join("networks"));
-    DefaultNetwork { subnets: vec![subnet], data_dir, ..DefaultNetwork::default() }
+    DefaultNetwork { subnets, data_dir, ..DefaultNetwork::default() }
+}
+
+/// Configures that network, and what it needs of the kernel; answers false where somebody has put another.
+pub(crate) fn write_network(paths: &Paths, subnets: Vec<IpNet>) -> Result<bool> {
+    let network = default_network(paths, subnets);
+    let own = network.write(&paths.cni_config).context("cannot configure the pod network")?;
+    if own {
+        network.prepare_node().iter().for_each(|missing| tracing::warn!("{missing}"));
+    }
+    Ok(own)
 }
 
 /// The first /24 (IPv6: /64) of the pods' range: what a cluster of one node needs.
@@ -65,10 +75,7 @@ pub(crate) async fn start(
 ) -> Result<impl Future<Output = Result<()>> + use<>> {
     let paths = &cluster.paths;
     let subnet = first_subnet(cluster.cluster_cidr)?;
-    let network = default_network(paths, subnet);
-    if network.write(&paths.cni_config).context("cannot configure the pod network")? {
-        network.prepare_node().iter().for_each(|missing| tracing::warn!("{missing}"));
-    }
+    write_network(paths, vec![subnet])?;
     let runtime = open_runtime(paths).await?;
     let server = server_config(cluster, pki)?;
     let mut config = kybern_kubelet::Config::new(cluster.node_name.clone(), cluster.node_ip, &paths.data);

@@ -34,6 +34,12 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
     let paths = &owned.as_ref().map_or_else(|| paths.clone(), |owned| owned.paths(paths));
     let netns = owned.as_ref().map_or(Ok(None), Owned::foreign_netns);
     stop_server(paths)?;
+    if still_in_use(paths) {
+        bail!(
+            "a kubelet is running with --run-dir={}: end it first; nothing but the server was stopped",
+            paths.run.display()
+        );
+    }
     kybern_runtime::purge(&node::runtime_config(paths)?).context("cannot remove the containers")?;
     let all = owned.as_ref().is_none_or(|owned| owned.cgroups_made);
     remove_cgroups(paths, all).context("cannot remove the pods' cgroups")?;
@@ -64,8 +70,7 @@ pub(crate) fn remove(paths: &Paths, keep_data: bool) -> Result<()> {
 
 /// Bridge, addresses, links and rules in this network namespace.
 fn remove_network(paths: &Paths) -> Result<()> {
-    let subnet = "10.244.0.0/24".parse().expect("a constant");
-    let network = node::default_network(paths, subnet);
+    let network = node::default_network(paths, Vec::new());
     // Of a network that somebody else has put there, the bridge is theirs.
     let own = ownership::network_owner(&paths.cni_config).is_some_and(|owner| owner == paths.data);
     kybern_cni::purge(&network, own, &paths.cni_state()).context("cannot remove the pod network")?;
@@ -96,6 +101,17 @@ fn remove_cgroups(paths: &Paths, all: bool) -> std::io::Result<()> {
 fn stop_server(paths: &Paths) -> Result<()> {
     let Some(pid) = kybern_storage::lock::holder(&paths.data) else { return Ok(()) };
     process::terminate(pid, END_TIMEOUT).with_context(|| format!("cannot stop the server, process {pid}"))
+}
+
+/// Whether a kubelet runs that no server has started. What a killed server held is free a moment after its death.
+fn still_in_use(paths: &Paths) -> bool {
+    (0..40).all(|_| {
+        let in_use = kybern_runtime::is_in_use(&paths.runtime_state());
+        if in_use {
+            std::thread::sleep(END_TIMEOUT / 100);
+        }
+        in_use
+    })
 }
 
 /// All but the registries' settings, which the user has made.

@@ -13,7 +13,7 @@ use kybern_testbed::harness::BUSYBOX;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// A network namespace without any link but `lo`.
-struct LoopbackOnly;
+pub(crate) struct LoopbackOnly;
 
 impl PodNetwork for LoopbackOnly {
     fn ready(&self) -> Result<(), String> {
@@ -83,6 +83,15 @@ impl Node {
     }
 
     async fn below(dir: PathBuf) -> Node {
+        Node::connected(dir, Arc::new(LoopbackOnly)).await
+    }
+
+    /// A node with another network than the usual.
+    pub(crate) async fn with_network(network: Arc<dyn PodNetwork>) -> Node {
+        Node::connected(new_dir(), network).await
+    }
+
+    async fn connected(dir: PathBuf, network: Arc<dyn PodNetwork>) -> Node {
         let config = Config {
             root_dir: dir.join("root"),
             state_dir: dir.join("state"),
@@ -90,7 +99,7 @@ impl Node {
             executable: std::env::current_exe().unwrap(),
             version: "test".into(),
             registries_file: dir.join("registries.yaml"),
-            network: Some(Arc::new(LoopbackOnly)),
+            network: Some(network),
         };
         let mut node = Node { dir, config, service: None };
         node.open().await;
@@ -170,7 +179,7 @@ impl Node {
     }
 
     pub(crate) async fn sandbox(&self, pod: &PodSandboxConfig) -> String {
-        self.service().run_pod_sandbox(pod.clone()).await.unwrap()
+        self.service().run_pod_sandbox(pod.clone(), "").await.unwrap()
     }
 
     pub(crate) async fn start(&self, sandbox: &str, config: ContainerConfig) -> String {

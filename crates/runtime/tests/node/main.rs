@@ -5,6 +5,7 @@ mod containers;
 mod fake_registry;
 mod fixture;
 mod images;
+mod network;
 mod registry_protocol;
 mod restart;
 mod sandboxes;
@@ -20,6 +21,9 @@ const TESTS: &[Test] = tests![
     sandboxes::nothing_is_left,
     sandboxes::cancelled_at_any_time,
     sandboxes::removed_while_it_is_made,
+    network::an_end_overtakes_the_network,
+    network::a_network_that_does_not_let_go_is_asked_again,
+    sandboxes::handlers,
     containers::what_a_process_sees,
     containers::confinement,
     containers::users_and_groups,

@@ -139,7 +139,7 @@ pub(crate) async fn nothing_is_left() {
     node.finish().await;
 }
 
-fn assert_empty(node: &Node) {
+pub(crate) fn assert_empty(node: &Node) {
     for dir in
         [&node.config.netns_dir, &node.config.state_dir.join("sandboxes"), &node.config.root_dir.join("containers")]
     {
@@ -183,7 +183,7 @@ pub(crate) async fn removed_while_it_is_made() {
             node.service().remove_pod_sandbox(&made.pod_sandbox_id).await.unwrap();
         };
         let make = async {
-            let sandbox = node.service().run_pod_sandbox(pod.clone()).await.unwrap();
+            let sandbox = node.service().run_pod_sandbox(pod.clone(), "").await.unwrap();
             let config = node.shell("main", "busybox sleep 600");
             if let Ok(id) = node.service().create_container(&sandbox, config, pod.clone()).await {
                 let _ = node.service().start_container(&id).await;
@@ -194,5 +194,18 @@ pub(crate) async fn removed_while_it_is_made() {
         assert_empty(&node);
         assert!(node.service().list_containers().await.unwrap().is_empty());
     }
+    node.finish().await;
+}
+
+/// A RuntimeClass may name the usual handler; any other is refused before anything is made.
+pub(crate) async fn handlers() {
+    let node = Node::new().await;
+    let pod = node.pod("handled");
+    let offered = node.service().status().await.unwrap().runtime_handlers;
+    assert_eq!(offered.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["", "runc"]);
+    let error = node.service().run_pod_sandbox(pod.clone(), "gvisor").await.unwrap_err();
+    assert_eq!(error.to_string(), "failed to get sandbox runtime: no runtime for \"gvisor\" is configured");
+    assert_empty(&node);
+    node.service().run_pod_sandbox(pod, "runc").await.unwrap();
     node.finish().await;
 }
