@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Request;
 use hyper::body::Incoming;
+use kybern_component_base::TlsPolicy;
 use kybern_component_base::listener::{self, Limits, Listener, Protocol, Slot};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
@@ -32,14 +33,14 @@ pub enum TlsError {
     Config(#[from] rustls::Error),
 }
 
-/// TLS settings. `certificate` is asked at every handshake, so that it can be renewed while serving. Clients may show a
+/// TLS settings under a policy. `certificate` is asked at every handshake, so that it can be renewed while serving. Clients may show a
 /// certificate of one of the `client_roots`.
 pub fn tls_config(
+    policy: &TlsPolicy,
     certificate: Arc<dyn ResolvesServerCert>,
     client_roots: &[CertificateDer<'static>],
 ) -> Result<ServerConfig, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = policy.server()?;
     let builder = if client_roots.is_empty() {
         builder.with_no_client_auth()
     } else {
@@ -47,14 +48,14 @@ pub fn tls_config(
         for root in client_roots {
             roots.add(root.clone()).map_err(|e| TlsError::ClientCa(e.to_string()))?;
         }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), policy.provider())
             .allow_unauthenticated()
             .build()
             .map_err(|e| TlsError::ClientCa(e.to_string()))?;
         builder.with_client_cert_verifier(verifier)
     };
     let mut config = builder.with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = policy.alpn();
     Ok(config)
 }
 

@@ -79,7 +79,7 @@ async fn start() -> Fixture {
     options.authorizers = vec![Arc::new(Nobody)];
     let server = Server::start(options).await.unwrap();
     let certificate = Arc::new(Renewable(ArcSwap::from_pointee(ca.key("localhost"))));
-    let tls = serve::tls_config(certificate.clone(), &[ca.certificate.der().clone()]).unwrap();
+    let tls = serve::tls_config(&Default::default(), certificate.clone(), &[ca.certificate.der().clone()]).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve::serve(server, listener, Arc::new(tls)));

@@ -5,5 +5,7 @@
 pub mod http;
 pub mod listener;
 pub mod tls;
+pub mod tls_policy;
 
 pub use http::{Reply, Server, metrics};
+pub use tls_policy::TlsPolicy;

@@ -54,8 +54,8 @@ pub struct Config {
     pub node_ranges: Option<NodeRanges>,
     /// With what certificate requests are signed; without it they are not.
     pub signing: Option<ClusterSigning>,
-    /// Work only while holding the lease `kube-system/kube-controller-manager`, under this identity.
-    pub leader_elect: Option<String>,
+    /// Work only while this lease is held; `None` where there is one controller manager.
+    pub lease: Option<LeaseConfig>,
     /// How long events are kept after they last happened, upstream's `--event-ttl` of the API server. Zero: an API server
     /// that removes them itself.
     pub event_ttl: Duration,
@@ -73,7 +73,7 @@ impl Default for Config {
             root_ca: None,
             node_ranges: None,
             signing: None,
-            leader_elect: None,
+            lease: None,
             client_for: None,
             event_ttl: Duration::from_secs(3600),
             clock: Arc::new(SystemClock),
@@ -170,10 +170,9 @@ fn canonical(name: &str) -> Cow<'_, str> {
 pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = ()>) {
     let work = work(&config, &client);
     let led = async {
-        match &config.leader_elect {
-            Some(identity) => {
-                let lease = LeaseConfig::new("kube-system", "kube-controller-manager", identity);
-                LeaderElector::new(client.clone(), lease).lead(work).await;
+        match &config.lease {
+            Some(lease) => {
+                LeaderElector::new(client.clone(), lease.clone()).lead(work).await;
             }
             None => work.await,
         }

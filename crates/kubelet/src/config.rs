@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kybern_api::core::v1::Taint;
+use kybern_component_base::TlsPolicy;
 use kybern_cri::LogRotation;
 
 use crate::server::auth::Authorizer;
@@ -49,11 +50,15 @@ pub struct Config {
 pub struct ServerConfig {
     /// `0.0.0.0:10250`.
     pub address: SocketAddr,
+    /// Versions of TLS and ciphers.
+    pub tls: TlsPolicy,
     /// PEM files of the serving certificate (with its chain) and its key.
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// PEM file of the authority whose client certificates are believed.
-    pub client_ca: PathBuf,
+    /// PEM file of the authority whose client certificates are believed; without one nobody's are.
+    pub client_ca: Option<PathBuf>,
+    /// Whether who shows no credential is `system:anonymous`, about whom the authorizer is asked.
+    pub anonymous: bool,
     /// Who may do what; [`crate::server::auth::masters_only`] where nobody else is asked.
     pub authorizer: Arc<dyn Authorizer>,
 }

@@ -4,13 +4,14 @@
 mod addons;
 mod cli;
 mod commands;
-mod component_flags;
+mod flags;
 mod logging;
 mod node_address;
 mod notify;
 mod ownership;
 mod paths;
 mod preflight;
+mod serving;
 mod testapp;
 mod up;
 mod version;
@@ -18,7 +19,7 @@ mod wiring;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command};
 
@@ -37,16 +38,23 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|a| a == "pause") {
         kybern_runtime::pause_main();
     }
-    let prepared = component_flags::prepare(arguments);
-    if let (Some(component), true) = (prepared.component, prepared.version) {
-        println!("{}", component_flags::version(component));
+    let prepared = match flags::prepare(arguments) {
+        Ok(prepared) => prepared,
+        Err(refusal) => {
+            eprintln!("Error: {refusal}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Some(answer) = &prepared.answer {
+        println!("{answer}");
         return ExitCode::SUCCESS;
     }
-    let cli = match Cli::try_parse_from(&prepared.arguments) {
+    let cli = match parse(&prepared) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error, prepared.component),
+        Err(error) => error.exit(),
     };
     logging::init(&cli.command, prepared.level);
+    prepared.notes.iter().for_each(|note| tracing::warn!("{note}"));
     if cli.command.is_for_people() {
         kybern_linux::process::end_with_the_reader();
     }
@@ -60,20 +68,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// A component says what is wrong with its flags as upstream's does.
-fn refuse(error: &clap::Error, component: Option<&str>) -> ExitCode {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let flag = match (error.kind(), error.get(ContextKind::InvalidArg)) {
-        (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) => Some(flag),
-        _ => None,
-    };
-    match (component, flag) {
-        (Some(component), Some(flag)) => {
-            eprintln!("Error: {}", component_flags::unknown(component, flag));
-            ExitCode::FAILURE
-        }
-        _ => error.exit(),
+/// A component's help goes on with what upstream's takes beyond what works here.
+fn parse(prepared: &flags::Prepared) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    if let Some(component) = prepared.component {
+        command = command.mut_subcommand(component, |command| command.after_help(flags::help(component)));
     }
+    Cli::from_arg_matches(&command.try_get_matches_from(&prepared.arguments)?)
 }
 
 /// The servers use every core; the rest is content with one thread.

@@ -11,3 +11,12 @@ pub(crate) const KYBERN: &str = env!("CARGO_PKG_VERSION");
 pub(crate) fn image() -> String {
     format!("kybern.local/kybern:{KYBERN}")
 }
+
+/// Go's name of this machine's architecture.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -8,7 +8,7 @@ use kybern_e2e::{Cluster, Finished, Scratch, eventually};
 const PORT: &str = "7443";
 
 /// Processes that end with the test.
-struct Running(Vec<Child>);
+pub(super) struct Running(pub(super) Vec<Child>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -20,21 +20,21 @@ impl Drop for Running {
 }
 
 /// A cluster's files, below the host's folder.
-struct Files<'a>(&'a Scratch);
+pub(super) struct Files<'a>(pub(super) &'a Scratch);
 
 impl Files<'_> {
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.folder.join(name).display().to_string()
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
+    pub(super) fn write(&self, name: &str, text: &str) -> String {
         let path = self.0.folder.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
         self.path(name)
     }
 
-    fn openssl(&self, line: &str) {
+    pub(super) fn openssl(&self, line: &str) {
         let output = Command::new("openssl").args(line.split(' ')).current_dir(&self.0.folder).output().unwrap();
         assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -52,17 +52,17 @@ impl Files<'_> {
 }
 
 /// A component in the background; its log lies in the host's folder.
-fn start(host: &Scratch, component: &str, flags: &[&str]) -> Child {
+pub(super) fn start(host: &Scratch, component: &str, flags: &[&str]) -> Child {
     let log = std::fs::File::create(host.folder.join(format!("{component}.log"))).unwrap();
     let mut command = host.on_host(&Cluster::get().kybern);
     command.arg(component).args(flags).stdout(Stdio::null()).stderr(log).spawn().expect("kybern starts")
 }
 
-fn log(host: &Scratch, component: &str) -> String {
+pub(super) fn log(host: &Scratch, component: &str) -> String {
     std::fs::read_to_string(host.folder.join(format!("{component}.log"))).unwrap_or_default()
 }
 
-fn kubectl(host: &Scratch, kubeconfig: &str, arguments: &[&str]) -> Finished {
+pub(super) fn kubectl(host: &Scratch, kubeconfig: &str, arguments: &[&str]) -> Finished {
     let mut command = host.on_host(Cluster::get().kubectls.last().unwrap());
     command.args(["--kubeconfig", kubeconfig]).args(arguments).env("HOME", &host.folder);
     Finished::new(format!("kubectl {}", arguments.join(" ")), command.output().expect("kubectl starts"))
@@ -217,6 +217,10 @@ fn versions_and_flags() {
         assert!(kybern(&[component, "--help"]).ok().contains("Usage:"));
     }
     assert!(kybern(&["coredns", "-version"]).ok().starts_with("CoreDNS"));
-    let etcd = kybern(&["kube-apiserver", "--etcd-servers=http://127.0.0.1:2379"]).exits_with(1).fails();
-    assert!(etcd.contains("unknown flag: --etcd-servers") && etcd.contains("--data-dir"), "{etcd}");
+    let etcd = kybern(&["kube-apiserver", "--etcd-servers=http://etcd.example:2379"]).exits_with(1).fails();
+    assert!(etcd.contains("--etcd-servers=http://etcd.example:2379 cannot be honoured") && etcd.contains("--data-dir"));
+    let audit = kybern(&["kube-apiserver", "--audit-policy-file=/etc/audit.yaml"]).exits_with(1).fails();
+    assert!(audit.contains("--audit-policy-file=/etc/audit.yaml cannot be honoured: "), "{audit}");
+    let help = kybern(&["kube-apiserver", "--help"]).ok();
+    assert!(help.contains("--audit-policy-file") && help.contains("--profiling"), "{help}");
 }

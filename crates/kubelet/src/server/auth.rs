@@ -4,14 +4,21 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use kybern_apimachinery::{Gvr, json};
 use kybern_client::Client;
+use kybern_client::review::{Access, Lifetimes, Reviewed, Reviews};
 
 /// Who asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     pub user: String,
     pub groups: Vec<String>,
+}
+
+/// Who shows no credential.
+pub(super) const ANONYMOUS: &str = "system:anonymous";
+
+pub(super) fn anonymous() -> Identity {
+    Identity { user: ANONYMOUS.to_owned(), groups: vec!["system:unauthenticated".to_owned()] }
 }
 
 /// Decides about callers of the kubelet's API.
@@ -46,36 +53,39 @@ impl Authorizer for MastersOnly {
     }
 }
 
-/// Asks the API server with TokenReview and SubjectAccessReview.
+/// Asks the API server with TokenReview and SubjectAccessReview, upstream's `Webhook` for both.
 pub struct Delegated {
-    client: Client,
+    /// Whether tokens are asked about.
+    tokens: bool,
+    reviews: Reviews,
     node: String,
 }
 
 impl Delegated {
-    pub fn new(client: Client, node: impl Into<String>) -> Self {
-        Self { client, node: node.into() }
+    pub fn new(client: Client, node: impl Into<String>, tokens: bool, lifetimes: Lifetimes) -> Self {
+        Self { tokens, reviews: Reviews::new(client, lifetimes), node: node.into() }
+    }
+
+    /// How long upstream's kubelet keeps answers: two minutes, five minutes and half a minute.
+    pub fn lifetimes() -> Lifetimes {
+        let seconds = std::time::Duration::from_secs;
+        Lifetimes { token: seconds(120), allowed: seconds(300), denied: seconds(30) }
     }
 }
 
 impl Authorizer for Delegated {
     fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Option<Identity>> {
         Box::pin(async move {
-            let reviews = self.client.raw(&Gvr::new("authentication.k8s.io", "v1", "tokenreviews"));
-            let review = json!({
-                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {"token": token},
-            });
-            let answer = reviews.create(&review).await.ok()?;
-            let status = &answer["status"];
-            (status["authenticated"] == true).then(|| Identity {
-                user: status["user"]["username"].as_str().unwrap_or("").to_owned(),
-                groups: status["user"]["groups"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|g| g.as_str().map(str::to_owned))
-                    .collect(),
-            })
+            if !self.tokens {
+                return None;
+            }
+            match self.reviews.token(token).await {
+                Ok(user) => user.map(|user| Identity { user: user.name, groups: user.groups }),
+                Err(error) => {
+                    tracing::warn!("cannot ask whose a token is: {error}");
+                    None
+                }
+            }
         })
     }
 
@@ -84,18 +94,14 @@ impl Authorizer for Delegated {
             if is_master(who) {
                 return true;
             }
-            let reviews = self.client.raw(&Gvr::new("authorization.k8s.io", "v1", "subjectaccessreviews"));
-            let review = json!({
-                "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {},
-                "spec": {
-                    "user": who.user, "groups": who.groups,
-                    "resourceAttributes": {
-                        "verb": verb, "group": "", "version": "v1", "resource": "nodes", "name": self.node,
-                        "subresource": subresource,
-                    },
-                },
-            });
-            reviews.create(&review).await.is_ok_and(|answer| answer["status"]["allowed"] == true)
+            let asks = Reviewed { name: who.user.clone(), groups: who.groups.clone(), ..Reviewed::default() };
+            match self.reviews.access(&asks, &Access::Node { verb, name: &self.node, subresource }).await {
+                Ok(verdict) => verdict.allowed,
+                Err(error) => {
+                    tracing::warn!("cannot ask who may do what: {error}");
+                    false
+                }
+            }
         })
     }
 }

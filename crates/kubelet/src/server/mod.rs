@@ -101,25 +101,31 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ServerError
 
 fn tls_config(config: &ServerConfig) -> Result<rustls::ServerConfig, ServerError> {
     let bad = |e: &dyn std::fmt::Display| ServerError::Tls(e.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(&config.client_ca)? {
-        roots.add(certificate).map_err(|e| bad(&e))?;
-    }
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| bad(&e))?;
+    let builder = config.tls.server().map_err(|e| bad(&e))?;
+    let builder = match &config.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => builder.with_client_cert_verifier(verifier(config, &certificates(path)?)?),
+    };
     let key = pem(&config.key, PrivateKeyDer::from_pem_file(&config.key))?;
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad(&e))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&config.certificate)?, key)
-        .map_err(|e| bad(&e))?;
+    let mut tls = builder.with_single_cert(certificates(&config.certificate)?, key).map_err(|e| bad(&e))?;
     // Streams are upgraded connections, which HTTP/2 does not have.
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(tls)
+}
+
+fn verifier(
+    config: &ServerConfig,
+    authorities: &[CertificateDer<'static>],
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, ServerError> {
+    let bad = |e: &dyn std::fmt::Display| ServerError::Tls(e.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone()).map_err(|e| bad(&e))?;
+    }
+    rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), config.tls.provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| bad(&e))
 }
 
 impl Server {
@@ -184,10 +190,16 @@ async fn answer(
     let identity = match (certified, token) {
         (Some(identity), _) => Some(identity),
         (None, Some(token)) => config.authorizer.authenticate(token).await,
-        (None, None) => None,
+        (None, None) => {
+            // A credential of another sort is not the same as none.
+            let bare = !request.headers().contains_key(header::AUTHORIZATION);
+            (config.anonymous && bare).then(auth::anonymous)
+        }
     };
     let Some(identity) = identity else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
-    slot.prove();
+    if identity.user != auth::ANONYMOUS {
+        slot.prove();
+    }
     let (verb, subresource) = auth::attributes(request.method(), request.uri().path());
     if !config.authorizer.authorize(&identity, verb, subresource).await {
         let message =

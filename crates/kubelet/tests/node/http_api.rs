@@ -84,10 +84,12 @@ async fn serving() -> (TestNode, Authority, u16) {
     drop(listener);
     let mut config = node.config();
     config.server = Some(ServerConfig {
+        tls: Default::default(),
         address,
         certificate: file("tls.crt", certificate.pem()),
         key: file("tls.key", key.serialize_pem()),
-        client_ca: file("ca.crt", authority.pem()),
+        client_ca: Some(file("ca.crt", authority.pem())),
+        anonymous: false,
         authorizer: auth::masters_only(),
     });
     node.start(config);

@@ -15,6 +15,7 @@ use kybern_registry::TokenLimits;
 
 use crate::node_address;
 use crate::notify::Notifier;
+use crate::serving::TlsFlags;
 use crate::wiring::control_plane::{self, ApiServerOptions};
 use crate::wiring::kubelet_access::KubeletAccess;
 use crate::wiring::shutdown;
@@ -42,6 +43,8 @@ pub(crate) struct KubeApiserver {
     /// The serving certificate's key (PEM).
     #[arg(long, requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsFlags,
     /// PEM file of authorities whose client certificates are believed beside the cluster's own.
     #[arg(long)]
     client_ca_file: Option<PathBuf>,
@@ -111,6 +114,24 @@ pub(crate) struct KubeApiserver {
     /// The kubelet's port where a node does not record it.
     #[arg(long, default_value_t = 10250, hide = true)]
     kubelet_port: u16,
+    /// Lets bootstrap tokens in, which nodes join with.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    enable_bootstrap_token_auth: bool,
+    /// Admission plugins that must run beside those that always do.
+    #[arg(long, value_delimiter = ',')]
+    enable_admission_plugins: Vec<String>,
+    /// Admission plugins that must not run.
+    #[arg(long, value_delimiter = ',')]
+    disable_admission_plugins: Vec<String>,
+    /// Requests served at once that only read; with the next flag's, all that are served at once. 0 sets no limit.
+    #[arg(long, default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// Requests served at once that change something.
+    #[arg(long, default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+    /// How long a request that is no watch may take.
+    #[arg(long, default_value = "1m0s", value_parser = parse_duration)]
+    request_timeout: Duration,
     /// Lets requests without credentials pass as system:anonymous.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     anonymous_auth: bool,
@@ -163,6 +184,12 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
             extend: options.service_account_extend_token_expiration,
         },
         anonymous: options.anonymous_auth,
+        bootstrap_tokens: options.enable_bootstrap_token_auth,
+        tls: options.tls.policy()?,
+        enable_admission: options.enable_admission_plugins.clone(),
+        disable_admission: options.disable_admission_plugins.clone(),
+        max_requests_in_flight: in_flight(options.max_requests_inflight, options.max_mutating_requests_inflight),
+        request_timeout: options.request_timeout,
         kubelets: Some(KubeletAccess {
             certificate: options.kubelet_client_certificate.clone().zip(options.kubelet_client_key.clone()),
             authority: options.kubelet_certificate_authority.clone(),
@@ -182,6 +209,12 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     notifier.ready();
     shutdown::requested().await;
     Ok(())
+}
+
+/// As upstream, 0 sets no limit.
+fn in_flight(reading: usize, changing: usize) -> usize {
+    const MANY: usize = 1 << 20;
+    if reading == 0 || changing == 0 { MANY } else { reading.saturating_add(changing).min(MANY) }
 }
 
 fn request_headers(options: &KubeApiserver) -> RequestHeaderNames {

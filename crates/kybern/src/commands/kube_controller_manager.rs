@@ -4,43 +4,63 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use http::StatusCode;
 use kybern_auth::pem;
-use kybern_client::{CertificateAuthorities, Client, RestConfig};
+use kybern_client::{CertificateAuthorities, Client, RestConfig, register_informer_metrics};
+use kybern_component_base::{Reply, http as endpoint};
 
-use crate::node_address;
+use super::leader_election::{self, LeaderElectionOptions};
+use crate::serving::{self, Component, ServingOptions};
 use crate::wiring::shutdown;
+
+const COMPONENT: Component =
+    Component { name: "kube-controller-manager", port: 10257, tolerates_lookup_failure: false };
 
 #[derive(Debug, Args)]
 pub(crate) struct KubeControllerManager {
-    /// Where the API server is, and who this is.
+    /// Where the API server is, and who this is [default: the pod's].
     #[arg(long)]
-    kubeconfig: PathBuf,
+    kubeconfig: Option<PathBuf>,
     /// Which controllers run: `*` is all, `name` one, `-name` all but one.
     #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     controllers: Vec<String>,
     /// Published to every namespace as kube-root-ca.crt [default: the kubeconfig's authority].
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
-    /// Work only while holding the lease kube-system/kube-controller-manager.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    leader_elect: bool,
+    #[command(flatten)]
+    leader_election: LeaderElectionOptions,
+    #[command(flatten)]
+    serving: ServingOptions,
 }
 
 pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
-    let kubeconfig = options.kubeconfig.display();
-    let client = Client::from_kubeconfig(&options.kubeconfig).with_context(|| format!("cannot use {kubeconfig}"))?;
+    let reach = match &options.kubeconfig {
+        Some(path) => RestConfig::from_kubeconfig(path).with_context(|| format!("cannot use {}", path.display()))?,
+        None => RestConfig::in_cluster().context("there is neither --kubeconfig nor a service account's files")?,
+    };
+    let known = authorities(&reach.ca);
+    let client = Client::from_config(&reach)?.with_user_agent(COMPONENT.name);
     let read =
         |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let usual = leader_election::usual(COMPONENT.name)?;
     let config = kybern_controller_manager::Config {
         controllers: options.controllers,
         root_ca: match &options.root_ca_file {
             Some(path) => Some(read(path)?),
-            None => authorities(&RestConfig::from_kubeconfig(&options.kubeconfig)?.ca),
+            None => known,
         },
-        leader_elect: options.leader_elect.then(node_address::process_identity).transpose()?,
+        lease: options.leader_election.lease(COMPONENT.name, Some(usual))?,
         ..kybern_controller_manager::Config::default()
     };
-    let client = client.with_user_agent("kube-controller-manager");
+    let mut metrics = Default::default();
+    register_informer_metrics(&mut metrics);
+    config.metrics.register(&mut metrics);
+    serving::start(&options.serving, &COMPONENT, move |path| match path {
+        "/healthz" => Reply::text(StatusCode::OK, "ok"),
+        "/metrics" => endpoint::metrics(&metrics),
+        _ => Reply::not_found(),
+    })
+    .await?;
     kybern_controller_manager::run(config, client, shutdown::requested()).await;
     Ok(())
 }

@@ -4,19 +4,27 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use kybern_api::core::v1::Taint;
 use kybern_apimachinery::quantity::Quantity;
 use kybern_cri::LogRotation;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct KubeletFile {
     pub(crate) address: Option<IpAddr>,
     pub(crate) port: Option<u16>,
     pub(crate) tls_cert_file: Option<PathBuf>,
     pub(crate) tls_private_key_file: Option<PathBuf>,
-    authentication: Authentication,
+    pub(crate) tls_min_version: Option<String>,
+    pub(crate) tls_cipher_suites: Vec<String>,
+    pub(crate) authentication: Authentication,
+    pub(crate) authorization: Authorization,
+    pub(crate) healthz_bind_address: Option<IpAddr>,
+    pub(crate) healthz_port: Option<u16>,
+    pub(crate) enable_server: Option<bool>,
+    pub(crate) register_with_taints: Vec<Taint>,
     #[serde(rename = "clusterDNS")]
     pub(crate) cluster_dns: Option<Vec<String>>,
     pub(crate) cluster_domain: Option<String>,
@@ -35,15 +43,47 @@ pub(crate) struct KubeletFile {
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
-struct Authentication {
-    x509: X509,
+pub(crate) struct Authentication {
+    pub(crate) x509: X509,
+    pub(crate) anonymous: Switch,
+    pub(crate) webhook: TokenWebhook,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
-struct X509 {
+pub(crate) struct X509 {
     #[serde(rename = "clientCAFile")]
-    client_ca_file: Option<PathBuf>,
+    pub(crate) client_ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub(crate) struct Switch {
+    pub(crate) enabled: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub(crate) struct TokenWebhook {
+    pub(crate) enabled: Option<bool>,
+    #[serde(rename = "cacheTTL")]
+    pub(crate) cache_ttl: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub(crate) struct Authorization {
+    pub(crate) mode: Option<String>,
+    pub(crate) webhook: AccessWebhook,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub(crate) struct AccessWebhook {
+    #[serde(rename = "cacheAuthorizedTTL")]
+    pub(crate) cache_authorized_ttl: Option<String>,
+    #[serde(rename = "cacheUnauthorizedTTL")]
+    pub(crate) cache_unauthorized_ttl: Option<String>,
 }
 
 impl KubeletFile {
@@ -92,8 +132,10 @@ impl KubeletFile {
         Ok(LogRotation { max_bytes: size.transpose()?.unwrap_or(usual.max_bytes), max_files })
     }
 
-    pub(crate) fn client_ca_file(&self) -> Option<&PathBuf> {
-        self.authentication.x509.client_ca_file.as_ref()
+    /// What flags say about it.
+    pub(crate) fn set_log_rotation(&mut self, max_size: Option<String>, max_files: Option<u32>) {
+        self.container_log_max_size = max_size.or(self.container_log_max_size.take());
+        self.container_log_max_files = max_files.or(self.container_log_max_files);
     }
 }
 
@@ -112,7 +154,8 @@ mod tests {
         let file = KubeletFile::parse(&text).unwrap();
         assert_eq!((file.port, file.max_pods), (Some(10260), Some(7)));
         assert_eq!(file.cluster_dns.as_deref(), Some(&["10.96.0.10".to_owned()][..]));
-        assert_eq!(file.client_ca_file(), Some(&PathBuf::from("/ca.crt")));
+        assert_eq!(file.authentication.x509.client_ca_file, Some(PathBuf::from("/ca.crt")));
+        assert_eq!(file.authentication.anonymous.enabled, Some(false));
         assert_eq!(file.without_effect().collect::<Vec<_>>(), ["evictionHard"]);
     }
 

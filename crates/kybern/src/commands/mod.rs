@@ -1,5 +1,6 @@
 //! One file per command: its flags, and how they become the configuration of the parts.
 
+pub(crate) mod admission;
 pub(crate) mod completion;
 pub(crate) mod coredns;
 pub(crate) mod down;
@@ -9,6 +10,8 @@ pub(crate) mod kube_controller_manager;
 pub(crate) mod kube_proxy;
 pub(crate) mod kube_scheduler;
 pub(crate) mod kubelet;
+mod kubelet_access;
 mod kubelet_config;
+mod leader_election;
 pub(crate) mod server;
 pub(crate) mod up;

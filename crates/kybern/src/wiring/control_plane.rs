@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
@@ -19,6 +20,7 @@ use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::authz::{self, Mode};
 use kybern_auth::pki::{Pki, PkiOptions};
 use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
+use kybern_component_base::TlsPolicy;
 use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators, TokenLimits};
 use kybern_storage::sqlite::{self, Sqlite};
@@ -29,6 +31,7 @@ use tokio::net::TcpListener;
 use super::certificate::Certificate;
 use super::discovery_routes;
 use super::kubelet_access::KubeletAccess;
+use crate::commands::admission;
 use crate::{preflight, version};
 
 /// What an API server is told.
@@ -64,6 +67,14 @@ pub(crate) struct ApiServerOptions {
     pub(crate) verifying_keys: Vec<PathBuf>,
     pub(crate) token_limits: TokenLimits,
     pub(crate) anonymous: bool,
+    pub(crate) bootstrap_tokens: bool,
+    /// Versions of TLS and ciphers.
+    pub(crate) tls: TlsPolicy,
+    /// Admission plugins by name, in addition to those that always run; and those that must not.
+    pub(crate) enable_admission: Vec<String>,
+    pub(crate) disable_admission: Vec<String>,
+    pub(crate) max_requests_in_flight: usize,
+    pub(crate) request_timeout: Duration,
     /// `None`: kubelets are of the cluster's authority.
     pub(crate) kubelets: Option<KubeletAccess>,
 }
@@ -141,6 +152,11 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let mut server = Options::new(storage);
     server.resources = kybern_registry::resources(&deps);
     server.admission = kybern_registry::admission_plugins(&deps);
+    let names: Vec<&str> = server.admission.iter().map(|plugin| plugin.name()).collect();
+    let left_out = admission::left_out(&names, &options.enable_admission, &options.disable_admission)?;
+    server.admission.retain(|plugin| !left_out.iter().any(|name| name == plugin.name()));
+    server.max_requests_in_flight = options.max_requests_in_flight;
+    server.request_timeout = options.request_timeout;
     let client_ca = client_authorities(options, &pki)?;
     let client_roots = roots(&client_ca, "--client-ca-file")?;
     let front_proxy_ca = front_proxy_authorities(options, &pki)?;
@@ -189,7 +205,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         }
     };
     let known: Vec<CertificateDer<'static>> = client_roots.into_iter().chain(front_proxy_roots).collect();
-    let tls = Arc::new(serve::tls_config(certificate, &known)?);
+    let tls = Arc::new(serve::tls_config(&options.tls, certificate, &known)?);
     tokio::spawn(serve::serve(Arc::clone(&server), listener, tls));
     Ok(ApiServer { server, pki, server_ca_pem })
 }
@@ -273,7 +289,9 @@ fn token_authenticators(
     if let Some(path) = &options.token_file {
         list.push(Arc::new(TokenFile::read(path)?));
     }
-    list.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));
+    if options.bootstrap_tokens {
+        list.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));
+    }
     Ok(list)
 }
 
@@ -321,14 +339,9 @@ fn authorizers(
 
 /// `version.Info`, the body of `/version`.
 fn version_document() -> kybern_apimachinery::Value {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     json!({
         "major": version::KUBERNETES_MAJOR, "minor": version::KUBERNETES_MINOR, "gitVersion": version::KUBERNETES,
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{architecture}"),
+        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", version::architecture()),
     })
 }

@@ -1,6 +1,6 @@
 //! Putting the parts together: which part gets which configuration, in which order they start.
 
-mod certificate;
+pub(crate) mod certificate;
 pub(crate) mod control_plane;
 mod control_plane_node;
 mod discovery_routes;

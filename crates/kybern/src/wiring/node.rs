@@ -102,9 +102,11 @@ fn server_config(cluster: &Cluster, pki: &Pki) -> Result<ServerConfig> {
     write_private(&key, &pair.key_pem)?;
     Ok(ServerConfig {
         address: KUBELET_ADDRESS,
+        tls: Default::default(),
         certificate,
         key,
-        client_ca: cluster.paths.pki().join("ca.crt"),
+        client_ca: Some(cluster.paths.pki().join("ca.crt")),
+        anonymous: false,
         authorizer: kybern_kubelet::server::auth::masters_only(),
     })
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kybern_apiserver::Server;
@@ -88,6 +89,12 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         verifying_keys: Vec::new(),
         token_limits: Default::default(),
         anonymous: true,
+        bootstrap_tokens: true,
+        tls: Default::default(),
+        enable_admission: Vec::new(),
+        disable_admission: Vec::new(),
+        max_requests_in_flight: 600,
+        request_timeout: Duration::from_secs(60),
         kubelets: None,
     }
 }

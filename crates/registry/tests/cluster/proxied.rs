@@ -311,7 +311,7 @@ async fn connection(cluster: &Cluster) -> Connection {
     let (chain, key) = cluster.pki.apiserver.rustls().unwrap();
     let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
     let certificate = rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(chain, key));
-    let tls = kybern_apiserver::serve::tls_config(Arc::new(certificate), &[]).unwrap();
+    let tls = kybern_apiserver::serve::tls_config(&Default::default(), Arc::new(certificate), &[]).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(kybern_apiserver::serve::serve(cluster.server.clone(), listener, Arc::new(tls)));

@@ -321,7 +321,7 @@ async fn manager(network: Arc<Network>, alive: watch::Receiver<bool>, identity: 
     };
     let config = kybern_controller_manager::Config {
         root_ca: Some("PEM".to_owned()),
-        leader_elect: Some(identity),
+        lease: Some(kybern_client::LeaseConfig::new("kube-system", "kube-controller-manager", &identity)),
         client_for: Some(Arc::new(client_for)),
         clock,
         ..kybern_controller_manager::Config::default()

@@ -1,0 +1,87 @@
+//! `--enable-admission-plugins` and `--disable-admission-plugins`.
+
+use anyhow::{Result, bail};
+
+/// Plugins of upstream's that are not here yet, and what would not hold without them: who asks for one that keeps others out
+/// must not believe that it does.
+const ABSENT: &[(&str, Option<&str>)] = &[
+    ("AlwaysAdmit", None),
+    ("AlwaysDeny", Some("nothing would be refused")),
+    ("AlwaysPullImages", Some("pods could use images that they may not pull")),
+    ("ClusterTrustBundleAttest", Some("bundles could be attested that one may not")),
+    ("DefaultIngressClass", None),
+    ("DefaultStorageClass", None),
+    ("DenyServiceExternalIPs", Some("Services could take the addresses of others")),
+    ("EventRateLimit", Some("events would not be limited")),
+    ("ExtendedResourceToleration", None),
+    ("ImagePolicyWebhook", Some("images would not be judged")),
+    ("LimitPodHardAntiAffinityTopology", Some("pods could keep others off whole zones")),
+    ("LimitRanger", Some("limits would not hold")),
+    ("MutatingAdmissionPolicy", Some("policies would not be applied")),
+    ("MutatingAdmissionWebhook", Some("webhooks would not be asked")),
+    ("NamespaceAutoProvision", None),
+    ("NamespaceExists", None),
+    ("NodeDeclaredFeatureValidator", None),
+    ("OwnerReferencesPermissionEnforcement", Some("owners could be named that one may not delete")),
+    ("PersistentVolumeClaimResize", Some("claims could grow whose class does not allow it")),
+    ("PodNodeSelector", Some("pods could leave their namespace's nodes")),
+    ("PodSecurity", Some("the pod security levels of namespaces would not hold")),
+    ("PodTolerationRestriction", Some("pods could tolerate what their namespace may not")),
+    ("PodTopologyLabels", None),
+    ("ResourceQuota", Some("quotas would not hold")),
+    ("StorageObjectInUseProtection", None),
+    ("ValidatingAdmissionPolicy", Some("policies would not be asked")),
+    ("ValidatingAdmissionWebhook", Some("webhooks would not be asked")),
+];
+
+/// Not one of upstream's: there the storage of roles has its checks.
+const ALWAYS: &str = "RBACEscalation";
+
+/// Checks the names that are asked for against the plugins that there are, and says which of them are to be left out.
+pub(crate) fn left_out(there: &[&str], enable: &[String], disable: &[String]) -> Result<Vec<String>> {
+    let names = |list: &[String]| -> Vec<String> {
+        list.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+    };
+    let (enable, disable) = (names(enable), names(disable));
+    let there: Vec<&str> = there.iter().copied().filter(|name| *name != ALWAYS).collect();
+    let absent = |name: &String| ABSENT.iter().find(|(absent, _)| absent == name);
+    for (flag, list) in [("enable", &enable), ("disable", &disable)] {
+        let unknown = list.iter().find(|name| !there.contains(&name.as_str()) && absent(name).is_none());
+        if let Some(name) = unknown {
+            bail!("{flag}-admission-plugins plugin {name:?} is unknown");
+        }
+    }
+    if let Some(name) = enable.iter().find(|name| disable.contains(name)) {
+        bail!("[{name}] in enable-admission-plugins and disable-admission-plugins overlapped");
+    }
+    for (name, lost) in enable.iter().filter(|name| !there.contains(&name.as_str())).filter_map(absent) {
+        match lost {
+            Some(lost) => {
+                bail!("--enable-admission-plugins={name} cannot be honoured: it is not there yet, and {lost}")
+            }
+            None => tracing::warn!("--enable-admission-plugins={name} has no effect: it is not there yet"),
+        }
+    }
+    Ok(disable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_known_by_name() {
+        let there = ["NodeRestriction", "Priority", ALWAYS];
+        let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let check = |enable: &str, disable: &str| {
+            left_out(&there, &list(enable), &list(disable)).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("NodeRestriction", ""), Ok(Vec::new()));
+        assert_eq!(check("", "Priority,PodSecurity"), Ok(list("Priority,PodSecurity")));
+        assert!(check("Nonsense", "").unwrap_err().contains("\"Nonsense\" is unknown"));
+        assert!(check("Priority", "Priority").unwrap_err().contains("overlapped"));
+        assert_eq!(check("DefaultStorageClass", ""), Ok(Vec::new()));
+        assert!(check("", ALWAYS).unwrap_err().contains("is unknown"));
+        assert!(check("AlwaysPullImages", "").unwrap_err().contains("cannot be honoured"));
+    }
+}
