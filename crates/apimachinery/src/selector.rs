@@ -209,6 +209,11 @@ impl<'a> Parser<'a> {
         };
         self.space();
         let value = self.word().to_owned();
+        let compares = matches!(operator, Operator::GreaterThan | Operator::LessThan);
+        if compares && value.parse::<i64>().is_err() {
+            let error = "for 'Gt', 'Lt' operators, the value must be an integer";
+            return Err(format!("values[0]: Invalid value: {value:?}: {error}"));
+        }
         if let Some(error) = validation::label_value(&value).into_iter().next() {
             return Err(format!("values[0][{key}]: Invalid value: {value:?}: {error}"));
         }
@@ -340,7 +345,7 @@ mod tests {
         check("!app", &web, false);
         check("app=", &[("app", "")], true);
         check("n>3", &[("n", "4")], true);
-        for bad in ["app in web", "=x", "app=web,", "a b", "app in (x"] {
+        for bad in ["app in web", "n>x", "=x", "app=web,", "a b", "app in (x"] {
             assert!(LabelSelector::parse(bad).is_err(), "{bad:?} parsed");
         }
     }

@@ -58,16 +58,30 @@ pub struct StoredKind {
     pub namespaced: bool,
     /// Fields that field selectors may name besides `metadata.name` and `metadata.namespace`, and how to read them.
     pub selectable: Vec<SelectableField>,
+    /// How a field that selectors may not name is refused, where that is not said as of most kinds.
+    pub refusal: Option<fn(&str) -> String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SelectableField {
     /// As the selector names it: `status.phase`, `involvedObject.name`.
     pub path: String,
+    /// Other names of it, such as another version has.
+    pub aliases: Vec<String>,
     /// The JSON path in the stored object.
     pub json_path: Vec<String>,
     /// What an unset field reads as, such as `default-scheduler`; usually empty.
     pub unset: String,
+    /// The place, among the kind's selectable fields, of the one that an unset field reads as.
+    pub instead: Option<usize>,
+}
+
+impl SelectableField {
+    /// The field at the path that selectors name.
+    pub fn at(path: &str) -> Self {
+        let json_path = path.split('.').map(str::to_owned).collect();
+        Self { path: path.to_owned(), json_path, ..Self::default() }
+    }
 }
 
 /// Converts an object between a served version and the stored one. Pure.

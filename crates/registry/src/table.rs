@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kybern_apimachinery::{Gvk, Gvr};
-use kybern_apiserver::resource::{Generation, Resource, SelectableField, StoredKind, Subresource, SubresourceHandler};
+use kybern_apiserver::resource::{Generation, Resource, StoredKind, Subresource, SubresourceHandler};
 use kybern_schema::builtin::ResourceRow;
 
 use crate::Deps;
 use crate::columns::{SCALE as SCALE_COLUMNS, columns};
 use crate::connect;
 use crate::conversion::conversion;
-use crate::selectable::selectable;
+use crate::selectable::{refusal, selectable};
 use crate::strategy::{part, strategy};
 
 /// Where upstream keeps a kind below `/registry/`, where that is not its resource's name.
@@ -114,7 +114,8 @@ pub fn resources(deps: &Deps) -> Vec<Resource> {
                     gvk: Gvk::new(group, row.version, row.kind),
                     resource: row.resource.to_owned(),
                     namespaced: row.namespaced,
-                    selectable: selectable(group, row.resource).into_iter().map(field).collect(),
+                    selectable: selectable(group, row.resource),
+                    refusal: refusal(group, row.resource),
                 })
             });
             let has_status = row.subresources.iter().any(|s| s.name == "status");
@@ -138,18 +139,4 @@ pub fn resources(deps: &Deps) -> Vec<Resource> {
             })
         })
         .collect()
-}
-
-fn field((path, unset): (&str, &str)) -> SelectableField {
-    // Two selectors are not named after the field that they read.
-    let json: &str = match path {
-        "source" => "source.component",
-        "status.successful" => "status.succeeded",
-        other => other,
-    };
-    SelectableField {
-        path: path.to_owned(),
-        json_path: json.split('.').map(str::to_owned).collect(),
-        unset: unset.to_owned(),
-    }
 }

@@ -253,6 +253,7 @@ mod tests {
             resource: "pods".into(),
             namespaced: true,
             selectable: Vec::new(),
+            refusal: None,
         }
     }
 

@@ -24,11 +24,12 @@ pub(super) fn fields(object: &[u8], wanted: &[SelectableField]) -> serde_json::R
     let all: Vec<usize> = (0..wanted.len()).collect();
     let mut reader = serde_json::Deserializer::from_slice(object);
     Paths { wanted, alive: &all, depth: 0, found: &mut found }.deserialize(&mut reader)?;
-    Ok(found
-        .into_iter()
-        .zip(wanted)
-        .map(|(v, field)| v.filter(|v| !v.is_empty()).unwrap_or_else(|| field.unset.as_str().into()))
-        .collect())
+    let set = |found: &Option<Box<str>>| found.clone().filter(|value| !value.is_empty());
+    let read = |(value, field): (&Option<Box<str>>, &SelectableField)| {
+        let instead = || field.instead.and_then(|other| set(found.get(other)?));
+        set(value).or_else(instead).unwrap_or_else(|| field.unset.as_str().into())
+    };
+    Ok(found.iter().zip(wanted).map(read).collect())
 }
 
 /// One member of an object, read by another seed.
@@ -207,11 +208,7 @@ mod tests {
     use super::*;
 
     fn field(path: &str, unset: &str) -> SelectableField {
-        SelectableField {
-            path: path.into(),
-            json_path: path.split('.').map(str::to_owned).collect(),
-            unset: unset.into(),
-        }
+        SelectableField { unset: unset.into(), ..SelectableField::at(path) }
     }
 
     #[test]

@@ -14,6 +14,7 @@ fn cache() -> KindCache {
         resource: "pods".into(),
         namespaced: true,
         selectable: Vec::new(),
+        refusal: None,
     };
     KindCache::new(Arc::new(kind), 1)
 }
@@ -115,11 +116,8 @@ fn pinned_watchers_see_what_comes_and_goes() {
         gvk: Gvk::new("", "v1", "Pod"),
         resource: "pods".into(),
         namespaced: true,
-        selectable: vec![SelectableField {
-            path: "spec.nodeName".into(),
-            json_path: vec!["spec".into(), "nodeName".into()],
-            unset: String::new(),
-        }],
+        selectable: vec![SelectableField::at("spec.nodeName")],
+        refusal: None,
     };
     let cache = KindCache::new(Arc::new(kind), 1);
     let node = |name: &str, node: &str, revision| {

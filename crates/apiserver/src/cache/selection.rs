@@ -4,7 +4,7 @@ use kybern_apimachinery::ApiError;
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 
 use super::Entry;
-use crate::resource::StoredKind;
+use crate::resource::{SelectableField, StoredKind};
 
 /// A namespace, a name, labels and fields; the default selects everything.
 #[derive(Clone, Debug, Default)]
@@ -66,11 +66,11 @@ impl Selection {
         for (path, value, equal) in &fields.terms {
             let field = match path.as_str() {
                 "metadata.name" => Field::Name,
-                "metadata.namespace" if kind.namespaced => Field::Namespace,
+                // A kind without fields of its own takes both, whatever its scope.
+                "metadata.namespace" if kind.namespaced || kind.selectable.is_empty() => Field::Namespace,
                 _ => {
-                    let index =
-                        kind.selectable.iter().position(|f| f.path == *path).ok_or_else(|| unknown(kind, path))?;
-                    Field::Selectable(index)
+                    let named = |field: &SelectableField| field.path == *path || field.aliases.contains(path);
+                    Field::Selectable(kind.selectable.iter().position(named).ok_or_else(|| unknown(kind, path))?)
                 }
             };
             match field {
@@ -111,15 +111,11 @@ impl Selection {
 }
 
 fn unknown(kind: &StoredKind, path: &str) -> ApiError {
-    ApiError::bad_request(format!(
-        "field label not supported: {path} (resource {}: {})",
-        kind.resource,
-        supported(kind)
-    ))
-}
-
-fn supported(kind: &StoredKind) -> String {
-    let own = kind.selectable.iter().map(|f| f.path.as_str());
-    let common = if kind.namespaced { &["metadata.name", "metadata.namespace"][..] } else { &["metadata.name"] };
-    format!("supported are {}", common.iter().copied().chain(own).collect::<Vec<_>>().join(", "))
+    ApiError::bad_request(match kind.refusal {
+        Some(refusal) => refusal(path),
+        None if kind.selectable.is_empty() => {
+            format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+        None => format!("field label not supported: {path}"),
+    })
 }

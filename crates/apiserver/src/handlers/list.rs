@@ -48,7 +48,9 @@ pub(super) async fn list(exchange: &Exchange) -> Result<Response<Body>, ApiError
         let (revision, key) = continue_token::decode(&options.continue_token, &kind.prefix)?;
         (at, after) = (revision, Some(key));
     }
-    let listed = kind.list(&selection, after.as_deref(), options.limit, at, || server.cache.revision());
+    // Where any state is good enough there is nothing that pages could be of.
+    let limit = if options.resource_version == "0" { 0 } else { options.limit };
+    let listed = kind.list(&selection, after.as_deref(), limit, at, || server.cache.revision());
     let listing = match (listed, after) {
         (Ok(listing), _) => listing,
         (Err(_), Some(after)) => return Ok(expired_token(&kind.prefix, &after)),

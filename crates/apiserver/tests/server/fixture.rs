@@ -28,13 +28,8 @@ const COLUMNS: Columns = Columns {
 pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, strategy: Arc<dyn Strategy>) -> Resource {
     let singular = kind.to_lowercase();
     let plural = format!("{singular}s");
-    let field = |path: &str| SelectableField {
-        path: path.to_owned(),
-        json_path: path.split('.').map(str::to_owned).collect(),
-        unset: String::new(),
-    };
     let gvk = Gvk::new(group, version, kind);
-    let selectable = if kind == "Pod" { vec![field("spec.nodeName"), field("status.phase")] } else { Vec::new() };
+    let selectable = if kind == "Pod" { ["spec.nodeName", "status.phase"].map(SelectableField::at).into() } else { Vec::new() };
     Resource {
         gvr: Gvr::new(group, version, &plural),
         kind: kind.to_owned(),
@@ -45,7 +40,7 @@ pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, stra
         verbs: VERBS.map(str::to_owned).into(),
         subresources: Vec::new(),
         ty: kybern_schema::builtin().kind(&gvk).unwrap(),
-        stored: Arc::new(StoredKind { prefix: plural.clone(), gvk, resource: plural, namespaced, selectable }),
+        stored: Arc::new(StoredKind { prefix: plural.clone(), gvk, resource: plural, namespaced, selectable, refusal: None }),
         conversion: None,
         strategy,
         generation: Generation::Spec,

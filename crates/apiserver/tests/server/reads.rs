@@ -29,10 +29,13 @@ async fn lists_select() {
     check(&format!("{CONFIG_MAPS}?fieldSelector=metadata.name!%3Dc2"), &["c0", "c1", "c3", "c4"]).await;
     check("/api/v1/configmaps?fieldSelector=metadata.namespace%3Dother", &["c9"]).await;
     let bad = client.get(&format!("{CONFIG_MAPS}?fieldSelector=data.k%3D1")).await;
-    assert!(bad.status().1.starts_with("field label not supported: data.k"));
+    let text = r#""data.k" is not a known field selector: only "metadata.name", "metadata.namespace""#;
+    assert_eq!(bad.status(), (400, text.to_owned()));
     client.post(PODS, pod("a", "n1")).await.ok();
     client.post(PODS, pod("b", "n2")).await.ok();
     check(&format!("{PODS}?fieldSelector=spec.nodeName%3Dn2,status.phase%3DPending"), &["b"]).await;
+    let bad = client.get(&format!("{PODS}?fieldSelector=spec.x%3D1")).await;
+    assert_eq!(bad.status(), (400, "field label not supported: spec.x".to_owned()));
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ impl<'a> Amounts<'a> {
         }
         let (Some(min), Some(max)) = (self.min, self.max) else { return };
         const MAX_MILLIS: i64 = i64::MAX / 1000;
-        let small = [ratio, min, max].iter().all(|amount| amount.value() < MAX_MILLIS);
+        let small = [min, max].iter().all(|amount| amount.value() < MAX_MILLIS);
         #[expect(clippy::cast_precision_loss, reason = "as upstream compares them")]
         let (given, most) = if small {
             (ratio.milli_value() as f64 / 1000.0, max.milli_value() as f64 / min.milli_value() as f64)

@@ -13,5 +13,6 @@ mod pods;
 mod proxied;
 mod proxy_attacks;
 mod published;
+mod selectors;
 mod services;
 mod workloads;

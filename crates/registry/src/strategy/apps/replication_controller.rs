@@ -1,6 +1,7 @@
 //! ReplicationController.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::validation::dns1123_subdomain;
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
@@ -55,6 +56,11 @@ impl Strategy for ReplicationController {
         }
         template(&mut out, spec, "ReplicationController");
         out
+    }
+
+    /// The one kind whose name's length upstream counts in bytes.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        dns1123_subdomain(name).into_iter().map(|text| text.replace("253 characters", "253 bytes")).collect()
     }
 
     fn orphans_by_default(&self) -> bool {
