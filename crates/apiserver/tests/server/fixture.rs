@@ -29,7 +29,8 @@ pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, stra
     let singular = kind.to_lowercase();
     let plural = format!("{singular}s");
     let gvk = Gvk::new(group, version, kind);
-    let selectable = if kind == "Pod" { ["spec.nodeName", "status.phase"].map(SelectableField::at).into() } else { Vec::new() };
+    let selectable =
+        if kind == "Pod" { ["spec.nodeName", "status.phase"].map(SelectableField::at).into() } else { Vec::new() };
     Resource {
         gvr: Gvr::new(group, version, &plural),
         kind: kind.to_owned(),
@@ -40,7 +41,14 @@ pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, stra
         verbs: VERBS.map(str::to_owned).into(),
         subresources: Vec::new(),
         ty: kybern_schema::builtin().kind(&gvk).unwrap(),
-        stored: Arc::new(StoredKind { prefix: plural.clone(), gvk, resource: plural, namespaced, selectable, refusal: None }),
+        stored: Arc::new(StoredKind {
+            prefix: plural.clone(),
+            gvk,
+            resource: plural,
+            namespaced,
+            selectable,
+            refusal: None,
+        }),
         conversion: None,
         strategy,
         generation: Generation::Spec,

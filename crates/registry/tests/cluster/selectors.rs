@@ -54,8 +54,14 @@ async fn fields_that_are_not_known_are_refused_in_upstreams_words() {
         }
     }
     // Kinds without fields of their own take the namespace whatever their scope; pods the name of a field that is not read.
-    assert!(!names(&cluster, "/apis/rbac.authorization.k8s.io/v1/clusterroles?fieldSelector=metadata.namespace%3D").await.is_empty());
-    assert!(names(&cluster, "/apis/storage.k8s.io/v1/storageclasses?fieldSelector=metadata.namespace%3Da").await.is_empty());
+    assert!(
+        !names(&cluster, "/apis/rbac.authorization.k8s.io/v1/clusterroles?fieldSelector=metadata.namespace%3D")
+            .await
+            .is_empty()
+    );
+    assert!(
+        names(&cluster, "/apis/storage.k8s.io/v1/storageclasses?fieldSelector=metadata.namespace%3Da").await.is_empty()
+    );
     assert!(names(&cluster, "/api/v1/pods?fieldSelector=status.podIPs%3D10.0.0.1").await.is_empty());
     assert!(names(&cluster, "/api/v1/pods?fieldSelector=spec.host%3Dn").await.is_empty());
 }
