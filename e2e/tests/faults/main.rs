@@ -6,6 +6,7 @@ mod components;
 mod crashes;
 mod cycles;
 mod full_disk;
+mod kubeadm;
 mod pod_starts;
 mod refusals;
 mod starts;
