@@ -59,7 +59,7 @@ pub struct ServerConfig {
     pub client_ca: Option<PathBuf>,
     /// Whether who shows no credential is `system:anonymous`, about whom the authorizer is asked.
     pub anonymous: bool,
-    /// Who may do what; [`crate::server::auth::masters_only`] where nobody else is asked.
+    /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
 }
 

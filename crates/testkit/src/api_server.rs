@@ -99,6 +99,7 @@ impl ApiServer {
             secure_port: 6443,
             kubernetes_ip: KUBERNETES_IP.into(),
             service_cidr: SERVICE_CIDR.to_owned(),
+            kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &options).await?;
         Ok(Self { server })

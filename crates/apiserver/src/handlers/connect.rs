@@ -11,7 +11,7 @@ use super::{Exchange, check_namespace};
 use crate::access::{AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
 use crate::negotiate::{Encoding, Format, Shape, negotiate};
-use crate::pipeline::RequestInfo;
+use crate::pipeline::{RequestInfo, authorization};
 use crate::resource::Resource;
 use crate::server::Server;
 use crate::{Body, body, codec, forward, table};
@@ -28,6 +28,12 @@ pub(super) async fn stream(
     connector: Arc<dyn Connector>,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
+    let acts = matches!(exchange.info.subresource.as_str(), "exec" | "attach" | "portforward");
+    if acts && exchange.info.verb != "create" {
+        // A WebSocket begins with a GET, but to read is not enough to act.
+        let verb = RequestInfo { verb: "create", ..exchange.info.clone() };
+        authorization::check(&exchange.server, &verb, &exchange.user)?;
+    }
     // A log is read, not connected to.
     if exchange.info.subresource != "log" {
         let mut options = kybern_schema::builtin().kind(&kind).map_or(Value::Null, |k| stream_options(&k, &exchange));

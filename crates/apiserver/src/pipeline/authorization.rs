@@ -19,7 +19,7 @@ pub(crate) fn authorize(server: &Server, attributes: &Attributes) -> Result<(), 
     Err(reasons.join("\n"))
 }
 
-pub(super) fn check(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
+pub(crate) fn check(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
     let attributes = Attributes {
         user: user.clone(),
         verb: info.verb.to_owned(),

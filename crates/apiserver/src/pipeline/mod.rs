@@ -3,7 +3,7 @@
 //! time-out and metrics.
 
 mod authentication;
-mod authorization;
+pub(crate) mod authorization;
 mod request_info;
 mod route;
 

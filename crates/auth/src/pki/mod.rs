@@ -69,6 +69,9 @@ fn served(options: &PkiOptions) -> Profile {
     Profile::server("kube-apiserver", None, names, ips)
 }
 
+/// The user that the API server is to kubelets.
+pub const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+
 impl Pki {
     /// Loads the certificates of `options.directory`, makes what is missing and renews what expires within
     /// [`RENEW_BEFORE_DAYS`] or does not name what it has to. Answers an error for a file that is there but unusable: it
@@ -79,7 +82,8 @@ impl Pki {
         let ca = CertificateAuthority::load_or_create(directory, "ca", "kubernetes", now)?;
         let front_proxy_ca = CertificateAuthority::load_or_create(directory, "front-proxy-ca", "front-proxy-ca", now)?;
         let apiserver = ca.leaf(directory, "apiserver", &served(options), now)?;
-        let kubelet_client = Profile::client("kube-apiserver-kubelet-client", Some("system:masters"));
+        // In no group: it may use the kubelets' API by its name, and nothing else.
+        let kubelet_client = Profile::client(KUBELET_CLIENT, None);
         let apiserver_kubelet_client = ca.leaf(directory, "apiserver-kubelet-client", &kubelet_client, now)?;
         let front_proxy_client =
             front_proxy_ca.leaf(directory, "front-proxy-client", &Profile::client("front-proxy-client", None), now)?;

@@ -114,6 +114,7 @@ impl Cluster {
             secure_port: 6443,
             kubernetes_ip: [10, 96, 0, 1].into(),
             service_cidr: "10.96.0.0/12".to_owned(),
+            kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &bootstrap).await.expect("first objects");
         bootstrap::joining(server.as_ref(), "https://192.0.2.1:6443", pki.ca.certificate_pem())

@@ -1,8 +1,6 @@
 //! Who may use the kubelet's API: client certificates of the cluster's authority, or bearer tokens that the API server
 //! knows; and what they may do, by the API server's word (`nodes/proxy`, `nodes/log`, `nodes/stats`, `nodes/metrics`).
 
-use std::sync::Arc;
-
 use futures_util::future::BoxFuture;
 use kybern_client::Client;
 use kybern_client::review::{Access, Lifetimes, Reviewed, Reviews};
@@ -27,30 +25,6 @@ pub trait Authorizer: Send + Sync + 'static {
     fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Option<Identity>>;
     /// Whether `who` may do `verb` on the node's `subresource`.
     fn authorize<'a>(&'a self, who: &'a Identity, verb: &'a str, subresource: &'a str) -> BoxFuture<'a, bool>;
-}
-
-/// The groups whose members may do everything: the API server's client certificate is in one of them.
-const MASTERS: [&str; 2] = ["system:masters", "kubeadm:cluster-admins"];
-
-fn is_master(who: &Identity) -> bool {
-    who.groups.iter().any(|group| MASTERS.contains(&group.as_str()))
-}
-
-/// Lets nobody in but masters with a certificate.
-pub fn masters_only() -> Arc<dyn Authorizer> {
-    Arc::new(MastersOnly)
-}
-
-struct MastersOnly;
-
-impl Authorizer for MastersOnly {
-    fn authenticate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Identity>> {
-        Box::pin(async { None })
-    }
-
-    fn authorize<'a>(&'a self, who: &'a Identity, _: &'a str, _: &'a str) -> BoxFuture<'a, bool> {
-        Box::pin(async move { is_master(who) })
-    }
 }
 
 /// Asks the API server with TokenReview and SubjectAccessReview, upstream's `Webhook` for both.
@@ -91,9 +65,6 @@ impl Authorizer for Delegated {
 
     fn authorize<'a>(&'a self, who: &'a Identity, verb: &'a str, subresource: &'a str) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            if is_master(who) {
-                return true;
-            }
             let asks = Reviewed { name: who.user.clone(), groups: who.groups.clone(), ..Reviewed::default() };
             match self.reviews.access(&asks, &Access::Node { verb, name: &self.node, subresource }).await {
                 Ok(verdict) => verdict.allowed,
@@ -116,8 +87,8 @@ pub fn certificate_identity(der: &[u8]) -> Option<Identity> {
     Some(Identity { user, groups })
 }
 
-/// The verb and the node's subresource of a request (`pkg/kubelet/server/auth.go`).
-pub fn attributes(method: &http::Method, path: &str) -> (&'static str, &'static str) {
+/// The verb of a request, and the node's subresources of which one has to be allowed (`pkg/kubelet/server/auth.go`).
+pub fn attributes(method: &http::Method, path: &str) -> (&'static str, &'static [&'static str]) {
     let verb = match *method {
         http::Method::POST => "create",
         http::Method::PUT => "update",
@@ -126,36 +97,36 @@ pub fn attributes(method: &http::Method, path: &str) -> (&'static str, &'static 
         _ => "get",
     };
     let first = path.trim_start_matches('/').split('/').next().unwrap_or("");
-    let subresource = match first {
-        "stats" => "stats",
-        "metrics" => "metrics",
-        "logs" => "log",
-        "pods" | "runningpods" => "pods",
-        "healthz" => "healthz",
-        "configz" => "configz",
-        _ => "proxy",
+    let subresources: &[&str] = match first {
+        "stats" => &["stats"],
+        "metrics" => &["metrics"],
+        "logs" => &["log"],
+        "checkpoint" => &["checkpoint"],
+        "statusz" => &["statusz"],
+        "flagz" => &["configz"],
+        "pods" | "runningpods" => &["pods", "proxy"],
+        "healthz" => &["healthz", "proxy"],
+        "configz" => &["configz", "proxy"],
+        _ => &["proxy"],
     };
-    (verb, subresource)
+    (verb, subresources)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn masters_alone() {
-        let identity = |group: &str| Identity { user: "u".into(), groups: vec![group.into()] };
-        assert!(masters_only().authorize(&identity("system:masters"), "get", "proxy").await);
-        assert!(!masters_only().authorize(&identity("system:nodes"), "get", "proxy").await);
-        assert_eq!(masters_only().authenticate("t").await, None);
-    }
-
     #[test]
     fn requests_name_a_subresource() {
-        let check = |method: http::Method, path: &str, expect| assert_eq!(attributes(&method, path), expect, "{path}");
-        check(http::Method::GET, "/stats/summary", ("get", "stats"));
-        check(http::Method::GET, "/metrics/resource", ("get", "metrics"));
-        check(http::Method::POST, "/exec/a/b/c", ("create", "proxy"));
-        check(http::Method::GET, "/containerLogs/a/b/c", ("get", "proxy"));
+        let check = |method: http::Method, path: &str, verb, subresources: &[&str]| {
+            assert_eq!(attributes(&method, path), (verb, subresources), "{path}");
+        };
+        check(http::Method::GET, "/stats/summary", "get", &["stats"]);
+        check(http::Method::GET, "/metrics/resource", "get", &["metrics"]);
+        check(http::Method::GET, "/pods", "get", &["pods", "proxy"]);
+        check(http::Method::GET, "//pods/../exec/a/b/c", "get", &["pods", "proxy"]);
+        check(http::Method::POST, "/exec/a/b/c", "create", &["proxy"]);
+        check(http::Method::GET, "/containerLogs/a/b/c", "get", &["proxy"]);
+        check(http::Method::GET, "/statsx", "get", &["proxy"]);
     }
 }

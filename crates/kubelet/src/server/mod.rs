@@ -200,13 +200,15 @@ async fn answer(
     if identity.user != auth::ANONYMOUS {
         slot.prove();
     }
-    let (verb, subresource) = auth::attributes(request.method(), request.uri().path());
-    if !config.authorizer.authorize(&identity, verb, subresource).await {
-        let message =
-            format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource={subresource})", identity.user);
-        return text(StatusCode::FORBIDDEN, message);
+    let (verb, subresources) = auth::attributes(request.method(), request.uri().path());
+    for subresource in subresources {
+        if config.authorizer.authorize(&identity, verb, subresource).await {
+            return route(request, context).await;
+        }
     }
-    route(request, context).await
+    let (user, named) = (&identity.user, subresources.join(" "));
+    let message = format!("Forbidden (user={user}, verb={verb}, resource=nodes, subresource(s)=[{named}])\n");
+    text(StatusCode::FORBIDDEN, message)
 }
 
 /// One request of an authorized caller.

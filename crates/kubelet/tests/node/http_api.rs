@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use kybern_apimachinery::Value;
 use kybern_kubelet::ServerConfig;
-use kybern_kubelet::server::auth;
+use kybern_kubelet::server::auth::{Authorizer, Identity};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpStream;
@@ -30,6 +31,19 @@ fn issue(authority: &Authority, group: &str) -> (rcgen::Certificate, KeyPair) {
     params.distinguished_name.push(DnType::OrganizationName, group);
     let key = KeyPair::generate().unwrap();
     (params.signed_by(&key, authority).unwrap(), key)
+}
+
+/// Lets nobody in but masters with a certificate.
+struct Masters;
+
+impl Authorizer for Masters {
+    fn authenticate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Identity>> {
+        Box::pin(async { None })
+    }
+
+    fn authorize<'a>(&'a self, who: &'a Identity, _: &'a str, _: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async { who.groups.iter().any(|group| group == "system:masters") })
+    }
 }
 
 struct Caller {
@@ -90,7 +104,7 @@ async fn serving() -> (TestNode, Authority, u16) {
         key: file("tls.key", key.serialize_pem()),
         client_ca: Some(file("ca.crt", authority.pem())),
         anonymous: false,
-        authorizer: auth::masters_only(),
+        authorizer: Arc::new(Masters),
     });
     node.start(config);
     node.running("p", |_| {}).await;

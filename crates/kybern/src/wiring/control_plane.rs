@@ -18,7 +18,7 @@ use kybern_auth::authn::{
 };
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::authz::{self, Mode};
-use kybern_auth::pki::{Pki, PkiOptions};
+use kybern_auth::pki::{KUBELET_CLIENT, Pki, PkiOptions};
 use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_component_base::TlsPolicy;
 use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
@@ -176,6 +176,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         secure_port: options.secure_port,
         kubernetes_ip: options.kubernetes_ip()?,
         service_cidr: options.service_cidr.to_string(),
+        kubelet_client: own_kubelet_client(options),
     };
     bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;
     bootstrap::token_tracking(server.as_ref(), jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date())
@@ -208,6 +209,12 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let tls = Arc::new(serve::tls_config(&options.tls, certificate, &known)?);
     tokio::spawn(serve::serve(Arc::clone(&server), listener, tls));
     Ok(ApiServer { server, pki, server_ca_pem })
+}
+
+/// Who the API server is to kubelets, unless a flag names a certificate of others.
+fn own_kubelet_client(options: &ApiServerOptions) -> Option<&'static str> {
+    let others = options.kubelets.as_ref().is_some_and(|access| access.certificate.is_some());
+    (!others).then_some(KUBELET_CLIENT)
 }
 
 /// The certificates in a PEM text, of which there is at least one.

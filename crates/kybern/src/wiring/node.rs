@@ -11,6 +11,7 @@ use kybern_auth::pki::Pki;
 use kybern_client::Client;
 use kybern_cni::DefaultNetwork;
 use kybern_kubelet::ServerConfig;
+use kybern_kubelet::server::auth::Delegated;
 use kybern_runtime::{CniNetwork, Runtime};
 
 use super::{Cluster, shutdown};
@@ -77,7 +78,7 @@ pub(crate) async fn start(
     let subnet = first_subnet(cluster.cluster_cidr)?;
     write_network(paths, vec![subnet])?;
     let runtime = open_runtime(paths).await?;
-    let server = server_config(cluster, pki)?;
+    let server = server_config(cluster, pki, client.clone())?;
     let mut config = kybern_kubelet::Config::new(cluster.node_name.clone(), cluster.node_ip, &paths.data);
     config.pod_logs_dir = paths.pod_logs.clone();
     config.cluster_dns = vec![cluster.dns_ip.to_string()];
@@ -92,8 +93,8 @@ pub(crate) async fn start(
     Ok(async move { Ok(kubelet.await??) })
 }
 
-/// The kubelet's API lets the API server in, and who else the cluster's authority certifies as a master.
-fn server_config(cluster: &Cluster, pki: &Pki) -> Result<ServerConfig> {
+/// The kubelet's API asks the API server who may use it.
+fn server_config(cluster: &Cluster, pki: &Pki, client: Client) -> Result<ServerConfig> {
     let pair = pki.kubelet_server(&cluster.node_name, &[cluster.node_ip], jiff::Timestamp::now())?;
     let folder = cluster.paths.kubelet().join("pki");
     kybern_linux::files::make_dirs(&folder, 0o700).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -107,7 +108,7 @@ fn server_config(cluster: &Cluster, pki: &Pki) -> Result<ServerConfig> {
         key,
         client_ca: Some(cluster.paths.pki().join("ca.crt")),
         anonymous: false,
-        authorizer: kybern_kubelet::server::auth::masters_only(),
+        authorizer: Arc::new(Delegated::new(client, cluster.node_name.clone(), true, Delegated::lifetimes())),
     })
 }
 

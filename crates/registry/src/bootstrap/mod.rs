@@ -32,6 +32,8 @@ pub struct BootstrapOptions {
     pub kubernetes_ip: IpAddr,
     /// The service range, `10.96.0.0/12`.
     pub service_cidr: String,
+    /// The user as whom the API server calls kubelets, if its certificate is of the cluster's making.
+    pub kubelet_client: Option<&'static str>,
 }
 
 /// Makes what is missing and adds what roles lack. What users changed otherwise stays; a role or binding with the annotation
@@ -46,6 +48,10 @@ pub async fn run(objects: &dyn Objects, options: &BootstrapOptions) -> Result<()
         ensure(objects, "rbac.authorization.k8s.io", entry.resource, entry.object, merge)
     });
     stream::iter(roles).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+    if let Some(user) = options.kubelet_client {
+        let roles::Entry { resource, object } = roles::kubelet_client(user);
+        ensure(objects, "rbac.authorization.k8s.io", resource, object, reconcile::add_subjects).await?;
+    }
     for class in priority_classes() {
         ensure(objects, "scheduling.k8s.io", "priorityclasses", class, reconcile::keep).await?;
     }

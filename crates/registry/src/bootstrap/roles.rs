@@ -29,6 +29,11 @@ pub(super) fn joining() -> Vec<Entry> {
     entries
 }
 
+/// Lets the API server use the kubelets' API. Where its certificate is somebody else's, so is this.
+pub(super) fn kubelet_client(user: &str) -> Entry {
+    binding("kube-apiserver-kubelet-api-admin", "system:kubelet-api-admin", &format!("user:{user}"))
+}
+
 fn parse(table: &str) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut bindings = Vec::new();

@@ -49,6 +49,36 @@ async fn nobody_grants_what_they_do_not_have() {
 }
 
 #[tokio::test]
+async fn attack_to_read_is_not_enough_to_act_in_a_container() {
+    let cluster = Cluster::start().await;
+    cluster.create("/api/v1/namespaces/default/pods", pod("a")).await;
+    let role = |verbs: &[&str]| {
+        json!({"metadata": {"name": "r"}, "rules": [{"verbs": verbs, "apiGroups": [""],
+            "resources": ["pods/exec", "pods/attach", "pods/portforward"]}]})
+    };
+    cluster.create(&format!("{ROLES}/roles"), role(&["get"])).await;
+    let binding = json!({"metadata": {"name": "r"}, "subjects": [{"kind": "User", "name": "joe"}], "roleRef": {"kind": "Role", "name": "r"}});
+    cluster.create(&format!("{ROLES}/rolebindings"), binding).await;
+    // A WebSocket's handshake is a GET.
+    let ask = async |what: &str| {
+        let path = format!("/api/v1/namespaces/default/pods/a/{what}");
+        cluster.as_user(user("joe", &[]), Method::GET, &path, None).await
+    };
+    let calls = ["exec?command=id&stdout=1", "attach?stdout=1", "portforward?ports=80"];
+    for call in calls {
+        let (code, refused) = ask(call).await;
+        assert_eq!(code, 403, "{call}: {refused}");
+        let text = refused["message"].as_str().unwrap();
+        assert!(text.contains("cannot create resource \"pods/"), "{call}: {text}");
+    }
+    let (code, changed) = cluster.patch(&format!("{ROLES}/roles/r"), role(&["get", "create"])).await;
+    assert_eq!(code, 200, "{changed}");
+    for call in calls {
+        assert_eq!(ask(call).await.1["message"], "pod a does not have a host assigned", "{call}");
+    }
+}
+
+#[tokio::test]
 async fn reviews_answer_without_being_stored() {
     let cluster = Cluster::start().await;
     let own = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "default"}}});

@@ -106,6 +106,7 @@ impl Cluster {
             secure_port: 6443,
             kubernetes_ip: [10, 96, 0, 1].into(),
             service_cidr: service_cidr.to_owned(),
+            kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &options).await.unwrap();
         Self { server, tokens, pki, _directory: directory }
