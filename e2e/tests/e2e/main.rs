@@ -1,6 +1,7 @@
 //! The tutorial, as a person would type it: the official kubectl against a real cluster with real containers and packets.
 //! Run through `cargo xtask e2e`, which makes the cluster.
 
+mod attacks;
 mod deployments;
 mod images;
 mod interaction;

@@ -10,7 +10,7 @@ use kybern_apiserver::connect::ObjectsSlot;
 use kybern_auth::MASTERS;
 use kybern_auth::authz::rbac::{GROUP, Rbac, Rule, escalation_refusal, uncovered};
 
-use crate::tree::text;
+use crate::tree::{list, text};
 
 pub(super) struct RbacEscalation {
     objects: ObjectsSlot,
@@ -40,51 +40,64 @@ impl RbacEscalation {
     }
 
     async fn check(&self, rbac: &Rbac, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError> {
+        // Any other change, be it of a label, is a grant: labels are what roles are gathered by.
+        if request.old.is_some_and(|old| is_for_garbage_collection(old, object)) {
+            return Ok(());
+        }
         let gvr = &request.resource.gvr;
+        let refusal = |text: &str| ApiError::forbidden(&gvr.group_resource(), object::name(object), text);
+        let lacks = |wanted: &[Rule]| uncovered(&rbac.rules_for(request.user, request.namespace), wanted);
         let wanted = match gvr.resource.as_str() {
             resource @ ("roles" | "clusterroles") => {
-                let unchanged = request.old.is_some_and(|o| {
-                    o["rules"] == object["rules"] && o["aggregationRule"] == object["aggregationRule"]
-                });
-                if unchanged || self.may(request, "escalate", resource, object::name(object)) {
+                if self.may(request, "escalate", resource, object::name(object)) {
                     return Ok(());
                 }
-                if object["aggregationRule"].is_object() {
-                    // What it will aggregate is not known: whoever makes it must hold everything.
-                    vec![everything()]
-                } else {
-                    Rule::of_role(object)
-                }
+                Rule::of_role(object)
             }
             "rolebindings" | "clusterrolebindings" => {
-                let same = request
-                    .old
-                    .is_some_and(|o| o["roleRef"] == object["roleRef"] && o["subjects"] == object["subjects"]);
                 let role = &object["roleRef"];
                 let (resource, scope) =
                     if text(role, "kind") == "Role" { ("roles", request.namespace) } else { ("clusterroles", "") };
-                if same || self.may(request, "bind", resource, text(role, "name")) {
+                if self.may(request, "bind", resource, text(role, "name")) {
                     return Ok(());
                 }
                 Rule::of_role(&self.objects.get()?.get(GROUP, resource, scope, text(role, "name")).await?)
             }
             _ => return Ok(()),
         };
-        let missing = uncovered(&rbac.rules_for(request.user, request.namespace), &wanted);
-        if missing.is_empty() {
-            return Ok(());
+        let missing = lacks(&wanted);
+        if !missing.is_empty() {
+            return Err(refusal(&escalation_refusal(request.user, &missing)));
         }
-        Err(ApiError::forbidden(
-            &gvr.group_resource(),
-            object::name(object),
-            &escalation_refusal(request.user, &missing),
-        ))
+        // What a role gathers is not known, and what one no longer gathers was somebody's decision.
+        if (gathers(object) || request.old.is_some_and(gathers)) && !lacks(&everything()).is_empty() {
+            return Err(refusal("must have cluster-admin privileges to use the aggregationRule"));
+        }
+        Ok(())
     }
 }
 
-fn everything() -> Rule {
+fn gathers(role: &Value) -> bool {
+    !list(&role["aggregationRule"], "clusterRoleSelectors").is_empty()
+}
+
+/// Whether nothing changes but what the garbage collector writes, which has no rights of its own to grant.
+fn is_for_garbage_collection(old: &Value, new: &Value) -> bool {
+    const FIELDS: [&str; 5] = ["ownerReferences", "finalizers", "selfLink", "managedFields", "resourceVersion"];
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.retain(|field, _| !FIELDS.contains(&field.as_str()));
+        }
+        object
+    };
+    rest(old) == rest(new)
+}
+
+fn everything() -> [Rule; 2] {
     let all = || vec!["*".to_owned()];
-    Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() }
+    let resources = Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() };
+    [resources, Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() }]
 }
 
 impl AdmissionPlugin for RbacEscalation {

@@ -48,6 +48,44 @@ async fn nobody_grants_what_they_do_not_have() {
     assert!(text.contains("is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"), "{text}");
 }
 
+/// A label is enough to bring a role's rules into the roles that gather by it.
+#[tokio::test]
+async fn attack_a_label_or_an_aggregation_gathers_the_rights_of_others() {
+    let cluster = Cluster::start().await;
+    let all = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let verbs = ["get", "create", "update", "patch"];
+    let rules = json!([{"verbs": verbs, "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"]}]);
+    cluster.create(all, json!({"metadata": {"name": "maker"}, "rules": rules})).await;
+    let binding = json!({"metadata": {"name": "maker"}, "subjects": [{"kind": "User", "name": "joe"}],
+        "roleRef": {"kind": "ClusterRole", "name": "maker", "apiGroup": "rbac.authorization.k8s.io"}});
+    cluster.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+    let merge = "application/merge-patch+json";
+    let patch = async |name: &str, patch: Value| {
+        cluster.send(user("joe", &[]), Method::PATCH, &format!("{all}/{name}"), merge, Some(patch)).await
+    };
+    let label = json!({"metadata": {"labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}});
+    let selectors = json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"x": "y"}}]}});
+    let privileged = "must have cluster-admin privileges to use the aggregationRule";
+    for (name, change, text) in [
+        ("cluster-admin", &label, "is attempting to grant RBAC permissions not currently held"),
+        ("maker", &selectors, privileged),
+        ("view", &json!({"aggregationRule": null}), privileged),
+        ("view", &json!({"metadata": {"labels": {"x": "y"}}}), privileged),
+    ] {
+        let (code, refused) = patch(name, change.clone()).await;
+        assert_eq!(code, 403, "{name} {change}: {refused}");
+        assert!(refused["message"].as_str().unwrap().contains(text), "{refused}");
+    }
+    let mut gatherer = selectors;
+    gatherer["metadata"] = json!({"name": "gatherer"});
+    let (code, refused) = cluster.as_user(user("joe", &[]), Method::POST, all, Some(gatherer)).await;
+    assert_eq!(code, 403, "{refused}");
+    // What joe holds, joe may label; and what the garbage collector writes needs no rights.
+    assert_eq!(patch("maker", label).await.0, 200);
+    let (code, answer) = patch("cluster-admin", json!({"metadata": {"finalizers": ["example.com/x"]}})).await;
+    assert_eq!(code, 200, "{answer}");
+}
+
 #[tokio::test]
 async fn attack_to_read_is_not_enough_to_act_in_a_container() {
     let cluster = Cluster::start().await;
