@@ -3,7 +3,7 @@
 //!
 //! A handler gives [`exec`] or [`port_forward`] an HTTP request; the answer is `101 Switching Protocols`, and a task then
 //! serves the streams on the upgraded connection. All buffers are bounded: a client that does not read makes the
-//! container's output wait.
+//! container's output wait. [`translate`] is the client's side, for a server that stands between.
 
 pub mod channel;
 pub mod exec;
@@ -11,6 +11,7 @@ pub mod exit;
 pub mod port_forward;
 pub mod reader;
 pub mod spdy;
+pub mod translate;
 pub mod upgrade;
 pub mod websocket;
 

@@ -19,8 +19,8 @@ use crate::spdy::{Session, SpdyStream};
 use crate::upgrade::{self, Answer, Transport};
 use crate::websocket::{self, Channels};
 
-const SPDY_PROTOCOL: &str = "portforward.k8s.io";
-const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+pub const SPDY_PROTOCOL: &str = "portforward.k8s.io";
+pub const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 const WEBSOCKET_PROTOCOLS: [&str; 3] = [TUNNEL_PROTOCOL, "v4.channel.k8s.io", "portforward.k8s.io"];
 
 /// How long the second stream of a pair may take.

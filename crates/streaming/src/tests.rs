@@ -209,6 +209,72 @@ async fn a_terminal_is_resized() {
     assert!(!channels.contains_key(&2));
 }
 
+/// A kubelet that knows SPDY alone, and before it a server that knows both.
+fn translated(request: Request<Incoming>, wants: Wants) -> Answer {
+    let wants = Wants { stderr: wants.stderr && !wants.tty, ..wants };
+    crate::exec(request, wants, move |client| async move {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let kubelet = crate::exec::serve_spdy(far, crate::translate::EXEC_PROTOCOL, wants, command);
+        tokio::join!(crate::translate::exec_at(near, wants, client), kubelet).0
+    })
+}
+
+#[tokio::test]
+async fn exec_over_websocket_at_a_kubelet_that_knows_spdy() {
+    let mut socket = websocket("v5.channel.k8s.io", |request| translated(request, ALL)).await;
+    for piece in [&b"\x00hello "[..], b"\x00world", b"\xff\x00"] {
+        socket.send(Message::binary(piece.to_vec())).await.unwrap();
+    }
+    let channels = within(messages(&mut socket)).await;
+    assert_eq!((channels[&1].as_slice(), channels[&2].as_slice()), (&b"hello world"[..], &b"err"[..]));
+    let status: serde_json::Value = serde_json::from_slice(&channels[&3]).unwrap();
+    assert_eq!(
+        (&status["reason"], &status["details"]["causes"][0]["message"]),
+        (&"NonZeroExitCode".into(), &"3".into())
+    );
+
+    let mut socket = websocket("v5.channel.k8s.io", |request| translated(request, Wants { tty: true, ..ALL })).await;
+    socket.send(Message::binary(b"\x04{\"Width\":80,\"Height\":24}".to_vec())).await.unwrap();
+    socket.send(Message::binary(b"\xff\x00".to_vec())).await.unwrap();
+    assert_eq!(within(messages(&mut socket)).await[&1], b" 80x24");
+}
+
+#[tokio::test]
+async fn a_kubelet_that_breaks_off_is_told_of() {
+    let handler = |request| {
+        crate::exec(request, ALL, |client| async move {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            drop(far);
+            crate::translate::exec_at(near, ALL, client).await
+        })
+    };
+    let mut socket = websocket("v5.channel.k8s.io", handler).await;
+    let channels = within(messages(&mut socket)).await;
+    let status: serde_json::Value = serde_json::from_slice(&channels[&3]).unwrap();
+    assert_eq!(status["message"], "Internal error occurred: the connection to the kubelet broke");
+}
+
+#[tokio::test]
+async fn a_peers_pings_are_answered() {
+    let (near, mut far) = tokio::io::duplex(1 << 16);
+    let (_session, streams) = crate::spdy::Session::client(near, vec![Vec::new()]).await;
+    assert_eq!(streams[0].id, 1);
+    let mut out = BytesMut::new();
+    Frame::Ping(2).encode(&mut out);
+    far.write_all(&out).await.unwrap();
+    let mut buffer = BytesMut::new();
+    let answered = async {
+        loop {
+            match Frame::decode(&mut buffer).unwrap() {
+                Some(Frame::Ping(id)) => return id,
+                Some(_) => {}
+                None => assert!(far.read_buf(&mut buffer).await.unwrap() > 0),
+            }
+        }
+    };
+    assert_eq!(within(answered).await, 2);
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_command() {
     use std::sync::atomic::{AtomicBool, Ordering};

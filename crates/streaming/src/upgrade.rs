@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 /// An answer: `101`, or why not.
 pub type Answer = Response<Full<bytes::Bytes>>;
 
-const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
+pub const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 
 /// How the client wants to talk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,11 @@ pub fn transport(headers: &HeaderMap) -> Option<Transport> {
         true if wants("SPDY/3.1") => Some(Transport::Spdy),
         _ => None,
     }
+}
+
+/// Whether a WebSocket client offers a protocol.
+pub fn offers(headers: &HeaderMap, protocol: &str) -> bool {
+    lists(headers, header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == protocol)
 }
 
 fn refuse(status: StatusCode, message: String) -> Answer {

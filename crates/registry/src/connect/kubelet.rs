@@ -10,10 +10,12 @@ use kybern_apiserver::Body;
 use kybern_auth::pki::Pki;
 use kybern_component_base::tls::AcceptAny;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::dial::{self, Reach, authority};
-use super::stream;
+use super::stream::{self, Switched};
 use crate::tree::{int, list, text};
 
 /// The kubelet's port where a node does not tell it.
@@ -114,11 +116,20 @@ impl KubeletClient {
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
         let (host, port) = self.address(node)?;
-        let place = format!("https://{}{}", authority(&host, port), request.uri());
-        let method = capitalized(request.method().as_str());
-        self.send_to(&host, port, Reach::Any, verify, None, request).await.map_err(|Unreachable(cause)| {
-            ApiError::new(Reason::Unknown, format!("{method} {place:?}: {cause}")).with_code(500)
-        })
+        let failed = failure(&host, port, &request);
+        self.send_to(&host, port, Reach::Any, verify, None, request).await.map_err(failed)
+    }
+
+    /// Asks a node's kubelet to switch protocols.
+    pub(super) async fn switch(&self, node: &Value, request: Request<Body>) -> Result<Switched, ApiError> {
+        let (host, port) = self.address(node)?;
+        let failed = failure(&host, port, &request);
+        let switched = async {
+            let stream = self.connect(&host, port, Reach::Any, Verify::AsConfigured).await?;
+            let switched = stream::switch(stream, &authority(&host, port), request).await;
+            switched.map_err(|e| Unreachable(e.to_string()))
+        };
+        switched.await.map_err(failed)
     }
 
     /// Sends a request to where [`Self::address`] says that a kubelet is; `name` is the `Host` that it sees, by default its
@@ -132,14 +143,25 @@ impl KubeletClient {
         name: Option<&str>,
         request: Request<Body>,
     ) -> Result<Response<Body>, Unreachable> {
+        let stream = self.connect(host, port, reach, verify).await?;
+        let own = authority(host, port);
+        let answer = stream::exchange(stream, name.unwrap_or(&own), request).await;
+        answer.map_err(|e| Unreachable(e.to_string()))
+    }
+
+    async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        reach: Reach,
+        verify: Verify,
+    ) -> Result<TlsStream<TcpStream>, Unreachable> {
         let failed = |cause: &dyn std::fmt::Display| Unreachable(cause.to_string());
         let server = ServerName::try_from(host.to_owned()).map_err(|e| failed(&e))?;
         let stream = dial::connect(host, port, reach, self.timeout).await.map_err(|e| failed(&e))?;
         let connector = if verify == Verify::Never { &self.unverified } else { &self.tls };
         let handshake = tokio::time::timeout(self.timeout, connector.connect(server, stream)).await;
-        let stream = handshake.map_err(|_| failed(&"TLS handshake timeout"))?.map_err(|e| failed(&e))?;
-        let own = authority(host, port);
-        stream::exchange(stream, name.unwrap_or(&own), request).await.map_err(|e| failed(&e))
+        handshake.map_err(|_| failed(&"TLS handshake timeout"))?.map_err(|e| failed(&e))
     }
 
     /// Where a node's kubelet listens, as the node records it.
@@ -160,6 +182,13 @@ impl KubeletClient {
         let port = recorded.map_or(Ok(self.port), u16::try_from).map_err(ApiError::internal)?;
         Ok((host.to_owned(), port))
     }
+}
+
+/// A failed request, as Go's client tells of one.
+fn failure(host: &str, port: u16, request: &Request<Body>) -> impl FnOnce(Unreachable) -> ApiError + use<> {
+    let place = format!("https://{}{}", authority(host, port), request.uri());
+    let method = capitalized(request.method().as_str());
+    move |Unreachable(cause)| ApiError::new(Reason::Unknown, format!("{method} {place:?}: {cause}")).with_code(500)
 }
 
 /// `Get` of `GET`, as Go's client names methods in errors.

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::future::ready;
 use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, Request, Response};
+use http_body_util::BodyExt;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{ApiError, GroupKind, Value, object};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
 use kybern_apiserver::{Body, BoxFuture, body};
-
-use futures_util::StreamExt;
-use futures_util::future::ready;
-use http_body_util::BodyExt;
 use kybern_streaming::upgrade::{self, Transport};
+use kybern_streaming::{Wants, port_forward, translate, websocket};
 
 use super::exchange::{encode, query_values};
 use super::kubelet::{KubeletClient, Verify};
+use super::stream::Switched;
 use crate::tree::{list, text};
 
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
@@ -206,6 +207,30 @@ fn is_set(query: &str, name: &str) -> bool {
         .is_some_and(|v| matches!(v.as_str(), "" | "1" | "t" | "T" | "true" | "TRUE" | "True"))
 }
 
+fn wants(query: &str) -> Wants {
+    let [stdin, stdout, stderr, tty] = STREAMS.map(|(name, _)| is_set(query, name));
+    Wants { stdin, stdout, stderr, tty }
+}
+
+/// The protocol that a kubelet is to speak over SPDY with what came as a WebSocket: for those of its protocols that say over
+/// it what SPDY can. Older ones are for the kubelet to understand, as upstream has it.
+fn translated(call: Call, headers: &HeaderMap) -> Option<&'static str> {
+    if upgrade::transport(headers) != Some(Transport::WebSocket) {
+        return None;
+    }
+    let (offer, protocol) = match call {
+        Call::Exec | Call::Attach => (websocket::EXEC_PROTOCOLS[0], translate::EXEC_PROTOCOL),
+        Call::PortForward => (port_forward::TUNNEL_PROTOCOL, port_forward::SPDY_PROTOCOL),
+    };
+    upgrade::offers(headers, offer).then_some(protocol)
+}
+
+/// This server's own request for SPDY.
+fn to_spdy(path: &str, protocol: &str) -> Result<Request<Body>, ApiError> {
+    let request = Request::post(path).header(CONNECTION, "Upgrade").header(UPGRADE, "SPDY/3.1");
+    request.header(upgrade::STREAM_PROTOCOL, protocol).body(body::empty()).map_err(ApiError::internal)
+}
+
 fn stream_query(query: &str, command: bool) -> Result<String, ApiError> {
     let mut pairs: Vec<String> = Vec::new();
     for (ours, theirs) in STREAMS.iter().filter(|(ours, _)| is_set(query, ours)) {
@@ -264,8 +289,23 @@ impl Connector for Streams {
             if !request.headers().contains_key(UPGRADE) {
                 return Err(ApiError::bad_request("Upgrade request required"));
             }
-            let answer = self.kubelet.send(&node, Verify::AsConfigured, redirect(request, &path)?).await?;
-            refused(answer, &name).await
+            let Some(protocol) = translated(self.call, request.headers()) else {
+                let answer = self.kubelet.send(&node, Verify::AsConfigured, redirect(request, &path)?).await?;
+                return refused(answer, &name).await;
+            };
+            // It is asked before the client is answered, so that a refusal is one.
+            let io = match self.kubelet.switch(&node, to_spdy(&path, protocol)?).await? {
+                Switched::To(io) => io,
+                Switched::Not(answer) => return refused(answer, &name).await,
+            };
+            let answer = match self.call {
+                Call::PortForward => translate::tunnel(request, io),
+                Call::Exec | Call::Attach => {
+                    let wants = wants(&query);
+                    kybern_streaming::exec(request, wants, move |client| translate::exec_at(io, wants, client))
+                }
+            };
+            Ok(answer.map(|body| body.map_err(|never| match never {}).boxed_unsync()))
         })
     }
 }

@@ -3,7 +3,9 @@
 use http::header::{HOST, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use kybern_apiserver::Body;
 use kybern_apiserver::forward::take_hop_by_hop;
@@ -19,16 +21,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
-    request.headers_mut().insert(HOST, host.parse()?);
-    *request.version_mut() = http::Version::HTTP_11;
-
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a proxied connection ended");
-        }
-    });
-    let mut response = sender.send_request(request).await?;
+    let mut response = send(stream, host, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else { return Err("the backend switched protocols unasked".into()) };
         let backend = hyper::upgrade::on(&mut response);
@@ -48,6 +41,39 @@ where
         take_hop_by_hop(response.headers_mut());
     }
     Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+}
+
+/// What became of a request to switch protocols.
+pub(super) enum Switched {
+    To(TokioIo<Upgraded>),
+    Not(Response<Body>),
+}
+
+/// Sends a request of this server's own to switch protocols.
+pub(super) async fn switch<S>(stream: S, host: &str, request: Request<Body>) -> Result<Switched, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let response = send(stream, host, request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Switched::To(TokioIo::new(hyper::upgrade::on(response).await?)));
+    }
+    Ok(Switched::Not(response.map(|body| body.map_err(Into::into).boxed_unsync())))
+}
+
+async fn send<S>(stream: S, host: &str, mut request: Request<Body>) -> Result<Response<Incoming>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    request.headers_mut().insert(HOST, host.parse()?);
+    *request.version_mut() = http::Version::HTTP_11;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a proxied connection ended");
+        }
+    });
+    Ok(sender.send_request(request).await?)
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ const PROTOCOL_ERROR: u32 = 1;
 
 /// What the writer is told.
 pub enum Command {
+    /// Opens a stream.
+    Open(u32, Headers),
     Stream(Outgoing),
     Reply(u32),
     Pong(u32),
@@ -42,7 +44,7 @@ impl From<Outgoing> for Command {
     }
 }
 
-/// A stream that the peer opened.
+/// A stream of a session.
 pub struct SpdyStream {
     pub id: u32,
     pub headers: Headers,
@@ -50,7 +52,7 @@ pub struct SpdyStream {
     pub writer: ChannelWriter<Command>,
 }
 
-/// The server's end of a connection.
+/// One end of a connection.
 pub struct Session {
     streams: mpsc::Receiver<SpdyStream>,
     commands: mpsc::Sender<Command>,
@@ -59,7 +61,38 @@ pub struct Session {
 }
 
 impl Session {
+    /// The server's end.
     pub fn new<T: AsyncRead + AsyncWrite + Send + 'static>(io: T) -> Self {
+        Self::with(io, 1, BTreeMap::new())
+    }
+
+    /// The client's end, with streams of these headers, in this order.
+    pub async fn client<T>(io: T, streams: Vec<Headers>) -> (Self, Vec<SpdyStream>)
+    where
+        T: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let ids = (1..).step_by(2);
+        let (mut open, mut readers) = (BTreeMap::new(), Vec::new());
+        for (id, headers) in ids.zip(streams) {
+            let (data, data_rx) = mpsc::channel(STREAM_QUEUE);
+            open.insert(id, data);
+            readers.push((id, headers, ChannelReader::new(data_rx)));
+        }
+        let session = Self::with(io, 0, open);
+        let mut streams = Vec::new();
+        for (id, headers, reader) in readers {
+            session.send(Command::Open(id, headers.clone())).await;
+            let writer = ChannelWriter::new(id, session.commands.clone());
+            streams.push(SpdyStream { id, headers, reader, writer });
+        }
+        (session, streams)
+    }
+
+    /// The peer's numbers are odd (`parity` 1: it is the client) or even.
+    fn with<T>(io: T, parity: u32, open: BTreeMap<u32, mpsc::Sender<Bytes>>) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + 'static,
+    {
         let (read, write) = tokio::io::split(io);
         let (commands, commands_rx) = mpsc::channel(WRITE_QUEUE);
         let (streams_tx, streams) = mpsc::channel(BACKLOG);
@@ -67,7 +100,8 @@ impl Session {
         let reader = Reader {
             commands: commands.clone(),
             streams: Some(streams_tx),
-            open: BTreeMap::new(),
+            parity,
+            open,
             inflater: Inflater::default(),
         };
         let reader = tokio::spawn(reader.run(read));
@@ -109,6 +143,8 @@ impl Drop for Session {
 struct Reader {
     commands: mpsc::Sender<Command>,
     streams: Option<mpsc::Sender<SpdyStream>>,
+    /// Of the peer's streams and pings.
+    parity: u32,
     open: BTreeMap<u32, mpsc::Sender<Bytes>>,
     inflater: Inflater,
 }
@@ -161,15 +197,13 @@ impl Reader {
             Frame::Reset { id, .. } => {
                 self.open.remove(&id);
             }
-            // A client's pings have odd numbers; an even one would be the answer to one of ours.
-            Frame::Ping(id) if id % 2 == 1 => return self.commands.send(Command::Pong(id)).await.is_ok(),
+            // One with a number of this end's would be the answer to a ping of ours.
+            Frame::Ping(id) if id % 2 == self.parity => return self.commands.send(Command::Pong(id)).await.is_ok(),
             // The peer opens no more streams; those that are open go on.
             Frame::GoAway { .. } => self.streams = None,
-            Frame::SynReply { .. }
-            | Frame::Settings
-            | Frame::Ping(_)
-            | Frame::WindowUpdate { .. }
-            | Frame::Unknown(_) => {}
+            // The compression goes on from block to block.
+            Frame::SynReply { block, .. } => return self.inflater.decode(&block).is_ok(),
+            Frame::Settings | Frame::Ping(_) | Frame::WindowUpdate { .. } | Frame::Unknown(_) => {}
         }
         true
     }
@@ -195,6 +229,10 @@ async fn write_frames<T: AsyncWrite>(mut write: WriteHalf<T>, mut commands: mpsc
     let mut ends = false;
     while let Some(command) = commands.recv().await {
         let frame = match command {
+            Command::Open(id, headers) => match deflater.encode(&headers) {
+                Ok(block) => Frame::SynStream { id, fin: false, block: block.into() },
+                Err(_) => return,
+            },
             Command::Stream(Outgoing::Data(id, data)) => Frame::Data { id, fin: false, data },
             Command::Stream(Outgoing::Fin(id)) => Frame::Data { id, fin: true, data: Bytes::new() },
             Command::Reply(id) => match deflater.encode(&Headers::new()) {
