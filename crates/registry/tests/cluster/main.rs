@@ -15,4 +15,5 @@ mod proxy_attacks;
 mod published;
 mod selectors;
 mod services;
+mod streams;
 mod workloads;

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{Cluster, admin, pod, user};
+use crate::streams;
 
 pub(crate) const BACKEND: &str = "10.77.0.1";
 pub(crate) const OTHER: &str = "10.77.0.2";
@@ -115,6 +116,7 @@ async fn answer(name: &'static str, shown: bool, mut request: Request<hyper::bod
             }
             Response::new(body::full(count.to_string()))
         }
+        path if path.starts_with("/exec/") || path.starts_with("/portForward/") => streams::spdy_alone(request),
         _ => echo(name, shown, &request),
     }
 }
@@ -304,10 +306,10 @@ async fn cluster_request(cluster: &Cluster, method: Method, uri: String, headers
     cluster.request(admin(), method, &uri, headers).await
 }
 
-type Connection = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+pub(crate) type Connection = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 
 /// A connection to the server as a client has it.
-async fn connection(cluster: &Cluster) -> Connection {
+pub(crate) async fn connection(cluster: &Cluster) -> Connection {
     let (chain, key) = cluster.pki.apiserver.rustls().unwrap();
     let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
     let certificate = rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(chain, key));
@@ -329,7 +331,7 @@ async fn connection(cluster: &Cluster) -> Connection {
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
 }
 
-async fn head(stream: &mut Connection) -> String {
+pub(crate) async fn head(stream: &mut Connection) -> String {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
         text.push(stream.read_u8().await.unwrap());
@@ -401,36 +403,5 @@ fn large_bodies_stream_through() {
         let (_, read) = tokio::join!(write, reading.read_to_string(&mut answer));
         read.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&SIZE.to_string()), "{answer}");
-    });
-}
-
-#[test]
-fn a_log_comes_over_a_websocket() {
-    in_network("log", || async {
-        let cluster = with_editor().await;
-        let port = secure("kubelet", &cluster, BACKEND).await;
-        let node = json!({"metadata": {"name": "n"}, "status": {"addresses": [{"type": "InternalIP", "address": BACKEND}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
-        cluster.create("/api/v1/nodes", node).await;
-        cluster.pod_at("team", "a", OTHER).await;
-        for (protocol, expect) in [("binary.k8s.io", "/containerLogs/team/a/c"), ("base64.binary.k8s.io", "")] {
-            let mut client = connection(&cluster).await;
-            let ask = format!(
-                "GET /api/v1/namespaces/team/pods/a/log?tailLines=5 HTTP/1.1\r\nHost: front\r\nConnection: Upgrade\r\n\
-                 Upgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\
-                 Authorization: Bearer eve-token\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
-            );
-            client.write_all(ask.as_bytes()).await.unwrap();
-            let answer = head(&mut client).await;
-            assert!(answer.starts_with("HTTP/1.1 101") && answer.contains(protocol), "{answer}");
-            // An empty message first, then the log, then a close.
-            let mut said = Vec::new();
-            // It does not answer the close, and is left without TLS's own.
-            let _ = client.read_to_end(&mut said).await;
-            let opcode = if expect.is_empty() { 0x81 } else { 0x82 };
-            assert_eq!(said[..3], [opcode, 0, opcode], "{said:?}");
-            assert!(String::from_utf8_lossy(&said).contains(expect), "{said:?}");
-            assert_eq!(said[said.len() - 4..], [0x88, 2, 3, 0xe8], "closed as a good end");
-        }
     });
 }
