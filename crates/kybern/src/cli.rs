@@ -29,11 +29,11 @@ pub(crate) enum Command {
     /// Runs the API server alone.
     KubeApiserver(Box<kube_apiserver::KubeApiserver>),
     /// Runs the controllers alone.
-    KubeControllerManager(kube_controller_manager::KubeControllerManager),
+    KubeControllerManager(Box<kube_controller_manager::KubeControllerManager>),
     /// Runs the scheduler alone.
-    KubeScheduler(kube_scheduler::KubeScheduler),
+    KubeScheduler(Box<kube_scheduler::KubeScheduler>),
     /// Runs the kubelet and the container runtime alone.
-    Kubelet(kubelet::Kubelet),
+    Kubelet(Box<kubelet::Kubelet>),
     /// Runs the service proxy.
     KubeProxy(kube_proxy::KubeProxy),
     /// Runs the cluster DNS server.

@@ -9,6 +9,7 @@ use kybern_auth::pem;
 use kybern_client::{CertificateAuthorities, Client, RestConfig, register_informer_metrics};
 use kybern_component_base::{Reply, http as endpoint};
 
+use super::controller_settings::{NetworkOptions, SigningOptions, own_accounts};
 use super::leader_election::{self, LeaderElectionOptions};
 use crate::serving::{self, Component, ServingOptions};
 use crate::wiring::shutdown;
@@ -27,6 +28,13 @@ pub(crate) struct KubeControllerManager {
     /// Published to every namespace as kube-root-ca.crt [default: the kubeconfig's authority].
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
+    /// Each controller works as its own service account in kube-system, with what its role allows [default: false].
+    #[arg(long)]
+    use_service_account_credentials: Option<bool>,
+    #[command(flatten)]
+    signing: SigningOptions,
+    #[command(flatten)]
+    network: NetworkOptions,
     #[command(flatten)]
     leader_election: LeaderElectionOptions,
     #[command(flatten)]
@@ -49,6 +57,12 @@ pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
             Some(path) => Some(read(path)?),
             None => known,
         },
+        signing: options.signing.signing()?,
+        node_ranges: options.network.node_ranges()?,
+        client_for: match options.use_service_account_credentials {
+            Some(true) => Some(own_accounts(&reach, &client)?),
+            _ => None,
+        },
         lease: options.leader_election.lease(COMPONENT.name, Some(usual))?,
         ..kybern_controller_manager::Config::default()
     };
@@ -66,7 +80,7 @@ pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
 }
 
 /// By what the API server is recognized here, pods can recognize it, too.
-fn authorities(known: &CertificateAuthorities) -> Option<String> {
+pub(crate) fn authorities(known: &CertificateAuthorities) -> Option<String> {
     match known {
         CertificateAuthorities::These(list) => {
             Some(list.iter().map(|certificate| pem::encode("CERTIFICATE", certificate)).collect())

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use http::StatusCode;
 use kybern_api::core::v1::Taint;
+use kybern_auth::pki::NodeCertificate;
 use kybern_client::Client;
 use kybern_component_base::Reply;
 use kybern_kubelet::ServerConfig;
@@ -16,6 +17,7 @@ use super::kubelet_config::KubeletFile;
 use crate::ownership::Register;
 use crate::paths::Directories;
 use crate::serving::own_pair;
+use crate::wiring::kubelet_certificate::{self, Joining};
 use crate::wiring::{lone_network, node, shutdown};
 use crate::{node_address, preflight, version};
 
@@ -24,6 +26,12 @@ pub(crate) struct Kubelet {
     /// Where the API server is, and who this is.
     #[arg(long)]
     kubeconfig: PathBuf,
+    /// With what the kubelet asks for a client certificate, where --kubeconfig holds no valid one: that file is made then.
+    #[arg(long)]
+    bootstrap_kubeconfig: Option<PathBuf>,
+    /// Asks for the next client certificate before this one ends [default: false].
+    #[arg(long)]
+    rotate_certificates: Option<bool>,
     #[command(flatten)]
     directories: Directories,
     /// This node's name [default: the host name].
@@ -56,7 +64,7 @@ pub(crate) struct Kubelet {
     /// The serving certificate's key (PEM).
     #[arg(long)]
     tls_private_key_file: Option<PathBuf>,
-    /// Holds the serving certificate where none is named [default: <data-dir>/kubelet/pki].
+    /// Holds the client certificate that was asked for, and the serving certificate where none is named [default: <data-dir>/kubelet/pki].
     #[arg(long)]
     cert_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -96,10 +104,21 @@ pub(crate) struct Kubelet {
 pub(crate) async fn run(options: Kubelet) -> Result<()> {
     preflight::privileges("kubelet")?;
     let mut file = options.config.as_deref().map(KubeletFile::read).transpose()?.unwrap_or_default();
+    let name = options.hostname_override.clone().map_or_else(node_address::host_name, Ok)?;
+    let cert_dir = cert_dir(&options);
+    if let Some(bootstrap_kubeconfig) = options.bootstrap_kubeconfig.clone() {
+        let (kubeconfig, cert_dir) = (options.kubeconfig.clone(), cert_dir.clone());
+        Joining { bootstrap_kubeconfig, kubeconfig, cert_dir, node: name.clone() }.join().await?;
+    }
     let client = Client::from_kubeconfig(&options.kubeconfig)
         .with_context(|| format!("cannot use {}", options.kubeconfig.display()))?
         .with_user_agent("kubelet");
-    let name = options.hostname_override.clone().map_or_else(node_address::host_name, Ok)?;
+    if options.rotate_certificates.or(file.rotate_certificates) == Some(true) {
+        let certificate = NodeCertificate::of(&cert_dir, &name)?;
+        if certificate.current().exists() {
+            tokio::spawn(kubelet_certificate::keep_renewed(client.clone(), certificate));
+        }
+    }
     let ip = match options.node_ip.first() {
         Some(ip) if !ip.is_unspecified() => *ip,
         _ => node_address::detect()?,
@@ -161,6 +180,10 @@ async fn serve_health(address: Option<IpAddr>, port: Option<u16>) -> Result<()> 
     Ok(())
 }
 
+fn cert_dir(options: &Kubelet) -> PathBuf {
+    options.cert_dir.clone().unwrap_or_else(|| options.directories.data_dir.join("kubelet/pki"))
+}
+
 /// The kubelet's API; `None` where its port is 0.
 fn server(options: &Kubelet, file: &KubeletFile, node: &str, client: &Client) -> Result<Option<ServerConfig>> {
     let address = options.address.or(file.address).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
@@ -172,10 +195,7 @@ fn server(options: &Kubelet, file: &KubeletFile, node: &str, client: &Client) ->
     let key = options.tls_private_key_file.as_ref().or(file.tls_private_key_file.as_ref());
     let (certificate, key) = match (certificate, key) {
         (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
-        (None, None) => {
-            let usual = || options.directories.data_dir.join("kubelet/pki");
-            own_pair(&options.cert_dir.clone().unwrap_or_else(usual), "kubelet")?
-        }
+        (None, None) => own_pair(&cert_dir(options), "kubelet")?,
         _ => bail!(
             "--tls-cert-file and --tls-private-key-file (in the configuration file tlsCertFile and tlsPrivateKeyFile) \
              need each other"

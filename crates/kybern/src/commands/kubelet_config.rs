@@ -29,6 +29,7 @@ pub(crate) struct KubeletFile {
     pub(crate) cluster_dns: Option<Vec<String>>,
     pub(crate) cluster_domain: Option<String>,
     pub(crate) max_pods: Option<u32>,
+    pub(crate) rotate_certificates: Option<bool>,
     #[serde(rename = "podCIDR")]
     pub(crate) pod_cidr: Option<String>,
     pub(crate) resolv_conf: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod completion;
+mod controller_settings;
 pub(crate) mod coredns;
 pub(crate) mod down;
 pub(crate) mod image;

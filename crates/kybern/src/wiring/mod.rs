@@ -6,6 +6,7 @@ mod control_plane_node;
 mod discovery_routes;
 pub(crate) mod in_process;
 pub(crate) mod kubelet_access;
+pub(crate) mod kubelet_certificate;
 pub(crate) mod lone_network;
 pub(crate) mod node;
 pub(crate) mod removal;

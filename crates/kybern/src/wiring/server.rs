@@ -10,6 +10,7 @@ use kybern_auth::authz::Mode;
 use kybern_auth::pki::{Kubeconfig, Pki};
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_controller_manager::controllers::node_ipam::NodeRanges;
+use kybern_registry::bootstrap;
 use kybern_storage::lock::{DirectoryLock, LockError};
 
 use super::control_plane::{self, ApiServer, ApiServerOptions};
@@ -40,13 +41,9 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     preflight::free(api, "the API", Some("--secure-port"))?;
     preflight::free(node::KUBELET_ADDRESS, "the kubelet's API", None)?;
     Register::of_machine().claim(&cluster.paths)?;
-    let ApiServer { server, pki, .. } = control_plane::start(&options(&cluster), |step| notifier.status(step)).await?;
+    let ApiServer { server, pki, .. } = start_control_plane(&cluster, |step| notifier.status(step)).await?;
     write_admin_kubeconfig(&cluster, &pki)?;
-    kybern_registry::bootstrap::joining(server.as_ref(), &api_server(&cluster), pki.ca.certificate_pem())
-        .await
-        .context("cannot make what lets machines join")?;
     tracing::info!("serving the API on {}:{}", cluster.bind_address, cluster.secure_port);
-    start_controllers(&server, &pki, &cluster);
     start_scheduler(&server);
     if cluster.add_ons {
         let settings = add_on_settings(&cluster);
@@ -64,6 +61,16 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
         () = shutdown::requested() => tracing::info!("asked to end; containers go on"),
     }
     Ok(())
+}
+
+/// The API server with what lets machines join, and the controllers.
+pub(super) async fn start_control_plane(cluster: &Cluster, on_step: impl Fn(&str)) -> Result<ApiServer> {
+    let plane = control_plane::start(&options(cluster), on_step).await?;
+    bootstrap::joining(plane.server.as_ref(), &api_server(cluster), plane.pki.ca.certificate_pem())
+        .await
+        .context("cannot make what lets machines join")?;
+    start_controllers(&plane.server, &plane.pki, cluster);
+    Ok(plane)
 }
 
 fn options(cluster: &Cluster) -> ApiServerOptions {
