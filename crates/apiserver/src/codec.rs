@@ -124,12 +124,23 @@ fn misshapen_claim(body: &[u8]) -> Option<String> {
     Some(format!("json: cannot unmarshal {found} into Go struct field .{field} of type string"))
 }
 
-/// The kind in the version of its group that a JSON body names, where all versions of the kind look alike.
-pub(crate) fn in_claimed_version(mut kind: KindType, body: &[u8]) -> KindType {
-    let claimed = serde_json::from_slice::<Claim>(body).ok().and_then(|claim| claim.api_version);
-    let claimed = claimed.as_deref().and_then(GroupVersion::parse).filter(|gv| gv.group == kind.gvk.group);
-    if let Some(claimed) = claimed {
-        kind.gvk.version = claimed.version;
+/// Older versions of kinds that are read, too, as they look the same: upstream's `AcceptsGroupVersion`.
+const ACCEPTED: &[(&str, &str, &str)] = &[("policy", "Eviction", "v1beta1")];
+
+/// The kind in the version that a body names, if that is one of those that are read.
+pub(crate) fn in_claimed_version(mut kind: KindType, media: &str, body: &[u8]) -> KindType {
+    let Gvk { group, kind: name, .. } = &kind.gvk;
+    let Some((_, _, version)) = ACCEPTED.iter().find(|(g, k, _)| g == group && k == name) else { return kind };
+    let claimed = match media {
+        proto::MEDIA_TYPE => proto::Envelope::open(body).ok().map(|envelope| envelope.api_version.to_owned()),
+        "application/json" => serde_json::from_slice::<Claim>(body).ok().and_then(|claim| claim.api_version),
+        _ => {
+            let tree = kybern_schema::decode::yaml_to_value(body).ok();
+            tree.map(|tree| object::api_version(&tree).to_owned())
+        }
+    };
+    if claimed.is_some_and(|claimed| claimed == format!("{group}/{version}")) {
+        kind.gvk.version = (*version).into();
     }
     kind
 }
@@ -235,4 +246,42 @@ fn length_delimited(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     }
     out.push(length as u8);
     out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kybern_apimachinery::json;
+
+    #[test]
+    fn an_eviction_may_be_of_both_versions_in_every_form() {
+        let kind = kybern_schema::builtin().kind(&Gvk::new("policy", "v1", "Eviction")).unwrap();
+        let read = |media: &str, version: &str, body: &[u8]| {
+            let kind = in_claimed_version(kind.clone(), media, body);
+            let read = read_object(media, body, &kind, FieldValidation::Strict);
+            let (eviction, _) = read.map_err(|error| format!("{media} {version}: {}", error.message()))?;
+            assert_eq!(object::name(&eviction), "p", "{media} {version}");
+            assert_eq!(eviction["deleteOptions"]["gracePeriodSeconds"], 3, "{media} {version}");
+            Ok::<_, String>(())
+        };
+        for (version, good) in [("policy/v1", true), ("policy/v1beta1", true), ("policy/v2", false), ("apps/v1", false)]
+        {
+            let eviction = json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": "p"},
+                "deleteOptions": {"gracePeriodSeconds": 3}});
+            let text = eviction.to_string();
+            let bytes = proto::encode(&kind, &eviction).unwrap();
+            for (media, body) in [
+                ("application/json", text.as_bytes()),
+                ("application/yaml", text.as_bytes()),
+                (proto::MEDIA_TYPE, &bytes),
+            ] {
+                let read = read(media, version, body);
+                assert_eq!(read.is_ok(), good, "{read:?}");
+                assert!(good || read.unwrap_err().contains("is registered for version"), "{media} {version}");
+            }
+        }
+        let binding = kybern_schema::builtin().kind(&Gvk::new("", "v1", "Binding")).unwrap();
+        let other = br#"{"apiVersion": "v2", "kind": "Binding"}"#;
+        assert_eq!(in_claimed_version(binding, "application/json", other).gvk.version, "v1");
+    }
 }

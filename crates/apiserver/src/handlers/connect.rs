@@ -74,8 +74,7 @@ pub(super) async fn create(
     connector: Arc<dyn Connector>,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    // It reads older versions of what it is sent, too: evictions of policy/v1beta1.
-    answer(exchange, Some((kind, true)), connector, body).await
+    answer(exchange, Some(kind), connector, body).await
 }
 
 pub(super) async fn unstored(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
@@ -83,7 +82,7 @@ pub(super) async fn unstored(exchange: Exchange, body: Body) -> Result<Response<
     if !exchange.resource.verbs.iter().any(|v| v == exchange.info.verb) {
         return Err(ApiError::method_not_supported(&exchange.group_resource(), exchange.info.verb));
     }
-    let kind = (exchange.info.verb == "create").then(|| (exchange.resource.ty.gvk.clone(), false));
+    let kind = (exchange.info.verb == "create").then(|| exchange.resource.ty.gvk.clone());
     answer(exchange, kind, connector, body).await
 }
 
@@ -124,10 +123,10 @@ fn request(exchange: Exchange, body: Body, dry_run: bool) -> (Arc<Server>, Conne
 }
 
 /// Calls the connector, with the object of a creation decoded, admitted and turned into JSON, and its answer turned into
-/// what the client takes. The kind may be one of which older versions are read, too.
+/// what the client takes.
 async fn answer(
     mut exchange: Exchange,
-    created: Option<(Gvk, bool)>,
+    created: Option<Gvk>,
     connector: Arc<dyn Connector>,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
@@ -136,15 +135,15 @@ async fn answer(
         Ok(format) if format.shape == Shape::Table => format,
         _ => negotiate(&exchange.parts.headers, false, true, false)?,
     };
-    let kind = created.and_then(|(gvk, older)| Some((kybern_schema::builtin().kind(&gvk)?, older)));
+    let kind = created.and_then(|gvk| kybern_schema::builtin().kind(&gvk));
     let mut dry_run = false;
     let body = match kind {
-        Some((kind, older)) => {
+        Some(kind) => {
             let options = exchange.write_options("CreateOptions")?;
             dry_run = options.dry_run;
             let bytes = body::read(body).await?;
-            let kind = if older { codec::in_claimed_version(kind, &bytes) } else { kind };
             let media = codec::content_type(&exchange.parts.headers);
+            let kind = codec::in_claimed_version(kind, media, &bytes);
             let (mut object, found) = codec::read_object(media, &bytes, &kind, options.field_validation)?;
             exchange.warnings.extend(found);
             check_namespace(&exchange, &mut object)?;
