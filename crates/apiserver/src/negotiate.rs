@@ -42,20 +42,36 @@ impl Format {
     pub(crate) const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Object, version: "v1", pretty: false };
 }
 
+/// The media types of `Accept`, the most wanted first: by their quality, and those without a star before the others.
+fn wanted(headers: &HeaderMap) -> Vec<&str> {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    let mut all: Vec<&str> = values.flat_map(|v| v.split(',')).map(str::trim).filter(|m| !m.is_empty()).collect();
+    let rank = |media: &str| {
+        let quality = media.split(';').filter_map(|p| p.trim().strip_prefix("q=")?.parse::<f64>().ok()).next();
+        let name = media.split(';').next().unwrap_or("").trim();
+        (quality.unwrap_or(1.0), name.starts_with("*/"), name.ends_with("/*"))
+    };
+    all.sort_by(|a, b| {
+        let (a, b) = (rank(a), rank(b));
+        b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2))
+    });
+    all
+}
+
+/// The form of a refusal: as the client asked for objects, and JSON where that cannot be.
+pub(crate) fn of_refusal(headers: &HeaderMap) -> Format {
+    negotiate(headers, false, true, false).unwrap_or(Format::JSON)
+}
+
 /// The first media type in `Accept` that can be served. `protobuf`: whether the kind has such a form; `shapes`: whether
 /// a `Table` and bare metadata can be made of it.
 pub(crate) fn negotiate(headers: &HeaderMap, pretty: bool, protobuf: bool, shapes: bool) -> Result<Format, ApiError> {
-    let mut any = false;
-    for accept in headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()) {
-        for media in accept.split(',').map(str::trim).filter(|m| !m.is_empty()) {
-            any = true;
-            if let Some(format) = parse(media, protobuf, shapes) {
-                return Ok(Format { pretty, ..format });
-            }
-        }
-    }
-    if !any {
+    let wanted = wanted(headers);
+    if wanted.is_empty() {
         return Ok(Format { pretty, ..Format::JSON });
+    }
+    if let Some(format) = wanted.into_iter().find_map(|media| parse(media, protobuf, shapes)) {
+        return Ok(Format { pretty, ..format });
     }
     let protobuf = if protobuf { ", application/vnd.kubernetes.protobuf" } else { "" };
     Err(ApiError::new(
@@ -125,6 +141,8 @@ mod tests {
             Some((Encoding::Json, Shape::Metadata, "v1beta1")),
         );
         check("text/html", None);
+        check("application/yaml;q=0.5,application/json;q=0.9", Some((Encoding::Json, Shape::Object, "v1")));
+        check("*/*,application/yaml", Some((Encoding::Yaml, Shape::Object, "v1")));
         let mut headers = HeaderMap::new();
         assert_eq!(negotiate(&headers, false, true, true).unwrap(), Format::JSON);
         headers.insert(ACCEPT, "application/vnd.kubernetes.protobuf".parse().unwrap());

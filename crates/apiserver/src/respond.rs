@@ -1,9 +1,10 @@
 //! Objects and lists to responses: stored bytes as they are wherever the client asked for nothing else.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
 use kybern_apimachinery::{ApiError, Gvk, Map, Value, json, object};
 use kybern_schema::types::KindType;
 
@@ -36,6 +37,22 @@ fn set_version(value: &mut Value, api_version: &str) {
     if object::api_version(value) != api_version {
         object::set(value, &["apiVersion"], api_version);
     }
+}
+
+/// A refusal in the form that the client asked for.
+pub(crate) fn refusal(error: &ApiError, form: Format) -> Response<Body> {
+    let mut response = body::error(error);
+    if form.encoding != Encoding::Json {
+        static STATUS: LazyLock<Option<KindType>> =
+            LazyLock::new(|| kybern_schema::builtin().kind(&Gvk::new("", "v1", "Status")));
+        // Better in another form than not at all.
+        if let Ok((media, bytes)) = codec::write(form, STATUS.as_ref(), &error.to_status()) {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+            response.headers_mut().insert(CONTENT_LENGTH, bytes.len().into());
+            *response.body_mut() = body::full(bytes);
+        }
+    }
+    response
 }
 
 /// A stored object as a tree in the served version.

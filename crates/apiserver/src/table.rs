@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use kybern_apimachinery::{Value, json};
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::{ApiError, Value, json};
 
 use crate::cache::Entry;
 use crate::resource::{Columns, Resource};
@@ -16,11 +17,16 @@ pub(crate) enum Include {
 }
 
 impl Include {
-    pub(crate) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Result<Self, ApiError> {
         match text {
-            "None" => Self::None,
-            "Object" => Self::Object,
-            _ => Self::Metadata,
+            "None" => Ok(Self::None),
+            "Object" => Ok(Self::Object),
+            "" | "Metadata" => Ok(Self::Metadata),
+            other => {
+                let detail = "must be 'Metadata', 'Object', 'None', or empty";
+                let error = FieldError::invalid(&FieldPath::new("includeObject"), other, detail);
+                Err(ApiError::bad_request(format!("Unable to convert to Table as requested: {error}")))
+            }
         }
     }
 }

@@ -18,11 +18,11 @@ use http::request::Parts;
 use kybern_apimachinery::{ApiError, GroupResource, Value, object};
 
 use crate::access::UserInfo;
-use crate::negotiate::{Format, negotiate};
+use crate::negotiate::{Format, Shape, negotiate, of_refusal};
 use crate::options::{Query, WriteOptions};
 use crate::pipeline::RequestInfo;
 use crate::resource::{Resource, Subresource, SubresourceHandler};
-use crate::respond::Presentation;
+use crate::respond::{self, Presentation};
 use crate::server::Server;
 use crate::table::Include;
 use crate::warnings::Warnings;
@@ -55,8 +55,12 @@ impl Exchange {
     }
 
     fn presentation(&self) -> Result<Presentation, ApiError> {
-        let include = Include::parse(self.query.get("includeObject"));
-        Ok(Presentation { format: self.format()?, include, now: self.now })
+        let format = self.format()?;
+        let include = match format.shape {
+            Shape::Table => Include::parse(self.query.get("includeObject"))?,
+            _ => Include::Metadata,
+        };
+        Ok(Presentation { format, include, now: self.now })
     }
 
     /// `kind` is the options' kind.
@@ -72,13 +76,13 @@ impl Exchange {
 
 /// Calls the verb's handler, and warns of a kind that is on its way out.
 pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
-    let warnings = exchange.warnings.clone();
+    let (warnings, form) = (exchange.warnings.clone(), of_refusal(&exchange.parts.headers));
     warnings.extend(exchange.resource.strategy.deprecation().map(str::to_owned));
     let answer = answer(exchange, body).await;
     if warnings.is_empty() {
         return answer;
     }
-    let mut response = answer.unwrap_or_else(|error| body::error(&error));
+    let mut response = answer.unwrap_or_else(|error| respond::refusal(&error, form));
     warnings.write(&mut response);
     Ok(response)
 }

@@ -15,10 +15,12 @@ use futures_util::FutureExt;
 use http::header::CACHE_CONTROL;
 use http::{HeaderName, HeaderValue, Request, Response};
 use kybern_apimachinery::{ApiError, Reason};
+use kybern_schema::duration;
 
+use crate::negotiate::of_refusal;
 use crate::options::Query;
 use crate::server::Server;
-use crate::{Body, body};
+use crate::{Body, body, respond};
 pub(crate) use request_info::RequestInfo;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -28,6 +30,7 @@ pub(crate) async fn run(server: &Arc<Server>, request: Request<Body>) -> Respons
     let started = Instant::now();
     let audit_id = request.headers().get(AUDIT_ID).filter(|id| id.len() <= 64).cloned();
     let query = Query::parse(request.uri().query().unwrap_or(""));
+    let form = of_refusal(request.headers());
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
     let long_running = info.is_long_running();
     let stages = AssertUnwindSafe(stages(server, &info, query, request)).catch_unwind();
@@ -44,7 +47,7 @@ pub(crate) async fn run(server: &Arc<Server>, request: Request<Body>) -> Respons
     };
     let mut response = match outcome {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => body::error(&error),
+        Ok(Err(error)) => respond::refusal(&error, form),
         Err(_panic) => {
             tracing::error!(path = info.path, verb = info.verb, "a request handler panicked");
             body::error(&ApiError::internal("the request handler failed unexpectedly; the server's log says more"))
@@ -65,6 +68,11 @@ async fn stages(
     query: Query,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
+    let timeout = query.get("timeout");
+    if !timeout.is_empty() && !info.is_long_running() && duration::parse(timeout).is_none() {
+        let text = format!("invalid timeout specified in the request URL - time: invalid duration {timeout:?}");
+        return Err(ApiError::bad_request(text));
+    }
     let user = authentication::authenticate(server, &mut request).await?;
     let _permit = if info.is_long_running() || user.in_group("system:masters") {
         None

@@ -141,3 +141,29 @@ async fn openapi() {
     assert_eq!(protobuf.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
     assert_eq!(protobuf.headers["content-encoding"], "gzip");
 }
+
+#[tokio::test]
+async fn refusals_have_the_form_that_was_asked_for() {
+    let client = Client::new().await;
+    let missing = format!("{CONFIG_MAPS}/missing");
+    let ask = async |accept: &str| client.send("GET", &missing, &[("accept", accept)], "").await;
+    let media = |answer: &Answer| answer.headers["content-type"].to_str().unwrap().to_owned();
+    let yaml = ask("application/yaml").await;
+    assert_eq!((yaml.code.as_u16(), media(&yaml).as_str()), (404, "application/yaml"));
+    assert!(String::from_utf8_lossy(&yaml.bytes).contains("reason: NotFound"));
+    let protobuf = ask("application/vnd.kubernetes.protobuf,application/json").await;
+    assert_eq!((protobuf.code.as_u16(), media(&protobuf).as_str()), (404, "application/vnd.kubernetes.protobuf"));
+    assert!(protobuf.bytes.starts_with(b"k8s\0"));
+    for json in ["application/json;as=Table;v=v1;g=meta.k8s.io", "text/html", "application/yaml;q=0.1,*/*"] {
+        assert_eq!(media(&ask(json).await), "application/json", "{json}");
+    }
+    let (code, text) = client.get(&format!("{CONFIG_MAPS}?timeout=x")).await.status();
+    assert!(code == 400 && text.starts_with("invalid timeout specified in the request URL - "), "{text}");
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let (code, text) = client.send("GET", &format!("{CONFIG_MAPS}?includeObject=Zap"), &table, "").await.status();
+    assert_eq!(code, 400);
+    assert!(
+        text.ends_with("includeObject: Invalid value: \"Zap\": must be 'Metadata', 'Object', 'None', or empty"),
+        "{text}"
+    );
+}
