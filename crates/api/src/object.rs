@@ -91,6 +91,7 @@ objects! {
     scheduling::v1 { cluster PriorityClass }
     storage::v1 {
         cluster StorageClass, cluster VolumeAttachment, cluster CSINode, cluster CSIDriver, namespaced CSIStorageCapacity,
+        cluster VolumeAttributesClass,
     }
 }
 

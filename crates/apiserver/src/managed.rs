@@ -8,7 +8,7 @@ use kybern_schema::types::KindType;
 
 use crate::handlers::Exchange;
 use crate::options::WriteOptions;
-use crate::resource::Resource;
+use crate::resource::{Resource, SubresourceHandler};
 use crate::respond::{to_served, to_stored};
 use crate::server::Server;
 use crate::write::Writer;
@@ -18,19 +18,24 @@ const PATH: [&str; 2] = ["metadata", "managedFields"];
 /// What nobody gets to own by a request, because it is taken back from every writer: `status` when the object itself is
 /// written, everything else when its status is.
 fn reset(resource: &Resource, subresource: &str) -> FieldSet {
-    if resource.subresource("status").is_none() {
-        return FieldSet::default();
-    }
-    match subresource {
-        "" => FieldSet::of_fields(&[&["status"]]),
+    let strategy = match resource.subresource(subresource).map(|s| &s.handler) {
+        Some(SubresourceHandler::Part(strategy)) => strategy,
+        Some(_) => return FieldSet::default(),
+        None => &resource.strategy,
+    };
+    let mut paths: Vec<&[&str]> = strategy.reset_fields().to_vec();
+    let fields: Vec<&str> = match subresource {
+        "" => vec!["status"],
         "status" => {
             let own = |field: &&str| !["status", "metadata", "apiVersion", "kind"].contains(field);
-            let fields: Vec<&str> = resource.ty.root().fields.iter().map(|f| &*f.name).filter(own).collect();
-            let paths: Vec<&[&str]> = fields.iter().map(std::slice::from_ref).collect();
-            FieldSet::of_fields(&paths)
+            resource.ty.root().fields.iter().map(|f| &*f.name).filter(own).collect()
         }
-        _ => FieldSet::default(),
+        _ => Vec::new(),
+    };
+    if resource.subresource("status").is_some() {
+        paths.extend(fields.iter().map(std::slice::from_ref));
     }
+    FieldSet::of_fields(&paths)
 }
 
 /// An object of a resource in another of its kind's versions.

@@ -48,7 +48,7 @@ pub(crate) fn prepare_for_create(object: &mut Value, generation: Generation, now
     }
     metadata.insert("uid".into(), new_uid().into());
     metadata.insert("creationTimestamp".into(), time::to_rfc3339(now).into());
-    if matches!(generation, Generation::Spec | Generation::SpecAndAnnotations) {
+    if matches!(generation, Generation::Spec | Generation::SpecAndAnnotations | Generation::SpecAndLabels) {
         metadata.insert("generation".into(), 1.into());
     }
 }
@@ -73,7 +73,7 @@ pub(crate) fn prepare_for_update(object: &mut Value, old: &Value) {
 }
 
 /// Counts a change of what the kind's generation is of.
-pub(crate) fn count_generation(object: &mut Value, old: &Value, generation: Generation) {
+pub(crate) fn count_generation(object: &mut Value, old: &Value, generation: Generation, subresource: &str) {
     if generation == Generation::None {
         return;
     }
@@ -86,12 +86,17 @@ pub(crate) fn count_generation(object: &mut Value, old: &Value, generation: Gene
             .flatten()
             .all(|(k, v)| ignored.contains(&k.as_str()) || other.is_some_and(|o| o.get(k) == Some(v)))
     };
-    let annotations = |value: &Value| {
-        let annotations = object::at(value, &["metadata", "annotations"]).and_then(Value::as_object);
-        annotations.filter(|a| !a.is_empty()).cloned()
+    let counted = match generation {
+        Generation::SpecAndAnnotations if subresource != "status" => Some("annotations"),
+        Generation::SpecAndLabels => Some("labels"),
+        _ => None,
     };
-    let annotated = generation == Generation::SpecAndAnnotations && annotations(object) != annotations(old);
-    if annotated || !(rest(object, old) && rest(old, object)) {
+    let map = |value: &Value, field: &str| {
+        let map = object::at(value, &["metadata", field]).and_then(Value::as_object);
+        map.filter(|m| !m.is_empty()).cloned()
+    };
+    let marked = counted.is_some_and(|field| map(object, field) != map(old, field));
+    if marked || !(rest(object, old) && rest(old, object)) {
         object::set(object, &["metadata", "generation"], object::generation(old) + 1);
     }
 }
@@ -321,10 +326,10 @@ mod tests {
         let mut new =
             json!({"metadata": {"name": "a", "resourceVersion": "9", "deletionTimestamp": "x"}, "spec": {"x": 1}});
         prepare_for_update(&mut new, &old);
-        count_generation(&mut new, &old, Generation::Spec);
+        count_generation(&mut new, &old, Generation::Spec, "");
         assert_eq!(new, old);
         new["spec"]["x"] = 2.into();
-        count_generation(&mut new, &old, Generation::Spec);
+        count_generation(&mut new, &old, Generation::Spec, "");
         assert_eq!(object::generation(&new), 4);
         new["metadata"]["uid"] = "2".into();
         assert_eq!(

@@ -42,8 +42,10 @@ pub enum Generation {
     None,
     /// Changes of everything outside metadata and status, from 1.
     Spec,
-    /// Changes of annotations, too.
+    /// Changes of annotations, too, unless a status is written.
     SpecAndAnnotations,
+    /// Changes of labels, too.
+    SpecAndLabels,
     /// As `Spec`, but a new object has none.
     Updates,
 }

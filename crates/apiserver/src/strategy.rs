@@ -28,6 +28,12 @@ pub trait Strategy: Send + Sync + 'static {
     /// Drops what a creator may not set, and sets what the server owns, such as a first `status.phase`.
     fn prepare_for_create(&self, _ctx: &StrategyContext, _object: &mut Value) {}
 
+    /// What is taken back from every writer besides what is for every kind (`status` where there is such a subresource, and all
+    /// but `metadata` where that writes): nobody gets to own it.
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[]
+    }
+
     /// Takes over from `old` what an update may not change. By default `status` where the kind has a status subresource
     /// (the server does that before it calls this).
     fn prepare_for_update(&self, _ctx: &StrategyContext, _object: &mut Value, _old: &Value) {}

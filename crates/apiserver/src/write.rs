@@ -235,7 +235,7 @@ impl<'a> Writer<'a> {
         self.single_owners(&mut object, true);
         let reservation = strategy.reserve(&mut object, Some(&before), self.options.dry_run).await?;
         strategy.prepare_for_update(&self.context(), &mut object, &before);
-        metadata::count_generation(&mut object, &before, resource.generation);
+        metadata::count_generation(&mut object, &before, resource.generation, self.subresource);
         let mut errors = metadata::validate(&object, resource.namespaced, |name| main.validate_name(name));
         errors.extend(metadata::validate_update(&object, &before));
         errors.extend(strategy.validate(&object));

@@ -24,3 +24,4 @@ pub mod root_ca;
 pub mod service_account;
 pub mod taint_eviction;
 pub mod token_cleaner;
+pub mod vac_protection;

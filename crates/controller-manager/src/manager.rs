@@ -35,6 +35,7 @@ use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
 use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::controllers::token_cleaner::TokenCleaner;
+use crate::controllers::vac_protection::VacProtectionController;
 use crate::driver::{self, Environment};
 use crate::inventory::Inventory;
 use crate::snapshot::Snapshot;
@@ -105,6 +106,7 @@ impl Config {
             Arc::new(CsrCleanerController),
             Arc::new(PvcProtectionController),
             Arc::new(PvProtectionController),
+            Arc::new(VacProtectionController),
         ];
         if !self.event_ttl.is_zero() {
             list.push(Arc::new(EventTtlController::new(client, self.clock.clone(), self.event_ttl)));

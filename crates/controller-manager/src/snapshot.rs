@@ -13,6 +13,7 @@ use kybern_api::core::v1::{
 use kybern_api::discovery::v1::EndpointSlice;
 use kybern_api::meta::v1::ObjectMeta;
 use kybern_api::rbac::v1::ClusterRole;
+use kybern_api::storage::v1::VolumeAttributesClass;
 use kybern_api::{Object, owner};
 use kybern_apimachinery::Gvr;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use kybern_client::store::IndexFn;
 use kybern_client::{Client, Informer, ListOptions, Store};
 
 use crate::bootstrap_tokens;
+use crate::controllers::vac_protection;
 use crate::inventory::Inventory;
 use crate::pods;
 
@@ -29,6 +31,8 @@ pub const OWNER: &str = "owner";
 pub const NODE: &str = "node";
 /// Index: the keys of the claims that a pod may use.
 pub const CLAIM: &str = "claim";
+/// Index: the classes of attributes that a volume or claim names.
+pub const ATTRIBUTES_CLASS: &str = "attributes class";
 /// Index: `namespace/name` of the Service an EndpointSlice belongs to.
 pub const SERVICE: &str = "service";
 
@@ -150,8 +154,9 @@ snapshot! {
         NODE => |pod| node_of(pod).map(str::to_owned).into_iter().collect(),
         CLAIM => pods::claims
     ];
-    claims: PersistentVolumeClaim = ListOptions::default(), [];
-    volumes: PersistentVolume = ListOptions::default(), [];
+    claims: PersistentVolumeClaim = ListOptions::default(), [ATTRIBUTES_CLASS => vac_protection::of_claim];
+    volumes: PersistentVolume = ListOptions::default(), [ATTRIBUTES_CLASS => vac_protection::of_volume];
+    attributes_classes: VolumeAttributesClass = ListOptions::default(), [];
     services: Service = ListOptions::default(), [];
     endpoints: Endpoints = ListOptions::default(), [];
     endpoint_slices: EndpointSlice = ListOptions::default(), [SERVICE => service_of];

@@ -71,7 +71,9 @@ fn respond(exchange: &Exchange, object: &Value, paths: Paths) -> Result<Response
         Shape::Metadata => ("PartialObjectMetadata", bare(&scale)),
         Shape::Table => {
             let one = std::slice::from_ref(&scale);
-            ("Table", table::of_values(&paths.columns, one, version, exchange.now, bare))
+            let mut table = table::of_values(&paths.columns, one, version, exchange.now, bare);
+            table["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
+            ("Table", table)
         }
     };
     let kind = kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", version, name));

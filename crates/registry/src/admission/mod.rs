@@ -8,6 +8,7 @@ mod priority;
 mod rbac_escalation;
 mod runtime_class;
 mod service_account;
+mod storage_in_use;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(pod_defaults::TaintNodesByCondition),
         Arc::new(priority::Priority::new(deps.admission_views.priority_classes.clone())),
         Arc::new(pod_defaults::DefaultTolerationSeconds),
+        Arc::new(storage_in_use::StorageObjectInUseProtection),
         Arc::new(runtime_class::RuntimeClass::new(deps.objects.clone())),
     ];
     plugins.extend(certificates::plugins(&deps.authorizer));

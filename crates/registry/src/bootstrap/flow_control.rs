@@ -131,8 +131,13 @@ pub(crate) fn mandatory(kind: &str, name: &str) -> Option<Value> {
     }
 }
 
+/// Upstream's servers bring what has the annotation up to date.
+fn metadata(name: &str) -> Value {
+    json!({"name": name, "annotations": {"apf.kubernetes.io/autoupdate-spec": "true"}})
+}
+
 fn levels() -> impl Iterator<Item = Value> {
-    let object = |name: &str, spec: Value| json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration", "metadata": {"name": name}, "spec": spec});
+    let object = |name: &str, spec: Value| json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration", "metadata": metadata(name), "spec": spec});
     let exempt =
         object("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}}));
     let limited = LEVELS.into_iter().map(move |(name, shares, lendable, queues)| {
@@ -189,7 +194,7 @@ fn flow_schema(schema: &Schema) -> Value {
     if !schema.distinguisher.is_empty() {
         spec["distinguisherMethod"] = json!({"type": schema.distinguisher});
     }
-    json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": schema.name}, "spec": spec})
+    json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": metadata(schema.name), "spec": spec})
 }
 
 #[cfg(test)]

@@ -110,6 +110,8 @@ fn role(name: &str, label: Option<&str>) -> Entry {
 
 fn aggregate(name: &str, label: &str, own: Option<&str>) -> Entry {
     let mut entry = role(name, own);
+    // The controller that aggregates says what they are.
+    entry.object["rules"] = Value::Null;
     entry.object["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]});
     entry
 }

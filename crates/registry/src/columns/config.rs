@@ -3,8 +3,8 @@
 use kybern_apimachinery::Value;
 use kybern_apiserver::resource::Columns;
 
-use super::cell::{age, integer, name, object_name, string};
-use crate::tree::{list, map, text};
+use super::cell::{age, date, name, object_name, string};
+use crate::tree::{map, text};
 
 fn entries(object: &Value, field: &str) -> usize {
     map(object, field).count()
@@ -18,11 +18,6 @@ pub(super) const CONFIG_MAPS: Columns = Columns {
 pub(super) const SECRETS: Columns = Columns {
     definitions: &[name(), string("Type"), string("Data"), string("Age")],
     cells: |s, now| vec![object_name(s), text(s, "type").into(), entries(s, "data").into(), age(s, now)],
-};
-
-pub(super) const SERVICE_ACCOUNTS: Columns = Columns {
-    definitions: &[name(), integer("Secrets"), string("Age")],
-    cells: |a, now| vec![object_name(a), list(a, "secrets").len().into(), age(a, now)],
 };
 
 pub(super) const RESOURCE_QUOTAS: Columns = Columns {
@@ -39,7 +34,7 @@ pub(super) const RESOURCE_QUOTAS: Columns = Columns {
 };
 
 pub(super) const LIMIT_RANGES: Columns = Columns {
-    definitions: &[name(), string("Created At")],
+    definitions: &[name(), date("Created At")],
     cells: |r, _| {
         vec![object_name(r), kybern_apimachinery::object::str_at(r, &["metadata", "creationTimestamp"]).into()]
     },

@@ -26,7 +26,7 @@ fn default_cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
 
 /// What a `Scale` shows.
 pub(crate) const SCALE: Columns = Columns {
-    definitions: &[name(), integer("Desired"), integer("Available"), string("Age")],
+    definitions: &[string("Name"), integer("Desired"), integer("Available"), string("Age")],
     cells: |scale, now| {
         let replicas = |part| cell::count(scale, &[part, "replicas"]).into();
         vec![cell::object_name(scale), replicas("spec"), replicas("status"), age(scale, now)]
@@ -61,7 +61,6 @@ pub(crate) fn columns(group: &str, resource: &str) -> Columns {
         ("", "componentstatuses") => node::COMPONENT_STATUSES,
         ("", "configmaps") => config::CONFIG_MAPS,
         ("", "secrets") => config::SECRETS,
-        ("", "serviceaccounts") => config::SERVICE_ACCOUNTS,
         ("", "resourcequotas") => config::RESOURCE_QUOTAS,
         ("", "limitranges") => config::LIMIT_RANGES,
         ("" | "events.k8s.io", "events") => event::EVENTS,

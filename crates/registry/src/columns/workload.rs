@@ -5,7 +5,7 @@ use kybern_apimachinery::{Value, object};
 use kybern_apiserver::resource::Columns;
 
 use super::cell::{
-    age, condition, containers, count, integer, labels, name, object_name, selector, since, string, wide,
+    age, boolean, condition, containers, count, integer, labels, name, object_name, selector, since, string, wide,
 };
 use crate::tree::{flag, has, int, list, text};
 
@@ -190,7 +190,7 @@ pub(super) const CRON_JOBS: Columns = Columns {
         name(),
         string("Schedule"),
         string("Timezone"),
-        string("Suspend"),
+        boolean("Suspend"),
         integer("Active"),
         string("Last Schedule"),
         string("Age"),

@@ -9,10 +9,8 @@ use kybern_apiserver::strategy::{Strategy, StrategyContext};
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::status::keep_all_but;
 use crate::tree::{keep, list, text};
 use crate::validation::names::path_segment;
-use crate::validation::update::immutable;
 use crate::validation::{Errors, format};
 
 const USAGES: [&str; 23] = [
@@ -103,6 +101,10 @@ impl Strategy for CertificateSigningRequest {
         request["status"] = json!({});
     }
 
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["spec"]]
+    }
+
     fn prepare_for_update(&self, _: &StrategyContext<'_>, request: &mut Value, old: &Value) {
         keep(request, old, "spec");
     }
@@ -142,40 +144,6 @@ impl Strategy for CertificateSigningRequest {
                 "may not specify a duration less than 600 seconds (10 minutes)",
             ));
         }
-        out
-    }
-}
-
-/// `certificatesigningrequests/approval`: conditions alone.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Approval;
-
-impl Strategy for Approval {
-    fn prepare_for_update(&self, _: &StrategyContext<'_>, request: &mut Value, old: &Value) {
-        let conditions = request["status"].get("conditions").cloned();
-        keep_all_but(request, old, "");
-        if let Some(conditions) = conditions {
-            request["status"]["conditions"] = conditions;
-        }
-    }
-
-    fn validate_update(&self, request: &Value, old: &Value) -> Vec<FieldError> {
-        let mut out = Vec::new();
-        let kinds = |r: &Value| -> Vec<String> {
-            list(&r["status"], "conditions").iter().map(|c| text(c, "type").to_owned()).collect()
-        };
-        let (new, old_kinds) = (kinds(request), kinds(old));
-        let path = FieldPath::new("status.conditions");
-        for (kind, opposite) in [("Approved", "Denied"), ("Denied", "Approved")] {
-            if new.iter().any(|k| k == kind) && new.iter().any(|k| k == opposite) {
-                out.push(FieldError::invalid(&path, opposite, "Approved and Denied conditions are mutually exclusive"));
-                break;
-            }
-            if old_kinds.iter().any(|k| k == kind) && !new.iter().any(|k| k == kind) {
-                out.push(FieldError::forbidden(&path, format!("updates may not remove a condition of type {kind:?}")));
-            }
-        }
-        immutable(&mut out, &FieldPath::new("spec"), request.get("spec"), old.get("spec"));
         out
     }
 }

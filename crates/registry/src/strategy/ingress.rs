@@ -252,7 +252,8 @@ impl Strategy for IngressClass {
     fn validate_update(&self, class: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
         let path = FieldPath::new("spec.controller");
-        immutable(&mut out, &path, class["spec"].get("controller"), old["spec"].get("controller"));
+        let controller = |class: &Value| Value::from(text(&class["spec"], "controller"));
+        immutable(&mut out, &path, Some(&controller(class)), Some(&controller(old)));
         out.extend(self.validate_create(class));
         out
     }

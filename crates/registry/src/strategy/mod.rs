@@ -6,6 +6,7 @@ mod api_service;
 mod apps;
 mod autoscaling;
 mod batch;
+mod certificate_status;
 mod certificates;
 mod config;
 mod csi;

@@ -7,9 +7,9 @@ use kybern_apiserver::strategy::{Plain, Strategy};
 use super::pod::{PodStrategy, parts};
 use super::{
     PlainWithStatus, ServiceStrategy, Status, StatusOnly, admission_policy, api_service, apps, autoscaling, batch,
-    certificates, config, csi, definitions, device_claims, device_slices, disruption, endpoint_slice, event,
-    flow_control, ingress, limit_range, namespace, network, network_policy, node, pod_template, rbac, resource_quota,
-    runtime_class, scheduling, service_range, storage, storage_class, webhooks,
+    certificate_status, certificates, config, csi, definitions, device_claims, device_slices, disruption,
+    endpoint_slice, event, flow_control, ingress, limit_range, namespace, network, network_policy, node, pod_template,
+    rbac, resource_quota, runtime_class, scheduling, service_range, storage, storage_class, webhooks,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -99,7 +99,19 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         ("", "namespaces", "finalize") => Arc::new(namespace::Finalize),
         ("", "nodes", "status") => Arc::new(Status::new(node::validate_status)),
         ("", "resourcequotas", "status") => Arc::new(Status::new(resource_quota::validate_status)),
-        ("certificates.k8s.io", "certificatesigningrequests", "approval") => Arc::new(certificates::Approval),
+        ("certificates.k8s.io", "certificatesigningrequests", "approval") => Arc::new(certificate_status::Approval),
+        ("certificates.k8s.io", "certificatesigningrequests", "status") => {
+            Arc::new(certificate_status::CertificateStatus)
+        }
+        ("apps", "deployments", "status") => Arc::new(Status {
+            keeps: &["labels"],
+            resets: &[&["metadata", "labels"]],
+            ..Status::new(apps::status::deployment)
+        }),
+        ("apps", "replicasets", "status") => Arc::new(Status::new(apps::status::replica_set)),
+        ("", "replicationcontrollers", "status") => Arc::new(Status::new(apps::status::replica_set)),
+        ("apps", "statefulsets", "status") => Arc::new(Status::new(apps::status::stateful_set)),
+        ("apps", "daemonsets", "status") => Arc::new(Status::new(apps::status::daemon_set)),
         ("admissionregistration.k8s.io", "validatingadmissionpolicies", "status") => {
             Arc::new(Status::keeping_metadata(admission_policy::validate_status))
         }
@@ -107,7 +119,7 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
             Arc::new(Status::keeping_metadata(api_service::validate_status))
         }
         ("apiextensions.k8s.io", "customresourcedefinitions", "status") => {
-            Arc::new(Status::new(definitions::validate_status))
+            Arc::new(Status::keeping_metadata(definitions::validate_status))
         }
         ("autoscaling", _, "status") => Arc::new(Status::new(autoscaling::validate_status)),
         ("flowcontrol.apiserver.k8s.io", _, "status") => {
@@ -116,10 +128,12 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         ("networking.k8s.io", "ingresses", "status") => {
             Arc::new(Status { warnings: ingress::status_warnings, ..Status::new(ingress::validate_status) })
         }
-        ("networking.k8s.io", "servicecidrs", "status") => Arc::new(Status::keeping_metadata(|_, _| Vec::new())),
+        ("networking.k8s.io", "servicecidrs", "status") => {
+            Arc::new(Status { resets: &[], ..Status::keeping_metadata(|_, _| Vec::new()) })
+        }
         ("policy", "poddisruptionbudgets", "status") => Arc::new(Status::new(disruption::validate_status)),
         ("resource.k8s.io", "resourceclaims", "status") => {
-            Arc::new(Status::keeping_metadata(device_claims::validate_status))
+            Arc::new(Status { resets: &[], ..Status::keeping_metadata(device_claims::validate_status) })
         }
         ("storage.k8s.io", "volumeattachments", "status") => Arc::new(Status::keeping_metadata(csi::validate_status)),
         (_, _, "status") => Arc::new(StatusOnly),

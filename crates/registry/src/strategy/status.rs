@@ -36,25 +36,31 @@ impl Strategy for StatusOnly {
 pub(crate) struct Status {
     pub validate: fn(&Value, &Value) -> Vec<FieldError>,
     pub warnings: fn(&Value) -> Vec<String>,
-    /// Whether labels, annotations, finalizers and owners stay as they were, too.
-    pub keeps_metadata: bool,
+    /// The fields of `metadata` that stay as they were, too.
+    pub keeps: &'static [&'static str],
+    pub resets: &'static [&'static [&'static str]],
 }
 
 impl Status {
     pub(crate) fn new(validate: fn(&Value, &Value) -> Vec<FieldError>) -> Self {
-        Self { validate, warnings: |_| Vec::new(), keeps_metadata: false }
+        Self { validate, warnings: |_| Vec::new(), keeps: &[], resets: &[] }
     }
 
     pub(crate) fn keeping_metadata(validate: fn(&Value, &Value) -> Vec<FieldError>) -> Self {
-        Self { keeps_metadata: true, ..Self::new(validate) }
+        let keeps = &["labels", "annotations", "finalizers"];
+        Self { keeps, resets: &[&["metadata"]], ..Self::new(validate) }
     }
 }
 
 impl Strategy for Status {
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        self.resets
+    }
+
     fn prepare_for_update(&self, _: &StrategyContext<'_>, object: &mut Value, old: &Value) {
         keep_all_but(object, old, "status");
-        if let Some(metadata) = object.get_mut("metadata").filter(|_| self.keeps_metadata) {
-            for field in ["labels", "annotations", "finalizers"] {
+        if let Some(metadata) = object.get_mut("metadata") {
+            for field in self.keeps {
                 keep(metadata, &old["metadata"], field);
             }
         }

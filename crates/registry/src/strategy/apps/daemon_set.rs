@@ -55,6 +55,9 @@ fn strategy(out: &mut Errors, path: &FieldPath, strategy: &Value) {
 impl Strategy for DaemonSet {
     fn default(&self, object: &mut Value) {
         defaults::template(object);
+        // Upstream reads the annotation as a field and writes it back: it is there from the start, and its writer's.
+        let generation = generation(object);
+        write_generation(object, generation);
     }
 
     fn prepare_for_create(&self, _: &StrategyContext<'_>, object: &mut Value) {
@@ -71,7 +74,7 @@ impl Strategy for DaemonSet {
         write_generation(object, generation(old) + i64::from(changed));
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let (mut out, spec, path) = (Vec::new(), &object["spec"], FieldPath::new("spec"));
         meta::selector(&mut out, &path.child("selector"), &spec["selector"]);
         meta::template_selected(&mut out, &path, spec);
@@ -84,7 +87,9 @@ impl Strategy for DaemonSet {
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        fixed(&["selector"], object, old)
+        let mut out = fixed(&["selector"], object, old);
+        out.extend(self.validate_create(object));
+        out
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {

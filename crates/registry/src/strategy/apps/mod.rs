@@ -5,6 +5,7 @@ mod daemon_set;
 mod deployment;
 mod replication_controller;
 mod stateful_set;
+pub(super) mod status;
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};

@@ -5,7 +5,7 @@ use kybern_apimachinery::validation::dns1123_subdomain;
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
-use crate::tree::{drop_field, has, list, map, text};
+use crate::tree::{drop_field, has, list, list_mut, map, text};
 use crate::validation::update::{diff, immutable};
 use crate::validation::volume::{Source, one_of, source};
 use crate::validation::{Errors, claim, format, resources, scheduling, warnings};
@@ -108,6 +108,33 @@ fn capacity(out: &mut Errors, path: &FieldPath, spec: &Value) {
     }
 }
 
+/// Labels of nodes that have another name since they are stable.
+const RENAMED: [(&str, &str); 5] = [
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+];
+
+/// Whether a volume's node affinity is what it was, but for a label that is called by its stable name.
+fn same_affinity(new: &Value, old: &Value) -> bool {
+    let mut old = old["nodeAffinity"].clone();
+    let new = &new["nodeAffinity"];
+    let terms = |affinity: &Value| list(&affinity["required"], "nodeSelectorTerms").to_vec();
+    let wanted = terms(new);
+    for (i, term) in list_mut(&mut old["required"], "nodeSelectorTerms").iter_mut().enumerate() {
+        let wanted = wanted.get(i).map(|term| list(term, "matchExpressions")).unwrap_or_default();
+        for (expression, wanted) in list_mut(term, "matchExpressions").iter_mut().zip(wanted) {
+            let key = text(expression, "key").to_owned();
+            if RENAMED.contains(&(&key, text(wanted, "key"))) {
+                expression["key"] = wanted["key"].clone();
+            }
+        }
+    }
+    *new == old
+}
+
 /// The volume itself, of whatever type, out of a spec.
 fn source_of(spec: &Value) -> Value {
     SOURCES.iter().filter_map(|(field, ..)| Some(((*field).to_owned(), spec.get(*field)?.clone()))).collect()
@@ -149,7 +176,11 @@ impl Strategy for PersistentVolume {
         immutable(&mut out, &FieldPath::new("volumeMode"), new.get("volumeMode"), before.get("volumeMode"));
         if has(before, "nodeAffinity") {
             let path = FieldPath::new("nodeAffinity");
-            immutable(&mut out, &path, new.get("nodeAffinity"), before.get("nodeAffinity"));
+            if !same_affinity(new, before) {
+                let shown = new.get("nodeAffinity").cloned().unwrap_or_default();
+                let detail = "field is immutable, except for updating from beta label to GA";
+                out.push(FieldError::invalid(&path, shown, detail));
+            }
         }
         if has(before, "volumeAttributesClassName") && !has(new, "volumeAttributesClassName") {
             let path = FieldPath::new("spec.volumeAttributesClassName");

@@ -12,6 +12,7 @@ pub(super) struct Normal {
     api_access: Regex,
     age: Regex,
     diff: Regex,
+    node_port: Regex,
     /// Whether managed fields are compared.
     managed_fields: bool,
 }
@@ -25,6 +26,7 @@ impl Normal {
             cluster_ip: regex(r"\b10\.96\.[0-9]{1,3}\.[0-9]{1,3}\b"),
             api_access: regex(r"kube-api-access-[a-z0-9]{5}\b"),
             age: regex("^[0-9]+s$"),
+            node_port: regex(r":(3[0-9]{4})/"),
             diff: regex(r"(\n(@@|[-+ ])[^\n]*)+\n"),
             managed_fields,
         }
@@ -60,7 +62,15 @@ impl Normal {
                                 let text = |key: &str| e[key].as_str().unwrap_or("").to_owned();
                                 (text("operation"), text("manager"), text("subresource"), text("apiVersion"))
                             });
-                            entries.iter_mut().for_each(|entry| self.apply(entry));
+                            for entry in entries {
+                                // Upstream forgets when something was scaled.
+                                if let Some(entry) =
+                                    entry.as_object_mut().filter(|e| e.get("subresource") == Some(&"scale".into()))
+                                {
+                                    entry.remove("time");
+                                }
+                                self.apply(entry);
+                            }
                         }
                         // Upstream tells a cause as often as it checks for it, and conflicts in no order.
                         ("causes", Value::Array(causes)) => {
@@ -84,8 +94,14 @@ impl Normal {
                         // How long the recording took, and a busy machine.
                         ("cells", Value::Array(cells)) => {
                             for cell in cells {
-                                if cell.as_str().is_some_and(|text| self.age.is_match(text)) {
-                                    *cell = "<age>".into();
+                                if let Value::String(text) = cell {
+                                    let port = |found: &regex_lite::Captures<'_>| match &found[1] {
+                                        "30080" | "30081" => found[0].to_owned(),
+                                        _ => ":<node-port>/".to_owned(),
+                                    };
+                                    let ports = self.node_port.replace_all(text, port);
+                                    *text =
+                                        if self.age.is_match(&ports) { "<age>".to_owned() } else { ports.into_owned() };
                                 }
                                 self.apply(cell);
                             }

@@ -6,6 +6,7 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 use http::{Method, Request};
 use kybern_apimachinery::{Value, json, object};
+use kybern_apiserver::access::UserInfo;
 use kybern_apiserver::body;
 use serde::Deserialize;
 
@@ -97,7 +98,8 @@ impl Replay {
             .header("accept", line.accept.as_deref().unwrap_or("application/json"))
             .body(content)
             .unwrap();
-        request.extensions_mut().insert(admin());
+        // Upstream's token file gave its administrator an uid.
+        request.extensions_mut().insert(UserInfo { uid: "admin".to_owned(), ..admin() });
         let response = self.cluster.server.handle(request).await;
         let code = response.status().as_u16();
         let warnings = response.headers().get_all("warning");
