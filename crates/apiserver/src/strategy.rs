@@ -96,6 +96,11 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
+    /// The `Warning` of a deletion that does not say what becomes of dependents.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Claims what must be unique across objects (cluster IPs, node ports), before the object is prepared and checked, and
     /// writes the claims into it. The answer is told how the commit ended.
     fn reserve<'a>(

@@ -3,7 +3,7 @@
 //! ```text
 //! kind <group|core> <version> <Kind> <struct name>
 //! struct <OpenAPI name> [atomic]
-//!  <json name> <type> <presence>[!] <protobuf tag> [list=set|<key>,<key>] [map=atomic] [patch=<strategies>:<key>]
+//!  <json name> <type> <presence>[!] <protobuf tag> [list=set|<key>,<key>] [map=atomic|granular] [patch=<strategies>:<key>]
 //!      [go=<Go type>] [default=<JSON, to the end of the line>]
 //! ```
 //!
@@ -167,6 +167,7 @@ impl Parser<'_> {
                     list.kind = ListKind::Map(keys.split(',').map(|k| self.intern(k)).collect());
                 }
                 (Some(("map", "atomic")), Type::Map(map)) => map.atomic = true,
+                (Some(("map", "granular")), Type::Struct(_)) => field.granular = true,
                 (Some(("go", name)), _) => field.go_type = Some(self.intern(name)),
                 (Some(("patch", patch)), _) => {
                     let (strategies, key) = patch.split_once(':').ok_or("patch=<strategies>:<key>")?;

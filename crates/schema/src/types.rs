@@ -105,6 +105,8 @@ pub struct Field {
     pub name: Arc<str>,
     pub ty: Type,
     pub required: bool,
+    /// `x-kubernetes-map-type: granular`: owned field by field, though its struct is atomic elsewhere.
+    pub granular: bool,
     /// `null` is a value and not the same as absence (`nullable` of a custom resource's schema).
     pub nullable: bool,
     /// The default that the schema itself declares.
@@ -126,6 +128,7 @@ impl Field {
             name: name.into(),
             ty,
             required: false,
+            granular: false,
             nullable: false,
             default: None,
             presence: Presence::Verbatim,

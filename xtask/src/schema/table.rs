@@ -295,8 +295,11 @@ impl<'a> Writer<'a> {
                 Some("map") => write!(out, " list={}", keys())?,
                 _ => {}
             }
-            if text("x-kubernetes-map-type") == Some("atomic") {
-                out.push_str(" map=atomic");
+            match text("x-kubernetes-map-type") {
+                Some("atomic") => out.push_str(" map=atomic"),
+                // Of a struct that is atomic elsewhere; a map is granular anyway.
+                Some("granular") if property["$ref"].is_string() => out.push_str(" map=granular"),
+                _ => {}
             }
             if let Some(strategy) = text("x-kubernetes-patch-strategy") {
                 write!(out, " patch={strategy}:{}", text("x-kubernetes-patch-merge-key").unwrap_or_default())?;

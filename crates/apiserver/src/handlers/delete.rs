@@ -59,6 +59,7 @@ fn check_kind(api_version: &str, name: &str) -> Result<(), ApiError> {
 pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let presentation = exchange.presentation()?;
     let options = read_options(exchange, body).await?;
+    warn(exchange, &options);
     let deletion = Deletion::new(exchange, &options);
     match deletion.delete(&exchange.info.namespace, &exchange.info.name).await? {
         Deleted::Pending(entry) => {
@@ -75,6 +76,13 @@ pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<B
             let format = Format { shape: Shape::Object, ..presentation.format };
             respond::value(format, kind.as_ref(), &status(exchange, &entry.value()?), StatusCode::OK)
         }
+    }
+}
+
+/// Warns of what becomes of dependents when the request does not say.
+pub(super) fn warn(exchange: &Exchange, options: &DeleteOptions) {
+    if options.propagation.is_none() {
+        exchange.warnings.extend(exchange.resource.strategy.deletion_warning().map(str::to_owned));
     }
 }
 

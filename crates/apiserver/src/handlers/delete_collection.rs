@@ -14,6 +14,7 @@ pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<B
     let presentation = exchange.presentation()?;
     let list = ListOptions::parse(&exchange.query)?;
     let options = super::delete::read_options(exchange, body).await?;
+    super::delete::warn(exchange, &options);
     let server = &exchange.server;
     let kind = server.kind(&exchange.resource)?;
     let selection = Selection::new(&kind.kind, &exchange.info.namespace, list.labels, &list.fields)?;

@@ -157,6 +157,7 @@ impl Strategy for CertificateStatus {
         if request["status"].is_null() {
             keep(request, old, "status");
         }
+        stamp(request, old, ctx.now);
         // Decisions stay what they were, unless there are more or fewer of them: then the write is refused.
         for kind in DECISIONS {
             let before: Vec<Value> = of_kind(old, kind).into_iter().cloned().collect();
@@ -168,7 +169,6 @@ impl Strategy for CertificateStatus {
                 *condition = was;
             }
         }
-        stamp(request, old, ctx.now);
     }
 
     fn validate_update(&self, request: &Value, old: &Value) -> Vec<FieldError> {

@@ -104,11 +104,7 @@ impl Strategy for CsiNode {
         let mut out = drivers(&node["spec"]);
         for before in list(&old["spec"], "drivers") {
             for after in list(&node["spec"], "drivers").iter().filter(|d| text(d, "name") == text(before, "name")) {
-                let [mut before, mut after] = [before.clone(), after.clone()];
-                // How many volumes fit may change.
-                crate::tree::drop_field(&mut before, "allocatable");
-                crate::tree::drop_field(&mut after, "allocatable");
-                immutable(&mut out, &FieldPath::new("spec.drivers"), Some(&after), Some(&before));
+                immutable(&mut out, &FieldPath::new("spec.drivers"), Some(after), Some(before));
             }
         }
         out
@@ -270,7 +266,8 @@ mod tests {
     #[test]
     fn a_driver_of_a_node_keeps_its_identity() {
         let node = |id: &str, count: i64| json!({"spec": {"drivers": [{"name": "d", "nodeID": id, "allocatable": {"count": count}}]}});
-        assert!(CsiNode.validate_update(&node("a", 2), &node("a", 1)).is_empty());
+        assert!(CsiNode.validate_update(&node("a", 1), &node("a", 1)).is_empty());
+        assert_eq!(CsiNode.validate_update(&node("a", 2), &node("a", 1)).len(), 1);
         assert_eq!(CsiNode.validate_update(&node("b", 1), &node("a", 1)).len(), 1);
         assert_eq!(CsiNode.validate(&node(&"a".repeat(257), 1)).len(), 1);
     }

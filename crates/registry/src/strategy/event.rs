@@ -93,7 +93,10 @@ impl Strategy for Event {
             ("reportingComponent", "reportingController"),
             ("reportingInstance", "reportingInstance"),
         ] {
-            immutable(&mut out, &FieldPath::new(named), event.get(field), old.get(field));
+            let of = |event: &Value| event.get(field).cloned();
+            let text = of(event).or(of(old)).is_some_and(|value| value.is_string());
+            let shown = |event: &Value| of(event).unwrap_or_else(|| if text { "".into() } else { Value::Null });
+            immutable(&mut out, &FieldPath::new(named), Some(&shown(event)), Some(&shown(old)));
         }
         out
     }

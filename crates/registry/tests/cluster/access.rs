@@ -1,5 +1,7 @@
 //! Who may do what, over the wire.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use kybern_apimachinery::{Value, json};
 
@@ -206,7 +208,7 @@ async fn attack_who_may_approve_is_not_who_may_sign() {
         ("approval", approval.clone(), "user not permitted to approve requests with signerName \"example.com/s\""),
         (
             "status",
-            json!({"status": {"certificate": "eA=="}}),
+            json!({"status": {"certificate": STANDARD.encode(cluster.pki.ca.certificate_pem())}}),
             "user not permitted to sign requests with signerName \"example.com/s\"",
         ),
     ] {
@@ -215,6 +217,11 @@ async fn attack_who_may_approve_is_not_who_may_sign() {
         assert_eq!(code, 403, "{part}: {answer}");
         assert!(answer["message"].as_str().unwrap().ends_with(refusal), "{answer}");
     }
+    // Nor does the right to write the status, whoever signs, include to approve.
+    let path = format!("{requests}/r/status");
+    let text =
+        cluster.send(user("admin", &["system:masters"]), Method::PATCH, &path, merge, Some(approval.clone())).await;
+    assert!(text.0 == 422 && text.1["message"].as_str().unwrap().contains("may not add a condition"), "{text:?}");
     let (code, answer) = cluster.patch(&format!("{requests}/r/approval"), approval).await;
     assert_eq!(code, 200, "{answer}");
 }

@@ -10,6 +10,8 @@ use crate::types::{KindType, ListKind, ListType, Schema, StructType, Type};
 pub(super) struct Typed<'a> {
     schema: &'a Schema,
     ty: Option<&'a Type>,
+    /// The field that it is in says so.
+    granular: bool,
 }
 
 /// How a value, or a pair of values, is walked.
@@ -32,12 +34,12 @@ pub(super) struct Items<'a> {
 
 impl<'a> Typed<'a> {
     pub(super) fn root(kind: &'a KindType, root: &'a Type) -> Self {
-        Self { schema: &kind.schema, ty: Some(root) }
+        Self { schema: &kind.schema, ty: Some(root), granular: false }
     }
 
     /// What is walked by the JSON alone: maps by key, everything else whole.
     fn deduced(self) -> Self {
-        Self { schema: self.schema, ty: None }
+        Self { schema: self.schema, ty: None, granular: false }
     }
 
     /// The shape in which all these values can be walked; a leaf where they do not agree with the type or each other.
@@ -47,16 +49,18 @@ impl<'a> Typed<'a> {
         match self.ty {
             None if maps => Shape::Map(self),
             Some(Type::Struct(id)) if maps => match self.schema.get(*id) {
-                ty if ty.atomic => Shape::Leaf,
+                ty if ty.atomic && !self.granular => Shape::Leaf,
                 ty => Shape::Struct(ty),
             },
             Some(Type::Map(map)) if maps && !map.atomic => {
-                Shape::Map(Self { schema: self.schema, ty: Some(&map.value) })
+                Shape::Map(Self { schema: self.schema, ty: Some(&map.value), granular: false })
             }
             Some(Type::List(list)) if lists && list.kind != ListKind::Atomic => {
                 Shape::List(Items { schema: self.schema, list })
             }
-            Some(Type::Either(either)) if maps => Self { schema: self.schema, ty: Some(&either.object) }.shape(values),
+            Some(Type::Either(either)) if maps => {
+                Self { schema: self.schema, ty: Some(&either.object), granular: false }.shape(values)
+            }
             _ => Shape::Leaf,
         }
     }
@@ -64,7 +68,7 @@ impl<'a> Typed<'a> {
     /// The type of a struct's field; `None` for one that the schema does not allow.
     pub(super) fn field(self, ty: &'a StructType, name: &str) -> Option<Self> {
         match ty.field(name) {
-            Some(field) => Some(Self { schema: self.schema, ty: Some(&field.ty) }),
+            Some(field) => Some(Self { schema: self.schema, ty: Some(&field.ty), granular: field.granular }),
             None => ty.preserve_unknown.then(|| self.deduced()),
         }
     }
@@ -76,7 +80,7 @@ impl<'a> Typed<'a> {
 
 impl<'a> Items<'a> {
     pub(super) fn item(self) -> Typed<'a> {
-        Typed { schema: self.schema, ty: Some(&self.list.item) }
+        Typed { schema: self.schema, ty: Some(&self.list.item), granular: false }
     }
 
     /// What tells an item of this list from the others. Absent keys read as their defaults.

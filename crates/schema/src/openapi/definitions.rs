@@ -118,6 +118,7 @@ impl Definitions {
                 }
             },
             Type::Map(map) if map.atomic => drop(set("x-kubernetes-map-type", "atomic".into())),
+            Type::Struct(_) if field.granular => drop(set("x-kubernetes-map-type", "granular".into())),
             _ => {}
         }
         let patch = &field.patch;

@@ -61,6 +61,7 @@ impl Build {
     fn copy(&mut self, id: StructId) -> StructId {
         let shape = builtin().schema().get(id);
         let fields = shape.fields.iter().map(|f| Field {
+            granular: f.granular,
             name: f.name.clone(),
             ty: self.copy_type(&f.ty),
             required: f.required,

@@ -100,7 +100,7 @@ impl Strategy for ReplicaSet {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let (mut out, spec) = (Vec::new(), &object["spec"]);
         counts(&mut out, spec, &["replicas", "minReadySeconds"]);
-        if meta::workload_selector(&mut out, spec, "replicaset", "invalid label selector") {
+        if meta::workload_selector(&mut out, spec, "deployment", "invalid label selector") {
             template(&mut out, spec, "ReplicaSet");
         }
         out

@@ -177,7 +177,8 @@ impl Strategy for Job {
     }
 
     fn validate_update(&self, job: &Value, old: &Value) -> Vec<FieldError> {
-        let (mut out, path) = (Vec::new(), FieldPath::new("spec"));
+        // Upstream checks the spec twice.
+        let (mut out, path) = (self.validate_create(job), FieldPath::new("spec"));
         let (new, before) = (&job["spec"], &old["spec"]);
         job_spec(&mut out, new);
         let fixed = |out: &mut Errors, field: &str| {
@@ -218,6 +219,13 @@ impl Strategy for Job {
 
     fn orphans_by_default(&self) -> bool {
         true
+    }
+
+    fn deletion_warning(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set \
+             propagationPolicy=Orphan to suppress this warning",
+        )
     }
 }
 

@@ -61,7 +61,7 @@ fn spec(out: &mut Errors, path: &FieldPath, spec: &Value) {
     if !one_of(out, path, spec, &SOURCES) {
         out.push(FieldError::required(path, "must specify a volume type"));
     }
-    if has(spec, "local") && !has(&spec["nodeAffinity"], "required") {
+    if has(spec, "local") && !has(spec, "nodeAffinity") {
         out.push(FieldError::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
     }
     let host = text(&spec["hostPath"], "path");

@@ -30,7 +30,11 @@ fn held(value: Value) -> Option<Value> {
     match value {
         Value::Object(fields) => {
             let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_lowercase(), held(value)?)));
-            let fields: std::collections::BTreeMap<String, Value> = fields.collect();
+            let mut fields: std::collections::BTreeMap<String, Value> = fields.collect();
+            // Go's templates embed their metadata.
+            if let Some(Value::Object(metadata)) = fields.remove("metadata") {
+                fields.extend(metadata);
+            }
             (!fields.is_empty()).then(|| Value::Object(fields.into_iter().collect()))
         }
         // An item counts even when it is empty.
