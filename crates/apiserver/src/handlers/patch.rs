@@ -71,6 +71,12 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
         }
         let live = old.as_ref().map(|old| served_value(&exchange.resource, old)).transpose()?;
         let object = patched(exchange, &patch, live, &options)?;
+        let uid = object::uid(&object);
+        if old.is_none() && !uid.is_empty() {
+            let cause =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(ApiError::conflict(&exchange.group_resource(), &exchange.info.name, &cause));
+        }
         let written = match &old {
             None => writer.create(object).await.map_err(Failure::Refused),
             Some(old) => {

@@ -71,6 +71,12 @@ async fn apply_creates_updates_and_conflicts() {
         |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}});
     let nameless = client.patch(&path, APPLY, config("1")).await;
     assert_eq!(nameless.code, 422, "apply needs a manager");
+    assert_eq!(client.patch(&format!("{path}?fieldManager="), APPLY, config("1")).await.code, 422);
+    let mut known = config("1");
+    known["metadata"]["uid"] = "u".into();
+    let (code, text) = client.patch(&format!("{path}?fieldManager=one"), APPLY, known).await.status();
+    let expect = "Operation cannot be fulfilled on configmaps \"a\": uid mismatch: the provided object specified uid u, and no existing object was found";
+    assert_eq!((code, text.as_str()), (409, expect));
     let created = client.patch(&format!("{path}?fieldManager=one"), APPLY, config("1")).await;
     assert_eq!(created.code, 201);
     let created = created.ok();
