@@ -11,6 +11,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod process;
+pub mod remove;
 pub mod rtnl;
 pub mod seccomp;
 pub mod sysctl;

@@ -33,6 +33,8 @@ const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFF_UP: u32 = 1;
+/// `IFNAMSIZ`, less the byte that ends it.
+const LINK_NAME_MAX: usize = 15;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -124,9 +126,20 @@ impl Rtnl {
         Ok(links)
     }
 
-    /// The link with a name.
+    /// The link with a name. Asks for that one alone: a list of all takes as long as there are links, squared where each has
+    /// its peer in a network namespace of its own.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
-        Ok(self.links()?.into_iter().find(|link| link.name == name))
+        // The kernel refuses to look for what no link can be called.
+        if name.is_empty() || name.len() > LINK_NAME_MAX {
+            return Ok(None);
+        }
+        let mut found = None;
+        let named = |b: &mut Buffer| b.attr_str(IFLA_IFNAME, name);
+        let asked = self.0.ask("find link", RTM_GETLINK, 0, &[0; 16], named, |payload| found = parse_link(payload));
+        match asked {
+            Err(error) if error.is_not_found() => Ok(None),
+            asked => asked.map(|()| found),
+        }
     }
 
     /// Makes a bridge, down and without address.

@@ -25,6 +25,10 @@ fn links_addresses_and_routes() {
         let error = rtnl.add_bridge("br0", None).unwrap_err();
         assert!(error.is_exists(), "{error}");
         let bridge = rtnl.require_link("br0").map_err(io_error)?;
+        for missing in ["br", "br00", "", "a-name-that-is-too-long"] {
+            assert_eq!(rtnl.link(missing).map_err(io_error)?, None, "{missing:?}");
+        }
+        assert!(rtnl.links().map_err(io_error)?.contains(&bridge), "one asked for alone is as among all");
         assert_eq!((bridge.kind.as_str(), bridge.mtu, bridge.up), ("bridge", 1400, false));
         rtnl.add_veth("veth0", "eth0", Some(b.ns.as_fd()), Some(1400)).map_err(io_error)?;
         let veth = rtnl.require_link("veth0").map_err(io_error)?;

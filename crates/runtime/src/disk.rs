@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use kybern_linux::files;
+use kybern_linux::remove::{Mounts, remove_tree};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -52,13 +53,5 @@ pub(crate) fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
 
 /// Removes a tree or file; succeeds when there is none.
 pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(error, path)),
-        _ => Ok(()),
-    }
+    remove_tree(path, Mounts::Refuse).map_err(|error| named(error, path))
 }

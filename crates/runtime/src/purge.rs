@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 
 use kybern_linux::cgroup::Cgroups;
-use kybern_linux::mount;
 use kybern_linux::netns::NetNs;
+use kybern_linux::remove::{Mounts, remove_tree};
 use rustix::process::Signal;
 
 use crate::container::cgroup_of;
@@ -46,5 +46,6 @@ pub(crate) fn purge_sandbox(cgroups: &Cgroups, dir: &Path) -> io::Result<()> {
             result = result.and(gone);
         }
     }
-    result.and(mount::detach_below(dir)).and(disk::remove_all(dir))
+    let removed = remove_tree(dir, Mounts::Detach).map_err(|error| disk::named(error, dir));
+    result.and(removed)
 }

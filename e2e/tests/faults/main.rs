@@ -7,6 +7,7 @@ mod crashes;
 mod cycles;
 mod full_disk;
 mod kubeadm;
+mod modes;
 mod pod_starts;
 mod refusals;
 mod starts;

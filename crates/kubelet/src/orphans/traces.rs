@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kybern_linux::cgroup::Cgroups;
+use kybern_linux::remove::{Mounts, remove_tree};
 
 use crate::shared::Shared;
 use crate::volume::setup;
@@ -88,17 +89,8 @@ fn logs(logs: &Path, links: &Path) -> Logs {
 
 /// Removes a link or a directory, where there is one.
 fn remove(path: &Path) -> io::Result<()> {
-    let removed = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-        }
-        _ => Ok(()),
-    }
+    remove_tree(path, Mounts::Refuse)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 /// Removes the logs of all pods of the kubelet whose directory is `root`, which does not run any more.

@@ -3,13 +3,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kybern_api::core::v1::{Pod, Volume};
 use kybern_apimachinery::quantity::Quantity;
 use kybern_linux::files;
-use kybern_linux::mount::parse_mountinfo;
-use rustix::mount::UnmountFlags;
+use kybern_linux::remove::{Mounts, remove_tree};
 
 use super::payload::Payload;
 use super::{atomic, hostpath, medium, nested, on_memory, plugin, pod_dir, volume_path};
@@ -49,87 +48,36 @@ pub fn set_up(
             nested::make(pod, volume, &path).map_err(failed)?;
             atomic::write(&path, payload, group, stamp).map(drop).map_err(|e| failed(e.to_string()))
         }
-        None => {
-            let on_mismatch = context.fs_group_change_policy.as_deref() == Some("OnRootMismatch");
-            take_over(&path, group, on_mismatch).map_err(|e| failed(e.to_string()))
-        }
+        None => group.map_or(Ok(()), |group| take_over(&path, group)).map_err(|e| failed(e.to_string())),
     }
 }
 
-fn take_over(path: &Path, group: Option<u32>, on_mismatch: bool) -> io::Result<()> {
-    match group {
-        Some(group) if on_mismatch && owned_by(path, group)? => Ok(()),
-        Some(group) => set_group(path, group),
-        None => Ok(()),
-    }
-}
-
-fn owned_by(path: &Path, group: u32) -> io::Result<bool> {
+/// `SetVolumeOwnership` of a volume that is empty at first: what is made in it belongs to the group, which may read and write
+/// it. Only the directory is touched: what is in it is a running container's, which may put links in the way.
+fn take_over(path: &Path, group: u32) -> io::Result<()> {
     let meta = fs::symlink_metadata(path)?;
-    Ok(meta.gid() == group && meta.mode() & 0o2000 != 0)
-}
-
-/// `SetVolumeOwnership`: everything belongs to the group, which may read and write it; links are not followed.
-fn set_group(path: &Path, group: u32) -> io::Result<()> {
-    let meta = fs::symlink_metadata(path)?;
-    std::os::unix::fs::lchown(path, None, Some(group))?;
-    if meta.is_symlink() {
+    if meta.gid() == group && meta.mode() & 0o2000 != 0 {
         return Ok(());
     }
-    let added = if meta.is_dir() { 0o2770 } else { 0o660 };
-    fs::set_permissions(path, fs::Permissions::from_mode((meta.mode() & 0o7777) | added))?;
-    if meta.is_dir() {
-        for entry in fs::read_dir(path)? {
-            set_group(&entry?.path(), group)?;
-        }
-    }
-    Ok(())
+    std::os::unix::fs::lchown(path, None, Some(group))?;
+    fs::set_permissions(path, fs::Permissions::from_mode((meta.mode() & 0o7777) | 0o2770))
 }
 
-/// The mount points at and beneath a path, deepest first.
-fn mounts_beneath(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let entries = parse_mountinfo(&table).into_iter().map(|entry| PathBuf::from(entry.mount_point));
-    let mut found: Vec<PathBuf> = entries.filter(|mount| mount.starts_with(path)).collect();
-    found.sort_by_key(|mount| std::cmp::Reverse(mount.components().count()));
-    Ok(found)
+/// Takes off what is mounted in a directory, and removes it: never into what is mounted, and however deep pods have filled it.
+fn remove(dir: &Path) -> io::Result<()> {
+    remove_tree(dir, Mounts::Detach)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot remove {}: {error}", dir.display())))
 }
 
-/// Unmounts all that a pod has mounted.
-pub fn unmount_all(root: &Path, uid: &str) -> io::Result<()> {
-    let dir = pod_dir(root, uid);
-    for mount in mounts_beneath(&dir)? {
-        rustix::mount::unmount(&mount, UnmountFlags::DETACH)?;
-    }
-    Ok(())
-}
-
-/// Unmounts and removes a pod's volumes; its last words stay for its status.
+/// Removes a pod's volumes; its last words stay for its status.
 pub fn remove_volumes(root: &Path, uid: &str) -> io::Result<()> {
     let dir = pod_dir(root, uid);
-    unmount_all(root, uid)?;
-    for part in ["volumes", "volume-subpaths"] {
-        remove_tree(&dir.join(part))?;
-    }
-    Ok(())
+    ["volume-subpaths", "volumes"].iter().try_for_each(|part| remove(&dir.join(part)))
 }
 
-/// Removes a directory in which nothing is mounted.
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    if let Some(left) = mounts_beneath(dir)?.first() {
-        return Err(io::Error::other(format!("{} is still mounted; not removing {}", left.display(), dir.display())));
-    }
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
-/// Removes a pod's directory. Refuses while anything is mounted in it, so that what is mounted is never deleted.
+/// Removes a pod's directory, and nothing of what is mounted in it.
 pub fn remove_pod_dir(root: &Path, uid: &str) -> io::Result<()> {
-    let dir = pod_dir(root, uid);
-    unmount_all(root, uid)?;
-    remove_tree(&dir)
+    remove(&pod_dir(root, uid))
 }
 
 /// Makes the directories that every pod has.

@@ -23,6 +23,7 @@ const TESTS: &[Test] = tests![
     volumes::an_ephemeral_container_writes_no_more,
     volumes::secrets_stay_in_memory_over_a_restart,
     volumes::volumes_within_volumes,
+    volumes::a_volume_deeper_than_any_stack,
     volumes::directories_have_the_modes_that_are_meant,
     volumes::a_busy_node_leaves_nothing_open,
     churn::pods_deleted_while_they_start_leave_nothing,

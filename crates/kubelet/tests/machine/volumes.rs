@@ -148,6 +148,24 @@ pub(crate) async fn directories_have_the_modes_that_are_meant() {
     machine.clean_up().await;
 }
 
+/// A pod may fill its volume deeper than any path or stack goes: it goes with the pod.
+pub(crate) async fn a_volume_deeper_than_any_stack() {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    let machine = Machine::new().await;
+    machine.create("p", "exec /bin/busybox sleep 1000", |pod| {
+        add_volume(pod, json!({"name": "disk", "emptyDir": {}}), json!({"name": "disk", "mountPath": "/disk"}));
+    });
+    machine.until("p", |pod| pod["status"]["phase"] == "Running").await;
+    let volume = machine.dir.join("kubelet/pods/p-uid/volumes/kubernetes.io~empty-dir/disk");
+    let mut dir = rustix::fs::open(&volume, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for _ in 0..5000 {
+        mkdirat(&dir, "d", Mode::RWXU).unwrap();
+        dir = openat(&dir, "d", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    drop(dir);
+    machine.clean_up().await;
+}
+
 /// What is made by a process that was started without a umask: nothing that others can write but what is meant for them.
 pub(crate) async fn a_busy_node_leaves_nothing_open() {
     let before = rustix::process::umask(rustix::fs::Mode::empty());

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kybern_linux::cgroup::Cgroups;
-use kybern_linux::{mount, process};
+use kybern_linux::{mount, process, remove};
 
 use super::node;
 use crate::ownership::{self, Owned, Register};
@@ -137,10 +137,5 @@ fn remove_if_empty(path: &Path) {
 }
 
 fn remove_tree(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    remove::remove_tree(path, remove::Mounts::Refuse).with_context(|| format!("cannot remove {}", path.display()))
 }

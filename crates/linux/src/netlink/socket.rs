@@ -126,6 +126,19 @@ impl Socket {
         header: &[u8],
         body: impl FnOnce(&mut Buffer),
     ) -> Result<(), NetlinkError> {
+        self.ask(operation, kind, flags, header, body, |_| {})
+    }
+
+    /// The same, where the kernel's answer holds something before the acknowledgement.
+    pub fn ask(
+        &mut self,
+        operation: &str,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        body: impl FnOnce(&mut Buffer),
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), NetlinkError> {
         self.seq += 1;
         let seq = self.seq;
         let mut buffer = Buffer::new();
@@ -135,7 +148,9 @@ impl Socket {
         loop {
             let (len, _) = rustix::net::recv(&self.fd, &mut self.receive[..], RecvFlags::empty()).map_err(fail)?;
             for message in Messages(&self.receive[..len]).filter(|m| m.seq == seq) {
-                if message.kind == NLMSG_ERROR {
+                if message.kind != NLMSG_ERROR {
+                    each(message.payload);
+                } else {
                     return match rejection(message.flags, message.payload) {
                         None => Ok(()),
                         Some((errno, extended)) => {
