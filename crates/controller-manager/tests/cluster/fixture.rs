@@ -1,6 +1,6 @@
 //! A control plane without scheduler and node; [`Cluster`] plays both.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kybern_api::Object;
@@ -45,13 +45,32 @@ impl Transport for InProcess {
     }
 }
 
-/// Carries what says itself who it is from.
-struct Bare(Arc<Server>);
+/// Carries the controllers' requests, which say themselves who they are from, and notes what was refused.
+struct Bare {
+    server: Arc<Server>,
+    refused: Arc<Mutex<Vec<String>>>,
+}
 
 impl Transport for Bare {
     fn call(&self, request: http::Request<Body>) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
-        let server = self.0.clone();
-        Box::pin(async move { Ok(server.handle(request).await) })
+        let (server, refused) = (self.server.clone(), self.refused.clone());
+        Box::pin(async move {
+            let asked = format!("{} {} by {:?}", request.method(), request.uri(), request.headers().get("user-agent"));
+            let response = server.handle(request).await;
+            if response.status() != http::StatusCode::FORBIDDEN {
+                return Ok(response);
+            }
+            let (head, body) = response.into_parts();
+            let text = kybern_client::body::collect(body, 1 << 20).await.unwrap_or_default();
+            // What a namespace that is being emptied takes no more is no matter of rights.
+            if !String::from_utf8_lossy(&text).contains("is being terminated") {
+                refused
+                    .lock()
+                    .expect("nobody panics here")
+                    .push(format!("{asked}: {}", String::from_utf8_lossy(&text)));
+            }
+            Ok(http::Response::from_parts(head, kybern_client::body::full(text)))
+        })
     }
 }
 
@@ -66,6 +85,7 @@ pub(crate) struct Cluster {
     server: Arc<Server>,
     /// The cluster's authority, PEM.
     pub(crate) ca: String,
+    refused: Arc<Mutex<Vec<String>>>,
     _directory: tempfile::TempDir,
     _tasks: JoinSet<()>,
 }
@@ -124,7 +144,9 @@ impl Cluster {
         let admin = client(&server, "admin", &["system:masters"]);
         // Every controller with its own account and a token of it: its role must allow what it does.
         let manager = client(&server, "system:kube-controller-manager", &[]);
-        let (bare, issuer): (Arc<dyn Transport>, _) = (Arc::new(Bare(server.clone())), manager.clone());
+        let refused: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (bare, issuer): (Arc<dyn Transport>, _) =
+            (Arc::new(Bare { server: server.clone(), refused: refused.clone() }), manager.clone());
         let client_for = move |account: &str| {
             Client::new(Arc::new(AccountTransport::new(bare.clone(), issuer.clone(), "kube-system", account)))
         };
@@ -142,7 +164,7 @@ impl Cluster {
         tasks.spawn(kybern_controller_manager::run(config, manager, std::future::pending()));
         tasks.spawn(play_node(admin.clone()));
         let ca = pki.ca.certificate_pem().to_owned();
-        let cluster = Self { client: admin, server, ca, _directory: directory, _tasks: tasks };
+        let cluster = Self { client: admin, server, ca, refused, _directory: directory, _tasks: tasks };
         // Admission wants a pod's account to be there.
         for namespace in ["default", "kube-system"] {
             let made = async |c: &Self| c.get::<ServiceAccount>(namespace, "default").await.is_some();
@@ -205,6 +227,13 @@ impl Cluster {
         if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
             panic!("never came: {what}");
         }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let refused = self.refused.lock().expect("nobody panics there");
+        assert!(std::thread::panicking() || refused.is_empty(), "a controller lacks a right: {refused:#?}");
     }
 }
 

@@ -4,6 +4,7 @@
 mod certificates;
 mod discovery;
 mod fixture;
+mod roles;
 
 use kybern_api::Object;
 use kybern_api::apps::v1::{DaemonSet, Deployment, ReplicaSet};

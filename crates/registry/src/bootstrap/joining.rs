@@ -1,6 +1,7 @@
 //! What machines need to join a cluster whose tokens they were told: the ConfigMap `cluster-info` in `kube-public`, which
 //! anyone may read and tokens sign, and the rights of bootstrap tokens. Upstream leaves both to kubeadm.
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::connect::Objects;
 use kybern_auth::pki::Kubeconfig;
@@ -12,10 +13,12 @@ const INFO: &str = "kubeconfig";
 
 /// Makes what is missing. `server` is the address at which others reach the API, `ca` by what they recognize it, PEM.
 pub async fn joining(objects: &dyn Objects, server: &str, ca: &str) -> Result<(), ApiError> {
-    for entry in roles::joining() {
+    let roles = roles::joining().into_iter().map(|entry| {
         let merge = if entry.resource.ends_with("bindings") { add_subjects } else { add_rules };
-        ensure(objects, "rbac.authorization.k8s.io", entry.resource, entry.object, merge).await?;
-    }
+        ensure(objects, "rbac.authorization.k8s.io", entry.resource, entry.object, merge)
+    });
+    // At once, so that they share commits.
+    stream::iter(roles).buffer_unordered(super::PARALLEL).try_collect::<()>().await?;
     let info = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cluster-info", "namespace": "kube-public"},
         "data": {INFO: Kubeconfig::of_cluster(server, ca)},
