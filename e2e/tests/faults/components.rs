@@ -159,7 +159,7 @@ fn a_cluster_of_separate_processes() {
     let capacity = kubectl(&host, &admin, &["get", "node", "alone", "-o", "jsonpath={.status.capacity.pods}"]).ok();
     assert_eq!(capacity, "17");
     let owner = "jsonpath={.metadata.ownerReferences[0].kind}/{.metadata.ownerReferences[0].name} {.spec.drivers}";
-    assert_eq!(kubectl(&host, &admin, &["get", "csinode", "alone", "-o", owner]).ok(), "Node/alone []");
+    assert_eq!(kubectl(&host, &admin, &["get", "csinode", "alone", "-o", owner]).ok(), "Node/alone null");
 
     let version = Command::new(&Cluster::get().kybern).arg("--version").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap();

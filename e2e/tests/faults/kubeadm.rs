@@ -161,6 +161,10 @@ fn kubeadms_command_lines_make_a_cluster() {
     });
     assert!(log(&host, "kube-apiserver").contains("--etcd-servers"), "that etcd is not used is said");
 
+    // As `kubeadm init` does: the API server's client of kubelets is in this group.
+    let group = "--group=kubeadm:cluster-admins";
+    let bind = ["create", "clusterrolebinding", "kubeadm:cluster-admins", "--clusterrole=cluster-admin", group];
+    kubectl(&host, &admin, &bind).ok();
     running.0.push(run("kube-controller-manager", &controller_manager(&files, &manager)));
     let line = [
         format!("--authentication-kubeconfig={scheduler}"),
