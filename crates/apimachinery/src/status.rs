@@ -212,9 +212,10 @@ impl ApiError {
             .with_details(json!({"causes": [{"message": cause.to_string()}]}))
     }
 
-    pub fn method_not_supported(resource: &GroupResource, verb: &str) -> Self {
-        let message = format!("{verb} is not supported on resources of kind \"{resource}\"");
-        Self::about(Reason::MethodNotAllowed, resource, "", message)
+    /// The answer to a method that a path is not served for.
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(Reason::MethodNotAllowed, message).with_details(json!({}))
     }
 
     /// A revision older than the history window: the client must list again.

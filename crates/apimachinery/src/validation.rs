@@ -123,6 +123,14 @@ pub fn label_value(value: &str) -> Vec<String> {
     errors
 }
 
+/// What fits into a path as one segment; the loosest of all names.
+pub fn path_segment(name: &str) -> Vec<String> {
+    match name {
+        "." | ".." => vec![format!("may not be '{name}'")],
+        _ => ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,15 @@ use crate::{Body, body};
 
 /// Named checks; all are good until something says otherwise.
 #[derive(Clone, Default)]
-pub struct Checks(Arc<RwLock<BTreeMap<String, Option<String>>>>);
+pub struct Checks(Arc<RwLock<BTreeMap<String, Option<String>>>>, Arc<RwLock<BTreeMap<(String, String), Results>>>);
+
+/// What came of a check so far, for `/metrics/slis`.
+#[derive(Default)]
+struct Results {
+    last_passed: bool,
+    passed: u64,
+    failed: u64,
+}
 
 impl Checks {
     /// Marks a check as failing; the reason is logged, and told to nobody who may not see it.
@@ -44,6 +52,12 @@ pub(crate) fn serve(server: &Server, parts: &[&str], query: &Query) -> Response<
     let excluded: Vec<&str> = query.all("exclude").collect();
     let mut text = String::new();
     let mut failed = false;
+    for (name, state) in checks.iter().filter(|(name, _)| !excluded.contains(&name.as_str())) {
+        let mut all = server.checks.1.write();
+        let results = all.entry((name.clone(), endpoint.to_owned())).or_default();
+        results.last_passed = state.is_none();
+        *(if state.is_none() { &mut results.passed } else { &mut results.failed }) += 1;
+    }
     for (name, state) in &checks {
         if excluded.contains(&name.as_str()) {
             text.push_str(&format!("[+]{name} excluded: ok\n"));
@@ -61,4 +75,28 @@ pub(crate) fn serve(server: &Server, parts: &[&str], query: &Query) -> Response<
         return body::text(StatusCode::OK, format!("{text}{endpoint} check passed\n"));
     }
     body::text(StatusCode::OK, "ok")
+}
+
+/// `/metrics/slis`: how each check that was asked for ended, and how often so far.
+pub(crate) fn indicators(server: &Server) -> Response<Body> {
+    let results = server.checks.1.read();
+    let mut text = "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n\
+                    # TYPE kubernetes_healthcheck gauge\n"
+        .to_owned();
+    for ((name, kind), found) in results.iter() {
+        let value = u8::from(found.last_passed);
+        text.push_str(&format!("kubernetes_healthcheck{{name=\"{name}\",type=\"{kind}\"}} {value}\n"));
+    }
+    text.push_str(
+        "# HELP kubernetes_healthchecks_total [STABLE] This metric records the results of all healthcheck.\n\
+         # TYPE kubernetes_healthchecks_total counter\n",
+    );
+    for ((name, kind), found) in results.iter() {
+        for (status, count) in [("error", found.failed), ("success", found.passed)].into_iter().filter(|(_, n)| *n > 0)
+        {
+            let labels = format!("name=\"{name}\",status=\"{status}\",type=\"{kind}\"");
+            text.push_str(&format!("kubernetes_healthchecks_total{{{labels}}} {count}\n"));
+        }
+    }
+    body::text(StatusCode::OK, text)
 }

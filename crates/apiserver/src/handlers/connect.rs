@@ -80,7 +80,7 @@ pub(super) async fn create(
 pub(super) async fn unstored(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let Some(connector) = exchange.resource.unstored.clone() else { return Err(ApiError::no_such_path()) };
     if !exchange.resource.verbs.iter().any(|v| v == exchange.info.verb) {
-        return Err(ApiError::method_not_supported(&exchange.group_resource(), exchange.info.verb));
+        return Err(ApiError::method_not_allowed());
     }
     let kind = (exchange.info.verb == "create").then(|| exchange.resource.ty.gvk.clone());
     answer(exchange, kind, connector, body).await

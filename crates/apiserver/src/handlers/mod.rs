@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use http::Response;
 use http::request::Parts;
+use kybern_apimachinery::validation::path_segment;
 use kybern_apimachinery::{ApiError, GroupResource, Value, object};
 
 use crate::access::UserInfo;
@@ -89,10 +90,11 @@ pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Bod
 
 async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let verb = exchange.info.verb;
-    let refuse = |exchange: &Exchange| Err(ApiError::method_not_supported(&exchange.group_resource(), verb));
+    let refuse = || Err(ApiError::method_not_allowed());
     if exchange.resource.unstored.is_some() {
         return connect::unstored(exchange, body).await;
     }
+    check_segment(&exchange.info.name)?;
     if exchange.info.subresource.is_empty() {
         // What is made is posted to its collection; what is changed is named by the path.
         let misplaced = match verb {
@@ -101,7 +103,7 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
             _ => false,
         };
         if misplaced || !exchange.resource.verbs.iter().any(|v| v == verb) {
-            return refuse(&exchange);
+            return refuse();
         }
         return match verb {
             "get" => get::get(&exchange).await,
@@ -112,7 +114,7 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
             "patch" => mutate(async move { patch::patch(&exchange, body).await }).await,
             "delete" => mutate(async move { delete::delete(&exchange, body).await }).await,
             "deletecollection" => mutate(async move { delete_collection::delete(&exchange, body).await }).await,
-            _ => refuse(&exchange),
+            _ => refuse(),
         };
     }
     let Some(subresource) = exchange.subresource().cloned() else { return Err(ApiError::no_such_path()) };
@@ -120,7 +122,7 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
     // OPTIONS is no verb of the API's, but what is proxied may know it.
     let options = subresource.name == "proxy" && exchange.parts.method == http::Method::OPTIONS;
     if !options && !subresource.verbs.iter().any(|v| v == verb) {
-        return refuse(&exchange);
+        return refuse();
     }
     match (subresource.handler, verb) {
         (SubresourceHandler::Connect(connector), _) if connect::streams(&subresource.name) => {
@@ -139,11 +141,23 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
                 "get" => scale::get(&exchange, paths).await,
                 "update" => mutate(async move { scale::update(&exchange, paths, body).await }).await,
                 "patch" => mutate(async move { scale::patch(&exchange, paths, body).await }).await,
-                _ => refuse(&exchange),
+                _ => refuse(),
             }
         }
-        _ => refuse(&exchange),
+        _ => refuse(),
     }
+}
+
+/// Refuses a name that no object can have. One that holds a `/`, however it is written, is more of a path.
+fn check_segment(name: &str) -> Result<(), ApiError> {
+    if name.contains('/') {
+        return Err(ApiError::no_such_path());
+    }
+    let fault = path_segment(name).join(";");
+    if fault.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!("Name parameter invalid: {name:?}: {fault}")))
 }
 
 /// Runs a write to its end even if the client goes away: what was reserved for it must be kept or freed with it.

@@ -105,7 +105,7 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
     }
 }
 
-fn check_options(exchange: &Exchange, patch: &Patch, options: &WriteOptions) -> Result<(), ApiError> {
+pub(super) fn check_options(exchange: &Exchange, patch: &Patch, options: &WriteOptions) -> Result<(), ApiError> {
     let problem = match patch {
         Patch::Apply(_) if exchange.query.get("fieldManager").is_empty() => {
             FieldError::required(&FieldPath::new("fieldManager"), "is required for apply patch")

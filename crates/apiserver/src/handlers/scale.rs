@@ -7,13 +7,13 @@ use kybern_apimachinery::{ApiError, GroupKind, Gvk, Value, json, object};
 use kybern_schema::types::KindType;
 
 use super::Exchange;
-use super::patch::Patch;
+use super::patch::{Patch, check_options};
 use crate::negotiate::Shape;
 use crate::options::{WriteOptions, parse_revision};
 use crate::resource::Columns;
 use crate::respond::{self, served_value};
 use crate::write::{Failure, TRIES, Writer};
-use crate::{Body, body, codec, table};
+use crate::{Body, body, codec, managed, table};
 
 /// Where an object keeps what a scale shows.
 #[derive(Clone, Copy)]
@@ -93,18 +93,20 @@ pub(super) async fn update(exchange: &Exchange, paths: Paths, body: Body) -> Res
     let media = codec::content_type(&exchange.parts.headers);
     let (scale, warnings) = codec::read_object(media, &bytes, &kind()?, options.field_validation)?;
     exchange.warnings.extend(warnings);
-    change(exchange, paths, &options, &|_| Ok(scale.clone())).await
+    change(exchange, paths, &options, &|_| Ok(scale.clone()), false).await
 }
 
 pub(super) async fn patch(exchange: &Exchange, paths: Paths, body: Body) -> Result<Response<Body>, ApiError> {
     let options = exchange.write_options("PatchOptions")?;
     let patch = Patch::read(exchange, body).await?;
+    check_options(exchange, &patch, &options)?;
     let kind = kind()?;
     let patched = |old: Value| {
         let decoded = kybern_schema::decode_value(&kind, patch.apply(&kind, old)?, options.field_validation.into());
         decoded.map(|(scale, _)| scale).map_err(|e| e.into_api_error(&kind.gvk))
     };
-    change(exchange, paths, &options, &patched).await
+    let applied = matches!(patch, Patch::Apply(_));
+    change(exchange, paths, &options, &patched, applied).await
 }
 
 /// Sets the replicas that the new scale asks for.
@@ -113,10 +115,12 @@ async fn change(
     paths: Paths,
     options: &WriteOptions,
     new_scale: &(dyn Fn(Value) -> Result<Value, ApiError> + Send + Sync),
+    applied: bool,
 ) -> Result<Response<Body>, ApiError> {
     let kind = exchange.server.kind(&exchange.resource)?;
     let name = exchange.info.name.as_str();
     let mut writer = Writer::new(exchange, options);
+    writer.applies = applied;
     let mut attempt = 1;
     loop {
         exchange.server.catch_up().await?;
@@ -133,7 +137,16 @@ async fn change(
             let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
             return Err(ApiError::invalid(&GroupKind::new("autoscaling", "Scale"), name, &[error]));
         }
-        object::set(&mut object, paths.spec_replicas, replicas);
+        if applied {
+            // Who applies a scale applies the replicas of the object, and meets whoever set them before.
+            let resource = &exchange.resource;
+            let mut config =
+                json!({"apiVersion": resource.api_version(), "kind": resource.kind, "metadata": {"name": name}});
+            object::set(&mut config, paths.spec_replicas, replicas);
+            object = managed::apply(exchange, options, Some(&object), &config)?;
+        } else {
+            object::set(&mut object, paths.spec_replicas, replicas);
+        }
         match writer.update(&old, object).await {
             Ok(entry) => {
                 return respond(exchange, &served_value(&exchange.resource, &entry)?, paths);

@@ -34,11 +34,14 @@ pub(super) async fn dispatch(
         if !created && info.verb != "deletecollection" {
             return Ok(no_such_path(&info));
         }
-        let resource = gvr.group_resource();
-        return Err(ApiError::method_not_supported(&resource, info.verb));
+        return Err(ApiError::method_not_allowed());
     }
     if !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Ok(no_such_path(&info));
+    }
+    // Only what is behind a proxy knows HEAD.
+    if request.method() == Method::HEAD && info.subresource != "proxy" {
+        return Err(ApiError::method_not_allowed());
     }
     let (parts, body) = request.into_parts();
     let (server, now, warnings) = (server.clone(), server.clock.now(), Default::default());
@@ -64,14 +67,16 @@ async fn plain(
     if let Some((_, route)) = server.routes.iter().find(|(path, _)| *path == info.path) {
         return Ok(route.serve(request).await);
     }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Ok(body::text(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed\n"));
-    }
     let parts: Vec<&str> = info.path.trim_matches('/').split('/').collect();
+    // Probes are answered whatever their method; discovery is read.
+    if matches!(parts.as_slice(), ["api" | "apis", ..] | ["version"] | [""]) && request.method() != Method::GET {
+        return Err(ApiError::method_not_allowed());
+    }
     Ok(match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &parts, query),
         ["version"] => body::json(StatusCode::OK, &server.version),
         ["metrics"] => server.metrics.serve(server).await,
+        ["metrics", "slis"] => health::indicators(server),
         ["openapi", rest @ ..] => openapi::serve(server, rest, query, request.headers())?.unwrap_or_else(not_found),
         ["api" | "apis", ..] | [""] => discovery::serve(server, &parts, request.headers())?
             .unwrap_or_else(|| if parts[0].is_empty() { not_found() } else { body::error(&ApiError::no_such_path()) }),

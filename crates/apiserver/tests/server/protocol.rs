@@ -65,6 +65,45 @@ async fn paths_that_are_not_there() {
 }
 
 #[tokio::test]
+async fn methods_and_names_that_do_not_fit() {
+    let client = Client::new().await;
+    let refused = (405, "the server does not allow this method on the requested resource".to_owned());
+    for (method, path) in [
+        ("PUT", PODS),
+        ("HEAD", PODS),
+        ("POST", "/apis"),
+        ("DELETE", "/version"),
+        ("POST", "/api/v1/namespaces/ns/pods/a"),
+        ("DELETE", "/apis/apps/v1/namespaces/ns/deployments/d/scale"),
+    ] {
+        let answer = client.send(method, path, &[], "").await;
+        assert_eq!(answer.code, 405, "{method} {path}");
+        if method != "HEAD" {
+            assert_eq!(answer.status(), refused, "{method} {path}");
+        }
+    }
+    assert_eq!(client.send("POST", "/healthz", &[], "").await.code, 200);
+    let dots = client.get(&format!("{PODS}/..")).await.status();
+    assert_eq!(dots, (400, "Name parameter invalid: \"..\": may not be '..'".to_owned()));
+    let percent = client.get(&format!("{PODS}/a%25b")).await.status();
+    assert_eq!(percent, (400, "Name parameter invalid: \"a%b\": may not contain '%'".to_owned()));
+    assert_eq!(client.get(&format!("{PODS}/a%2Fb")).await.code, 404);
+}
+
+#[tokio::test]
+async fn health_checks_are_indicators() {
+    let client = Client::new().await;
+    client.get("/readyz").await;
+    client.get("/readyz").await;
+    let text = String::from_utf8(client.get("/metrics/slis").await.bytes.to_vec()).unwrap();
+    assert!(text.contains("kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1\n"), "{text}");
+    assert!(
+        text.contains("kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"readyz\"} 2\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn discovery() {
     let client = Client::new().await;
     let core = client.get("/api/v1").await.ok();

@@ -161,6 +161,14 @@ async fn scale() {
     assert_eq!((&parent["spec"]["replicas"], &parent["metadata"]["generation"]), (&json!(2), &json!(3)));
     let bad = client.patch(&path, "application/merge-patch+json", json!({"spec": {"replicas": -1}})).await;
     assert_eq!(bad.code, 422);
+    // Who applies a scale meets whoever set the replicas before.
+    let applied =
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 7}});
+    let apply = "application/apply-patch+yaml";
+    let conflict = client.patch(&format!("{path}?fieldManager=other"), apply, applied.clone()).await;
+    assert_eq!(conflict.code, 409);
+    let forced = client.patch(&format!("{path}?fieldManager=other&force=true"), apply, applied).await.ok();
+    assert_eq!(forced["spec"]["replicas"], 7);
 }
 
 #[tokio::test]

@@ -18,13 +18,7 @@ pub(crate) fn is_extended_resource(name: &str) -> bool {
     !native && !name.starts_with("requests.") && label_key(&format!("requests.{name}")).is_empty()
 }
 
-/// What fits into a path as one segment; the loosest of all names.
-pub(crate) fn path_segment(name: &str) -> Vec<String> {
-    match name {
-        "." | ".." => vec![format!("may not be '{name}'")],
-        _ => ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect(),
-    }
-}
+pub(crate) use kybern_apimachinery::validation::path_segment;
 
 /// The name of a device's attribute or capacity: an identifier, perhaps below a domain.
 pub(crate) fn attribute_name(out: &mut Errors, path: &FieldPath, name: &str) {
