@@ -10,6 +10,7 @@ pub mod exec;
 pub mod exit;
 pub mod port_forward;
 pub mod reader;
+pub mod relay;
 pub mod spdy;
 pub mod translate;
 pub mod upgrade;
@@ -19,6 +20,7 @@ pub use exec::{Wants, exec};
 pub use exit::Exit;
 pub use port_forward::port_forward;
 pub use reader::reader;
+pub use relay::relay;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use kybern_apiserver::Body;
 use kybern_apiserver::forward::take_hop_by_hop;
+use kybern_streaming::{relay, upgrade};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -21,6 +22,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let transport = upgrade::transport(request.headers());
     let mut response = send(stream, host, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else { return Err("the backend switched protocols unasked".into()) };
@@ -29,8 +31,8 @@ where
             // The client's half is there once the server has sent it the 101 below.
             match tokio::try_join!(client, backend) {
                 Ok((client, backend)) => {
-                    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-                    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+                    let (client, backend) = (TokioIo::new(client), TokioIo::new(backend));
+                    if let Err(error) = relay(client, backend, transport).await {
                         tracing::debug!(%error, "a relayed stream ended");
                     }
                 }
