@@ -21,6 +21,7 @@ const TESTS: &[Package] = &[
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/script", "bsdutils"),
     ("/bin/ip", "iproute2"),
+    ("/usr/bin/pip3", "python3-pip"),
 ];
 
 /// What the emulator needs.

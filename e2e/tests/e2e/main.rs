@@ -2,6 +2,7 @@
 //! Run through `cargo xtask e2e`, which makes the cluster.
 
 mod attacks;
+mod clients;
 mod deployments;
 mod images;
 mod interaction;
