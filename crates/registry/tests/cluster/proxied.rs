@@ -34,9 +34,7 @@ pub(crate) fn in_network<F: Future<Output = ()>>(name: &str, test: impl FnOnce()
                 // Its threads are made in the namespace, too.
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 let patience = std::time::Duration::from_secs(60);
-                runtime.block_on(async {
-                    tokio::time::timeout(patience, test()).await.expect("within a minute")
-                });
+                runtime.block_on(async { tokio::time::timeout(patience, test()).await.expect("within a minute") });
             });
             thread.unwrap().join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         });
