@@ -29,7 +29,6 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("PodTolerationRestriction", Some("pods could tolerate what their namespace may not")),
     ("PodTopologyLabels", None),
     ("ResourceQuota", Some("quotas would not hold")),
-    ("StorageObjectInUseProtection", None),
     ("ValidatingAdmissionPolicy", Some("policies would not be asked")),
     ("ValidatingAdmissionWebhook", Some("webhooks would not be asked")),
 ];

@@ -13,6 +13,7 @@ use kybern_auth::authz::parse_modes;
 use kybern_auth::pki::Kubeconfig;
 use kybern_registry::TokenLimits;
 
+use super::runtime_config::RuntimeConfig;
 use crate::node_address;
 use crate::notify::Notifier;
 use crate::serving::TlsFlags;
@@ -117,6 +118,10 @@ pub(crate) struct KubeApiserver {
     /// Lets bootstrap tokens in, which nodes join with.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     enable_bootstrap_token_auth: bool,
+    /// Versions of the API that are served beside the stable ones or not: api/beta=true, apps/v1=false; api/all, api/ga,
+    /// api/alpha.
+    #[arg(long, value_delimiter = ',')]
+    runtime_config: Vec<String>,
     /// Admission plugins that must run beside those that always do.
     #[arg(long, value_delimiter = ',')]
     enable_admission_plugins: Vec<String>,
@@ -186,6 +191,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         anonymous: options.anonymous_auth,
         bootstrap_tokens: options.enable_bootstrap_token_auth,
         tls: options.tls.policy()?,
+        runtime_config: RuntimeConfig::parse(&options.runtime_config)?,
         enable_admission: options.enable_admission_plugins.clone(),
         disable_admission: options.disable_admission_plugins.clone(),
         max_requests_in_flight: in_flight(options.max_requests_inflight, options.max_mutating_requests_inflight),

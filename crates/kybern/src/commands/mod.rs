@@ -14,5 +14,6 @@ pub(crate) mod kubelet;
 mod kubelet_access;
 mod kubelet_config;
 mod leader_election;
+pub(crate) mod runtime_config;
 pub(crate) mod server;
 pub(crate) mod up;

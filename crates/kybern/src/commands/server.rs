@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use ipnet::IpNet;
 
+use super::runtime_config::RuntimeConfig;
 use crate::node_address;
 use crate::paths::Directories;
 use crate::wiring::{Cluster, server};
@@ -45,6 +46,9 @@ pub(crate) struct ClusterOptions {
     /// A further name or address that the API server's certificate holds; may be repeated.
     #[arg(long)]
     tls_san: Vec<String>,
+    /// Versions of the API that are served beside the stable ones or not, such as api/beta=true; may be repeated.
+    #[arg(long, value_delimiter = ',')]
+    runtime_config: Vec<String>,
     /// Leaves kube-proxy and coredns out.
     #[arg(long)]
     no_add_ons: bool,
@@ -78,6 +82,7 @@ impl ClusterOptions {
             dns_ip: service_ip(9)?,
             cluster_domain: self.cluster_domain.clone(),
             tls_sans: self.tls_san.clone(),
+            runtime_config: RuntimeConfig::parse(&self.runtime_config)?,
             add_ons: !self.no_add_ons,
         })
     }
@@ -101,6 +106,7 @@ impl ClusterOptions {
         arguments.extend(self.node_name.iter().map(|name| format!("--node-name={name}")));
         arguments.extend(self.node_ip.iter().map(|ip| format!("--node-ip={ip}")));
         arguments.extend(self.tls_san.iter().map(|san| format!("--tls-san={san}")));
+        arguments.extend(self.runtime_config.iter().map(|setting| format!("--runtime-config={setting}")));
         if self.no_add_ons {
             arguments.push("--no-add-ons".to_owned());
         }

@@ -32,6 +32,7 @@ use super::certificate::Certificate;
 use super::discovery_routes;
 use super::kubelet_access::KubeletAccess;
 use crate::commands::admission;
+use crate::commands::runtime_config::RuntimeConfig;
 use crate::{preflight, version};
 
 /// What an API server is told.
@@ -71,6 +72,7 @@ pub(crate) struct ApiServerOptions {
     /// Versions of TLS and ciphers.
     pub(crate) tls: TlsPolicy,
     /// Admission plugins by name, in addition to those that always run; and those that must not.
+    pub(crate) runtime_config: RuntimeConfig,
     pub(crate) enable_admission: Vec<String>,
     pub(crate) disable_admission: Vec<String>,
     pub(crate) max_requests_in_flight: usize,
@@ -151,6 +153,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     observers.extend(deps.observers());
     let mut server = Options::new(storage);
     server.resources = kybern_registry::resources(&deps);
+    options.runtime_config.retain(&mut server.resources, |row| &row.gvr)?;
     server.admission = kybern_registry::admission_plugins(&deps);
     let names: Vec<&str> = server.admission.iter().map(|plugin| plugin.name()).collect();
     let left_out = admission::left_out(&names, &options.enable_admission, &options.disable_admission)?;

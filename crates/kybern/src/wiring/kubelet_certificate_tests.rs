@@ -34,6 +34,7 @@ fn cluster(folder: &Path) -> Cluster {
         dns_ip: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
         cluster_domain: "cluster.local".to_owned(),
         tls_sans: Vec::new(),
+        runtime_config: Default::default(),
         add_ons: false,
     }
 }

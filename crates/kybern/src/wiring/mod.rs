@@ -17,6 +17,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::commands::runtime_config::RuntimeConfig;
 use crate::paths::Paths;
 
 /// One cluster's settings, complete.
@@ -32,5 +33,6 @@ pub(crate) struct Cluster {
     pub(crate) dns_ip: IpAddr,
     pub(crate) cluster_domain: String,
     pub(crate) tls_sans: Vec<String>,
+    pub(crate) runtime_config: RuntimeConfig,
     pub(crate) add_ons: bool,
 }

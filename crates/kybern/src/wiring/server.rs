@@ -98,6 +98,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         anonymous: true,
         bootstrap_tokens: true,
         tls: Default::default(),
+        runtime_config: cluster.runtime_config.clone(),
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
         max_requests_in_flight: 600,
