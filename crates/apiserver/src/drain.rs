@@ -1,14 +1,14 @@
 //! What of a request nobody wanted to read. Over HTTP/1.1 an answer that is given early (a refusal, mostly) is lost when its
-//! connection is closed on bytes that still come: the client sees a reset instead. So they are read and thrown away for a
-//! while, as Go's server does.
+//! connection is closed on bytes that still come: the client sees a reset instead. Over HTTP/2 the stream is reset, without an
+//! error, which some clients (curl) take for one. So what still comes is read and thrown away for a while, as Go's server does.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
 use http::header::EXPECT;
-use http::{Request, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -65,7 +65,7 @@ pub(crate) struct Rest(Option<oneshot::Receiver<Incoming>>);
 pub(crate) fn lend(request: Request<Incoming>) -> (Request<Body>, Rest) {
     // A client that asks first whether it may send its body waits for the answer.
     let asks = request.headers().contains_key(EXPECT);
-    if request.version() > Version::HTTP_11 || request.body().is_end_stream() || asks {
+    if request.body().is_end_stream() || asks {
         return (request.map(|body| body.map_err(Into::into).boxed_unsync()), Rest(None));
     }
     let (back, rest) = oneshot::channel();

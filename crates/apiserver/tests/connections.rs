@@ -201,6 +201,28 @@ async fn a_refusal_reaches_who_still_sends() {
     }
 }
 
+/// Over HTTP/2 the end of a stream that is still being written to fails the whole request in some clients (curl).
+#[tokio::test]
+async fn over_http2_a_refused_body_is_taken_to_its_end() {
+    let fixture = start().await;
+    let stream = TokioIo::new(fixture.connect(None, true).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let (pieces, mut sent) = tokio::sync::mpsc::channel::<bytes::Bytes>(1);
+    let body = futures_util::stream::poll_fn(move |cx| {
+        sent.poll_recv(cx)
+            .map(|piece| piece.map(|piece| Ok::<_, std::convert::Infallible>(http_body::Frame::data(piece))))
+    });
+    let request = Request::post("https://a/api/v1/namespaces").body(http_body_util::StreamBody::new(body)).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 403);
+    response.into_body().collect().await.unwrap();
+    for _ in 0..10 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        pieces.send(bytes::Bytes::from_static(b"more")).await.expect("the stream is still taken");
+    }
+}
+
 #[tokio::test]
 async fn what_is_thrown_away_has_a_bound() {
     let fixture = start().await;
