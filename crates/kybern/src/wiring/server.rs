@@ -111,9 +111,15 @@ fn write_admin_kubeconfig(cluster: &Cluster, pki: &Pki) -> Result<()> {
     let admin = pki.admin(jiff::Timestamp::now())?;
     let server = format!("https://{}:{}", loopback_or(cluster.bind_address), cluster.secure_port);
     let path = cluster.paths.admin_kubeconfig();
-    Kubeconfig::with_certificate(&server, pki.ca.certificate_pem(), "kubernetes-admin", &admin)
-        .write(&path)
-        .with_context(|| format!("cannot write {}", path.display()))
+    let written =
+        Kubeconfig::with_certificate(&server, pki.ca.certificate_pem(), "kubernetes-admin", &admin).write(&path);
+    let Err(error) = written else { return Ok(()) };
+    // A full disk keeps no server from starting: the certificate of an earlier start is good for a year.
+    if std::fs::read_to_string(&path).is_ok_and(|before| before.contains(&server)) {
+        tracing::warn!(%error, path = %path.display(), "the administrator's kubeconfig stays as it was");
+        return Ok(());
+    }
+    Err(error).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster) {
