@@ -24,7 +24,7 @@ impl ClientAuthorities {
         verifier.map(Self).map_err(|e| e.to_string())
     }
 
-    /// Whether one of the authorities certifies the first of the certificates, for a client and for now.
+    /// Whether one of the authorities certifies the first of the certificates, for a client and at this moment.
     pub(super) fn certify(&self, chain: &[CertificateDer<'static>]) -> bool {
         let Some((leaf, intermediates)) = chain.split_first() else { return false };
         self.0.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()

@@ -45,8 +45,7 @@ impl RuntimeConfig {
 
     /// Keeps of `rows` those that are served.
     pub(crate) fn retain<T>(&self, rows: &mut Vec<T>, gvr: impl Fn(&T) -> &Gvr) -> Result<()> {
-        let sets = SETS.iter().map(|(name, _)| *name);
-        let is_set = |key: &str| sets.clone().any(|name| name == key);
+        let is_set = |key: &str| SETS.iter().any(|(name, _)| *name == key);
         for key in self.0.keys().filter(|key| !is_set(key)) {
             let parts: Vec<&str> = key.split('/').collect();
             let known = match parts[..] {
