@@ -1,5 +1,7 @@
 //! `cargo xtask tidy`: the rules of the house that the compiler does not know.
 
+mod modules;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -120,6 +122,7 @@ fn check_file(file: &Path, complaints: &mut Vec<String>) -> Result<()> {
     if lines > LINES_MAX {
         complaints.push(format!("{shown} has {lines} lines, more than {LINES_MAX}: split it"));
     }
+    modules::check(file, &text, complaints);
     let is_tidy = file.ends_with("xtask/src/tidy.rs");
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;

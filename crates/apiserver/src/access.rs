@@ -1,9 +1,11 @@
 //! Who asks, and may they: the seams that the crate `auth` fills.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
-use kybern_apimachinery::ApiError;
 use kybern_apimachinery::selector::FieldSelector;
+use kybern_component_base::listener::Slot;
+use rustls::pki_types::CertificateDer;
 
 use crate::BoxFuture;
 pub use crate::forward::CredentialHeaders;
@@ -23,6 +25,16 @@ impl UserInfo {
     }
 }
 
+/// Who is at the other end of a connection: an extension of every request that came by one.
+#[derive(Debug, Default)]
+pub struct Peer {
+    pub address: Option<SocketAddr>,
+    /// The client's certificate chain, verified; empty when it showed none.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// Its place among the listener's connections, which is kept once it is known who is at the other end.
+    pub slot: Option<Slot>,
+}
+
 /// What an authenticator may look at. In-process callers bring their [`UserInfo`] as a request extension and are not
 /// authenticated again.
 pub struct Credentials<'a> {
@@ -30,7 +42,7 @@ pub struct Credentials<'a> {
     /// The URL's path: anonymous requests are let in by it.
     pub path: &'a str,
     /// The client's certificate chain (DER), verified by TLS against the client CA; empty when none was shown.
-    pub client_certificates: &'a [rustls::pki_types::CertificateDer<'static>],
+    pub client_certificates: &'a [CertificateDer<'static>],
 }
 
 /// Tells who sends a request. Authenticators are asked in order: the first answer counts.
@@ -104,51 +116,6 @@ pub enum Decision {
 /// snapshot that the authorizer keeps current from watches, hence not async.
 pub trait Authorizer: Send + Sync + 'static {
     fn authorize(&self, attributes: &Attributes) -> Decision;
-}
-
-/// What an admission plugin is shown: upstream's `admission.Attributes`.
-pub struct AdmissionRequest<'a> {
-    pub user: &'a UserInfo,
-    pub resource: &'a crate::resource::Resource,
-    pub subresource: &'a str,
-    pub namespace: &'a str,
-    pub name: &'a str,
-    pub operation: Operation,
-    pub old: Option<&'a kybern_apimachinery::Value>,
-    /// `CreateOptions` and the like.
-    pub options: &'a kybern_apimachinery::Value,
-    pub dry_run: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    Create,
-    Update,
-    Delete,
-    Connect,
-}
-
-/// One link of the admission chain. Plugins run in list order: every `admit` first, then every `validate`.
-pub trait AdmissionPlugin: Send + Sync + 'static {
-    /// Upstream's name of the plugin, as in `--enable-admission-plugins`.
-    fn name(&self) -> &'static str;
-
-    /// May change the object (absent on delete and connect).
-    fn admit<'a>(
-        &'a self,
-        _request: &'a AdmissionRequest<'a>,
-        _object: Option<&'a mut kybern_apimachinery::Value>,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn validate<'a>(
-        &'a self,
-        _request: &'a AdmissionRequest<'a>,
-        _object: Option<&'a kybern_apimachinery::Value>,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
 #[cfg(test)]

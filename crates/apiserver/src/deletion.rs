@@ -6,9 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use kybern_apimachinery::{ApiError, GroupResource, Value, object, time};
 use kybern_storage::Txn;
 
-use crate::access::{AdmissionRequest, Operation, UserInfo};
+use crate::access::UserInfo;
+use crate::admission::{AdmissionRequest, Operation};
 use crate::cache::Entry;
-use crate::handlers::Exchange;
+use crate::exchange::Exchange;
 use crate::options::{DeleteOptions, Propagation};
 use crate::resource::Resource;
 use crate::server::Server;

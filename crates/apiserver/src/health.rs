@@ -7,7 +7,6 @@ use http::{Response, StatusCode};
 use parking_lot::RwLock;
 
 use crate::options::Query;
-use crate::server::Server;
 use crate::{Body, body};
 
 /// Named checks; all are good until something says otherwise.
@@ -35,10 +34,10 @@ impl Checks {
     }
 }
 
-pub(crate) fn serve(server: &Server, parts: &[&str], query: &Query) -> Response<Body> {
+pub(crate) fn serve(known: &Checks, parts: &[&str], query: &Query) -> Response<Body> {
     let endpoint = parts[0];
     let mut checks = BTreeMap::from([("ping".to_owned(), None), ("log".to_owned(), None), ("etcd".to_owned(), None)]);
-    checks.extend(server.checks.0.read().clone());
+    checks.extend(known.0.read().clone());
     if endpoint == "livez" {
         // A server that waits for something is alive.
         checks.retain(|name, _| !name.starts_with("poststarthook/"));
@@ -53,7 +52,7 @@ pub(crate) fn serve(server: &Server, parts: &[&str], query: &Query) -> Response<
     let mut text = String::new();
     let mut failed = false;
     for (name, state) in checks.iter().filter(|(name, _)| !excluded.contains(&name.as_str())) {
-        let mut all = server.checks.1.write();
+        let mut all = known.1.write();
         let results = all.entry((name.clone(), endpoint.to_owned())).or_default();
         results.last_passed = state.is_none();
         *(if state.is_none() { &mut results.passed } else { &mut results.failed }) += 1;
@@ -78,8 +77,8 @@ pub(crate) fn serve(server: &Server, parts: &[&str], query: &Query) -> Response<
 }
 
 /// `/metrics/slis`: how each check that was asked for ended, and how often so far.
-pub(crate) fn indicators(server: &Server) -> Response<Body> {
-    let results = server.checks.1.read();
+pub(crate) fn indicators(checks: &Checks) -> Response<Body> {
+    let results = checks.1.read();
     let mut text = "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n\
                     # TYPE kubernetes_healthcheck gauge\n"
         .to_owned();

@@ -4,14 +4,18 @@
 //! [`cache`] with bytes that were encoded when the object was committed; writes go through `write` to the store.
 
 pub mod access;
+pub mod admission;
+mod authorization;
 pub mod body;
 pub mod cache;
 mod codec;
 pub mod connect;
 mod continue_token;
+mod convert;
 mod deletion;
 mod discovery;
 mod drain;
+mod exchange;
 pub mod forward;
 mod gzip;
 mod handlers;
@@ -24,6 +28,7 @@ mod objects;
 mod openapi;
 mod options;
 mod pipeline;
+mod request_info;
 pub mod resource;
 mod resources;
 mod respond;

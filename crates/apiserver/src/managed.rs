@@ -6,12 +6,11 @@ use kybern_apimachinery::{ApiError, Value, object, time};
 use kybern_schema::apply::{Context, FieldSet, Versions, apply_patch, track_update};
 use kybern_schema::types::KindType;
 
-use crate::handlers::Exchange;
+use crate::convert::{to_served, to_stored};
+use crate::exchange::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::{Resource, SubresourceHandler};
-use crate::respond::{to_served, to_stored};
 use crate::server::Server;
-use crate::write::Writer;
 
 const PATH: [&str; 2] = ["metadata", "managedFields"];
 
@@ -49,15 +48,19 @@ fn convert(
     Some((to.ty.clone(), to_served(to, to_stored(from, object.clone()))))
 }
 
+/// Who writes what.
+#[derive(Clone, Copy)]
+pub(crate) struct Author<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) resource: &'a Resource,
+    pub(crate) subresource: &'a str,
+    pub(crate) manager: &'a str,
+    pub(crate) now: jiff::Timestamp,
+}
+
 /// Calls `act` with what is known of a write; fields that others set in versions of another shape are found by conversion.
-fn in_context<T>(
-    server: &Server,
-    resource: &Resource,
-    subresource: &str,
-    manager: &str,
-    now: jiff::Timestamp,
-    act: impl FnOnce(&Context<'_>) -> T,
-) -> T {
+fn in_context<T>(author: Author<'_>, act: impl FnOnce(&Context<'_>) -> T) -> T {
+    let Author { server, resource, subresource, manager, now } = author;
     let reset = reset(resource, subresource);
     let now = time::to_rfc3339(now);
     let differing = server.served.load().table.differing_versions(resource);
@@ -69,13 +72,10 @@ fn in_context<T>(
 }
 
 /// Sets the managed fields of `object` after it was written in place of `old`; both in the stored version.
-pub(crate) fn track(writer: &Writer<'_>, old: Option<&Value>, object: &mut Value) {
-    let resource = writer.resource;
+pub(crate) fn track(author: Author<'_>, old: Option<&Value>, object: &mut Value) {
+    let resource = author.resource;
     let track = |old: Option<&Value>, object: &mut Value| {
-        let manager = &writer.options.field_manager;
-        in_context(writer.server, resource, writer.subresource, manager, writer.now, |context| {
-            track_update(context, old, object);
-        });
+        in_context(author, |context| track_update(context, old, object));
     };
     if resource.conversion.is_none() {
         track(old, object);
@@ -99,8 +99,7 @@ pub(crate) fn apply(
 ) -> Result<Value, ApiError> {
     let Exchange { server, resource, info, now, .. } = exchange;
     let force = options.force.unwrap_or(false);
-    let applied = in_context(server, resource, &info.subresource, &options.field_manager, *now, |context| {
-        apply_patch(context, live, config, force)
-    });
-    Ok(applied?)
+    let author =
+        Author { server, resource, subresource: &info.subresource, manager: &options.field_manager, now: *now };
+    Ok(in_context(author, |context| apply_patch(context, live, config, force))?)
 }

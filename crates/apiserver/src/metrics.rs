@@ -14,9 +14,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::pipeline::RequestInfo;
+use crate::cache::Cache;
+use crate::request_info::RequestInfo;
 use crate::resources::ResourceTable;
-use crate::server::Server;
 use crate::{Body, body};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -131,17 +131,17 @@ impl Metrics {
         }
     }
 
-    pub(crate) async fn serve(&self, server: &Server) -> Response<Body> {
-        for cache in server.cache.kinds() {
+    pub(crate) fn serve(&self, cache: &Cache, size: Option<kybern_storage::Size>, in_flight: usize) -> Response<Body> {
+        for cache in cache.kinds() {
             let resource = GroupResource::new(&cache.kind.gvk.group, &cache.kind.resource).to_string();
             let labels = ResourceLabels { resource };
             self.objects.get_or_create(&labels).set(cache.len() as i64);
             self.watchers.get_or_create(&labels).set(cache.watchers() as i64);
         }
-        if let Ok(size) = server.storage.size().await {
+        if let Some(size) = size {
             self.storage_bytes.set(size.bytes as i64);
         }
-        self.in_flight.set(server.max_in_flight as i64 - server.in_flight.available_permits() as i64);
+        self.in_flight.set(in_flight as i64);
         let mut text = String::new();
         match encode(&mut text, &self.registry.read()) {
             Ok(()) => {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
@@ -15,7 +14,6 @@ use parking_lot::Mutex;
 use crate::options::Query;
 use crate::resource::Resource;
 use crate::resources::ResourceTable;
-use crate::server::Server;
 use crate::{Body, body, gzip};
 
 /// The documents of a resource table.
@@ -68,14 +66,13 @@ fn wants_protobuf(headers: &HeaderMap, protobuf: &[&str]) -> bool {
 
 /// `rest` is the path after `openapi`; `None` when there is no such document.
 pub(crate) fn serve(
-    server: &Arc<Server>,
+    documents: &Documents,
+    version: &Value,
     rest: &[&str],
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Option<Response<Body>>, ApiError> {
-    let served = server.served.load();
-    let documents = &served.openapi;
-    let version = object::str_at(&server.version, &["gitVersion"]);
+    let version = object::str_at(version, &["gitVersion"]);
     match rest {
         ["v2"] => Ok(v2(documents, version, headers)),
         ["v3"] => Ok(Some(body::json(StatusCode::OK, &openapi::v3_index(&documents.served)))),

@@ -1,29 +1,19 @@
 //! Connections: TCP, TLS, HTTP/1.1 and HTTP/2.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Request;
 use hyper::body::Incoming;
 use kybern_component_base::TlsPolicy;
-use kybern_component_base::listener::{self, Limits, Listener, Protocol, Slot};
+use kybern_component_base::listener::{self, Limits, Listener, Protocol};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 
+use crate::access::Peer;
 use crate::drain;
 use crate::server::Server;
-
-/// Who is at the other end of a connection: an extension of every request that came by one.
-#[derive(Debug, Default)]
-pub struct Peer {
-    pub address: Option<SocketAddr>,
-    /// The client's certificate chain, verified; empty when it showed none.
-    pub certificates: Vec<CertificateDer<'static>>,
-    /// Its place among the listener's connections, which is kept once it is known who is at the other end.
-    pub slot: Option<Slot>,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

@@ -11,7 +11,8 @@ use kybern_storage::{Storage, StorageError};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use crate::access::{AdmissionPlugin, Authenticator, Authorizer, CredentialHeaders};
+use crate::access::{Authenticator, Authorizer, CredentialHeaders};
+use crate::admission::AdmissionPlugin;
 use crate::cache::{Cache, KindCache};
 use crate::connect::Observer;
 use crate::discovery::Discovery;
@@ -20,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::openapi::Documents;
 use crate::resource::{Resource, StoredKind};
 use crate::resources::ResourceTable;
-use crate::{Body, BoxFuture, pipeline};
+use crate::{Body, BoxFuture};
 
 /// Serves a path that is no resource: `/.well-known/openid-configuration`.
 pub trait Route: Send + Sync + 'static {
@@ -163,10 +164,19 @@ impl Server {
         Ok(())
     }
 
-    /// Serves one request: the single entry for connections and in-process callers. In-process callers put their
-    /// [`UserInfo`](crate::access::UserInfo) into the request's extensions; connections put [`crate::serve::Peer`] there.
-    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
-        pipeline::run(self, request).await
+    /// What `/` lists: the paths that are served.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        let served = self.served.load();
+        let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
+        for group in served.table.groups().iter().filter(|g| !g.name.is_empty()) {
+            paths.push(format!("/apis/{}", group.name));
+            paths.extend(group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)));
+        }
+        let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+        paths.extend(rest.map(str::to_owned));
+        paths.extend(self.routes.iter().map(|(path, _)| path.clone()));
+        paths.sort();
+        paths
     }
 
     /// Health and readiness; components may hold `/readyz` back.

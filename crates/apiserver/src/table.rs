@@ -90,7 +90,7 @@ pub(crate) fn row(resource: &Resource, entry: &Entry, include: Include, version:
         }
         Include::Object => {
             out.extend_from_slice(b",\"object\":");
-            match crate::respond::served_bytes(resource, entry) {
+            match crate::convert::served_bytes(resource, entry) {
                 Ok(bytes) => out.extend_from_slice(&bytes),
                 Err(_) => out.extend_from_slice(&metadata(entry, version)),
             }

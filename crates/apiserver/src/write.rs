@@ -7,12 +7,13 @@ use kybern_apimachinery::field::FieldError;
 use kybern_apimachinery::{ApiError, Budget, GroupResource, Reason, Value, object};
 use kybern_storage::{Revision, StorageError, Txn};
 
-use crate::access::{AdmissionRequest, Operation, UserInfo};
+use crate::access::UserInfo;
+use crate::admission::{AdmissionRequest, Operation};
 use crate::cache::{Entry, KindCache, canonical};
-use crate::handlers::Exchange;
+use crate::convert::to_stored;
+use crate::exchange::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::{Resource, SubresourceHandler};
-use crate::respond::to_stored;
 use crate::server::Server;
 use crate::strategy::{Strategy, StrategyContext};
 use crate::warnings::Warnings;
@@ -95,6 +96,11 @@ impl<'a> Writer<'a> {
         StrategyContext { user: self.user, now: self.now, dry_run: self.options.dry_run }
     }
 
+    fn author(&self) -> managed::Author<'_> {
+        let (server, resource, subresource) = (self.server, self.resource, self.subresource);
+        managed::Author { server, resource, subresource, manager: &self.options.field_manager, now: self.now }
+    }
+
     fn has_status(&self) -> bool {
         self.resource.subresource("status").is_some()
     }
@@ -171,7 +177,7 @@ impl<'a> Writer<'a> {
         if !self.applies {
             self.single_owners(&mut object, false);
             // What admission adds is nobody's.
-            managed::track(self, None, &mut object);
+            managed::track(self.author(), None, &mut object);
         }
         self.admit(Operation::Create, &mut object, None).await?;
         self.single_owners(&mut object, true);
@@ -229,7 +235,7 @@ impl<'a> Writer<'a> {
         metadata::prepare_for_update(&mut object, &before);
         if !self.applies {
             self.single_owners(&mut object, false);
-            managed::track(self, Some(&before), &mut object);
+            managed::track(self.author(), Some(&before), &mut object);
         }
         self.admit(Operation::Update, &mut object, Some(&before)).await?;
         self.single_owners(&mut object, true);

@@ -9,11 +9,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bytes::Bytes;
 use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value};
+use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value, json};
 
 use crate::negotiate::{Encoding, negotiate};
 use crate::resources::ResourceTable;
-use crate::server::Server;
 use crate::{Body, body, codec};
 
 /// A document and its hash.
@@ -87,15 +86,18 @@ fn aggregated_version(headers: &HeaderMap) -> Option<bool> {
     None
 }
 
-/// `None` when there is no such path.
-pub(crate) fn serve(server: &Server, parts: &[&str], headers: &HeaderMap) -> Result<Option<Response<Body>>, ApiError> {
-    let served = server.served.load();
-    let discovery = &served.discovery;
+/// `None` when there is no such path. `/` lists `paths`.
+pub(crate) fn serve(
+    discovery: &Discovery,
+    paths: impl FnOnce() -> Vec<String>,
+    parts: &[&str],
+    headers: &HeaderMap,
+) -> Result<Option<Response<Body>>, ApiError> {
     if let ([root @ ("api" | "apis")], Some(beta)) = (parts, aggregated_version(headers)) {
         return Ok(Some(aggregated(&discovery.aggregated[&(*root == "api", beta)], beta, headers)));
     }
     let (kind, document) = match parts {
-        [""] => ("", Some(paths(server))),
+        [""] => ("", Some(json!({"paths": paths()}))),
         ["api"] => ("APIVersions", Some(discovery.versions.clone())),
         ["apis"] => ("APIGroupList", Some(discovery.groups.clone())),
         ["apis", group] => ("APIGroup", discovery.group.get(*group).cloned()),
@@ -134,19 +136,4 @@ fn aggregated(document: &Document, beta: bool, headers: &HeaderMap) -> Response<
     }
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     response
-}
-
-/// `/`: the paths that are served.
-fn paths(server: &Server) -> Value {
-    let served = server.served.load();
-    let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
-    for group in served.table.groups().iter().filter(|g| !g.name.is_empty()) {
-        paths.push(format!("/apis/{}", group.name));
-        paths.extend(group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)));
-    }
-    let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
-    paths.extend(rest.map(str::to_owned));
-    paths.extend(server.routes.iter().map(|(path, _)| path.clone()));
-    paths.sort();
-    kybern_apimachinery::json!({"paths": paths})
 }

@@ -8,13 +8,13 @@ use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
 use kybern_schema::types::{KindType, Type};
 
 use super::{Exchange, check_namespace};
-use crate::access::{AdmissionRequest, Operation};
+use crate::admission::{AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
 use crate::negotiate::{Encoding, Format, Shape, negotiate};
-use crate::pipeline::{RequestInfo, authorization};
+use crate::request_info::RequestInfo;
 use crate::resource::Resource;
 use crate::server::Server;
-use crate::{Body, body, codec, forward, table};
+use crate::{Body, authorization, body, codec, forward, table};
 
 /// Whether a subresource is a stream of bytes that is nobody's business, and not an object in and an object out.
 pub(super) fn streams(subresource: &str) -> bool {

@@ -11,69 +11,15 @@ mod scale;
 mod update;
 mod watch;
 
-use std::sync::Arc;
-
 use http::Response;
-use http::request::Parts;
 use kybern_apimachinery::validation::path_segment;
-use kybern_apimachinery::{ApiError, GroupResource, Value, object};
+use kybern_apimachinery::{ApiError, Value, object};
 
-use crate::access::UserInfo;
-use crate::negotiate::{Format, Shape, negotiate, of_refusal};
-use crate::options::{Query, WriteOptions};
-use crate::pipeline::RequestInfo;
-use crate::resource::{Resource, Subresource, SubresourceHandler};
-use crate::respond::{self, Presentation};
-use crate::server::Server;
-use crate::table::Include;
-use crate::warnings::Warnings;
-use crate::{Body, body, codec};
-
-/// A request for a resource, authorized.
-pub(crate) struct Exchange {
-    pub(crate) server: Arc<Server>,
-    pub(crate) info: RequestInfo,
-    pub(crate) resource: Arc<Resource>,
-    pub(crate) query: Query,
-    pub(crate) user: UserInfo,
-    pub(crate) parts: Parts,
-    pub(crate) now: jiff::Timestamp,
-    pub(crate) warnings: Arc<Warnings>,
-}
-
-impl Exchange {
-    fn group_resource(&self) -> GroupResource {
-        self.resource.gvr.group_resource()
-    }
-
-    fn not_found(&self) -> ApiError {
-        ApiError::not_found(&self.group_resource(), &self.info.name)
-    }
-
-    fn format(&self) -> Result<Format, ApiError> {
-        let protobuf = codec::has_protobuf(&self.resource.ty);
-        negotiate(&self.parts.headers, self.query.flag("pretty"), protobuf, true)
-    }
-
-    fn presentation(&self) -> Result<Presentation, ApiError> {
-        let format = self.format()?;
-        let include = match format.shape {
-            Shape::Table => Include::parse(self.query.get("includeObject"))?,
-            _ => Include::Metadata,
-        };
-        Ok(Presentation { format, include, now: self.now })
-    }
-
-    /// `kind` is the options' kind.
-    fn write_options(&self, kind: &str) -> Result<WriteOptions, ApiError> {
-        let agent = self.parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok());
-        WriteOptions::parse(&self.query, kind, agent.unwrap_or(""))
-    }
-
-    fn subresource(&self) -> Option<&Subresource> {
-        self.resource.subresource(&self.info.subresource)
-    }
-}
+use crate::exchange::Exchange;
+use crate::negotiate::of_refusal;
+use crate::options::WriteOptions;
+use crate::resource::SubresourceHandler;
+use crate::{Body, body, codec, respond};
 
 /// Calls the verb's handler, and warns of a kind that is on its way out.
 pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {

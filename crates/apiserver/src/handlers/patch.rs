@@ -7,10 +7,10 @@ use kybern_schema::types::KindType;
 use kybern_schema::{DecodeError, decode_value};
 
 use super::{Exchange, check_name, check_namespace};
+use crate::convert::served_value;
 use crate::options::{WriteOptions, invalid, parse_revision};
-use crate::respond::{self, served_value};
 use crate::write::{Failure, TRIES, Writer};
-use crate::{Body, body, codec, managed};
+use crate::{Body, body, codec, managed, respond};
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";

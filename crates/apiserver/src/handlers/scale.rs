@@ -8,12 +8,12 @@ use kybern_schema::types::KindType;
 
 use super::Exchange;
 use super::patch::{Patch, check_options};
+use crate::convert::served_value;
 use crate::negotiate::Shape;
 use crate::options::{WriteOptions, parse_revision};
 use crate::resource::Columns;
-use crate::respond::{self, served_value};
 use crate::write::{Failure, TRIES, Writer};
-use crate::{Body, body, codec, managed, table};
+use crate::{Body, body, codec, managed, respond, table};
 
 /// Where an object keeps what a scale shows.
 #[derive(Clone, Copy)]

@@ -14,8 +14,8 @@ use crate::cache::{BadEntry, Cache, EventKind, KindCache, Selection, Subscriptio
 use crate::negotiate::{Encoding, Shape};
 use crate::options::ListOptions;
 use crate::resource::Resource;
-use crate::respond::{self, Presentation};
-use crate::{Body, body, codec, table};
+use crate::respond::Presentation;
+use crate::{Body, body, codec, convert, table};
 
 /// How often a watcher that wants bookmarks gets one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
@@ -243,12 +243,12 @@ impl Encoder {
         match format.shape {
             Shape::Object => {
                 if format.encoding == Encoding::Protobuf {
-                    return match respond::served_value(&self.resource, &event.entry) {
+                    return match convert::served_value(&self.resource, &event.entry) {
                         Ok(value) => self.frame(out, name, &[], Some((&value, Some(&self.resource.ty.clone())))),
                         Err(error) => self.unreadable(out, error),
                     };
                 }
-                let pieces: Vec<Bytes> = match respond::served_pieces(&self.resource, &event.entry) {
+                let pieces: Vec<Bytes> = match convert::served_pieces(&self.resource, &event.entry) {
                     Ok(pieces) => pieces.collect(),
                     Err(error) => return self.unreadable(out, error),
                 };

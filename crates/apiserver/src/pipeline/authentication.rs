@@ -5,10 +5,9 @@ use std::sync::Arc;
 use http::{HeaderMap, Request};
 use kybern_apimachinery::{ApiError, GroupResource};
 
-use super::authorization;
 use crate::Body;
-use crate::access::{Attributes, Credentials, UserInfo};
-use crate::serve::Peer;
+use crate::access::{Attributes, Credentials, Peer, UserInfo};
+use crate::authorization;
 use crate::server::Server;
 
 pub(super) async fn authenticate(server: &Server, request: &mut Request<Body>) -> Result<UserInfo, ApiError> {

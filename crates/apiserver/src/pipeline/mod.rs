@@ -3,8 +3,6 @@
 //! time-out and metrics.
 
 mod authentication;
-pub(crate) mod authorization;
-mod request_info;
 mod route;
 
 use std::panic::AssertUnwindSafe;
@@ -19,14 +17,22 @@ use kybern_schema::duration;
 
 use crate::negotiate::of_refusal;
 use crate::options::Query;
+use crate::request_info::RequestInfo;
 use crate::server::Server;
-use crate::{Body, body, respond};
-pub(crate) use request_info::RequestInfo;
+use crate::{Body, authorization, body, respond};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
+impl Server {
+    /// Serves one request: the single entry for connections and in-process callers. In-process callers put their
+    /// [`UserInfo`](crate::access::UserInfo) into the request's extensions; connections put [`crate::access::Peer`] there.
+    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
+        run(self, request).await
+    }
+}
+
 /// Serves a request through all stages.
-pub(crate) async fn run(server: &Arc<Server>, request: Request<Body>) -> Response<Body> {
+async fn run(server: &Arc<Server>, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
     let audit_id = request.headers().get(AUDIT_ID).filter(|id| id.len() <= 64).cloned();
     let query = Query::parse(request.uri().query().unwrap_or(""));

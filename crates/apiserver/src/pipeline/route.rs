@@ -5,12 +5,12 @@ use std::sync::Arc;
 use http::{Method, Request, Response, StatusCode};
 use kybern_apimachinery::{ApiError, Gvr};
 
-use super::RequestInfo;
 use crate::access::UserInfo;
-use crate::handlers::{self, Exchange};
+use crate::exchange::Exchange;
 use crate::options::Query;
+use crate::request_info::RequestInfo;
 use crate::server::Server;
-use crate::{Body, body, discovery, health, openapi};
+use crate::{Body, body, discovery, handlers, health, openapi};
 
 pub(super) async fn dispatch(
     server: &Arc<Server>,
@@ -73,13 +73,24 @@ async fn plain(
         return Err(ApiError::method_not_allowed());
     }
     Ok(match parts.as_slice() {
-        ["healthz" | "livez" | "readyz", ..] => health::serve(server, &parts, query),
+        ["healthz" | "livez" | "readyz", ..] => health::serve(&server.checks, &parts, query),
         ["version"] => body::json(StatusCode::OK, &server.version),
-        ["metrics"] => server.metrics.serve(server).await,
-        ["metrics", "slis"] => health::indicators(server),
-        ["openapi", rest @ ..] => openapi::serve(server, rest, query, request.headers())?.unwrap_or_else(not_found),
-        ["api" | "apis", ..] | [""] => discovery::serve(server, &parts, request.headers())?
-            .unwrap_or_else(|| if parts[0].is_empty() { not_found() } else { body::error(&ApiError::no_such_path()) }),
+        ["metrics"] => {
+            let size = server.storage.size().await.ok();
+            let in_flight = server.max_in_flight - server.in_flight.available_permits();
+            server.metrics.serve(&server.cache, size, in_flight)
+        }
+        ["metrics", "slis"] => health::indicators(&server.checks),
+        ["openapi", rest @ ..] => {
+            let served = server.served.load();
+            openapi::serve(&served.openapi, &server.version, rest, query, request.headers())?.unwrap_or_else(not_found)
+        }
+        ["api" | "apis", ..] | [""] => {
+            let served = server.served.load();
+            let found = discovery::serve(&served.discovery, || server.paths(), &parts, request.headers())?;
+            let missing = || if parts[0].is_empty() { not_found() } else { body::error(&ApiError::no_such_path()) };
+            found.unwrap_or_else(missing)
+        }
         _ => not_found(),
     })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, json, object};
-use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects, Observer};
 use kybern_apiserver::resource::{Subresource, SubresourceHandler};
 use kybern_apiserver::strategy::{Plain, Reservation, Strategy};

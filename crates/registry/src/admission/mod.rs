@@ -12,7 +12,7 @@ mod storage_in_use;
 
 use std::sync::Arc;
 
-use kybern_apiserver::access::AdmissionPlugin;
+use kybern_apiserver::admission::AdmissionPlugin;
 use kybern_apiserver::connect::Observer;
 
 use crate::Deps;

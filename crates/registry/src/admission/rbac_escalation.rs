@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Attributes, Authorizer, Decision, Operation};
+use kybern_apiserver::access::{Attributes, Authorizer, Decision};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_auth::MASTERS;
 use kybern_auth::authz::rbac::{GROUP, Rbac, Rule, escalation_refusal, uncovered};

@@ -2,7 +2,7 @@
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::ObjectsSlot;
 
 use super::pod_defaults::is_pod;

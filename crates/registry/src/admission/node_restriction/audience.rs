@@ -2,7 +2,8 @@
 //! or its volumes' drivers name, and for those that the cluster's administrator allows.
 
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::access::{AdmissionRequest, Attributes, Authorizer, Decision};
+use kybern_apiserver::access::{Attributes, Authorizer, Decision};
+use kybern_apiserver::admission::AdmissionRequest;
 use kybern_apiserver::connect::Objects;
 
 use super::{Verdict, forbid};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{AdmissionPlugin, AdmissionRequest, Authorizer, Operation};
+use kybern_apiserver::access::Authorizer;
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::{Objects, ObjectsSlot};
 use kybern_auth::authz::node::node_of;
 

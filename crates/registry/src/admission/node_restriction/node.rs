@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kybern_apimachinery::Value;
-use kybern_apiserver::access::{AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionRequest, Operation};
 
 use super::{Verdict, forbid};
 use crate::tree::{has, list, map};

@@ -1,7 +1,7 @@
 //! What a kubelet does with pods: it makes mirrors of those that it has from files, reports, deletes and evicts.
 
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::access::{AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionRequest, Operation};
 use kybern_apiserver::connect::Objects;
 use kybern_auth::authz::node::{Kind, MIRROR, references};
 

@@ -2,8 +2,8 @@
 
 use kybern_apimachinery::{ApiError, GroupResource};
 
-use super::RequestInfo;
 use crate::access::{Attributes, Decision, UserInfo};
+use crate::request_info::RequestInfo;
 use crate::server::Server;
 
 /// Asks the authorizers in order; the error says why not.
