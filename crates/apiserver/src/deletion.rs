@@ -82,7 +82,7 @@ impl<'a> Deletion<'a> {
                     return Ok(Deleted::Gone(last(old.revision)));
                 }
                 let revision = commit(self.server, Txn::delete(old.key.clone(), old.revision)).await?;
-                self.server.cache.wait_for(revision).await;
+                self.server.cache.settle(revision).await;
                 self.resource.strategy.after_delete(&before);
                 Ok(Deleted::Gone(last(revision)))
             }
@@ -94,7 +94,7 @@ impl<'a> Deletion<'a> {
                 }
                 let txn = Txn::update(old.key.clone(), old.revision, value.clone());
                 let revision = commit(self.server, txn).await?;
-                self.server.cache.wait_for(revision).await;
+                self.server.cache.settle(revision).await;
                 Ok(Deleted::Pending(entry(&kind, old.key.clone(), &value, revision)?))
             }
         }

@@ -142,7 +142,12 @@ impl Server {
         });
         let checks = server.checks.clone();
         let follower = tokio::spawn(async move {
-            let error = cache.follow(from).await;
+            let told = checks.clone();
+            let on_failure = move |error: Option<&StorageError>| match error {
+                Some(error) => told.fail("etcd", error.to_string()),
+                None => told.pass("etcd"),
+            };
+            let error = cache.follow(from, on_failure).await;
             tracing::error!(%error, "the watch cache no longer follows the store");
             checks.fail("etcd", error.to_string());
         });

@@ -52,6 +52,8 @@ impl From<ApiError> for Failure {
 pub(crate) fn storage_error(error: &StorageError) -> ApiError {
     match error {
         StorageError::Closed => ApiError::new(Reason::ServiceUnavailable, "the server is shutting down: try again"),
+        // As upstream passes on etcd's own words.
+        StorageError::Unavailable(text) => ApiError::new(Reason::Unknown, text.as_str()),
         other => ApiError::internal(other),
     }
 }
@@ -208,7 +210,7 @@ impl<'a> Writer<'a> {
             Ok(revision) => revision,
             Err(StorageError::Conflict { current, .. }) => {
                 // Whoever is told of the conflict finds the object.
-                self.server.cache.wait_for(current.unwrap_or(0)).await;
+                self.server.cache.settle(current.unwrap_or(0)).await;
                 return Err(ApiError::already_exists(&resource.gvr.group_resource(), &name));
             }
             Err(error) => return Err(storage_error(&error)),
@@ -291,7 +293,7 @@ impl<'a> Writer<'a> {
         };
         let revision = commit(self.server, txn).await?;
         if gone {
-            self.server.cache.wait_for(revision).await;
+            self.server.cache.settle(revision).await;
             self.resource.strategy.after_delete(object);
             return Ok(entry(&kind, key, &value, revision)?);
         }
@@ -306,7 +308,7 @@ impl<'a> Writer<'a> {
         value: &[u8],
         revision: Revision,
     ) -> Result<Arc<Entry>, ApiError> {
-        self.server.cache.wait_for(revision).await;
+        self.server.cache.settle(revision).await;
         match kind.at_key(&key).filter(|entry| entry.revision == revision) {
             Some(entry) => Ok(entry),
             // Changed again already.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use hub::{Lagged, Watch};
+pub use hub::Watch;
 
 /// A boxed future, so that the trait is object safe.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -59,10 +59,18 @@ pub enum Write {
     Delete(Arc<str>),
 }
 
-/// At most this many writes fit into one transaction (etcd's limit).
+impl Write {
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Put(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
+/// At most this many writes, and as many guards, fit into one transaction (etcd's limit).
 pub const MAX_WRITES: usize = 128;
 
-/// All guards hold and all writes happen, in one revision, or nothing does.
+/// All guards hold and all writes happen, in one revision, or nothing does. No key is written twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     pub guards: Vec<Guard>,
@@ -84,6 +92,20 @@ impl Txn {
     pub fn delete(key: Arc<str>, revision: Revision) -> Self {
         Self { guards: vec![Guard::At(key.clone(), revision)], writes: vec![Write::Delete(key)] }
     }
+
+    /// Whether every store can take it.
+    pub(crate) fn check(&self) -> Result<(), StorageError> {
+        let length = self.writes.len().max(self.guards.len());
+        if length > MAX_WRITES {
+            return Err(StorageError::TooManyWrites(length));
+        }
+        let mut keys: Vec<&Arc<str>> = self.writes.iter().map(Write::key).collect();
+        keys.sort_unstable();
+        match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(StorageError::WrittenTwice(pair[0].clone())),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One key's change, as watchers see it.
@@ -93,7 +115,15 @@ pub struct Event {
     pub key: Arc<str>,
     /// `None`: deleted.
     pub value: Option<Bytes>,
-    pub create_revision: Revision,
+}
+
+/// What a watch brings at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// In revision order. Empty where there is nothing but progress to tell.
+    pub events: Vec<Event>,
+    /// Everything up to this revision was brought now or earlier.
+    pub revision: Revision,
 }
 
 /// A piece of a range, in key order.
@@ -146,8 +176,17 @@ pub enum StorageError {
     /// Nothing that was acknowledged is lost; whether this write is on disk is not known.
     #[error("the store {path} cannot be read or written: {cause}")]
     Io { path: PathBuf, cause: String },
-    #[error("a transaction has {0} writes, more than the limit of {MAX_WRITES}")]
+    #[error("a transaction has {0} writes or guards, more than the limit of {MAX_WRITES}")]
     TooManyWrites(usize),
+    #[error("a transaction writes the key {0} twice")]
+    WrittenTwice(Arc<str>),
+    /// The watcher fell too far behind: it watches again from the last revision that it saw.
+    #[error("the watcher was dropped after revision {last}")]
+    Lagged { last: Revision },
+    /// The store is away for now (no leader, no quorum, no connection): later it may be there again. Whether a write
+    /// happened is not known.
+    #[error("{0}")]
+    Unavailable(String),
     #[error("the store is closed")]
     Closed,
 }
@@ -166,8 +205,12 @@ pub trait Storage: Send + Sync + 'static {
     /// not undo the transaction.
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, StorageError>>;
 
-    /// Every change after revision `from`, in order.
-    fn watch(&self, from: Revision) -> BoxFuture<'_, Result<Watch, StorageError>>;
+    /// Every change under a prefix after revision `from`, in order.
+    fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Watch, StorageError>>;
+
+    /// Asks for a batch on every open watch that says how far it is, though nothing happened under its prefix. A store that
+    /// is busy may leave it out: ask again.
+    fn request_progress(&self);
 
     /// The oldest revision that can be read and watched from.
     fn oldest(&self) -> BoxFuture<'_, Result<Revision, StorageError>>;

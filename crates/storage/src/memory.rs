@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use crate::hub::Hub;
 use crate::{
-    BoxFuture, Event, Guard, KeyValue, MAX_WRITES, Page, RangeRequest, Revision, Scan, Size, Storage, StorageError,
-    Txn, Watch, Write,
+    BoxFuture, Event, Guard, KeyValue, Page, RangeRequest, Revision, Scan, Size, Storage, StorageError, Txn, Watch,
+    Write,
 };
 
 /// See the module.
@@ -46,9 +46,7 @@ impl State {
     }
 
     fn commit(&mut self, txn: Txn) -> Result<(Revision, Vec<Event>), StorageError> {
-        if txn.writes.len() > MAX_WRITES {
-            return Err(StorageError::TooManyWrites(txn.writes.len()));
-        }
+        txn.check()?;
         for guard in &txn.guards {
             let current = self.live(guard.key()).map(|v| v.revision);
             let wanted = match guard {
@@ -73,7 +71,7 @@ impl State {
             let create_revision = made.unwrap_or(revision);
             let version = Version { revision, create_revision, value: value.clone() };
             self.keys.entry(key.clone()).or_default().push(version);
-            events.push(Event { revision, key, value, create_revision });
+            events.push(Event { revision, key, value });
         }
         if !events.is_empty() {
             self.revision = revision;
@@ -121,18 +119,14 @@ impl State {
         Ok(Page { revision, items, more })
     }
 
-    fn events_after(&self, from: Revision) -> VecDeque<Event> {
+    fn events_after(&self, prefix: &str, from: Revision) -> VecDeque<Event> {
         let mut events: Vec<Event> = self
             .keys
-            .iter()
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
             .flat_map(|(key, versions)| versions.iter().map(move |v| (key, v)))
             .filter(|(_, v)| v.revision > from)
-            .map(|(key, v)| Event {
-                revision: v.revision,
-                key: key.clone(),
-                value: v.value.clone(),
-                create_revision: v.create_revision,
-            })
+            .map(|(key, v)| Event { revision: v.revision, key: key.clone(), value: v.value.clone() })
             .collect();
         events.sort_by_key(|e| e.revision);
         events.into()
@@ -173,17 +167,21 @@ impl Storage for Memory {
             let mut state = self.state.lock();
             let (revision, events) = state.commit(txn)?;
             // Published under the lock, so that events leave in revision order.
-            self.hub.publish(events);
+            self.hub.publish(revision, events);
             Ok(revision)
         })
     }
 
-    fn watch(&self, from: Revision) -> BoxFuture<'_, Result<Watch, StorageError>> {
+    fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Watch, StorageError>> {
         Box::pin(async move {
             let state = self.state.lock();
             state.check(from)?;
-            Ok(Watch::new(from, state.events_after(from), self.hub.register()))
+            Ok(Watch::new(from, state.events_after(prefix, from), state.revision, self.hub.register(prefix)))
         })
+    }
+
+    fn request_progress(&self) {
+        self.hub.report_progress();
     }
 
     fn oldest(&self) -> BoxFuture<'_, Result<Revision, StorageError>> {

@@ -1,12 +1,13 @@
 //! One contract, checked against every implementation; and what only the store on disk promises.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kybern_storage::lock::LockError;
 use kybern_storage::memory::Memory;
 use kybern_storage::sqlite::{OpenError, Options, Sqlite};
-use kybern_storage::{Guard, Page, RangeRequest, Revision, Storage, StorageError, Txn, Write};
+use kybern_storage::{Guard, MAX_WRITES, Page, RangeRequest, Revision, Storage, StorageError, Txn, Write};
 
 fn value(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -96,13 +97,80 @@ async fn watches_resume_from_any_revision() {
     each(|s| async move {
         s.txn(Txn::create("/a".into(), value("1"))).await.unwrap();
         s.txn(Txn::update("/a".into(), 2, value("2"))).await.unwrap();
-        let mut watch = s.watch(2).await.unwrap();
+        let mut watch = s.watch("/", 2).await.unwrap();
         s.txn(Txn::delete("/a".into(), 3)).await.unwrap();
         let mut seen = Vec::new();
         while seen.len() < 2 {
-            seen.extend(watch.next().await.unwrap().into_iter().map(|e| (e.revision, e.value)));
+            seen.extend(watch.next().await.unwrap().events.into_iter().map(|e| (e.revision, e.value)));
         }
         assert_eq!(seen, [(3, Some(value("2"))), (4, None)]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watch_brings_what_is_under_its_prefix_and_how_far_it_is() {
+    each(|s| async move {
+        let start = s.txn(Txn::create("/p/a".into(), value("1"))).await.unwrap();
+        s.txn(Txn::create("/q/a".into(), value("1"))).await.unwrap();
+        let mut watches = Vec::new();
+        for prefix in ["/p/", "/p/", "/q/", "/", "/p/a", "/none/"] {
+            watches.push((prefix, s.watch(prefix, start).await.unwrap(), Vec::new()));
+        }
+        let writes = ["/p/b", "/q/b", "/p/ab", "/r"].map(|key| Write::Put(key.into(), value("2")));
+        s.txn(Txn { guards: Vec::new(), writes: writes.to_vec() }).await.unwrap();
+        s.txn(Txn { guards: Vec::new(), writes: vec![Write::Delete("/p/a".into())] }).await.unwrap();
+        let end = s.txn(Txn::create("/else".into(), value("1"))).await.unwrap();
+        for (prefix, watch, seen) in &mut watches {
+            while watch.reached() < end {
+                let next = tokio::time::timeout(Duration::from_millis(20), watch.next());
+                let Ok(batch) = next.await else {
+                    s.request_progress();
+                    continue;
+                };
+                let batch = batch.unwrap();
+                assert!(batch.events.iter().all(|e| e.revision <= batch.revision && e.key.starts_with(*prefix)));
+                seen.extend(batch.events.into_iter().map(|e| (e.revision - start, e.key.to_string())));
+            }
+        }
+        let seen: Vec<String> = watches
+            .into_iter()
+            .map(|(prefix, _, mut seen)| {
+                seen.sort();
+                format!("{prefix}: {}", seen.iter().map(|(r, k)| format!("{k}@{r}")).collect::<Vec<_>>().join(" "))
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                "/p/: /p/ab@2 /p/b@2 /p/a@3",
+                "/p/: /p/ab@2 /p/b@2 /p/a@3",
+                "/q/: /q/a@1 /q/b@2",
+                "/: /q/a@1 /p/ab@2 /p/b@2 /q/b@2 /r@2 /p/a@3 /else@4",
+                "/p/a: /p/ab@2 /p/a@3",
+                "/none/: ",
+            ]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_one_store_would_refuse_every_store_refuses() {
+    each(|s| async move {
+        let put = |key: &str| Write::Put(key.into(), value("1"));
+        let twice = Txn { guards: Vec::new(), writes: vec![put("/a"), put("/b"), Write::Delete("/a".into())] };
+        assert!(matches!(s.txn(twice).await, Err(StorageError::WrittenTwice(key)) if &*key == "/a"));
+        let many = |n: usize| (0..n).map(|n| format!("/{n}")).collect::<Vec<_>>();
+        let writes = |n: usize| many(n).iter().map(|key| put(key)).collect::<Vec<_>>();
+        let guards = |n: usize| many(n).iter().map(|key| Guard::Absent(key.as_str().into())).collect::<Vec<_>>();
+        let refused = s.txn(Txn { guards: Vec::new(), writes: writes(MAX_WRITES + 1) }).await;
+        assert!(matches!(refused, Err(StorageError::TooManyWrites(129))), "{refused:?}");
+        let refused = s.txn(Txn { guards: guards(MAX_WRITES + 1), writes: Vec::new() }).await;
+        assert!(matches!(refused, Err(StorageError::TooManyWrites(129))), "{refused:?}");
+        assert_eq!(s.revision().await.unwrap(), 1);
+        assert_eq!(s.txn(Txn { guards: guards(MAX_WRITES), writes: writes(MAX_WRITES) }).await.unwrap(), 2);
+        assert_eq!(range(&*s, "/", None).await.unwrap().items.len(), MAX_WRITES);
     })
     .await;
 }
@@ -118,8 +186,8 @@ async fn compaction_keeps_what_lives() {
         s.compact(5).await.unwrap();
         assert_eq!(texts(&range(&*s, "/", None).await.unwrap()), ["/a=2@4"]);
         assert!(matches!(range(&*s, "/", Some(4)).await, Err(StorageError::Compacted { oldest: 5, .. })));
-        assert!(matches!(s.watch(4).await.err(), Some(StorageError::Compacted { .. })));
-        assert!(s.watch(5).await.is_ok());
+        assert!(matches!(s.watch("/", 4).await.err(), Some(StorageError::Compacted { .. })));
+        assert!(s.watch("/", 5).await.is_ok());
         assert_eq!(s.txn(Txn::create("/b".into(), value("again"))).await.unwrap(), 6);
     })
     .await;
@@ -128,28 +196,29 @@ async fn compaction_keeps_what_lives() {
 #[tokio::test]
 async fn a_slow_watcher_is_dropped_and_told_where_it_was() {
     let s = Memory::default();
-    let mut watch = s.watch(1).await.unwrap();
+    let mut watch = s.watch("/", 1).await.unwrap();
     for i in 0..1000 {
         s.txn(Txn::create(format!("/{i}").into(), value(""))).await.unwrap();
     }
     let mut seen = 1;
     let lagged = loop {
         match watch.next().await {
-            Ok(events) => seen = events.last().unwrap().revision,
-            Err(lagged) => break lagged,
+            Ok(batch) => seen = batch.revision,
+            Err(StorageError::Lagged { last }) => break last,
+            Err(error) => panic!("{error}"),
         }
     };
-    assert_eq!(lagged.last, seen);
+    assert_eq!(lagged, seen);
     assert!(seen < 1001);
-    let mut resumed = s.watch(seen).await.unwrap();
-    assert_eq!(resumed.next().await.unwrap().len() as u64, 1001 - seen);
+    let mut resumed = s.watch("/", seen).await.unwrap();
+    assert_eq!(resumed.next().await.unwrap().events.len() as u64, 1001 - seen);
 }
 
 #[tokio::test]
 async fn concurrent_commits_keep_order_and_survive_reopening() {
     let directory = tempfile::tempdir().unwrap();
     let storage = Arc::new(Sqlite::open(directory.path(), Options { history: 100 }).unwrap());
-    let mut watch = storage.watch(1).await.unwrap();
+    let mut watch = storage.watch("/", 1).await.unwrap();
     let tasks: Vec<_> = (0..500)
         .map(|i| {
             let storage = storage.clone();
@@ -166,7 +235,7 @@ async fn concurrent_commits_keep_order_and_survive_reopening() {
     assert_eq!(revisions, (2..=501).collect::<Vec<_>>());
     let mut seen = Vec::new();
     while seen.len() < 500 {
-        seen.extend(watch.next().await.unwrap().into_iter().map(|e| e.revision));
+        seen.extend(watch.next().await.unwrap().events.into_iter().map(|e| e.revision));
     }
     assert_eq!(seen, revisions);
     storage.compact(501).await.unwrap();

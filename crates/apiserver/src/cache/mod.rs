@@ -10,9 +10,10 @@ mod watchers;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use kybern_storage::{Event, KeyValue, Lagged, RangeRequest, Revision, Storage, StorageError};
+use kybern_storage::{Batch, Event, KeyValue, RangeRequest, Revision, Storage, StorageError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -28,6 +29,16 @@ pub use selection::Selection;
 const PAGE: usize = 500;
 /// Revisions before the latest that the cache starts from, so that watchers can resume across a restart of the server.
 const REPLAY: u64 = 1000;
+/// All keys of objects begin so.
+const ROOT: &str = "/registry/";
+/// How often the store is asked how far it is while somebody waits for it, first and after many times.
+const PROGRESS_PERIOD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// How long a read waits for what was committed before it.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a write that is committed waits to be seen.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait before the store is followed again, after the first failure and after many.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// See the module.
 pub struct Cache {
@@ -57,10 +68,17 @@ impl Cache {
     /// Answers the revision.
     pub async fn load(&self, kinds: &[Arc<StoredKind>]) -> Result<Revision, StorageError> {
         let latest = self.storage.revision().await?;
-        let at = self.storage.oldest().await?.max(latest.saturating_sub(REPLAY));
+        let early = latest.saturating_sub(REPLAY).max(1);
+        match self.load_at(kinds, early).await {
+            Err(StorageError::Compacted { oldest, .. }) => self.load_at(kinds, oldest.clamp(early, latest)).await,
+            loaded => loaded,
+        }
+    }
+
+    async fn load_at(&self, kinds: &[Arc<StoredKind>], at: Revision) -> Result<Revision, StorageError> {
         let all = kinds.iter().map(|kind| (kind.prefix.clone(), Arc::new(KindCache::new(kind.clone(), at))));
         let all: HashMap<String, Arc<KindCache>> = all.collect();
-        let mut scan = self.storage.scan("/registry/", at).await?;
+        let mut scan = self.storage.scan(ROOT, at).await?;
         while let Some(piece) = scan.recv().await {
             for kv in piece? {
                 let Some(cache) = kind_of(&all, &kv.key) else { continue };
@@ -118,7 +136,7 @@ impl Cache {
         }
         let mut reached = self.revision();
         let cache = Arc::new(self.read(kind, reached).await?);
-        let mut watch = self.storage.watch(reached).await?;
+        let mut watch = self.storage.watch(ROOT, reached).await?;
         loop {
             {
                 // Nothing is fed meanwhile: the kind gets every event from here on, and ignores what it has had.
@@ -128,14 +146,16 @@ impl Cache {
                     return Ok(());
                 }
             }
-            match watch.next().await {
-                Ok(events) => {
-                    reached = events.last().map_or(reached, |e| e.revision);
-                    let own: Vec<_> = events.into_iter().filter(|e| e.key.starts_with(&cache.prefix)).collect();
+            match tokio::time::timeout(PROGRESS_PERIOD.1, watch.next()).await {
+                Ok(Ok(batch)) => {
+                    reached = batch.revision;
+                    let own: Vec<_> = batch.events.into_iter().filter(|e| e.key.starts_with(&cache.prefix)).collect();
                     let changes = own.into_iter().filter_map(|event| self.change(&cache, event)).collect();
                     cache.apply(changes, Instant::now());
                 }
-                Err(Lagged { last }) => watch = self.storage.watch(last).await?,
+                Ok(Err(StorageError::Lagged { last })) => watch = self.storage.watch(ROOT, last).await?,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => self.storage.request_progress(),
             }
         }
     }
@@ -149,35 +169,50 @@ impl Cache {
         });
     }
 
-    /// Applies what is committed after a revision, for as long as the store is there. Answers why it ended.
-    pub async fn follow(self: Arc<Self>, from: Revision) -> StorageError {
+    /// Applies what is committed after a revision, until the store is closed. `on_failure` is told why the store cannot be
+    /// followed for now, and `None` once it is followed again.
+    pub async fn follow(self: Arc<Self>, from: Revision, on_failure: impl Fn(Option<&StorageError>)) -> StorageError {
         let mut from = from;
+        let mut failures = 0u32;
         loop {
-            let mut watch = match self.storage.watch(from).await {
-                Ok(watch) => watch,
+            let error = match self.storage.watch(ROOT, from).await {
+                Ok(mut watch) => loop {
+                    match watch.next().await {
+                        Ok(batch) => {
+                            from = batch.revision;
+                            self.apply(batch);
+                            if std::mem::take(&mut failures) > 0 {
+                                on_failure(None);
+                            }
+                        }
+                        Err(error) => break error,
+                    }
+                },
+                Err(error) => error,
+            };
+            let error = match error {
+                StorageError::Lagged { last } => {
+                    from = last;
+                    continue;
+                }
                 // The store has forgotten what came next: begin anew with what there is.
-                Err(StorageError::Compacted { .. }) => match self.reload().await {
+                StorageError::Compacted { .. } => match self.reload().await {
                     Ok(Some(reached)) => {
                         from = reached;
                         continue;
                     }
                     Ok(None) | Err(StorageError::Compacted { .. }) => continue,
-                    Err(error) => return error,
+                    Err(error) => error,
                 },
-                Err(error) => return error,
+                error => error,
             };
-            loop {
-                match watch.next().await {
-                    Ok(events) => {
-                        from = events.last().map_or(from, |e| e.revision);
-                        self.apply(events);
-                    }
-                    Err(Lagged { last }) => {
-                        from = last;
-                        break;
-                    }
-                }
+            if matches!(error, StorageError::Closed) {
+                return error;
             }
+            on_failure(Some(&error));
+            // Somebody waits for the store, or will: what is there again is found soon.
+            tokio::time::sleep((RETRY_AFTER.0 * 2u32.pow(failures.min(8))).min(RETRY_AFTER.1)).await;
+            failures += 1;
         }
     }
 
@@ -192,7 +227,7 @@ impl Cache {
         );
         let kinds = self.kinds.load_full();
         let mut found: HashMap<&str, Vec<Arc<Entry>>> = HashMap::new();
-        let mut scan = self.storage.scan("/registry/", at).await?;
+        let mut scan = self.storage.scan(ROOT, at).await?;
         while let Some(piece) = scan.recv().await {
             for kv in piece? {
                 let Some(cache) = kind_of(&kinds, &kv.key) else { continue };
@@ -221,13 +256,12 @@ impl Cache {
         Ok(Some(at))
     }
 
-    fn apply(&self, events: Vec<Event>) {
-        let Some(last) = events.last().map(|e| e.revision) else { return };
+    fn apply(&self, batch: Batch) {
         let now = Instant::now();
         let _feeding = self.feeding.lock();
         let kinds = self.kinds.load();
         let mut by_kind: Vec<(&Arc<KindCache>, Vec<_>)> = Vec::new();
-        for event in events {
+        for event in batch.events {
             let Some(cache) = kind_of(&kinds, &event.key) else { continue };
             let Some(change) = self.change(cache, event) else { continue };
             match by_kind.iter_mut().find(|(c, _)| Arc::ptr_eq(c, cache)) {
@@ -238,7 +272,7 @@ impl Cache {
         for (cache, changes) in by_kind {
             cache.apply(changes, now);
         }
-        self.advance(last);
+        self.advance(batch.revision);
     }
 
     /// Makes an event what a kind's cache takes, and shows it to observers. `None` for a value that is no object.
@@ -277,10 +311,31 @@ impl Cache {
         let _ = progress.wait_for(|reached| *reached >= revision).await;
     }
 
+    /// Waits until a committed write is in the cache. It counts without that, so what the store fails to tell for long is
+    /// not waited for.
+    pub async fn settle(&self, revision: Revision) {
+        let _ = tokio::time::timeout(SETTLE_PATIENCE, self.wait_for(revision)).await;
+    }
+
     /// Waits until everything that was committed before this call is in the cache.
     pub async fn catch_up(&self) -> Result<(), StorageError> {
         let committed = self.storage.revision().await?;
-        self.wait_for(committed).await;
+        if self.revision() >= committed {
+            return Ok(());
+        }
+        let deadline = Instant::now() + CATCH_UP_PATIENCE;
+        let mut period = PROGRESS_PERIOD.0;
+        while tokio::time::timeout(period, self.wait_for(committed)).await.is_err() {
+            period = (period * 2).min(PROGRESS_PERIOD.1);
+            if Instant::now() >= deadline {
+                let reached = self.revision();
+                let text =
+                    format!("the store is at revision {committed}, and has told of changes up to {reached} only");
+                return Err(StorageError::Unavailable(text));
+            }
+            // What was committed last may be nothing that is watched: then only the store can say so.
+            self.storage.request_progress();
+        }
         Ok(())
     }
 

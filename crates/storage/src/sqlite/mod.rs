@@ -120,6 +120,7 @@ impl Sqlite {
             oldest: oldest.into(),
             hub: Hub::default(),
         });
+        shared.hub.publish(revision, Vec::new());
         let reader = Reader::open(shared.clone()).map_err(|e| open(&e))?;
         let (commands, queue) = mpsc::channel(QUEUE);
         let writer = Writer::new(shared.clone(), connection, options, lock);
@@ -182,13 +183,18 @@ impl Storage for Sqlite {
         Box::pin(self.command(|answer| Command::Txn(txn, answer)))
     }
 
-    fn watch(&self, from: Revision) -> BoxFuture<'_, Result<Watch, StorageError>> {
+    fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Watch, StorageError>> {
         Box::pin(async move {
             // Registered before the backlog is read: what is committed in between comes twice, and is dropped once.
-            let live = self.shared.hub.register();
-            let backlog = self.read(move |reader| reader.events_after(from)).await?;
-            Ok(Watch::new(from, backlog, live))
+            let live = self.shared.hub.register(prefix);
+            let prefix = prefix.to_owned();
+            let (backlog, reached) = self.read(move |reader| reader.events_after(&prefix, from)).await?;
+            Ok(Watch::new(from, backlog, reached, live))
         })
+    }
+
+    fn request_progress(&self) {
+        self.shared.hub.report_progress();
     }
 
     fn oldest(&self) -> BoxFuture<'_, Result<Revision, StorageError>> {

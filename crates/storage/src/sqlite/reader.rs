@@ -125,11 +125,19 @@ impl Reader {
         Ok(())
     }
 
-    pub(super) fn events_after(&mut self, from: Revision) -> Result<VecDeque<Event>, StorageError> {
+    /// The events under a prefix after a revision, and the revision that they reach to.
+    pub(super) fn events_after(
+        &mut self,
+        prefix: &str,
+        from: Revision,
+    ) -> Result<(VecDeque<Event>, Revision), StorageError> {
         self.shared.check(from)?;
-        let events = events_after(&self.connection, from).map_err(|e| self.shared.error(&e))?;
+        // Read first: what is committed afterwards is in the live queue, whether or not it is here too.
+        let reached = self.shared.revision();
+        let events = events_after(&self.connection, prefix, from).map_err(|e| self.shared.error(&e))?;
         self.shared.check(from)?;
-        Ok(events)
+        let reached = events.back().map_or(reached, |last| last.revision.max(reached));
+        Ok((events, reached))
     }
 
     pub(super) fn size(&mut self) -> Result<Size, StorageError> {
@@ -139,16 +147,15 @@ impl Reader {
     }
 }
 
-/// Every write after a revision, in order.
-pub(super) fn events_after(connection: &Connection, from: Revision) -> rusqlite::Result<VecDeque<Event>> {
-    let mut statement =
-        connection.prepare_cached("SELECT id, key, create_revision, value FROM log WHERE id > ?1 ORDER BY id")?;
-    let rows = statement.query_map([schema::last_id(from)], |row| {
+/// Every write under a prefix after a revision, in order.
+pub(super) fn events_after(connection: &Connection, prefix: &str, from: Revision) -> rusqlite::Result<VecDeque<Event>> {
+    let mut statement = connection
+        .prepare_cached("SELECT id, key, value FROM log WHERE id > ?1 AND key >= ?2 AND key < ?3 ORDER BY id")?;
+    let rows = statement.query_map(params![schema::last_id(from), prefix, end_of(prefix)], |row| {
         Ok(Event {
             revision: schema::revision_of(row.get(0)?),
             key: row.get::<_, String>(1)?.into(),
-            create_revision: row.get(2)?,
-            value: row.get::<_, Option<Vec<u8>>>(3)?.map(Bytes::from),
+            value: row.get::<_, Option<Vec<u8>>>(2)?.map(Bytes::from),
         })
     })?;
     rows.collect()

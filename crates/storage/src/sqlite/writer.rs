@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Options, Shared, reader, schema};
 use crate::lock::DirectoryLock;
-use crate::{Event, Guard, MAX_WRITES, Revision, StorageError, Txn, Write};
+use crate::{Event, Guard, Revision, StorageError, Txn, Write};
 
 /// Transactions that share one commit at most.
 const BATCH: usize = 256;
@@ -72,7 +72,7 @@ impl Writer {
         match committed {
             Ok((revision, events)) => {
                 self.shared.revision.store(revision, Ordering::Release);
-                self.shared.hub.publish(events);
+                self.shared.hub.publish(revision, events);
                 for ((_, answer), result) in batch.drain(..).zip(results) {
                     let _ = answer.send(result);
                 }
@@ -94,14 +94,14 @@ impl Writer {
     fn connection(&mut self) -> Result<(&mut Connection, &Shared), StorageError> {
         if self.connection.is_none() {
             let reopened = schema::open_for_writing(&self.shared.path).and_then(|connection| {
-                let events = reader::events_after(&connection, self.shared.revision())?;
+                let events = reader::events_after(&connection, "", self.shared.revision())?;
                 Ok((connection, events))
             });
             let (connection, events) = reopened.map_err(|e| self.shared.error(&e))?;
             if let Some(last) = events.back() {
                 self.shared.revision.store(last.revision, Ordering::Release);
             }
-            self.shared.hub.publish(events.into());
+            self.shared.hub.publish(self.shared.revision(), events.into());
             self.connection = Some(connection);
         }
         let connection = self.connection.as_mut().ok_or(StorageError::Closed)?;
@@ -163,8 +163,8 @@ fn write_batch(
 
 /// Why a transaction must not be written.
 fn refusal(connection: &Connection, txn: &Txn) -> rusqlite::Result<Option<StorageError>> {
-    if txn.writes.len() > MAX_WRITES {
-        return Ok(Some(StorageError::TooManyWrites(txn.writes.len())));
+    if let Err(error) = txn.check() {
+        return Ok(Some(error));
     }
     for guard in &txn.guards {
         let current = live(connection, guard.key())?.map(|(id, _)| schema::revision_of(id));
@@ -209,7 +209,7 @@ fn write(connection: &Connection, revision: Revision, txn: &Txn, events: &mut Ve
         } else {
             connection.prepare_cached("DELETE FROM current WHERE key = ?1")?.execute([&**key])?;
         }
-        events.push(Event { revision, key: key.clone(), value: value.cloned(), create_revision });
+        events.push(Event { revision, key: key.clone(), value: value.cloned() });
         id += 1;
     }
     Ok(id > first)
@@ -255,7 +255,7 @@ mod tests {
 
     fn revisions(writer: &Writer) -> Vec<Revision> {
         let connection = schema::open_for_reading(&writer.shared.path).unwrap();
-        reader::events_after(&connection, 0).unwrap().into_iter().map(|e| e.revision).collect()
+        reader::events_after(&connection, "", 0).unwrap().into_iter().map(|e| e.revision).collect()
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = writer(directory.path()).unwrap();
         put(&mut writer, "/a", 1).unwrap();
-        let mut watcher = writer.shared.hub.register();
+        let mut watcher = writer.shared.hub.register("/");
         // A commit whose answer was an error, and that reached the disk all the same.
         let mut connection = writer.connection.take().unwrap();
         let (answer, _) = oneshot::channel();
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(put(&mut writer, "/b", 1).unwrap(), 4, "its revision is not given out twice");
         let announced: Vec<_> = [watcher.try_recv().unwrap(), watcher.try_recv().unwrap()]
             .iter()
-            .flat_map(|events| events.iter().map(|e| e.key.to_string()).collect::<Vec<_>>())
+            .flat_map(|events| events.as_ref().unwrap().events.iter().map(|e| e.key.to_string()).collect::<Vec<_>>())
             .collect();
         assert_eq!(announced, ["/lost", "/b"]);
     }

@@ -104,8 +104,14 @@ impl Storage for Mount {
         Box::pin(self.commit(txn))
     }
 
-    fn watch(&self, from: Revision) -> BoxFuture<'_, Result<Watch, StorageError>> {
-        Box::pin(async move { self.memory()?.watch(from).await })
+    fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Watch, StorageError>> {
+        Box::pin(async move { self.memory()?.watch(prefix, from).await })
+    }
+
+    fn request_progress(&self) {
+        if let Ok(memory) = self.memory() {
+            memory.request_progress();
+        }
     }
 
     fn oldest(&self) -> BoxFuture<'_, Result<Revision, StorageError>> {

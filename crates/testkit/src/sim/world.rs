@@ -262,8 +262,8 @@ impl World {
         let revision = store.revision().await.map_err(|e| self.fail(failed(&e)))?;
         let mut history: HashMap<u64, Vec<String>> = HashMap::new();
         if revision > 1 {
-            let mut watch = store.watch(1).await.map_err(|e| self.fail(failed(&e)))?;
-            for event in watch.next().await.map_err(|e| self.fail(failed(&e)))? {
+            let mut watch = store.watch("/", 1).await.map_err(|e| self.fail(failed(&e)))?;
+            for event in watch.next().await.map_err(|e| self.fail(failed(&e)))?.events {
                 let object = event.value.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default();
                 history.entry(event.revision).or_default().push(object::uid(&object).to_owned());
             }
