@@ -14,6 +14,7 @@ use crate::process::{output, root};
 const LAYERS: &[&str] = &[
     "kybern-apimachinery",
     "kybern-component-base",
+    "kybern-webhook",
     "kybern-schema",
     "kybern-storage",
     "kybern-apiserver",

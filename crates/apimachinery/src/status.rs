@@ -265,14 +265,63 @@ impl ApiError {
 
     /// Reads a `Status` body; for a body that is none, keeps the code and the text.
     pub fn from_response(code: u16, body: &[u8]) -> Self {
-        let Some(status) = serde_json::from_slice::<Value>(body).ok().filter(|v| v["kind"] == "Status") else {
+        Self::from_status_body(code, body).unwrap_or_else(|| {
             let text = String::from_utf8_lossy(&body[..body.len().min(1024)]).trim().to_owned();
-            return Self::new(Reason::Unknown, text).with_code(code);
-        };
+            Self::new(Reason::Unknown, text).with_code(code)
+        })
+    }
+
+    /// Reads a body that is a `Status`.
+    pub fn from_status_body(code: u16, body: &[u8]) -> Option<Self> {
+        let status = serde_json::from_slice::<Value>(body).ok().filter(|v| v["kind"] == "Status")?;
         let reason = Reason::parse(status["reason"].as_str().unwrap_or(""));
         let mut error = Self::new(reason, status["message"].as_str().unwrap_or("")).with_code(code);
         error.0.details = status.get("details").cloned();
-        error
+        Some(error)
+    }
+
+    /// What the code alone of an error response to a POST says, with the text of its body
+    /// (`NewGenericServerResponse`).
+    pub fn generic_response(code: u16, text: &str, retry_after_seconds: u64) -> Self {
+        let unlisted = format!("the server responded with the status code {code} but did not return more information");
+        let (reason, message) = match code {
+            409 => (Reason::AlreadyExists, "the server reported a conflict"),
+            404 => (Reason::NotFound, "the server could not find the requested resource"),
+            400 => (Reason::BadRequest, "the server rejected our request for an unknown reason"),
+            401 => (Reason::Unauthorized, "the server has asked for the client to provide credentials"),
+            403 => (Reason::Forbidden, text),
+            406 if text.is_empty() || text == "unknown" => {
+                let message = "the server was unable to respond with a content type that the client supports";
+                (Reason::NotAcceptable, message)
+            }
+            406 => (Reason::NotAcceptable, text),
+            415 => (Reason::UnsupportedMediaType, text),
+            405 => (Reason::MethodNotAllowed, "the server does not allow this method on the requested resource"),
+            422 => (Reason::Invalid, "the server rejected our request due to an error in our request"),
+            503 => (Reason::ServiceUnavailable, "the server is currently unable to handle the request"),
+            504 => {
+                let message = "the server was unable to return a response in the time allotted, but may still be processing the request";
+                (Reason::Timeout, message)
+            }
+            429 => {
+                let message = "the server has received too many requests and has asked us to try again later";
+                (Reason::TooManyRequests, message)
+            }
+            500.. => {
+                let message = format!("an error on the server ({text:?}) has prevented the request from succeeding");
+                return Self::unexpected(Reason::InternalError, code, message, text, retry_after_seconds);
+            }
+            _ => (Reason::Unknown, unlisted.as_str()),
+        };
+        Self::unexpected(reason, code, message.to_owned(), text, retry_after_seconds)
+    }
+
+    fn unexpected(reason: Reason, code: u16, message: String, text: &str, retry_after_seconds: u64) -> Self {
+        let mut details = json!({"causes": [{"reason": "UnexpectedServerResponse", "message": text}]});
+        if retry_after_seconds > 0 {
+            details["retryAfterSeconds"] = retry_after_seconds.into();
+        }
+        Self::new(reason, message).with_code(code).with_details(details)
     }
 }
 

@@ -4,9 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-
-/// Any error of a body or a transport.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use kybern_component_base::transport::BoxError;
 
 /// A body of either direction.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kybern_api::DecodeError;
 use kybern_apimachinery::{ApiError, Reason};
+use kybern_component_base::transport::ConfigError;
 
 use crate::TransportError;
 
@@ -27,6 +28,12 @@ pub enum ClientError {
 impl From<DecodeError> for ClientError {
     fn from(error: DecodeError) -> Self {
         Self::Decode(error.to_string())
+    }
+}
+
+impl From<ConfigError> for ClientError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error.0)
     }
 }
 

@@ -1,7 +1,8 @@
-//! What tests on the real kernel share: network namespaces, a harness for programs that are their own shim, and one way to
-//! say that a machine lacks what a test needs.
+//! What tests on the real kernel share: network namespaces, a harness for programs that are their own shim, servers
+//! for clients to call, and one way to say that a machine lacks what a test needs.
 
 pub mod harness;
+pub mod https;
 mod netns;
 mod not_run;
 

@@ -7,7 +7,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 
-use crate::ClientError;
+use super::ConfigError;
 
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -70,7 +70,7 @@ impl std::fmt::Debug for Credential {
 
 impl Identity {
     /// Reads a certificate chain and a private key from PEM.
-    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, ClientError> {
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, ConfigError> {
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|e| config(format!("the client key is no PEM private key: {e}")))?;
         Ok(Self { chain: certificates(chain, "client certificate")?, key })
@@ -79,22 +79,22 @@ impl Identity {
 
 impl CertificateAuthorities {
     /// Reads one or more certificates from PEM.
-    pub fn from_pem(pem: &[u8]) -> Result<Self, ClientError> {
+    pub fn from_pem(pem: &[u8]) -> Result<Self, ConfigError> {
         Ok(Self::These(certificates(pem, "certificate authority")?))
     }
 }
 
-fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let chain = chain.map_err(|e| config(format!("the {what} is no PEM: {e}")))?;
     if chain.is_empty() { Err(config(format!("the {what} holds no PEM certificate"))) } else { Ok(chain) }
 }
 
-fn config(text: impl Into<String>) -> ClientError {
-    ClientError::Config(text.into())
+fn config(text: impl Into<String>) -> ConfigError {
+    ConfigError(text.into())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|e| config(format!("cannot read {}: {e}", path.display())))
 }
 
@@ -107,18 +107,18 @@ impl RestConfig {
     }
 
     /// Reads the current context of a kubeconfig file.
-    pub fn from_kubeconfig(path: &Path) -> Result<Self, ClientError> {
+    pub fn from_kubeconfig(path: &Path) -> Result<Self, ConfigError> {
         let text = String::from_utf8(read(path)?).map_err(|_| config(format!("{} is not UTF-8", path.display())))?;
         let directory = path.parent().unwrap_or(Path::new("."));
         Self::parse_kubeconfig(&text, directory).map_err(|e| config(format!("{}: {e}", path.display())))
     }
 
     /// Reads the current context of a kubeconfig; relative paths in it start at `directory`.
-    pub fn parse_kubeconfig(text: &str, directory: &Path) -> Result<Self, ClientError> {
+    pub fn parse_kubeconfig(text: &str, directory: &Path) -> Result<Self, ConfigError> {
         let file: KubeConfig = serde_saphyr::from_str(text).map_err(|e| config(format!("not a kubeconfig: {e}")))?;
         let context = find(&file.contexts, &file.current_context, "context")?.context.clone();
         let cluster = &find(&file.clusters, &context.cluster, "cluster")?.cluster;
-        let source = |data: &Option<String>, file: &Option<PathBuf>| -> Result<Option<Vec<u8>>, ClientError> {
+        let source = |data: &Option<String>, file: &Option<PathBuf>| -> Result<Option<Vec<u8>>, ConfigError> {
             match (data, file) {
                 (Some(data), _) if !data.is_empty() => {
                     let engine = base64::engine::general_purpose::STANDARD;
@@ -169,7 +169,7 @@ impl RestConfig {
     }
 
     /// Reads what the kubelet gives every pod.
-    pub fn in_cluster() -> Result<Self, ClientError> {
+    pub fn in_cluster() -> Result<Self, ConfigError> {
         let variable = |name: &str| {
             std::env::var(name).map_err(|_| {
                 config(format!(
@@ -191,7 +191,7 @@ impl RestConfig {
     }
 }
 
-fn find<'a, T: Named>(list: &'a [T], name: &str, what: &str) -> Result<&'a T, ClientError> {
+fn find<'a, T: Named>(list: &'a [T], name: &str, what: &str) -> Result<&'a T, ConfigError> {
     list.iter().find(|entry| entry.name() == name).ok_or_else(|| config(format!("{what} {name:?} does not exist")))
 }
 

@@ -10,11 +10,11 @@ use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 
-use crate::ClientError;
-use crate::kubeconfig::Identity;
+use super::ConfigError;
+use super::kubeconfig::Identity;
 
 /// Shows the certificate that the files hold when a connection is made.
-pub(crate) struct IdentityFiles {
+pub(super) struct IdentityFiles {
     certificate: PathBuf,
     key: PathBuf,
     provider: Arc<CryptoProvider>,
@@ -32,27 +32,26 @@ fn written(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|m| m.modified()).ok()
 }
 
-fn certified(identity: &Identity, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, ClientError> {
+fn certified(identity: &Identity, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, ConfigError> {
     let key = CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), provider);
-    key.map(Arc::new).map_err(|e| ClientError::Config(format!("the client certificate is unusable: {e}")))
+    key.map(Arc::new).map_err(|e| ConfigError(format!("the client certificate is unusable: {e}")))
 }
 
 impl IdentityFiles {
     /// `identity` is what the files held when they were read first.
-    pub(crate) fn new(
+    pub(super) fn new(
         certificate: &Path,
         key: &Path,
         identity: &Identity,
         provider: Arc<CryptoProvider>,
-    ) -> Result<Self, ClientError> {
+    ) -> Result<Self, ConfigError> {
         let current = Mutex::new((written(certificate), certified(identity, &provider)?));
         Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), provider, current })
     }
 
-    fn read(&self) -> Result<Arc<CertifiedKey>, ClientError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|e| ClientError::Config(format!("cannot read {}: {e}", path.display())))
-        };
+    fn read(&self) -> Result<Arc<CertifiedKey>, ConfigError> {
+        let read =
+            |path: &Path| std::fs::read(path).map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())));
         certified(&Identity::from_pem(&read(&self.certificate)?, &read(&self.key)?)?, &self.provider)
     }
 }
