@@ -8,6 +8,7 @@ pub mod budget;
 pub mod field;
 pub mod gvk;
 pub mod object;
+pub mod percent;
 pub mod quantity;
 pub mod selector;
 pub mod status;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::object::{self, map_at_mut};
 use kybern_apimachinery::{Map, Value, time, validation};
+use kybern_component_base::uuid;
 
 use crate::resource::Generation;
 
@@ -14,21 +15,6 @@ const MAX_GENERATED_BASE: usize = 58;
 /// Upstream's alphabet: no vowels, nothing that looks like something else.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).unwrap_or_else(|error| panic!("the kernel gives no random numbers: {error}"));
-    bytes
-}
-
-/// A random (version 4) UUID.
-pub(crate) fn new_uid() -> String {
-    let mut bytes: [u8; 16] = random();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
 /// A name made of a `generateName`.
 pub(crate) fn generate_name(base: &str) -> String {
     let mut end = base.len().min(MAX_GENERATED_BASE);
@@ -36,7 +22,9 @@ pub(crate) fn generate_name(base: &str) -> String {
         end -= 1;
     }
     // 27 does not divide 256; the bias is of no account for telling names apart.
-    let suffix = random::<5>().map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()]));
+    let mut bytes = [0; 5];
+    getrandom::fill(&mut bytes).unwrap_or_else(|error| panic!("the kernel gives no random numbers: {error}"));
+    let suffix = bytes.map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()]));
     base[..end].chars().chain(suffix).collect()
 }
 
@@ -46,7 +34,7 @@ pub(crate) fn prepare_for_create(object: &mut Value, generation: Generation, now
     for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
         metadata.remove(field);
     }
-    metadata.insert("uid".into(), new_uid().into());
+    metadata.insert("uid".into(), uuid::v4().into());
     metadata.insert("creationTimestamp".into(), time::to_rfc3339(now).into());
     if matches!(generation, Generation::Spec | Generation::SpecAndAnnotations | Generation::SpecAndLabels) {
         metadata.insert("generation".into(), 1.into());
@@ -349,12 +337,9 @@ mod tests {
     }
 
     #[test]
-    fn generated_names_and_uids() {
+    fn generated_names() {
         let name = generate_name("web-");
         assert!(name.starts_with("web-") && name.len() == 9 && validation::dns1123_label(&name).is_empty());
         assert_eq!(generate_name(&"x".repeat(80)).len(), 63);
-        let uid = new_uid();
-        assert_eq!((uid.len(), &uid[14..15]), (36, "4"));
-        assert_ne!(uid, new_uid());
     }
 }

@@ -2,7 +2,7 @@
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
-use kybern_apimachinery::{ApiError, GroupKind, Map, Value, json};
+use kybern_apimachinery::{ApiError, GroupKind, Map, Value, json, percent};
 use kybern_storage::Revision;
 
 /// A decoded query string.
@@ -15,7 +15,7 @@ impl Query {
         Self(
             pairs
                 .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-                .map(|(k, v)| (decode(k, true), decode(v, true)))
+                .map(|(k, v)| (percent::decode_query(k), percent::decode_query(v)))
                 .collect(),
         )
     }
@@ -47,26 +47,6 @@ impl Query {
                 .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
         }
     }
-}
-
-/// Percent-decodes; `+` is a space in queries only. What is malformed stays as it is.
-pub(crate) fn decode(text: &str, plus: bool) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = |i: usize| bytes.get(i).and_then(|b| (*b as char).to_digit(16));
-        match (bytes[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                at += 2;
-            }
-            (b'+', ..) if plus => out.push(b' '),
-            (byte, ..) => out.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// How `resourceVersion` of a list is meant.

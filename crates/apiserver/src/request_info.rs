@@ -1,8 +1,9 @@
 //! What a request is about, read from its method, path and query: upstream's `RequestInfo`.
 
+use kybern_apimachinery::percent::decode;
 use kybern_apimachinery::selector::FieldSelector;
 
-use crate::options::{Query, decode};
+use crate::options::Query;
 
 /// See the module. Names are decoded; all parts that do not apply are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,14 +56,14 @@ impl RequestInfo {
             rest = &rest[1..];
         }
         if let ["namespaces", namespace, below @ ..] = rest {
-            info.namespace = decode(namespace, false);
+            info.namespace = decode(namespace);
             // `namespaces/x` and its own subresources are about the namespace itself.
             if !matches!(below, [] | ["status" | "finalize"]) {
                 rest = below;
             }
         }
         let mut parts = rest.iter();
-        let mut next = || parts.next().map_or_else(String::new, |p| decode(p, false));
+        let mut next = || parts.next().map_or_else(String::new, |p| decode(p));
         (info.resource, info.name, info.subresource) = (next(), next(), next());
         if !info.subresource.is_empty() {
             let before = path.split('/').take(1 + all - trailing - parts.len()).map(|p| 1 + p.len()).sum::<usize>() - 1;

@@ -1,6 +1,6 @@
 //! The parameters of calls, and how they are written into a request.
 
-use kybern_apimachinery::{Map, Value, json};
+use kybern_apimachinery::{Map, Value, json, percent};
 
 /// `metav1.ListOptions`. Empty strings and `None` are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,13 +146,7 @@ impl Query {
         self.0.push(if self.0.is_empty() { '?' } else { '&' });
         self.0.push_str(key);
         self.0.push('=');
-        for byte in value.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                self.0.push(char::from(byte));
-            } else {
-                self.0.push_str(&format!("%{byte:02X}"));
-            }
-        }
+        self.0.push_str(&percent::encode(value, b""));
     }
 }
 

@@ -7,6 +7,8 @@ pub mod listener;
 pub mod tls;
 pub mod tls_policy;
 pub mod transport;
+pub mod uuid;
+pub mod x509;
 
 pub use http::{Reply, Server, metrics};
 pub use tls_policy::TlsPolicy;

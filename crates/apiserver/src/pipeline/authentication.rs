@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Request};
-use kybern_apimachinery::{ApiError, GroupResource};
+use kybern_apimachinery::{ApiError, GroupResource, percent};
 
 use crate::Body;
 use crate::access::{Attributes, Credentials, Peer, UserInfo};
@@ -43,6 +43,11 @@ pub(super) async fn authenticate(server: &Server, request: &mut Request<Body>) -
     Ok(user)
 }
 
+/// Go's rule: a key that is not properly escaped is taken as it is.
+fn unescaped(key: &str) -> String {
+    percent::decode_strict(key).unwrap_or_else(|| key.to_owned())
+}
+
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
@@ -66,7 +71,7 @@ pub(super) fn impersonate(server: &Server, user: UserInfo, headers: &mut HeaderM
     }
     let mut target = UserInfo { groups: values(GROUP), uid: values(UID).join(""), name, ..UserInfo::default() };
     for header in names.iter().filter(|n| n.starts_with(EXTRA)) {
-        let key = crate::options::decode(&header[EXTRA.len()..], false);
+        let key = unescaped(&header[EXTRA.len()..]);
         target.extra.insert(key, values(header));
     }
     let mut asked = vec![match target.name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use http::header::CACHE_CONTROL;
 use http::{HeaderName, HeaderValue, Request, Response};
 use kybern_apimachinery::{ApiError, Reason};
+use kybern_component_base::uuid;
 use kybern_schema::duration;
 
 use crate::negotiate::of_refusal;
@@ -60,7 +61,7 @@ async fn run(server: &Arc<Server>, request: Request<Body>) -> Response<Body> {
         }
     };
     let headers = response.headers_mut();
-    if let Some(id) = audit_id.or_else(|| HeaderValue::from_str(&crate::metadata::new_uid()).ok()) {
+    if let Some(id) = audit_id.or_else(|| HeaderValue::from_str(&uuid::v4()).ok()) {
         headers.insert(AUDIT_ID, id);
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));

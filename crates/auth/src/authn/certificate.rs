@@ -2,7 +2,7 @@
 
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use kybern_component_base::x509::Subject;
 
 use super::ClientAuthorities;
 use crate::AUTHENTICATED;
@@ -29,16 +29,10 @@ impl Authenticator for ClientCertificate {
 }
 
 fn user(der: &[u8]) -> Result<UserInfo, String> {
-    let (_, certificate) =
-        X509Certificate::from_der(der).map_err(|e| format!("the client certificate cannot be read: {e}"))?;
-    let subject = certificate.subject();
-    // Of several the last, as Go has it, and as requests are judged.
-    let name = subject.iter_common_name().last().and_then(|a| a.as_str().ok()).unwrap_or("");
+    let Subject { common_name: name, organizations: mut groups } = Subject::of_certificate(der)?;
     if name.is_empty() {
         return Err("the client certificate has no common name to take the user's name from".to_owned());
     }
-    let mut groups: Vec<String> =
-        subject.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
     groups.push(AUTHENTICATED.to_owned());
     let hash = ring::digest::digest(&ring::digest::SHA256, der);
     let mut id = String::from("X509SHA256=");
@@ -46,7 +40,7 @@ fn user(der: &[u8]) -> Result<UserInfo, String> {
         id.push_str(&format!("{byte:02x}"));
     }
     let extra = [("authentication.kubernetes.io/credential-id".to_owned(), vec![id])].into();
-    Ok(UserInfo { name: name.to_owned(), uid: String::new(), groups, extra })
+    Ok(UserInfo { name, uid: String::new(), groups, extra })
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The front proxy: a client with a certificate of the front proxies' authority names the user in headers.
 
 use http::HeaderMap;
+use kybern_apimachinery::percent;
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{Authenticator, CredentialHeaders, Credentials, UserInfo};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use kybern_component_base::x509::Subject;
 
 use super::ClientAuthorities;
 use crate::AUTHENTICATED;
@@ -48,9 +49,8 @@ impl RequestHeader {
         if !self.authorities.certify(chain) {
             return false;
         }
-        let parsed = chain.first().and_then(|leaf| X509Certificate::from_der(leaf.as_ref()).ok());
-        let name = parsed.as_ref().and_then(|(_, c)| c.subject().iter_common_name().find_map(|a| a.as_str().ok()));
-        self.names.allowed.is_empty() || name.is_some_and(|name| self.names.allowed.iter().any(|n| n == name))
+        let subject = chain.first().and_then(|leaf| Subject::of_certificate(leaf).ok());
+        self.names.allowed.is_empty() || subject.is_some_and(|s| self.names.allowed.contains(&s.common_name))
     }
 
     fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
@@ -72,7 +72,7 @@ impl RequestHeader {
             for (header, value) in headers {
                 let key = header.as_str().strip_prefix(prefix.to_ascii_lowercase().as_str());
                 if let (Some(key), Ok(value)) = (key, value.to_str()) {
-                    user.extra.entry(unescape(key)).or_default().push(value.to_owned());
+                    user.extra.entry(key_of(key)).or_default().push(value.to_owned());
                 }
             }
         }
@@ -80,20 +80,9 @@ impl RequestHeader {
     }
 }
 
-/// Undoes percent-encoding; what is malformed stays as it is.
-fn unescape(key: &str) -> String {
-    let mut out = Vec::with_capacity(key.len());
-    let mut bytes = key.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16));
-        let (Some(high), Some(low)) = (digit(), digit()) else { return key.to_owned() };
-        out.push((high * 16 + low) as u8);
-    }
-    String::from_utf8(out).unwrap_or_else(|_| key.to_owned())
+/// Go's rule: a key that is not properly escaped is taken as it is.
+fn key_of(text: &str) -> String {
+    percent::decode_strict(text).unwrap_or_else(|| text.to_owned())
 }
 
 impl Authenticator for RequestHeader {
@@ -172,6 +161,6 @@ mod tests {
 
     #[test]
     fn keys_are_unescaped() {
-        assert_eq!(["a%2fb", "a%zz", "a%2", "plain"].map(unescape), ["a/b", "a%zz", "a%2", "plain"]);
+        assert_eq!(["a%2fb", "a%zz", "a%2", "plain"].map(key_of), ["a/b", "a%zz", "a%2", "plain"]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use kybern_component_base::x509::Subject;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
     SerialNumber,
@@ -148,10 +149,8 @@ pub fn end_of_pem(text: &[u8]) -> Option<jiff::Timestamp> {
 pub fn needs_renewal(der: &[u8], profile: &Profile, now: jiff::Timestamp, days: i64) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return true };
     let ends_soon = certificate.validity().not_after.timestamp() - now.as_second() < days * 86_400;
-    let text = |oid_values: Vec<&str>| oid_values.into_iter().map(str::to_owned).collect::<Vec<_>>();
-    let subject = certificate.subject();
-    let common_names = text(subject.iter_common_name().filter_map(|a| a.as_str().ok()).collect());
-    let organizations = text(subject.iter_organization().filter_map(|a| a.as_str().ok()).collect());
+    let organizations = profile.organization.iter().cloned().collect();
+    let wanted = Subject { common_name: profile.common_name.clone(), organizations };
     let (mut names, mut ips) = (Vec::new(), Vec::new());
     if let Ok(Some(san)) = certificate.subject_alternative_name() {
         for name in &san.value.general_names {
@@ -167,8 +166,7 @@ pub fn needs_renewal(der: &[u8], profile: &Profile, now: jiff::Timestamp, days: 
         }
     }
     ends_soon
-        || common_names != [profile.common_name.as_str()]
-        || !organizations.iter().eq(&profile.organization)
+        || Subject::of(certificate.subject()).as_ref() != Ok(&wanted)
         || profile.dns_names.iter().any(|n| !names.contains(n))
         || profile.ips.iter().any(|ip| !ips.contains(ip))
 }

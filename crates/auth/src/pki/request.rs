@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use base64::Engine;
+use kybern_component_base::x509::Subject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension};
-use x509_parser::x509::AttributeTypeAndValue;
 
 use crate::pem;
 
@@ -36,11 +36,11 @@ impl SigningRequest {
         let (_, request) = X509CertificationRequest::from_der(&block.der).map_err(|e| e.to_string())?;
         request.verify_signature().map_err(|e| format!("its signature is wrong: {e}"))?;
         let info = &request.certification_request_info;
+        let subject = Subject::of(&info.subject)?;
         let mut found = Self {
             public_key: info.subject_pki.raw.to_vec(),
-            // Of several the last, as Go has it: all must take the same one for the name of who asks.
-            common_name: texts(info.subject.iter_common_name())?.pop().unwrap_or_default(),
-            organizations: texts(info.subject.iter_organization())?,
+            common_name: subject.common_name,
+            organizations: subject.organizations,
             ..Self::default()
         };
         for extension in request.requested_extensions().into_iter().flatten() {
@@ -65,11 +65,6 @@ impl SigningRequest {
         }
         Ok(found)
     }
-}
-
-/// What cannot be read must not be left out: somebody else might read it.
-fn texts<'a>(attributes: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> Result<Vec<String>, String> {
-    attributes.map(|a| a.as_str().map(str::to_owned).map_err(|e| format!("its subject cannot be read: {e}"))).collect()
 }
 
 #[cfg(test)]

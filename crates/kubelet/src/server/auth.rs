@@ -4,6 +4,7 @@
 use futures_util::future::BoxFuture;
 use kybern_client::Client;
 use kybern_client::review::{Access, Lifetimes, Reviewed, Reviews};
+use kybern_component_base::x509::Subject;
 
 /// Who asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,12 +80,8 @@ impl Authorizer for Delegated {
 
 /// The subject of a verified client certificate: its common name and organizations.
 pub fn certificate_identity(der: &[u8]) -> Option<Identity> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    let subject = certificate.subject();
-    let text = |value: Result<&str, _>| value.ok().map(str::to_owned);
-    let user = subject.iter_common_name().find_map(|attribute| text(attribute.as_str()))?;
-    let groups = subject.iter_organization().filter_map(|attribute| text(attribute.as_str())).collect();
-    Some(Identity { user, groups })
+    let Subject { common_name, organizations } = Subject::of_certificate(der).ok()?;
+    (!common_name.is_empty()).then_some(Identity { user: common_name, groups: organizations })
 }
 
 /// The verb of a request, and the node's subresources of which one has to be allowed (`pkg/kubelet/server/auth.go`).

@@ -8,13 +8,14 @@ use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL
 use http::{HeaderMap, HeaderName, Request, Response};
 use http_body_util::BodyExt;
 use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::percent::encode;
 use kybern_apimachinery::{ApiError, GroupKind, Value, object};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
 use kybern_apiserver::{Body, BoxFuture, body};
 use kybern_streaming::upgrade::{self, Transport};
 use kybern_streaming::{Wants, port_forward, translate, websocket};
 
-use super::exchange::{encode, query_values};
+use super::exchange::query_values;
 use super::kubelet::{KubeletClient, Verify};
 use super::stream::Switched;
 use crate::tree::{list, text};
@@ -122,7 +123,7 @@ fn log_query(pod: &str, query: &str) -> Result<String, ApiError> {
         return Err(ApiError::invalid(&GroupKind::new("", "PodLogOptions"), pod, &errors));
     }
     let pairs: Vec<String> =
-        LOG_OPTIONS.iter().filter_map(|name| Some(format!("{name}={}", encode(&first(name)?)))).collect();
+        LOG_OPTIONS.iter().filter_map(|name| Some(format!("{name}={}", encode(first(name)?, b"")))).collect();
     Ok(pairs.join("&"))
 }
 
@@ -248,7 +249,7 @@ fn stream_query(query: &str, command: bool) -> Result<String, ApiError> {
         if words.is_empty() {
             return Err(ApiError::bad_request("you must specify at least one command for the container"));
         }
-        pairs.extend(words.iter().map(|w| format!("command={}", encode(w))));
+        pairs.extend(words.iter().map(|w| format!("command={}", encode(w, b""))));
     }
     Ok(pairs.join("&"))
 }
@@ -281,7 +282,7 @@ impl Connector for Streams {
                 Call::PortForward => {
                     // WebSocket clients name the ports here; SPDY clients with each stream.
                     let ports = forwarded_ports(&query)?;
-                    let query = if ports.is_empty() { String::new() } else { format!("?port={}", encode(&ports)) };
+                    let query = if ports.is_empty() { String::new() } else { format!("?port={}", encode(ports, b"")) };
                     format!("/portForward/{namespace}/{name}{query}")
                 }
             };

@@ -9,6 +9,7 @@ use kybern_apimachinery::{ApiError, GroupKind, GroupResource, Value, json, objec
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
 use kybern_apiserver::{Body, BoxFuture};
 use kybern_auth::token::{BoundObject, Issuer, TokenSpec};
+use kybern_component_base::uuid;
 
 use super::exchange::{created, read_object};
 use crate::tree::{int, list, text};
@@ -69,7 +70,7 @@ impl Connector for TokenRequest {
                 warn_after: (lived != granted).then_some(granted),
             };
             let now = self.clock.now();
-            let token = self.issuer.issue(&spec, &uuid()?, now).map_err(ApiError::internal)?;
+            let token = self.issuer.issue(&spec, &uuid::v4(), now).map_err(ApiError::internal)?;
             // Labels and annotations come back as they were sent.
             for (field, value) in
                 [("name", name), ("namespace", namespace), ("uid", &uid), ("creationTimestamp", &to_rfc3339(now))]
@@ -180,16 +181,6 @@ async fn bound(server: &dyn Objects, namespace: &str, account: &str, reference: 
     Ok((Some(bound), node))
 }
 
-/// A random UUID (RFC 9562, version 4).
-fn uuid() -> Result<String, ApiError> {
-    let mut bytes = [0u8; 16];
-    getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +191,6 @@ mod tests {
         assert_eq!(check(json!({})), Ok(3600));
         assert!(check(json!({"expirationSeconds": 10})).unwrap_err().contains("less than 10 minutes"));
         assert!(check(json!({"expirationSeconds": 4_294_967_297i64})).is_err());
-        assert_eq!(uuid().unwrap().len(), 36);
     }
 
     #[test]
