@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use kybern_apimachinery::selector::FieldSelector;
+use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 use kybern_component_base::listener::Slot;
 use rustls::pki_types::CertificateDer;
 
@@ -75,6 +76,8 @@ pub struct Attributes {
     pub path: String,
     /// What a list, a watch or the deletion of a collection selects by fields; empty where it does not, or is malformed.
     pub field_selector: FieldSelector,
+    /// The same by labels.
+    pub label_selector: LabelSelector,
 }
 
 impl Attributes {
@@ -110,12 +113,102 @@ pub enum Decision {
     Deny(String),
     /// Ask the next; the text is added to the final refusal.
     NoOpinion(String),
+    /// The authorizer cannot tell: the next is asked, unless its failure policy denies. A request that nobody allows fails with
+    /// the error.
+    Error {
+        text: String,
+        deny: bool,
+    },
 }
 
-/// Says whether a request may go on. The first `Allow` or `Deny` counts; nothing but `NoOpinion` is a refusal. Pure over a
-/// snapshot that the authorizer keeps current from watches, hence not async.
+/// What an authorizer says. Those who know from memory say it at once, without a future on the heap.
+pub enum Answer<'a> {
+    Now(Decision),
+    Later(BoxFuture<'a, Decision>),
+}
+
+impl Answer<'_> {
+    pub async fn decision(self) -> Decision {
+        match self {
+            Self::Now(decision) => decision,
+            Self::Later(decision) => decision.await,
+        }
+    }
+}
+
+impl From<Decision> for Answer<'_> {
+    fn from(decision: Decision) -> Self {
+        Self::Now(decision)
+    }
+}
+
+/// Says whether a request may go on. The first `Allow` or `Deny` counts; nothing but `NoOpinion` is a refusal.
 pub trait Authorizer: Send + Sync + 'static {
-    fn authorize(&self, attributes: &Attributes) -> Decision;
+    fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a>;
+}
+
+impl dyn Authorizer {
+    /// The answer, once it is there.
+    pub async fn decide(&self, attributes: &Attributes) -> Decision {
+        self.authorize(attributes).decision().await
+    }
+
+    pub async fn allows(&self, attributes: &Attributes) -> bool {
+        self.decide(attributes).await == Decision::Allow
+    }
+}
+
+/// Asks some authorizers in order.
+pub fn ask<'a>(authorizers: &'a [Arc<dyn Authorizer>], attributes: &'a Attributes) -> Answer<'a> {
+    let mut so_far = SoFar::default();
+    for (number, authorizer) in authorizers.iter().enumerate() {
+        let first = match authorizer.authorize(attributes) {
+            Answer::Now(decision) => match so_far.add(decision) {
+                Some(decision) => return decision.into(),
+                None => continue,
+            },
+            Answer::Later(first) => first,
+        };
+        return Answer::Later(Box::pin(async move {
+            if let Some(decision) = so_far.add(first.await) {
+                return decision;
+            }
+            for authorizer in &authorizers[number + 1..] {
+                if let Some(decision) = so_far.add(authorizer.decide(attributes).await) {
+                    return decision;
+                }
+            }
+            so_far.end()
+        }));
+    }
+    so_far.end().into()
+}
+
+/// What those said who had no opinion.
+#[derive(Default)]
+struct SoFar {
+    reasons: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl SoFar {
+    /// The decision, if it is the last word.
+    fn add(&mut self, decision: Decision) -> Option<Decision> {
+        match decision {
+            Decision::NoOpinion(reason) => self.reasons.extend(Some(reason).filter(|r| !r.is_empty())),
+            Decision::Error { text, deny: false } => self.errors.push(text),
+            Decision::Error { deny: true, .. } | Decision::Allow | Decision::Deny(_) => return Some(decision),
+        }
+        None
+    }
+
+    fn end(mut self) -> Decision {
+        match self.errors.len() {
+            0 => Decision::NoOpinion(self.reasons.join("\n")),
+            1 => Decision::Error { text: self.errors.remove(0), deny: false },
+            _ => Decision::Error { text: format!("[{}]", self.errors.join(", ")), deny: false },
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,25 +1,29 @@
 //! May the user do this?
 
-use kybern_apimachinery::{ApiError, GroupResource};
+use kybern_apimachinery::{ApiError, GroupResource, Reason};
 
-use crate::access::{Attributes, Decision, UserInfo};
+use crate::access::{self, Attributes, Decision, UserInfo};
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 
-/// Asks the authorizers in order; the error says why not.
-pub(crate) fn authorize(server: &Server, attributes: &Attributes) -> Result<(), String> {
-    let mut reasons = Vec::new();
-    for authorizer in &server.authorizers {
-        match authorizer.authorize(attributes) {
-            Decision::Allow => return Ok(()),
-            Decision::Deny(reason) => return Err(reason),
-            Decision::NoOpinion(reason) => reasons.extend(Some(reason).filter(|r| !r.is_empty())),
-        }
+/// Asks the authorizers in order.
+pub(crate) async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Refusal> {
+    match access::ask(&server.authorizers, attributes).decision().await {
+        Decision::Allow => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(Refusal::Forbidden(reason)),
+        Decision::Error { text, .. } => Err(Refusal::Failed(text)),
     }
-    Err(reasons.join("\n"))
 }
 
-pub(crate) fn check(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
+/// Why a request does not go on.
+pub(crate) enum Refusal {
+    /// Nobody allows it; the reason may be empty.
+    Forbidden(String),
+    /// Those who are asked cannot tell.
+    Failed(String),
+}
+
+pub(crate) async fn check(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
     let attributes = Attributes {
         user: user.clone(),
         verb: info.verb.to_owned(),
@@ -32,9 +36,15 @@ pub(crate) fn check(server: &Server, info: &RequestInfo, user: &UserInfo) -> Res
         name: info.name.clone(),
         path: info.path.clone(),
         field_selector: info.field_selector.clone(),
+        label_selector: info.label_selector.clone(),
     };
-    authorize(server, &attributes).map_err(|reason| {
-        let resource = GroupResource::new(&info.group, &info.resource);
-        ApiError::forbidden(&resource, &info.name, &attributes.refusal(&reason))
+    authorize(server, &attributes).await.map_err(|refusal| match refusal {
+        Refusal::Forbidden(reason) => {
+            let resource = GroupResource::new(&info.group, &info.resource);
+            ApiError::forbidden(&resource, &info.name, &attributes.refusal(&reason))
+        }
+        Refusal::Failed(text) => {
+            ApiError::new(Reason::InternalError, format!("Internal Server Error: {:?}: {text}", info.path))
+        }
     })
 }

@@ -1,7 +1,7 @@
 //! What a request is about, read from its method, path and query: upstream's `RequestInfo`.
 
 use kybern_apimachinery::percent::decode;
-use kybern_apimachinery::selector::FieldSelector;
+use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 
 use crate::options::Query;
 
@@ -20,6 +20,8 @@ pub(crate) struct RequestInfo {
     pub(crate) name: String,
     /// Of a request for a collection; empty where it is malformed, which its handler refuses.
     pub(crate) field_selector: FieldSelector,
+    /// The same by labels.
+    pub(crate) label_selector: LabelSelector,
     /// What follows a subresource, as it came: `/healthz` of `…/proxy/healthz`.
     pub(crate) tail: String,
 }
@@ -73,6 +75,7 @@ impl RequestInfo {
             if watch_prefix { "watch" } else { resource_verb(method, &info.name, !info.subresource.is_empty(), query) };
         if info.name.is_empty() && matches!(info.verb, "list" | "watch" | "deletecollection") {
             info.field_selector = FieldSelector::parse(query.get("fieldSelector")).unwrap_or_default();
+            info.label_selector = LabelSelector::parse(query.get("labelSelector")).unwrap_or_default();
             if info.verb != "deletecollection" {
                 // Authorized as a request for that name.
                 info.name = info.field_selector.exact("metadata.name").unwrap_or("").to_owned();

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use kybern_apiserver::access::{Attributes, Authenticator, Authorizer, Credentials, Decision, UserInfo};
+use kybern_apiserver::access::{Answer, Attributes, Authenticator, Authorizer, Credentials, Decision, UserInfo};
 use kybern_apiserver::{Body, BoxFuture, Options, Server, body, serve};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -61,8 +61,8 @@ impl Authenticator for Counting {
 /// Refuses everybody, and so tells in its text who asked.
 struct Nobody;
 impl Authorizer for Nobody {
-    fn authorize(&self, _: &Attributes) -> Decision {
-        Decision::NoOpinion(String::new())
+    fn authorize<'a>(&'a self, _: &'a Attributes) -> Answer<'a> {
+        Decision::NoOpinion(String::new()).into()
     }
 }
 

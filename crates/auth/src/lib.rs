@@ -6,6 +6,8 @@ pub mod authz;
 mod der;
 pub mod pem;
 pub mod pki;
+#[cfg(test)]
+mod testing;
 pub mod token;
 
 /// The group of everyone who showed a valid credential.

@@ -7,7 +7,7 @@ use kybern_apimachinery::{ApiError, GroupResource, percent};
 
 use crate::Body;
 use crate::access::{Attributes, Credentials, Peer, UserInfo};
-use crate::authorization;
+use crate::authorization::{self, Refusal};
 use crate::server::Server;
 
 pub(super) async fn authenticate(server: &Server, request: &mut Request<Body>) -> Result<UserInfo, ApiError> {
@@ -54,7 +54,11 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The user that the `Impersonate-*` headers name, if the sender may speak for all of it. Takes the headers away.
-pub(super) fn impersonate(server: &Server, user: UserInfo, headers: &mut HeaderMap) -> Result<UserInfo, ApiError> {
+pub(super) async fn impersonate(
+    server: &Server,
+    user: UserInfo,
+    headers: &mut HeaderMap,
+) -> Result<UserInfo, ApiError> {
     let names: Vec<String> =
         headers.keys().map(|k| k.as_str().to_owned()).filter(|k| k.starts_with("impersonate-")).collect();
     if names.is_empty() {
@@ -98,7 +102,10 @@ pub(super) fn impersonate(server: &Server, user: UserInfo, headers: &mut HeaderM
             name: name.to_owned(),
             ..Attributes::default()
         };
-        if let Err(reason) = authorization::authorize(server, &attributes) {
+        // Upstream forbids where it cannot tell, too.
+        if let Err(Refusal::Forbidden(reason) | Refusal::Failed(reason)) =
+            authorization::authorize(server, &attributes).await
+        {
             let text = attributes.refusal(&reason);
             return Err(ApiError::forbidden(&GroupResource::new(group, resource), name, &text));
         }

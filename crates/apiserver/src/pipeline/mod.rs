@@ -87,7 +87,7 @@ async fn stages(
         let permit = server.in_flight.try_acquire();
         Some(permit.map_err(|_| ApiError::too_many_requests("Too many requests, please try again later.", 1))?)
     };
-    let user = authentication::impersonate(server, user, request.headers_mut())?;
-    authorization::check(server, info, &user)?;
+    let user = authentication::impersonate(server, user, request.headers_mut()).await?;
+    authorization::check(server, info, &user).await?;
     route::dispatch(server, info.clone(), query, user, request).await
 }

@@ -6,7 +6,7 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{Gvk, Gvr, Value, json, object};
-use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
+use kybern_apiserver::access::{self, Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::resource::{
     Column, Columns, Generation, Resource, SelectableField, StoredKind, Subresource, SubresourceHandler,
 };
@@ -122,8 +122,8 @@ pub(crate) fn rows() -> Vec<Resource> {
 /// `nobody` may do nothing, everyone else everything.
 pub(crate) struct Rules;
 impl Authorizer for Rules {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        if attributes.user.name == "nobody" { Decision::NoOpinion(String::new()) } else { Decision::Allow }
+    fn authorize<'a>(&'a self, attributes: &'a Attributes) -> access::Answer<'a> {
+        if attributes.user.name == "nobody" { Decision::NoOpinion(String::new()) } else { Decision::Allow }.into()
     }
 }
 

@@ -106,6 +106,7 @@ mod tests {
     use super::super::ClientCertificate;
     use super::*;
     use crate::pki::{CertificateAuthority, Profile};
+    use crate::testing::block;
 
     fn authorities(ca: &CertificateAuthority) -> ClientAuthorities {
         ClientAuthorities::new(&[ca.certificate_der().to_vec().into()]).unwrap()
@@ -114,15 +115,6 @@ mod tests {
     fn certificate(ca: &CertificateAuthority, name: &str) -> Vec<CertificateDer<'static>> {
         let pair = ca.issue(&Profile::client(name, Some("system:masters")), jiff::Timestamp::now()).unwrap();
         vec![pair.certificate_der().to_vec().into()]
-    }
-
-    fn block<T>(future: impl Future<Output = T>) -> T {
-        let mut future = std::pin::pin!(future);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match future.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(value) => value,
-            std::task::Poll::Pending => unreachable!("it waits for nothing"),
-        }
     }
 
     fn headers() -> HeaderMap {

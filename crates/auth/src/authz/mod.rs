@@ -6,7 +6,7 @@ pub mod rbac;
 
 use std::sync::Arc;
 
-use kybern_apiserver::access::{Attributes, Authorizer, Decision};
+use kybern_apiserver::access::{self, Answer, Attributes, Authorizer, Decision};
 
 pub use modes::{Mode, UnknownMode, parse_modes};
 
@@ -17,8 +17,8 @@ use crate::MASTERS;
 pub struct Masters;
 
 impl Authorizer for Masters {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        if attributes.user.in_group(MASTERS) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+    fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
+        if attributes.user.in_group(MASTERS) { Decision::Allow } else { Decision::NoOpinion(String::new()) }.into()
     }
 }
 
@@ -26,8 +26,8 @@ impl Authorizer for Masters {
 pub struct AlwaysAllow;
 
 impl Authorizer for AlwaysAllow {
-    fn authorize(&self, _: &Attributes) -> Decision {
-        Decision::Allow
+    fn authorize<'a>(&'a self, _: &'a Attributes) -> Answer<'a> {
+        Decision::Allow.into()
     }
 }
 
@@ -35,8 +35,8 @@ impl Authorizer for AlwaysAllow {
 pub struct AlwaysDeny;
 
 impl Authorizer for AlwaysDeny {
-    fn authorize(&self, _: &Attributes) -> Decision {
-        Decision::NoOpinion("Everything is forbidden.".to_owned())
+    fn authorize<'a>(&'a self, _: &'a Attributes) -> Answer<'a> {
+        Decision::NoOpinion("Everything is forbidden.".to_owned()).into()
     }
 }
 
@@ -45,27 +45,65 @@ impl Authorizer for AlwaysDeny {
 pub struct Union(pub Vec<Arc<dyn Authorizer>>);
 
 impl Authorizer for Union {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        let mut reasons = Vec::new();
-        for authorizer in &self.0 {
-            match authorizer.authorize(attributes) {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
-                Decision::NoOpinion(reason) => reasons.push(reason),
-                answer => return answer,
-            }
-        }
-        Decision::NoOpinion(reasons.join("\n"))
+    fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
+        access::ask(&self.0, attributes)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::testing::block;
+
+    struct Says(Decision, AtomicUsize);
+
+    impl Authorizer for Says {
+        fn authorize<'a>(&'a self, _: &'a Attributes) -> Answer<'a> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let late = Box::pin(async { self.0.clone() });
+            Answer::Later(late)
+        }
+    }
+
+    fn says(decision: Decision) -> Arc<dyn Authorizer> {
+        Arc::new(Says(decision, AtomicUsize::new(0)))
+    }
+
+    fn error(text: &str, deny: bool) -> Decision {
+        Decision::Error { text: text.to_owned(), deny }
+    }
+
+    fn decide(list: &[Arc<dyn Authorizer>]) -> Decision {
+        block(Union(list.to_vec()).authorize(&Attributes::default()).decision())
+    }
 
     #[test]
     fn the_first_opinion_counts() {
-        let ask = |list: &[Arc<dyn Authorizer>]| Union(list.to_vec()).authorize(&Attributes::default());
-        assert_eq!(ask(&[Arc::new(Masters), Arc::new(AlwaysAllow)]), Decision::Allow);
-        assert_eq!(ask(&[Arc::new(AlwaysDeny)]), Decision::NoOpinion("Everything is forbidden.".into()));
+        let refused = Decision::NoOpinion("Everything is forbidden.".into());
+        assert_eq!(decide(&[Arc::new(Masters), Arc::new(AlwaysAllow)]), Decision::Allow);
+        assert_eq!(decide(&[Arc::new(AlwaysDeny)]), refused);
+        let late_refusal = Decision::Deny("no".into());
+        assert_eq!(decide(&[says(refused.clone()), says(late_refusal.clone()), Arc::new(AlwaysAllow)]), late_refusal);
+        assert_eq!(
+            decide(&[says(refused.clone()), Arc::new(AlwaysDeny)]),
+            Decision::NoOpinion("Everything is forbidden.\nEverything is forbidden.".into())
+        );
+    }
+
+    #[test]
+    fn who_cannot_tell_stops_only_those_whom_nobody_allows() {
+        let away = || says(error("away", false));
+        assert_eq!(decide(&[away(), Arc::new(AlwaysAllow)]), Decision::Allow);
+        assert_eq!(decide(&[away(), Arc::new(AlwaysDeny)]), error("away", false));
+        assert_eq!(decide(&[away(), away()]), error("[away, away]", false));
+        assert_eq!(decide(&[says(error("away", true)), Arc::new(AlwaysAllow)]), error("away", true));
+    }
+
+    #[test]
+    fn what_is_known_is_said_at_once() {
+        let known: [Arc<dyn Authorizer>; 2] = [Arc::new(Masters), Arc::new(AlwaysAllow)];
+        assert!(matches!(access::ask(&known, &Attributes::default()), Answer::Now(Decision::Allow)));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{Attributes, Authorizer, Decision};
+use kybern_apiserver::access::{Attributes, Authorizer};
 use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_auth::MASTERS;
 use kybern_auth::pki::SigningRequest;
@@ -36,8 +36,8 @@ pub(super) fn plugins(authorizer: &Arc<dyn Authorizer>) -> impl Iterator<Item = 
 
 impl Certificates {
     /// Whether the user may do this for the signer, or for all of the signer's domain.
-    fn may(&self, request: &AdmissionRequest<'_>, verb: &str, signer: &str) -> bool {
-        let allowed = |name: String| {
+    async fn may(&self, request: &AdmissionRequest<'_>, verb: &str, signer: &str) -> bool {
+        let allowed = async |name: String| {
             let attributes = Attributes {
                 user: request.user.clone(),
                 verb: verb.to_owned(),
@@ -48,25 +48,28 @@ impl Certificates {
                 name,
                 ..Attributes::default()
             };
-            self.authorizer.authorize(&attributes) == Decision::Allow
+            self.authorizer.allows(&attributes).await
         };
         let domain = signer.split('/').next().unwrap_or("");
-        allowed(signer.to_owned()) || allowed(format!("{domain}/*"))
+        allowed(signer.to_owned()).await || allowed(format!("{domain}/*")).await
     }
 
-    fn judge(&self, request: &AdmissionRequest<'_>, object: Option<&Value>) -> Result<(), String> {
+    async fn judge(&self, request: &AdmissionRequest<'_>, object: Option<&Value>) -> Result<(), String> {
         let old = request.old.unwrap_or(&Value::Null);
         // That of the stored request: a writer might name another.
         let signer = object::str_at(old, &["spec", "signerName"]);
         match (self.rule, request.subresource) {
-            (Rule::Approve, "approval") if !self.may(request, "approve", signer) => {
+            (Rule::Approve, "approval") => {
+                if self.may(request, "approve", signer).await {
+                    return Ok(());
+                }
                 Err(format!("user not permitted to approve requests with signerName {signer:?}"))
             }
             (Rule::Sign, "status") => {
                 let status = |o: &Value| {
                     (text(&o["status"], "certificate").to_owned(), list(&o["status"], "conditions").to_vec())
                 };
-                if object.is_none_or(|new| status(new) == status(old)) || self.may(request, "sign", signer) {
+                if object.is_none_or(|new| status(new) == status(old)) || self.may(request, "sign", signer).await {
                     return Ok(());
                 }
                 Err(format!("user not permitted to sign requests with signerName {signer:?}"))
@@ -107,7 +110,7 @@ impl AdmissionPlugin for Certificates {
             if resource.group != GROUP || resource.resource != "certificatesigningrequests" {
                 return Ok(());
             }
-            let verdict = self.judge(request, object);
+            let verdict = self.judge(request, object).await;
             verdict.map_err(|cause| ApiError::forbidden(&resource, request.name, &cause))
         })
     }

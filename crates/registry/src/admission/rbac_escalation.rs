@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{Attributes, Authorizer, Decision};
+use kybern_apiserver::access::{Attributes, Authorizer};
 use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_auth::MASTERS;
@@ -25,7 +25,7 @@ impl RbacEscalation {
     }
 
     /// Whether the user holds one of the verbs that lift the check, `escalate` or `bind`.
-    fn may(&self, request: &AdmissionRequest<'_>, verb: &str, resource: &str, name: &str) -> bool {
+    async fn may(&self, request: &AdmissionRequest<'_>, verb: &str, resource: &str, name: &str) -> bool {
         let attributes = Attributes {
             user: request.user.clone(),
             verb: verb.to_owned(),
@@ -37,7 +37,7 @@ impl RbacEscalation {
             name: name.to_owned(),
             ..Attributes::default()
         };
-        self.authorizer.authorize(&attributes) == Decision::Allow
+        self.authorizer.allows(&attributes).await
     }
 
     async fn check(&self, rbac: &Rbac, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError> {
@@ -50,7 +50,7 @@ impl RbacEscalation {
         let lacks = |wanted: &[Rule]| uncovered(&rbac.rules_for(request.user, request.namespace), wanted);
         let wanted = match gvr.resource.as_str() {
             resource @ ("roles" | "clusterroles") => {
-                if self.may(request, "escalate", resource, object::name(object)) {
+                if self.may(request, "escalate", resource, object::name(object)).await {
                     return Ok(());
                 }
                 Rule::of_role(object)
@@ -59,7 +59,7 @@ impl RbacEscalation {
                 let role = &object["roleRef"];
                 let (resource, scope) =
                     if text(role, "kind") == "Role" { ("roles", request.namespace) } else { ("clusterroles", "") };
-                if self.may(request, "bind", resource, text(role, "name")) {
+                if self.may(request, "bind", resource, text(role, "name")).await {
                     return Ok(());
                 }
                 Rule::of_role(&self.objects.get()?.get(GROUP, resource, scope, text(role, "name")).await?)

@@ -119,10 +119,14 @@ impl Connector for AccessReview {
             let own = (self.scope == Scope::Own).then_some(&request.user);
             let attributes =
                 attributes(&review, own, (self.scope == Scope::Local).then_some(request.namespace.as_str()))?;
-            review["status"] = match self.authorizer.authorize(&attributes) {
+            review["status"] = match self.authorizer.decide(&attributes).await {
                 Decision::Allow => json!({"allowed": true}),
                 Decision::Deny(reason) => with_reason(json!({"allowed": false, "denied": true}), reason),
                 Decision::NoOpinion(reason) => with_reason(json!({"allowed": false}), reason),
+                Decision::Error { text, deny: true } => {
+                    json!({"allowed": false, "denied": true, "evaluationError": text})
+                }
+                Decision::Error { text, deny: false } => json!({"allowed": false, "evaluationError": text}),
             };
             Ok(created(&review))
         })

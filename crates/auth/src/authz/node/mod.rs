@@ -4,7 +4,7 @@
 mod graph;
 
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
+use kybern_apiserver::access::{Answer, Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
 
@@ -201,14 +201,13 @@ fn judge_node(node: &str, a: &Attributes, subresource: &str) -> Result<(), Strin
 }
 
 impl Authorizer for NodeAuthorizer {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        match node_of(&attributes.user) {
+    fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
+        let decision = match node_of(&attributes.user).map(|node| self.judge(node, attributes)) {
             None => Decision::NoOpinion(String::new()),
-            Some(node) => match self.judge(node, attributes) {
-                Ok(()) => Decision::Allow,
-                Err(reason) => Decision::NoOpinion(reason),
-            },
-        }
+            Some(Ok(())) => Decision::Allow,
+            Some(Err(reason)) => Decision::NoOpinion(reason),
+        };
+        decision.into()
     }
 }
 
@@ -246,6 +245,10 @@ mod tests {
     use kybern_apimachinery::json;
     use kybern_apimachinery::selector::FieldSelector;
 
+    fn decide(authorizer: &NodeAuthorizer, attributes: &Attributes) -> Decision {
+        crate::testing::block(authorizer.authorize(attributes).decision())
+    }
+
     fn may(authorizer: &NodeAuthorizer, node: &str, verb: &str, resource: &str, name: &str) -> bool {
         judge(authorizer, node, verb, resource, name, "") == Decision::Allow
     }
@@ -261,22 +264,25 @@ mod tests {
         let (group, resource) = resource.split_once('!').unwrap_or(("", resource));
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let namespace = if group == "coordination.k8s.io" { "kube-node-lease" } else { "ns" };
-        authorizer.authorize(&Attributes {
-            user: UserInfo {
-                name: format!("system:node:{node}"),
-                groups: vec!["system:nodes".into()],
-                ..UserInfo::default()
+        decide(
+            authorizer,
+            &Attributes {
+                user: UserInfo {
+                    name: format!("system:node:{node}"),
+                    groups: vec!["system:nodes".into()],
+                    ..UserInfo::default()
+                },
+                verb: verb.into(),
+                resource_request: true,
+                group: group.into(),
+                resource: resource.into(),
+                subresource: subresource.into(),
+                namespace: if resource == "nodes" { String::new() } else { namespace.into() },
+                name: name.into(),
+                field_selector: FieldSelector::parse(selector).unwrap(),
+                ..Attributes::default()
             },
-            verb: verb.into(),
-            resource_request: true,
-            group: group.into(),
-            resource: resource.into(),
-            subresource: subresource.into(),
-            namespace: if resource == "nodes" { String::new() } else { namespace.into() },
-            name: name.into(),
-            field_selector: FieldSelector::parse(selector).unwrap(),
-            ..Attributes::default()
-        })
+        )
     }
 
     #[test]
@@ -414,6 +420,6 @@ mod tests {
             ..Attributes::default()
         };
         other.user.name = "system:node:a".into();
-        assert_eq!(authorizer.authorize(&other), Decision::NoOpinion(String::new()), "the group is missing");
+        assert_eq!(decide(&authorizer, &other), Decision::NoOpinion(String::new()), "the group is missing");
     }
 }

@@ -6,7 +6,7 @@ mod rules;
 mod snapshot;
 
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
+use kybern_apiserver::access::{Answer, Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
 
@@ -32,12 +32,12 @@ impl Rbac {
 }
 
 impl Authorizer for Rbac {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
+    fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
         let snapshot = self.snapshot.read();
         let allowed = snapshot
             .rules(&attributes.user, &attributes.namespace)
             .any(|(_, rules)| rules.iter().any(|r| r.allows(attributes)));
-        if allowed { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+        if allowed { Decision::Allow } else { Decision::NoOpinion(String::new()) }.into()
     }
 }
 
@@ -62,7 +62,7 @@ mod tests {
 
     fn can(rbac: &Rbac, user: &str, groups: &[&str], verb: &str, resource: &str, namespace: &str) -> bool {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        rbac.authorize(&Attributes {
+        let attributes = Attributes {
             user: UserInfo {
                 name: user.into(),
                 groups: groups.iter().map(|g| (*g).into()).collect(),
@@ -74,7 +74,9 @@ mod tests {
             subresource: subresource.into(),
             namespace: namespace.into(),
             ..Attributes::default()
-        }) == Decision::Allow
+        };
+        // Nothing but memory is asked.
+        matches!(rbac.authorize(&attributes), Answer::Now(Decision::Allow))
     }
 
     #[test]

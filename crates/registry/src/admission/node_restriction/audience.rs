@@ -2,7 +2,7 @@
 //! or its volumes' drivers name, and for those that the cluster's administrator allows.
 
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::access::{Attributes, Authorizer, Decision};
+use kybern_apiserver::access::{Attributes, Authorizer};
 use kybern_apiserver::admission::AdmissionRequest;
 use kybern_apiserver::connect::Objects;
 
@@ -57,7 +57,7 @@ pub(super) async fn check(
         name: request.name.to_owned(),
         ..Attributes::default()
     };
-    if authorizer.authorize(&attributes) == Decision::Allow {
+    if authorizer.allows(&attributes).await {
         return Ok(());
     }
     let user = &request.user.name;
