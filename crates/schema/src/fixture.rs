@@ -72,5 +72,5 @@ fn widget() -> KindType {
         field("status", status),
     ];
     let Type::Struct(root) = add("Widget", false, false, root) else { unreachable!("structs are structs") };
-    KindType { schema: Arc::new(Schema { structs }), root, gvk: Gvk::new("example.com", "v1", "Widget") }
+    KindType { schema: Arc::new(Schema::new(structs)), root, gvk: Gvk::new("example.com", "v1", "Widget") }
 }

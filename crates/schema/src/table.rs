@@ -41,7 +41,7 @@ pub fn parse(tables: &[&str]) -> Result<(Schema, Vec<(Gvk, StructId)>), TableErr
         }
     }
     let mut parser = Parser { ids, strings: BTreeSet::new(), package: "" };
-    let mut schema = Schema { structs: Vec::with_capacity(parser.ids.len()) };
+    let mut schema = Schema::new(Vec::with_capacity(parser.ids.len()));
     let mut kinds = Vec::new();
     let mut open: Option<(Arc<str>, bool, Vec<Field>)> = None;
     for (number, line) in lines() {

@@ -2,14 +2,18 @@
 //! OpenAPI are all driven by. Built-in kinds come from the generated table, custom resources from their
 //! structural schemas, and nothing after this file can tell them apart.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kybern_apimachinery::{Gvk, Value};
+
+use crate::proto;
 
 /// A set of struct types that refer to each other by [`StructId`].
 #[derive(Debug, Default)]
 pub struct Schema {
     pub structs: Vec<StructType>,
+    /// How messages are written; made when the first one is.
+    plan: OnceLock<proto::Plan>,
 }
 
 /// An index into [`Schema::structs`].
@@ -31,6 +35,14 @@ impl KindType {
 }
 
 impl Schema {
+    pub fn new(structs: Vec<StructType>) -> Self {
+        Self { structs, plan: OnceLock::new() }
+    }
+
+    pub(crate) fn plan(&self) -> &proto::Plan {
+        self.plan.get_or_init(|| proto::Plan::new(self))
+    }
+
     pub fn get(&self, id: StructId) -> &StructType {
         &self.structs[id.0 as usize]
     }
@@ -168,6 +180,11 @@ impl ProtoTag {
     pub fn new(path: &[u32]) -> Option<Self> {
         let fits = (1..=3).contains(&path.len()) && path.iter().all(|n| (1..1024).contains(n));
         fits.then(|| Self((0..3).fold(0, |tag, level| tag << 10 | path.get(level).copied().unwrap_or(0))))
+    }
+
+    /// The field's own number.
+    pub fn innermost(self) -> u32 {
+        (0..3).rev().find_map(|level| self.level(level)).unwrap_or_default()
     }
 
     /// The number at a nesting level, 0 for the outermost; `None` below the field itself.

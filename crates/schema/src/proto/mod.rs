@@ -5,8 +5,10 @@
 //! when it is zero.
 
 mod decode;
-mod encode;
+mod plan;
+mod tape;
 pub(crate) mod wire;
+mod write;
 
 use std::cell::Cell;
 
@@ -14,7 +16,9 @@ use kybern_apimachinery::{Budget, GroupVersion, Gvk, Value};
 
 use crate::types::{KindType, StructType};
 
+pub(crate) use plan::Plan;
 pub use wire::ProtoError;
+pub use write::Writer;
 
 /// The media type of bodies in this form.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -65,17 +69,11 @@ impl<'a> Envelope<'a> {
 
 /// Puts an encoded message of a kind into an envelope.
 pub fn enclose(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
-    let mut out = wire::Reversed::default();
-    // Upstream writes the empty content encoding and type.
-    out.bytes_field(4, b"");
-    out.bytes_field(3, b"");
-    out.bytes_field(2, message);
-    let end = out.len();
-    out.bytes_field(2, kind.as_bytes());
-    out.bytes_field(1, api_version.as_bytes());
-    out.close_field(1, end);
-    out.raw(MAGIC);
-    out.finish()
+    let mut out = Writer::default();
+    let end = out.open_body();
+    out.raw(message);
+    out.close_body(api_version, kind, end);
+    out.written().to_vec()
 }
 
 /// Whether the kind has a protobuf form: `Table` and custom resources have none.
@@ -98,10 +96,11 @@ pub fn encode(kind: &KindType, object: &Value) -> Result<Vec<u8>, ProtoError> {
 
 /// The object's message alone.
 pub fn encode_message(kind: &KindType, object: &Value) -> Result<Vec<u8>, ProtoError> {
-    if !has_form(kind) {
-        return Err(ProtoError::NoForm(kind.gvk.to_string()));
-    }
-    encode::message(&kind.schema, kind.root(), object)
+    let mut out = Writer::default();
+    let json =
+        serde_json::to_vec(object).map_err(|e| ProtoError::Value { field: String::new(), problem: e.to_string() })?;
+    out.message(kind, &json)?;
+    Ok(out.written().to_vec())
 }
 
 /// Decodes a body of a kind.
@@ -141,6 +140,10 @@ pub fn decode_message(kind: &KindType, message: &[u8]) -> Result<Value, ProtoErr
     Budget::REQUEST.check(&object)?;
     Ok(object)
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod made_up;
 
 #[cfg(test)]
 mod tests {

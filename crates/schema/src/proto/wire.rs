@@ -19,10 +19,23 @@ pub enum ProtoError {
     Depth,
     #[error("{0} does not support the protobuf encoding")]
     NoForm(String),
+    #[error("malformed JSON at byte {0}")]
+    Json(usize),
     #[error("field {field}: {problem}")]
     Value { field: String, problem: String },
     #[error("{0}")]
     OverBudget(#[from] kybern_apimachinery::OverBudget),
+}
+
+impl ProtoError {
+    /// The same, of a value within a field.
+    pub(crate) fn in_field(self, name: &str) -> Self {
+        match self {
+            Self::Value { field, problem } if field.is_empty() => Self::Value { field: name.to_owned(), problem },
+            Self::Value { field, problem } => Self::Value { field: format!("{name}.{field}"), problem },
+            other => other,
+        }
+    }
 }
 
 /// A field's payload.
@@ -88,20 +101,72 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, ProtoError> {
     std::str::from_utf8(bytes).map_err(|_| ProtoError::Utf8)
 }
 
-/// A message written from its end to its start: when a field is closed, its length is known.
+/// A message written from its end to its start: when a field is closed, its length is known. What is written stands at
+/// the end of the buffer, in order.
 #[derive(Default)]
-pub(crate) struct Reversed(Vec<u8>);
+pub(crate) struct Reversed {
+    buffer: Vec<u8>,
+    /// Where what is written starts.
+    start: usize,
+}
 
 impl Reversed {
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.buffer.len() - self.start
     }
 
+    pub(crate) fn written(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// Forgets what is written, and keeps the buffer.
+    pub(crate) fn clear(&mut self) {
+        self.start = self.buffer.len();
+    }
+
+    /// Takes back what was written since the length was `end`.
+    pub(crate) fn truncate(&mut self, end: usize) {
+        self.start = self.buffer.len() - end.min(self.len());
+    }
+
+    /// Makes room for at least `more` bytes before what is written.
+    #[cold]
+    fn grow(&mut self, more: usize) {
+        let capacity = (self.len() + more).max(self.buffer.len() * 2).max(512);
+        let mut buffer = vec![0; capacity];
+        let start = capacity - self.len();
+        buffer[start..].copy_from_slice(self.written());
+        (self.buffer, self.start) = (buffer, start);
+    }
+
+    #[inline]
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
-        self.0.extend(bytes.iter().rev());
+        if self.start < bytes.len() {
+            self.grow(bytes.len());
+        }
+        let start = self.start - bytes.len();
+        self.buffer[start..self.start].copy_from_slice(bytes);
+        self.start = start;
     }
 
-    fn varint(&mut self, mut value: u64) {
+    #[inline]
+    fn byte(&mut self, byte: u8) {
+        if self.start == 0 {
+            self.grow(1);
+        }
+        self.start -= 1;
+        self.buffer[self.start] = byte;
+    }
+
+    #[inline]
+    fn varint(&mut self, value: u64) {
+        if value < 0x80 {
+            return self.byte(value as u8);
+        }
+        self.long_varint(value);
+    }
+
+    fn long_varint(&mut self, mut value: u64) {
         let mut bytes = [0; 10];
         let mut length = 0;
         loop {
@@ -116,10 +181,12 @@ impl Reversed {
         self.raw(&bytes[..=length]);
     }
 
+    #[inline]
     fn tag(&mut self, number: u32, wire_type: u64) {
         self.varint(u64::from(number) << 3 | wire_type);
     }
 
+    #[inline]
     pub(crate) fn varint_field(&mut self, number: u32, value: u64) {
         self.varint(value);
         self.tag(number, 0);
@@ -130,21 +197,29 @@ impl Reversed {
         self.tag(number, 1);
     }
 
+    #[inline]
     pub(crate) fn bytes_field(&mut self, number: u32, bytes: &[u8]) {
-        let end = self.len();
         self.raw(bytes);
-        self.close_field(number, end);
-    }
-
-    /// Writes length and tag before what was written since `end` was the length.
-    pub(crate) fn close_field(&mut self, number: u32, end: usize) {
-        self.varint((self.len() - end) as u64);
+        self.varint(bytes.len() as u64);
         self.tag(number, 2);
     }
 
-    pub(crate) fn finish(mut self) -> Vec<u8> {
-        self.0.reverse();
-        self.0
+    /// The tag and length of bytes that stand elsewhere.
+    #[inline]
+    pub(crate) fn head_field(&mut self, number: u32, length: usize) {
+        self.varint(length as u64);
+        self.tag(number, 2);
+    }
+
+    /// Writes length and tag before what was written since `end` was the length.
+    #[inline]
+    pub(crate) fn close_field(&mut self, number: u32, end: usize) {
+        self.head_field(number, self.len() - end);
+    }
+
+    /// What is written, in memory of its own size.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.written().to_vec()
     }
 }
 

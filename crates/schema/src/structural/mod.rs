@@ -26,7 +26,7 @@ pub fn kind_type(gvk: Gvk, schema: &Value, preserve_unknown: bool) -> KindType {
     let preserve = preserve_unknown || is_true(schema, "x-kubernetes-preserve-unknown-fields");
     let name = format!("{}.{}.{}", gvk.group, gvk.version, gvk.kind);
     let root = build.add(StructType::new(name.into(), fields, false, preserve));
-    KindType { schema: Arc::new(Schema { structs: build.structs }), root, gvk }
+    KindType { schema: Arc::new(Schema::new(build.structs)), root, gvk }
 }
 
 /// The fields of every object.
