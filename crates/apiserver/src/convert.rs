@@ -1,61 +1,162 @@
-//! Objects between the version they are stored in and the one they are served in.
+//! Objects of a kind in another of its versions: the one that is served, the one that strategies see, the one that is
+//! stored. What differs in `apiVersion` only is never looked into.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use kybern_apimachinery::{Value, object};
+use kybern_apimachinery::{ApiError, Value, object};
 
 use crate::cache::{BadEntry, Entry};
 use crate::resource::Resource;
 
-/// An object from the stored version to the served one.
-pub(crate) fn to_served(resource: &Resource, mut stored: Value) -> Value {
-    if let Some(conversion) = resource.conversion {
-        stored = (conversion.from_stored)(stored);
+/// One object in another version.
+pub(crate) async fn convert(resource: &Resource, object: Value, api_version: &str) -> Result<Value, ApiError> {
+    if object::api_version(&object) == api_version {
+        return Ok(object);
     }
-    set_version(&mut stored, &resource.api_version());
-    stored
+    let mut converted = convert_all(resource, vec![object], api_version).await?;
+    converted.pop().ok_or_else(|| ApiError::internal("the conversion answered no object"))
 }
 
-/// An object from the served version to the stored one.
-pub(crate) fn to_stored(resource: &Resource, mut served: Value) -> Value {
-    if let Some(conversion) = resource.conversion {
-        served = (conversion.to_stored)(served);
-    }
-    set_version(&mut served, &resource.stored.gvk.api_version());
-    served
-}
-
-fn set_version(value: &mut Value, api_version: &str) {
-    if object::api_version(value) != api_version {
-        object::set(value, &["apiVersion"], api_version);
-    }
-}
-
-/// A stored object as a tree in the served version.
-pub(crate) fn served_value(resource: &Resource, entry: &Entry) -> Result<Value, BadEntry> {
-    Ok(to_served(resource, entry.value()?))
-}
-
-/// The JSON of an object in the served version; one piece, or a new head and the stored rest.
-pub(crate) fn served_pieces(
+/// Objects in another version, by one call for all that are not in it yet.
+pub(crate) async fn convert_all(
     resource: &Resource,
-    entry: &Entry,
-) -> Result<impl Iterator<Item = Bytes> + use<>, BadEntry> {
-    let pieces = if resource.serves_stored() {
-        [Some(entry.bytes.clone()), None]
-    } else if resource.conversion.is_none() {
-        let head = format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", resource.api_version(), resource.kind);
-        [Some(head.into()), Some(entry.body())]
-    } else {
-        [Some(served_value(resource, entry)?.to_string().into()), None]
+    mut objects: Vec<Value>,
+    api_version: &str,
+) -> Result<Vec<Value>, ApiError> {
+    let other = |object: &Value| object::api_version(object) != api_version;
+    let Some(conversion) = &resource.conversion else {
+        for object in objects.iter_mut().filter(|object| other(object)) {
+            object::set(object, &["apiVersion"], api_version);
+        }
+        return Ok(objects);
     };
-    Ok(pieces.into_iter().flatten())
+    let places: Vec<usize> = (0..objects.len()).filter(|&i| other(&objects[i])).collect();
+    if places.is_empty() {
+        return Ok(objects);
+    }
+    let given = places.iter().map(|&i| objects[i].take()).collect();
+    let converted = conversion.convert(given, api_version).await?;
+    if converted.len() != places.len() || converted.iter().any(other) {
+        let text = format!("the conversion of {} to {api_version} answered something else", resource.gvr.resource);
+        return Err(ApiError::internal(text));
+    }
+    for (place, object) in places.into_iter().zip(converted) {
+        objects[place] = object;
+    }
+    Ok(objects)
 }
 
-/// One piece of [`served_pieces`].
-pub(crate) fn served_bytes(resource: &Resource, entry: &Entry) -> Result<Bytes, BadEntry> {
-    let mut pieces = served_pieces(resource, entry)?;
-    Ok(match (pieces.next(), pieces.next()) {
-        (Some(one), None) => one,
-        (first, second) => [first, second].into_iter().flatten().flatten().collect::<Vec<u8>>().into(),
-    })
+/// A stored object in the served version.
+pub(crate) async fn served(resource: &Resource, entry: &Entry) -> Result<Value, ApiError> {
+    convert(resource, entry.value()?, &resource.api_version()).await
+}
+
+/// A stored object in the version that strategies see, without what is not stored.
+pub(crate) async fn internal(resource: &Resource, entry: &Entry) -> Result<Value, ApiError> {
+    let mut object = convert(resource, entry.value()?, &resource.internal.api_version()).await?;
+    object::remove(&mut object, &["metadata", "resourceVersion"]);
+    Ok(object)
+}
+
+/// An object of a request in the version that strategies see.
+pub(crate) async fn to_internal(resource: &Resource, served: Value) -> Result<Value, ApiError> {
+    convert(resource, served, &resource.internal.api_version()).await
+}
+
+/// What a strategy has seen in the served version.
+pub(crate) async fn to_served(resource: &Resource, internal: Value) -> Result<Value, ApiError> {
+    convert(resource, internal, &resource.api_version()).await
+}
+
+/// What a strategy has seen in the version that is stored.
+pub(crate) async fn to_stored(resource: &Resource, internal: Value) -> Result<Value, ApiError> {
+    convert(resource, internal, &resource.stored.gvk.api_version()).await
+}
+
+/// What an answer needs of a stored object besides its bytes: the object in other versions, where those have another
+/// shape.
+#[derive(Default)]
+pub(crate) struct View {
+    /// In the served version.
+    served: Option<Value>,
+    /// In the version that columns see.
+    internal: Option<Value>,
+}
+
+/// The views of stored objects for an answer that has to `serve` them, or `show` them in columns; conversions are asked
+/// once for all of them. `None`: their bytes will do.
+pub(crate) async fn views(
+    resource: &Resource,
+    items: &[Arc<Entry>],
+    serve: bool,
+    show: bool,
+) -> Result<Option<Vec<View>>, ApiError> {
+    if resource.conversion.is_none() {
+        return Ok(None);
+    }
+    let all = async |wanted: bool, api_version: String| {
+        if !wanted || items.iter().all(|e| e.api_version() == api_version) {
+            return Ok(None);
+        }
+        let trees = items.iter().map(|e| e.value()).collect::<Result<Vec<Value>, _>>()?;
+        Ok::<_, ApiError>(Some(convert_all(resource, trees, &api_version).await?))
+    };
+    let served = all(serve, resource.api_version()).await?;
+    let internal = all(show, resource.internal.api_version()).await?;
+    if served.is_none() && internal.is_none() {
+        return Ok(None);
+    }
+    let mut views: Vec<View> = items.iter().map(|_| View::default()).collect();
+    for (view, served) in views.iter_mut().zip(served.into_iter().flatten()) {
+        view.served = Some(served);
+    }
+    for (view, internal) in views.iter_mut().zip(internal.into_iter().flatten()) {
+        view.internal = Some(internal);
+    }
+    Ok(Some(views))
+}
+
+impl View {
+    /// Of an object whose bytes will do.
+    pub(crate) const PLAIN: Self = Self { served: None, internal: None };
+
+    /// A stored object as a tree in the served version.
+    pub(crate) fn served_value(&self, resource: &Resource, entry: &Entry) -> Result<Value, BadEntry> {
+        if let Some(served) = &self.served {
+            return Ok(served.clone());
+        }
+        let mut value = entry.value()?;
+        if object::api_version(&value) != resource.api_version() {
+            object::set(&mut value, &["apiVersion"], resource.api_version());
+        }
+        Ok(value)
+    }
+
+    /// As columns see it.
+    pub(crate) fn internal_value(&self, entry: &Entry) -> Result<Value, BadEntry> {
+        self.internal.clone().map_or_else(|| entry.value(), Ok)
+    }
+
+    /// The JSON of an object in the served version: one piece, or a new head and the stored rest.
+    pub(crate) fn served_pieces(&self, resource: &Resource, entry: &Entry) -> impl Iterator<Item = Bytes> + use<> {
+        let pieces = match &self.served {
+            Some(served) => [Some(served.to_string().into()), None],
+            None if entry.api_version() == resource.api_version() => [Some(entry.bytes.clone()), None],
+            None => {
+                let head = format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", resource.api_version(), resource.kind);
+                [Some(head.into()), Some(entry.body())]
+            }
+        };
+        pieces.into_iter().flatten()
+    }
+
+    /// One piece of [`View::served_pieces`].
+    pub(crate) fn served_bytes(&self, resource: &Resource, entry: &Entry) -> Bytes {
+        let mut pieces = self.served_pieces(resource, entry);
+        match (pieces.next(), pieces.next()) {
+            (Some(one), None) => one,
+            (first, second) => [first, second].into_iter().flatten().flatten().collect::<Vec<u8>>().into(),
+        }
+    }
 }

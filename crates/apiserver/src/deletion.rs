@@ -9,12 +9,13 @@ use kybern_storage::Txn;
 use crate::access::UserInfo;
 use crate::admission::{AdmissionRequest, Operation};
 use crate::cache::Entry;
+use crate::convert;
 use crate::exchange::Exchange;
 use crate::options::{DeleteOptions, Propagation};
 use crate::resource::Resource;
 use crate::server::Server;
 use crate::strategy::Strategy;
-use crate::write::{Failure, TRIES, commit, encode, entry, stored_tree};
+use crate::write::{Failure, TRIES, commit, encode, entry};
 
 /// Waits for its owner's dependents to be orphaned.
 const ORPHAN: &str = "orphan";
@@ -66,7 +67,7 @@ impl<'a> Deletion<'a> {
     }
 
     async fn try_delete(&self, old: &Arc<Entry>) -> Result<Deleted, Failure> {
-        let before = stored_tree(old)?;
+        let before = convert::internal(self.resource, old).await?;
         self.check_preconditions(old, &before)?;
         self.admit(old, &before).await?;
         let kind = self.server.kind(self.resource)?;
@@ -74,9 +75,11 @@ impl<'a> Deletion<'a> {
         match mark(&*self.resource.strategy, &mut marked, self.options, self.now) {
             Mark::Gone => {
                 // Nothing may come between what is gone and its answer.
+                let value = encode(self.resource, marked).await;
                 let last = |revision| {
-                    let marked = encode(&marked).and_then(|value| entry(&kind, old.key.clone(), &value, revision));
-                    marked.unwrap_or_else(|_| Arc::new(old.at_revision(revision)))
+                    let value = value.as_ref().ok();
+                    let marked = value.and_then(|value| entry(&kind, old.key.clone(), value, revision).ok());
+                    marked.unwrap_or_else(|| Arc::new(old.at_revision(revision)))
                 };
                 if self.options.dry_run {
                     return Ok(Deleted::Gone(last(old.revision)));
@@ -88,7 +91,7 @@ impl<'a> Deletion<'a> {
             }
             Mark::Pending if marked == before => Ok(Deleted::Pending(old.clone())),
             Mark::Pending => {
-                let value = encode(&marked)?;
+                let value = encode(self.resource, marked).await?;
                 if self.options.dry_run {
                     return Ok(Deleted::Pending(entry(&kind, old.key.clone(), &value, old.revision)?));
                 }

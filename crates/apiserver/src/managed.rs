@@ -1,12 +1,13 @@
 //! Where writes meet server-side apply: who owns which field after them.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, object, time};
 use kybern_schema::apply::{Context, FieldSet, Versions, apply_patch, track_update};
 use kybern_schema::types::KindType;
 
-use crate::convert::{to_served, to_stored};
+use crate::convert::{convert, to_served};
 use crate::exchange::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::{Resource, SubresourceHandler};
@@ -37,17 +38,6 @@ fn reset(resource: &Resource, subresource: &str) -> FieldSet {
     FieldSet::of_fields(&paths)
 }
 
-/// An object of a resource in another of its kind's versions.
-fn convert(
-    versions: &[Arc<Resource>],
-    from: &Resource,
-    object: &Value,
-    api_version: &str,
-) -> Option<(KindType, Value)> {
-    let to = versions.iter().find(|r| r.api_version() == api_version)?;
-    Some((to.ty.clone(), to_served(to, to_stored(from, object.clone()))))
-}
-
 /// Who writes what.
 #[derive(Clone, Copy)]
 pub(crate) struct Author<'a> {
@@ -58,40 +48,98 @@ pub(crate) struct Author<'a> {
     pub(crate) now: jiff::Timestamp,
 }
 
-/// Calls `act` with what is known of a write; fields that others set in versions of another shape are found by conversion.
-fn in_context<T>(author: Author<'_>, act: impl FnOnce(&Context<'_>) -> T) -> T {
+/// The shape of a version, and an object in it; `None` where it is not served.
+type Converted = Option<(KindType, Value)>;
+
+/// Conversions to find fields in that others have set in versions of another shape. What decides about owners is pure: it
+/// is run again when it asked for a conversion that was not known yet.
+#[derive(Default)]
+struct Conversions {
+    known: Vec<(Value, String, Converted)>,
+    asked: RefCell<Vec<(Value, String)>>,
+}
+
+impl Conversions {
+    fn get(&self, object: &Value, api_version: &str) -> Converted {
+        match self.known.iter().find(|(from, to, _)| to == api_version && from == object) {
+            Some((.., converted)) => converted.clone(),
+            None => {
+                self.asked.borrow_mut().push((object.clone(), api_version.to_owned()));
+                None
+            }
+        }
+    }
+
+    /// Finds what was asked for; answers whether that was anything.
+    async fn find(&mut self, versions: &[Arc<Resource>], resource: &Resource) -> Result<bool, ApiError> {
+        let asked = std::mem::take(self.asked.get_mut());
+        for (object, api_version) in &asked {
+            let converted = match versions.iter().find(|r| r.api_version() == *api_version) {
+                Some(to) => Some((to.ty.clone(), convert(resource, object.clone(), api_version).await?)),
+                None => None,
+            };
+            self.known.push((object.clone(), api_version.clone(), converted));
+        }
+        Ok(!asked.is_empty())
+    }
+}
+
+/// Calls `act` with what is known of a write.
+async fn in_context<T>(author: Author<'_>, act: impl Fn(&Context<'_>) -> T) -> Result<T, ApiError> {
     let Author { server, resource, subresource, manager, now } = author;
     let reset = reset(resource, subresource);
     let now = time::to_rfc3339(now);
-    let differing = server.served.load().table.differing_versions(resource);
-    let convert = |object: &Value, api_version: &str| {
-        convert(differing.as_deref().unwrap_or_default(), resource, object, api_version)
-    };
-    let versions = if differing.is_some() { Versions::Convert(&convert) } else { Versions::SameShape };
-    act(&Context { kind: &resource.ty, versions, manager, subresource, reset: &reset, now: &now })
-}
-
-/// Sets the managed fields of `object` after it was written in place of `old`; both in the stored version.
-pub(crate) fn track(author: Author<'_>, old: Option<&Value>, object: &mut Value) {
-    let resource = author.resource;
-    let track = |old: Option<&Value>, object: &mut Value| {
-        in_context(author, |context| track_update(context, old, object));
+    let act = |versions: Versions<'_>| {
+        act(&Context { kind: &resource.ty, versions, manager, subresource, reset: &reset, now: &now })
     };
     if resource.conversion.is_none() {
-        track(old, object);
-        return;
+        return Ok(act(Versions::SameShape));
     }
-    let mut served = to_served(resource, object.clone());
-    let old = old.map(|old| to_served(resource, old.clone()));
-    track(old.as_ref(), &mut served);
-    match object::remove(&mut served, &PATH) {
+    let versions = server.served.load().table.versions(resource);
+    let mut conversions = Conversions::default();
+    loop {
+        let done = act(Versions::Convert(&|object, api_version| conversions.get(object, api_version)));
+        if !conversions.find(&versions, resource).await? {
+            return Ok(done);
+        }
+    }
+}
+
+/// Sets the managed fields of `object` after it was written in place of `old`; both in the internal version.
+pub(crate) async fn track(author: Author<'_>, old: Option<&Value>, object: &mut Value) -> Result<(), ApiError> {
+    let resource = author.resource;
+    if resource.conversion.is_none() {
+        // Versions differ by name alone; the shape is the request's.
+        let reset = reset(resource, author.subresource);
+        let Author { subresource, manager, .. } = author;
+        let now = time::to_rfc3339(author.now);
+        let versions = Versions::SameShape;
+        track_update(
+            &Context { kind: &resource.ty, versions, manager, subresource, reset: &reset, now: &now },
+            old,
+            object,
+        );
+        return Ok(());
+    }
+    let served = to_served(resource, object.clone()).await?;
+    let old = match old {
+        Some(old) => Some(to_served(resource, old.clone()).await?),
+        None => None,
+    };
+    let tracked = in_context(author, |context| {
+        let mut served = served.clone();
+        track_update(context, old.as_ref(), &mut served);
+        object::remove(&mut served, &PATH)
+    });
+    match tracked.await? {
         Some(managed) => object::set(object, &PATH, managed),
         None => drop(object::remove(object, &PATH)),
     }
+    Ok(())
 }
 
 /// Applies a configuration to the live object, both in the served version.
-pub(crate) fn apply(
+pub(crate) async fn apply(
     exchange: &Exchange,
     options: &WriteOptions,
     live: Option<&Value>,
@@ -101,5 +149,5 @@ pub(crate) fn apply(
     let force = options.force.unwrap_or(false);
     let author =
         Author { server, resource, subresource: &info.subresource, manager: &options.field_manager, now: *now };
-    Ok(in_context(author, |context| apply_patch(context, live, config, force))?)
+    Ok(in_context(author, |context| apply_patch(context, live, config, force)).await??)
 }

@@ -6,10 +6,11 @@ use crate::BoxFuture;
 use crate::access::UserInfo;
 use crate::cache::Selection;
 use crate::connect::Objects;
+use crate::convert;
 use crate::deletion::{Deleted, Deletion};
 use crate::options::{DeleteOptions, FieldValidation, Query, WriteOptions};
 use crate::server::Server;
-use crate::write::{Failure, TRIES, Writer, stored_tree};
+use crate::write::{Failure, TRIES, Writer};
 
 /// Who the server's own parts are to admission.
 fn own_user() -> UserInfo {
@@ -44,7 +45,7 @@ impl Objects for Server {
             self.catch_up().await?;
             let entry = kind.get(namespace, name);
             let entry = entry.ok_or_else(|| ApiError::not_found(&row.gvr.group_resource(), name))?;
-            Ok(entry.value()?)
+            convert::convert(&row, entry.value()?, &row.internal.api_version()).await
         })
     }
 
@@ -55,13 +56,15 @@ impl Objects for Server {
         namespace: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Value>, ApiError>> {
         Box::pin(async move {
-            let kind = self.kind(&*self.row(group, resource)?)?;
+            let row = self.row(group, resource)?;
+            let kind = self.kind(&row)?;
             self.catch_up().await?;
             let selection = Selection::in_namespace(namespace);
             let listing = kind
                 .list(&selection, None, 0, None, || self.cache.revision())
                 .map_err(|_| ApiError::internal("the latest revision cannot be too old"))?;
-            Ok(listing.items.iter().map(|e| e.value()).collect::<Result<_, _>>()?)
+            let objects = listing.items.iter().map(|e| e.value()).collect::<Result<_, _>>()?;
+            convert::convert_all(&row, objects, &row.internal.api_version()).await
         })
     }
 
@@ -80,7 +83,7 @@ impl Objects for Server {
             loop {
                 self.catch_up().await?;
                 let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
-                let before = stored_tree(&old)?;
+                let before = convert::internal(&row, &old).await?;
                 let mut object = before.clone();
                 change(&mut object)?;
                 if object == before {
@@ -132,7 +135,8 @@ impl Objects for Server {
                 applies: false,
                 warnings: Default::default(),
             };
-            Ok(writer.create(object).await?.value()?)
+            let made = writer.create(object).await?;
+            convert::convert(&row, made.value()?, &row.internal.api_version()).await
         })
     }
 
@@ -151,7 +155,9 @@ impl Objects for Server {
             let now = self.clock.now();
             let deletion = Deletion { server: self, resource: &row, user: &user, options: &options, now };
             match deletion.delete(namespace, name).await? {
-                Deleted::Pending(entry) | Deleted::Gone(entry) => Ok(entry.value()?),
+                Deleted::Pending(entry) | Deleted::Gone(entry) => {
+                    convert::convert(&row, entry.value()?, &row.internal.api_version()).await
+                }
             }
         })
     }

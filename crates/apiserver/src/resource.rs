@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use kybern_apimachinery::{Gvk, Gvr, Value};
+use kybern_apimachinery::{ApiError, Gvk, Gvr, Value};
 use kybern_schema::types::KindType;
 
+use crate::BoxFuture;
 use crate::connect::Connector;
 use crate::strategy::Strategy;
 
@@ -21,15 +22,20 @@ pub struct Resource {
     pub verbs: Vec<String>,
     pub subresources: Vec<Subresource>,
     pub ty: KindType,
+    /// A custom resource's `openAPIV3Schema`, for those who want it explained. A built-in kind's shape says it all.
+    pub schema: Option<Arc<Value>>,
+    /// The version that its strategy, admission and columns see: the stored one of a built-in kind, its own of a custom
+    /// resource.
+    pub internal: Gvk,
     /// Where and as what its objects are stored; shared by all served versions of the kind.
     pub stored: Arc<StoredKind>,
-    /// To and from the stored version; `None` when it is the stored version, or differs from it in `apiVersion` only.
-    pub conversion: Option<Conversion>,
+    /// Between the versions of its kind; `None` when they differ in `apiVersion` only.
+    pub conversion: Option<Arc<dyn Conversion>>,
     pub strategy: Arc<dyn Strategy>,
     pub generation: Generation,
     /// Whether DELETE answers with the object instead of a `Status`, as upstream does for pods, services and some more.
     pub returns_deleted: bool,
-    pub columns: Columns,
+    pub columns: Arc<Columns>,
     /// Serves every request of a resource that is never stored, such as `tokenreviews` and `bindings`: no object is read
     /// or written on its behalf, and `stored` and `strategy` are not used.
     pub unstored: Option<Arc<dyn Connector>>,
@@ -86,11 +92,10 @@ impl SelectableField {
     }
 }
 
-/// Converts an object between a served version and the stored one. Pure.
-#[derive(Clone, Copy)]
-pub struct Conversion {
-    pub to_stored: fn(Value) -> Value,
-    pub from_stored: fn(Value) -> Value,
+/// Converts objects between the versions of a kind. It may ask someone else, who may be away or answer nonsense.
+pub trait Conversion: Send + Sync + 'static {
+    /// Objects, each of the version that its `apiVersion` names, in another version: as many, in the same order.
+    fn convert<'a>(&'a self, objects: Vec<Value>, api_version: &'a str) -> BoxFuture<'a, Result<Vec<Value>, ApiError>>;
 }
 
 #[derive(Clone)]
@@ -107,34 +112,41 @@ pub struct Subresource {
 pub enum SubresourceHandler {
     /// Reads and writes the parent object through another strategy: `status`, `ephemeralcontainers`, `resize`.
     Part(Arc<dyn Strategy>),
-    /// `autoscaling/v1 Scale`; with the JSON paths of replicas in spec and status, and of the status' selector.
-    Scale {
-        spec_replicas: &'static [&'static str],
-        status_replicas: &'static [&'static str],
-        selector: &'static [&'static str],
-        /// Of the scale, not of what is scaled.
-        columns: Columns,
-    },
+    /// `autoscaling/v1 Scale`.
+    Scale(Arc<Scale>),
     /// A request that is neither a read nor a write of the stored object: `binding`, `eviction`, `token`, `log`, `exec`.
     Connect(Arc<dyn Connector>),
 }
 
-/// The columns of `kubectl get`: upstream's printers, as data and one pure function per kind.
-#[derive(Clone, Copy)]
-pub struct Columns {
-    pub definitions: &'static [Column],
-    /// The cells of one object, one per definition. `now` serves ages.
-    pub cells: fn(&Value, now: jiff::Timestamp) -> Vec<Value>,
+/// Where an object has what its scale shows.
+pub struct Scale {
+    /// The JSON paths of replicas in spec and status.
+    pub spec_replicas: Vec<String>,
+    pub status_replicas: Vec<String>,
+    /// Of the selector; empty where there is none.
+    pub selector: Vec<String>,
+    /// Of the scale, not of what is scaled.
+    pub columns: Columns,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// The columns of `kubectl get`: upstream's printers, as data and one pure function per kind.
+#[derive(Clone)]
+pub struct Columns {
+    pub definitions: Vec<Column>,
+    /// The cells of one object of the internal version, one per definition. `now` serves ages.
+    pub cells: Arc<Cells>,
+}
+
+pub type Cells = dyn Fn(&Value, jiff::Timestamp) -> Vec<Value> + Send + Sync;
+
+#[derive(Clone, Debug)]
 pub struct Column {
-    pub name: &'static str,
+    pub name: String,
     /// `string`, `integer`, `date`.
-    pub ty: &'static str,
+    pub ty: String,
     /// `name` for the first column, else mostly empty.
-    pub format: &'static str,
-    pub description: &'static str,
+    pub format: String,
+    pub description: String,
     /// 0 is always shown; more only with `-o wide`.
-    pub priority: u32,
+    pub priority: i32,
 }

@@ -1,6 +1,6 @@
 //! Every served resource, by its coordinates. Replaced as a whole when rows come or go.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kybern_apimachinery::Gvr;
@@ -13,8 +13,6 @@ pub(crate) struct ResourceTable {
     by_gvr: HashMap<Gvr, Arc<Resource>>,
     /// Groups in the order that rows first name them; in each, versions by priority, in each, rows by name.
     groups: Vec<Group>,
-    /// Where the kinds are stored of which some version has a shape of its own.
-    converted: HashSet<String>,
 }
 
 /// An API group as discovery lists it.
@@ -31,9 +29,6 @@ impl ResourceTable {
         let mut order = Vec::new();
         for row in rows {
             let row = Arc::new(row);
-            if row.conversion.is_some() {
-                table.converted.insert(row.stored.prefix.clone());
-            }
             if !order.contains(&row.gvr.group) {
                 order.push(row.gvr.group.clone());
             }
@@ -69,10 +64,9 @@ impl ResourceTable {
         self.by_gvr.values()
     }
 
-    /// The versions of a resource's kind, if their shapes differ.
-    pub(crate) fn differing_versions(&self, resource: &Resource) -> Option<Vec<Arc<Resource>>> {
-        let prefix = &resource.stored.prefix;
-        self.converted.contains(prefix).then(|| self.rows().filter(|r| r.stored.prefix == *prefix).cloned().collect())
+    /// The rows of all served versions of a resource's kind.
+    pub(crate) fn versions(&self, resource: &Resource) -> Vec<Arc<Resource>> {
+        self.rows().filter(|r| r.stored.prefix == resource.stored.prefix).cloned().collect()
     }
 
     /// The row that serves the stored version of a resource.
@@ -100,11 +94,6 @@ fn priority(version: &str) -> (u8, u64, u64) {
 impl Resource {
     pub(crate) fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
-    }
-
-    /// Whether the served version is the stored one, so that stored bytes can be sent as they are.
-    pub(crate) fn serves_stored(&self) -> bool {
-        self.gvr.group == self.stored.gvk.group && self.gvr.version == self.stored.gvk.version
     }
 
     pub(crate) fn api_version(&self) -> String {

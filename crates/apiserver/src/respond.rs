@@ -10,11 +10,11 @@ use kybern_schema::types::KindType;
 
 use crate::body;
 use crate::cache::Entry;
-use crate::convert::{served_bytes, served_pieces, served_value};
+use crate::convert::View;
 use crate::negotiate::{Encoding, Format, Shape};
 use crate::resource::Resource;
 use crate::table::{self, Include};
-use crate::{Body, codec};
+use crate::{Body, codec, convert};
 
 /// A refusal in the form that the client asked for.
 pub(crate) fn refusal(error: &ApiError, form: Format) -> Response<Body> {
@@ -40,18 +40,41 @@ pub(crate) struct Presentation {
     pub(crate) now: jiff::Timestamp,
 }
 
-/// A stored object as a response.
-pub(crate) fn entry(
+/// The views of stored objects that an answer needs.
+async fn views(
     resource: &Resource,
-    entry: &Entry,
+    items: &[Arc<Entry>],
+    presentation: Presentation,
+) -> Result<Option<Vec<View>>, ApiError> {
+    let Presentation { format, include, .. } = presentation;
+    let table = format.shape == Shape::Table;
+    let serve = format.shape == Shape::Object || (table && include == Include::Object);
+    convert::views(resource, items, serve, table).await
+}
+
+/// The view of one stored object.
+pub(crate) async fn view(
+    resource: &Resource,
+    entry: &Arc<Entry>,
+    presentation: Presentation,
+) -> Result<View, ApiError> {
+    let views = views(resource, std::slice::from_ref(entry), presentation).await?;
+    Ok(views.and_then(|mut views| views.pop()).unwrap_or_default())
+}
+
+/// A stored object as a response.
+pub(crate) async fn entry(
+    resource: &Resource,
+    entry: &Arc<Entry>,
     presentation: Presentation,
     code: StatusCode,
 ) -> Result<Response<Body>, ApiError> {
     let Presentation { format, include, now } = presentation;
+    let view = view(resource, entry, presentation).await?;
     let plain = format.encoding == Encoding::Json && !format.pretty;
     let (media, bytes) = match format.shape {
-        Shape::Object if plain => ("application/json", served_bytes(resource, entry)?),
-        Shape::Object => codec::write(format, Some(&resource.ty), &served_value(resource, entry)?)?,
+        Shape::Object if plain => ("application/json", view.served_bytes(resource, entry)),
+        Shape::Object => codec::write(format, Some(&resource.ty), &view.served_value(resource, entry)?)?,
         Shape::Metadata => reencode(
             format,
             meta_kind("PartialObjectMetadata", format.version),
@@ -60,7 +83,7 @@ pub(crate) fn entry(
         Shape::Table => {
             let head =
                 table::head(resource, format.version, &json!({"resourceVersion": entry.revision.to_string()}), true);
-            let row = table::row(resource, entry, include, format.version, now);
+            let row = table::row(resource, entry, &view, include, format.version, now);
             reencode(
                 format,
                 meta_kind("Table", format.version),
@@ -99,25 +122,29 @@ pub(crate) fn list_metadata(revision: u64, continue_token: &str, remaining: Opti
 }
 
 /// Stored objects as a list. `gzip` compresses JSON.
-pub(crate) fn list(
+pub(crate) async fn list(
     resource: &Arc<Resource>,
     items: Vec<Arc<Entry>>,
     metadata: &Value,
     presentation: Presentation,
     gzip: bool,
 ) -> Result<Response<Body>, ApiError> {
-    let Presentation { format, include, now } = presentation;
+    let format = presentation.format;
+    // Before the first byte is sent: what cannot be converted is an answer of its own, and no gap in a list.
+    let views = views(resource, &items, presentation).await?;
     let list_kind = format!("{}List", resource.kind);
     if format.encoding != Encoding::Json || format.pretty {
         let (kind, value) = match format.shape {
             Shape::Object => {
                 let kind = Gvk::new(&resource.gvr.group, &resource.gvr.version, &list_kind);
-                let items: Vec<Value> = items.iter().map(|e| served_value(resource, e)).collect::<Result<_, _>>()?;
+                let view = |i: usize| views.as_ref().and_then(|views| views.get(i)).unwrap_or(&View::PLAIN);
+                let served = |(i, entry): (usize, &Arc<Entry>)| view(i).served_value(resource, entry);
+                let items: Vec<Value> = items.iter().enumerate().map(served).collect::<Result<_, _>>()?;
                 let list = json!({"apiVersion": resource.api_version(), "kind": list_kind, "metadata": metadata, "items": items});
                 (kybern_schema::builtin().kind(&kind), list)
             }
             _ => {
-                let json: Vec<u8> = list_pieces(resource, items, None, metadata, presentation).flatten().collect();
+                let json: Vec<u8> = list_pieces(resource, items, views, metadata, presentation).flatten().collect();
                 let name = if format.shape == Shape::Table { "Table" } else { "PartialObjectMetadataList" };
                 (meta_kind(name, format.version), serde_json::from_slice(&json).map_err(ApiError::internal)?)
             }
@@ -125,15 +152,7 @@ pub(crate) fn list(
         let (media, bytes) = codec::write(format, kind.as_ref(), &value)?;
         return Ok(body::response(StatusCode::OK, media, bytes));
     }
-    // Before the first byte is sent: what cannot be read is an answer of its own, and no gap in a list.
-    let converted = match resource.conversion {
-        Some(_) if format.shape == Shape::Object => {
-            Some(items.iter().map(|e| served_bytes(resource, e)).collect::<Result<Vec<Bytes>, _>>()?)
-        }
-        _ => None,
-    };
-    let presentation = Presentation { format, include, now };
-    let pieces = body::coalesce(list_pieces(resource, items, converted, metadata, presentation));
+    let pieces = body::coalesce(list_pieces(resource, items, views, metadata, presentation));
     let mut response = Response::new(if gzip {
         body::stream(futures_util::stream::iter(crate::gzip::compress(pieces)))
     } else {
@@ -148,11 +167,11 @@ pub(crate) fn list(
     Ok(response)
 }
 
-/// A list's JSON, made as it is sent. `converted` holds the objects of a kind that is stored in another shape.
+/// A list's JSON, made as it is sent.
 fn list_pieces(
     resource: &Arc<Resource>,
     items: Vec<Arc<Entry>>,
-    converted: Option<Vec<Bytes>>,
+    views: Option<Vec<View>>,
     metadata: &Value,
     presentation: Presentation,
 ) -> impl Iterator<Item = Bytes> + Send + use<> {
@@ -171,17 +190,14 @@ fn list_pieces(
     };
     let items = items.into_iter().enumerate().flat_map(move |(i, entry)| {
         let comma = (i > 0).then(|| Bytes::from_static(b","));
+        let view = views.as_ref().and_then(|views| views.get(i)).unwrap_or(&View::PLAIN);
         let pieces: [Option<Bytes>; 2] = match shape {
-            Shape::Object => match &converted {
-                Some(all) => [all.get(i).cloned(), None],
-                None => {
-                    // Only a conversion has to read.
-                    let mut pieces = served_pieces(&resource, &entry).into_iter().flatten();
-                    [pieces.next(), pieces.next()]
-                }
-            },
+            Shape::Object => {
+                let mut pieces = view.served_pieces(&resource, &entry);
+                [pieces.next(), pieces.next()]
+            }
             Shape::Metadata => [Some(table::metadata(&entry, version).into()), None],
-            Shape::Table => [Some(table::row(&resource, &entry, include, version, now)), None],
+            Shape::Table => [Some(table::row(&resource, &entry, view, include, version, now)), None],
         };
         comma.into_iter().chain(pieces.into_iter().flatten())
     });

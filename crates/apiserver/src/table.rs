@@ -6,6 +6,7 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{ApiError, Value, json};
 
 use crate::cache::Entry;
+use crate::convert::View;
 use crate::resource::{Columns, Resource};
 
 /// What a row carries of its object (`includeObject`).
@@ -64,8 +65,8 @@ pub(crate) fn metadata(entry: &Entry, version: &str) -> Vec<u8> {
 }
 
 /// The cells of an object. One that cannot be read is in the table nevertheless, by its name.
-fn cells(resource: &Resource, entry: &Entry, now: Timestamp) -> Vec<Value> {
-    match entry.value() {
+fn cells(resource: &Resource, entry: &Entry, view: &View, now: Timestamp) -> Vec<Value> {
+    match view.internal_value(entry) {
         Ok(object) => (resource.columns.cells)(&object, now),
         Err(error) => {
             tracing::error!(%error, "an object is shown by its name only");
@@ -76,8 +77,15 @@ fn cells(resource: &Resource, entry: &Entry, now: Timestamp) -> Vec<Value> {
 }
 
 /// One row of a table.
-pub(crate) fn row(resource: &Resource, entry: &Entry, include: Include, version: &str, now: Timestamp) -> Bytes {
-    let cells = cells(resource, entry, now);
+pub(crate) fn row(
+    resource: &Resource,
+    entry: &Entry,
+    view: &View,
+    include: Include,
+    version: &str,
+    now: Timestamp,
+) -> Bytes {
+    let cells = cells(resource, entry, view, now);
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(b"{\"cells\":");
     // Writing to memory cannot fail.
@@ -90,9 +98,8 @@ pub(crate) fn row(resource: &Resource, entry: &Entry, include: Include, version:
         }
         Include::Object => {
             out.extend_from_slice(b",\"object\":");
-            match crate::convert::served_bytes(resource, entry) {
-                Ok(bytes) => out.extend_from_slice(&bytes),
-                Err(_) => out.extend_from_slice(&metadata(entry, version)),
+            for piece in view.served_pieces(resource, entry) {
+                out.extend_from_slice(&piece);
             }
         }
     }

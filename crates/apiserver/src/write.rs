@@ -10,14 +10,13 @@ use kybern_storage::{Revision, StorageError, Txn};
 use crate::access::UserInfo;
 use crate::admission::{AdmissionRequest, Operation};
 use crate::cache::{Entry, KindCache, canonical};
-use crate::convert::to_stored;
 use crate::exchange::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::{Resource, SubresourceHandler};
 use crate::server::Server;
 use crate::strategy::{Strategy, StrategyContext};
 use crate::warnings::Warnings;
-use crate::{managed, metadata};
+use crate::{convert, managed, metadata};
 
 /// Tries of a write that names no revision, when the object changes meanwhile.
 pub(crate) const TRIES: u32 = 5;
@@ -174,12 +173,12 @@ impl<'a> Writer<'a> {
 
     async fn create_named(&mut self, object: Value) -> Result<Arc<Entry>, ApiError> {
         let (resource, strategy) = (self.resource, &*self.resource.strategy);
-        let mut object = to_stored(resource, object);
+        let mut object = convert::to_internal(resource, object).await?;
         strategy.default(&mut object);
         if !self.applies {
             self.single_owners(&mut object, false);
             // What admission adds is nobody's.
-            managed::track(self.author(), None, &mut object);
+            managed::track(self.author(), None, &mut object).await?;
         }
         self.admit(Operation::Create, &mut object, None).await?;
         self.single_owners(&mut object, true);
@@ -198,10 +197,11 @@ impl<'a> Writer<'a> {
         let name = object::name(&object).to_owned();
         let kind = self.kind()?;
         let key = kind.key(object::namespace(&object), &name);
-        let value = encode(&object)?;
+        let namespace = object::namespace(&object).to_owned();
+        let value = encode(resource, object).await?;
         if self.options.dry_run {
             self.server.catch_up().await?;
-            if kind.get(object::namespace(&object), &name).is_some() {
+            if kind.get(&namespace, &name).is_some() {
                 return Err(ApiError::already_exists(&resource.gvr.group_resource(), &name));
             }
             return entry(&kind, key, &value, 0);
@@ -225,8 +225,8 @@ impl<'a> Writer<'a> {
     pub(crate) async fn update(&mut self, old: &Arc<Entry>, object: Value) -> Result<Arc<Entry>, Failure> {
         let (resource, strategy) = (self.resource, self.strategy());
         let main = &*resource.strategy;
-        let before = stored_tree(old)?;
-        let mut object = to_stored(resource, object);
+        let before = convert::internal(resource, old).await?;
+        let mut object = convert::to_internal(resource, object).await?;
         self.check_identity(&object, &before)?;
         main.default(&mut object);
         match self.subresource {
@@ -237,7 +237,7 @@ impl<'a> Writer<'a> {
         metadata::prepare_for_update(&mut object, &before);
         if !self.applies {
             self.single_owners(&mut object, false);
-            managed::track(self.author(), Some(&before), &mut object);
+            managed::track(self.author(), Some(&before), &mut object).await?;
         }
         self.admit(Operation::Update, &mut object, Some(&before)).await?;
         self.single_owners(&mut object, true);
@@ -252,7 +252,7 @@ impl<'a> Writer<'a> {
         self.warnings.extend(strategy.warnings(&object, Some(&before)));
         self.validate(Operation::Update, &object, Some(&before)).await?;
         kybern_schema::apply::keep_times(&before, &mut object);
-        if object == before {
+        if object == before && old.api_version() == resource.stored.gvk.api_version() {
             return Ok(old.clone());
         }
         let entry = self.replace(old, &before, &object).await?;
@@ -272,7 +272,7 @@ impl<'a> Writer<'a> {
         Err(ApiError::conflict(&self.resource.gvr.group_resource(), object::name(before), &cause))
     }
 
-    /// Commits an object in the stored version in place of `old`; deletes it instead when that was all it waited for.
+    /// Commits an object in the internal version in place of `old`; deletes it instead when that was all it waited for.
     pub(crate) async fn replace(
         &self,
         old: &Arc<Entry>,
@@ -280,7 +280,7 @@ impl<'a> Writer<'a> {
         object: &Value,
     ) -> Result<Arc<Entry>, Failure> {
         let kind = self.kind()?;
-        let value = encode(object)?;
+        let value = encode(self.resource, object.clone()).await?;
         let key = old.key.clone();
         let gone = is_released(&*self.resource.strategy, object, before);
         if self.options.dry_run {
@@ -338,13 +338,6 @@ pub(crate) async fn commit(server: &Server, txn: Txn) -> Result<Revision, Failur
     }
 }
 
-/// An entry's tree without what is not stored.
-pub(crate) fn stored_tree(entry: &Entry) -> Result<Value, ApiError> {
-    let mut tree = entry.value()?;
-    object::remove(&mut tree, &["metadata", "resourceVersion"]);
-    Ok(tree)
-}
-
 /// Takes over the top-level fields that `kept` names.
 fn keep(object: &mut Value, old: &Value, kept: impl Fn(&str) -> bool) {
     let (Some(object), Some(old)) = (object.as_object_mut(), old.as_object()) else { return };
@@ -352,11 +345,12 @@ fn keep(object: &mut Value, old: &Value, kept: impl Fn(&str) -> bool) {
     object.extend(old.iter().filter(|(field, _)| kept(field)).map(|(k, v)| (k.clone(), v.clone())));
 }
 
-/// An object's stored bytes: within the bounds that every reader relies on, whatever admission and conversion made of it.
-pub(crate) fn encode(object: &Value) -> Result<Bytes, ApiError> {
-    Budget::STORED.check(object)?;
+/// An internal object's stored bytes: within the bounds that every reader relies on, whatever admission and conversion made of it.
+pub(crate) async fn encode(resource: &Resource, object: Value) -> Result<Bytes, ApiError> {
+    let object = convert::to_stored(resource, object).await?;
+    Budget::STORED.check(&object)?;
     let value =
-        canonical(object).ok_or_else(|| ApiError::internal("the object has no apiVersion, kind or metadata"))?;
+        canonical(&object).ok_or_else(|| ApiError::internal("the object has no apiVersion, kind or metadata"))?;
     if value.len() > MAX_OBJECT_BYTES {
         return Err(ApiError::new(
             Reason::RequestEntityTooLarge,

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kybern_apimachinery::{Gvk, Gvr};
-use kybern_apiserver::resource::{Generation, Resource, StoredKind, Subresource, SubresourceHandler};
+use kybern_apiserver::resource::{Generation, Resource, Scale, StoredKind, Subresource, SubresourceHandler};
 use kybern_schema::builtin::ResourceRow;
 
 use crate::Deps;
-use crate::columns::{SCALE as SCALE_COLUMNS, columns};
+use crate::columns::{columns, scale_columns};
 use crate::connect;
 use crate::conversion::conversion;
 use crate::selectable::{refusal, selectable};
@@ -76,12 +76,15 @@ const RETURNS_DELETED: [&str; 16] = [
 ];
 
 /// `replicas` in spec and status, and the selector, of what `scale` works on.
-const SCALE: SubresourceHandler = SubresourceHandler::Scale {
-    spec_replicas: &["spec", "replicas"],
-    status_replicas: &["status", "replicas"],
-    selector: &["spec", "selector"],
-    columns: SCALE_COLUMNS,
-};
+fn scale() -> SubresourceHandler {
+    let path = |path: [&str; 2]| path.map(str::to_owned).to_vec();
+    SubresourceHandler::Scale(Arc::new(Scale {
+        spec_replicas: path(["spec", "replicas"]),
+        status_replicas: path(["status", "replicas"]),
+        selector: path(["spec", "selector"]),
+        columns: scale_columns(),
+    }))
+}
 
 fn subresources(row: &ResourceRow, deps: &Deps) -> Vec<Subresource> {
     row.subresources
@@ -89,7 +92,7 @@ fn subresources(row: &ResourceRow, deps: &Deps) -> Vec<Subresource> {
         .filter_map(|sub| {
             let handler = match part(row.group, row.resource, sub.name) {
                 Some(strategy) => SubresourceHandler::Part(strategy),
-                None if sub.name == "scale" => SCALE,
+                None if sub.name == "scale" => scale(),
                 None => SubresourceHandler::Connect(connect::connector(row.resource, sub.name, deps)?),
             };
             let verbs = sub.verbs.iter().map(|v| (*v).to_owned()).collect();
@@ -130,12 +133,14 @@ pub fn resources(deps: &Deps) -> Vec<Resource> {
                 verbs: owned(&row.verbs),
                 subresources: subresources(row, deps),
                 ty: builtin.kind(&row.gvk())?,
+                schema: None,
+                internal: stored.gvk.clone(),
                 stored: stored.clone(),
-                conversion: conversion(row.group, row.version, row.resource),
+                conversion: conversion(row.group, row.resource),
                 strategy: strategy(row.group, row.resource, has_status, &deps.services),
                 generation: generation(group, row.resource),
                 returns_deleted: returns_deleted(row.resource),
-                columns: columns(row.group, row.resource),
+                columns: Arc::new(columns(row.group, row.resource)),
                 unstored: connect::unstored(row.group, row.resource, deps),
             })
         })

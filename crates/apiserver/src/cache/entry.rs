@@ -134,6 +134,13 @@ impl Entry {
         self.fields.get(index).map_or("", |v| v)
     }
 
+    /// The version that it is stored in: no row says that for sure, since the version may have changed since.
+    pub fn api_version(&self) -> &str {
+        let text = &self.bytes[HEAD.len()..self.body as usize];
+        let end = text.iter().position(|b| *b == b'"').unwrap_or(text.len());
+        std::str::from_utf8(&text[..end]).unwrap_or("")
+    }
+
     /// The JSON of `metadata`.
     pub fn metadata(&self) -> Bytes {
         self.bytes.slice(self.metadata.start as usize..self.metadata.end as usize)
@@ -150,12 +157,13 @@ impl Entry {
     }
 }
 
+const HEAD: &[u8] = b"{\"apiVersion\":\"";
 const METADATA: &[u8] = b"\"metadata\":{";
 
 /// Where `"metadata"` starts in bytes that begin `{"apiVersion":"…","kind":"…","metadata":{`.
 fn body_offset(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
-    for part in [&b"{\"apiVersion\":\""[..], b",\"kind\":\""] {
+    for part in [HEAD, b",\"kind\":\""] {
         bytes.get(at..)?.starts_with(part).then_some(())?;
         at += part.len();
         let rest = &bytes[at..];

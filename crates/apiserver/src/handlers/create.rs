@@ -16,5 +16,5 @@ pub(super) async fn create(exchange: &Exchange, body: Body) -> Result<Response<B
     }
     let mut writer = Writer::new(exchange, &options);
     let entry = writer.create(object).await?;
-    respond::entry(&exchange.resource, &entry, presentation, StatusCode::CREATED)
+    respond::entry(&exchange.resource, &entry, presentation, StatusCode::CREATED).await
 }

@@ -66,10 +66,10 @@ pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<B
             // Upstream's rule: only who asked in the legacy way for a cascade learns that it is not done.
             let accepted = options.orphan_dependents == Some(false);
             let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
-            respond::entry(&exchange.resource, &entry, presentation, code)
+            respond::entry(&exchange.resource, &entry, presentation, code).await
         }
         Deleted::Gone(entry) if exchange.resource.returns_deleted => {
-            respond::entry(&exchange.resource, &entry, presentation, StatusCode::OK)
+            respond::entry(&exchange.resource, &entry, presentation, StatusCode::OK).await
         }
         Deleted::Gone(entry) => {
             let kind = kybern_schema::builtin().kind(&Gvk::new("", "v1", "Status"));

@@ -37,5 +37,5 @@ pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<B
         return Err(error);
     }
     let metadata = respond::list_metadata(server.cache.revision(), "", None);
-    respond::list(&exchange.resource, deleted, &metadata, presentation, false)
+    respond::list(&exchange.resource, deleted, &metadata, presentation, false).await
 }

@@ -16,5 +16,5 @@ pub(super) async fn get(exchange: &Exchange) -> Result<Response<Body>, ApiError>
         None => exchange.server.catch_up().await?,
     }
     let entry = kind.get(&exchange.info.namespace, &exchange.info.name).ok_or_else(|| exchange.not_found())?;
-    respond::entry(&exchange.resource, &entry, presentation, StatusCode::OK)
+    respond::entry(&exchange.resource, &entry, presentation, StatusCode::OK).await
 }

@@ -68,7 +68,7 @@ pub(super) async fn list(exchange: &Exchange) -> Result<Response<Body>, ApiError
     let metadata = respond::list_metadata(listing.revision, &token, listing.remaining);
     let is_large = || listing.items.iter().map(|e| e.bytes.len()).sum::<usize>() > gzip::THRESHOLD;
     let gzip = gzip::accepted(&exchange.parts.headers) && is_large();
-    respond::list(&exchange.resource, listing.items, &metadata, presentation, gzip)
+    respond::list(&exchange.resource, listing.items, &metadata, presentation, gzip).await
 }
 
 /// The refusal of a token whose revision is forgotten; it carries a token to go on without consistency.

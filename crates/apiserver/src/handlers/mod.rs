@@ -81,15 +81,12 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
         (SubresourceHandler::Part(_), "get") => get::get(&exchange).await,
         (SubresourceHandler::Part(_), "update") => mutate(async move { update::update(&exchange, body).await }).await,
         (SubresourceHandler::Part(_), "patch") => mutate(async move { patch::patch(&exchange, body).await }).await,
-        (SubresourceHandler::Scale { spec_replicas, status_replicas, selector, columns }, verb) => {
-            let paths = scale::Paths { spec_replicas, status_replicas, selector, columns };
-            match verb {
-                "get" => scale::get(&exchange, paths).await,
-                "update" => mutate(async move { scale::update(&exchange, paths, body).await }).await,
-                "patch" => mutate(async move { scale::patch(&exchange, paths, body).await }).await,
-                _ => refuse(),
-            }
-        }
+        (SubresourceHandler::Scale(paths), verb) => match verb {
+            "get" => scale::get(&exchange, &paths).await,
+            "update" => mutate(async move { scale::update(&exchange, &paths, body).await }).await,
+            "patch" => mutate(async move { scale::patch(&exchange, &paths, body).await }).await,
+            _ => refuse(),
+        },
         _ => refuse(),
     }
 }

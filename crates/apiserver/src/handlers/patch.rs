@@ -7,7 +7,7 @@ use kybern_schema::types::KindType;
 use kybern_schema::{DecodeError, decode_value};
 
 use super::{Exchange, check_name, check_namespace};
-use crate::convert::served_value;
+use crate::convert;
 use crate::options::{WriteOptions, invalid, parse_revision};
 use crate::write::{Failure, TRIES, Writer};
 use crate::{Body, body, codec, managed, respond};
@@ -69,8 +69,11 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
         if old.is_none() && !(writer.applies && exchange.info.subresource.is_empty()) {
             return Err(exchange.not_found());
         }
-        let live = old.as_ref().map(|old| served_value(&exchange.resource, old)).transpose()?;
-        let object = patched(exchange, &patch, live, &options)?;
+        let live = match &old {
+            Some(old) => Some(convert::served(&exchange.resource, old).await?),
+            None => None,
+        };
+        let object = patched(exchange, &patch, live, &options).await?;
         let uid = object::uid(&object);
         if old.is_none() && !uid.is_empty() {
             let cause =
@@ -91,7 +94,7 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
         match written {
             Ok(entry) => {
                 let code = if old.is_some() { StatusCode::OK } else { StatusCode::CREATED };
-                return respond::entry(&exchange.resource, &entry, presentation, code);
+                return respond::entry(&exchange.resource, &entry, presentation, code).await;
             }
             Err(Failure::Changed) if attempt < TRIES => attempt += 1,
             // Made by someone else meanwhile: now it is an update.
@@ -120,7 +123,12 @@ pub(super) fn check_options(exchange: &Exchange, patch: &Patch, options: &WriteO
 }
 
 /// The patched object in the served version, checked and with its defaults.
-fn patched(exchange: &Exchange, patch: &Patch, live: Option<Value>, options: &WriteOptions) -> Result<Value, ApiError> {
+async fn patched(
+    exchange: &Exchange,
+    patch: &Patch,
+    live: Option<Value>,
+    options: &WriteOptions,
+) -> Result<Value, ApiError> {
     let resource = &exchange.resource;
     let refuse = |error: DecodeError| error.into_api_error(&resource.ty.gvk);
     let patched = match patch {
@@ -141,7 +149,7 @@ fn patched(exchange: &Exchange, patch: &Patch, live: Option<Value>, options: &Wr
                 object::set(&mut config, &["metadata", "name"], exchange.info.name.as_str());
             }
             check_name(exchange, &config)?;
-            managed::apply(exchange, options, live.as_ref(), &config)?
+            managed::apply(exchange, options, live.as_ref(), &config).await?
         }
         _ => patch.apply(&resource.ty, live.unwrap_or_default())?,
     };

@@ -8,21 +8,12 @@ use kybern_schema::types::KindType;
 
 use super::Exchange;
 use super::patch::{Patch, check_options};
-use crate::convert::served_value;
+use crate::convert;
 use crate::negotiate::Shape;
 use crate::options::{WriteOptions, parse_revision};
-use crate::resource::Columns;
+use crate::resource::Scale;
 use crate::write::{Failure, TRIES, Writer};
 use crate::{Body, body, codec, managed, respond, table};
-
-/// Where an object keeps what a scale shows.
-#[derive(Clone, Copy)]
-pub(super) struct Paths {
-    pub(super) spec_replicas: &'static [&'static str],
-    pub(super) status_replicas: &'static [&'static str],
-    pub(super) selector: &'static [&'static str],
-    pub(super) columns: Columns,
-}
 
 fn kind() -> Result<KindType, ApiError> {
     let gvk = Gvk::new("autoscaling", "v1", "Scale");
@@ -30,9 +21,10 @@ fn kind() -> Result<KindType, ApiError> {
 }
 
 /// The scale of an object.
-fn of(object: &Value, paths: Paths) -> Value {
-    let number = |path: &[&str]| object::at(object, path).and_then(Value::as_i64).unwrap_or(0);
-    let selector = match object::at(object, paths.selector) {
+fn of(object: &Value, paths: &Scale) -> Value {
+    let at = |path: &[String]| path.iter().try_fold(object, |value, key| value.get(key)).filter(|_| !path.is_empty());
+    let number = |path: &[String]| at(path).and_then(Value::as_i64).unwrap_or(0);
+    let selector = match at(&paths.selector) {
         Some(Value::String(text)) => text.clone(),
         Some(selector) if selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some() => {
             LabelSelector::from_object(selector).map(|s| s.to_string()).unwrap_or_default()
@@ -50,16 +42,16 @@ fn of(object: &Value, paths: Paths) -> Value {
             metadata[field] = value.clone();
         }
     }
-    let mut status = json!({"replicas": number(paths.status_replicas)});
+    let mut status = json!({"replicas": number(&paths.status_replicas)});
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
-    let replicas = number(paths.spec_replicas);
+    let replicas = number(&paths.spec_replicas);
     let spec = if replicas == 0 { json!({}) } else { json!({"replicas": replicas}) };
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
 }
 
-fn respond(exchange: &Exchange, object: &Value, paths: Paths) -> Result<Response<Body>, ApiError> {
+fn respond(exchange: &Exchange, object: &Value, paths: &Scale) -> Result<Response<Body>, ApiError> {
     let kind = kind()?;
     let protobuf = codec::has_protobuf(&kind);
     let format = crate::negotiate::negotiate(&exchange.parts.headers, exchange.query.flag("pretty"), protobuf, true)?;
@@ -80,14 +72,14 @@ fn respond(exchange: &Exchange, object: &Value, paths: Paths) -> Result<Response
     respond::value(format, kind.as_ref(), &value, StatusCode::OK)
 }
 
-pub(super) async fn get(exchange: &Exchange, paths: Paths) -> Result<Response<Body>, ApiError> {
+pub(super) async fn get(exchange: &Exchange, paths: &Scale) -> Result<Response<Body>, ApiError> {
     exchange.server.catch_up().await?;
     let kind = exchange.server.kind(&exchange.resource)?;
     let entry = kind.get(&exchange.info.namespace, &exchange.info.name).ok_or_else(|| exchange.not_found())?;
-    respond(exchange, &served_value(&exchange.resource, &entry)?, paths)
+    respond(exchange, &convert::served(&exchange.resource, &entry).await?, paths)
 }
 
-pub(super) async fn update(exchange: &Exchange, paths: Paths, body: Body) -> Result<Response<Body>, ApiError> {
+pub(super) async fn update(exchange: &Exchange, paths: &Scale, body: Body) -> Result<Response<Body>, ApiError> {
     let options = exchange.write_options("UpdateOptions")?;
     let bytes = body::read(body).await?;
     let media = codec::content_type(&exchange.parts.headers);
@@ -96,7 +88,7 @@ pub(super) async fn update(exchange: &Exchange, paths: Paths, body: Body) -> Res
     change(exchange, paths, &options, &|_| Ok(scale.clone()), false).await
 }
 
-pub(super) async fn patch(exchange: &Exchange, paths: Paths, body: Body) -> Result<Response<Body>, ApiError> {
+pub(super) async fn patch(exchange: &Exchange, paths: &Scale, body: Body) -> Result<Response<Body>, ApiError> {
     let options = exchange.write_options("PatchOptions")?;
     let patch = Patch::read(exchange, body).await?;
     check_options(exchange, &patch, &options)?;
@@ -112,7 +104,7 @@ pub(super) async fn patch(exchange: &Exchange, paths: Paths, body: Body) -> Resu
 /// Sets the replicas that the new scale asks for.
 async fn change(
     exchange: &Exchange,
-    paths: Paths,
+    paths: &Scale,
     options: &WriteOptions,
     new_scale: &(dyn Fn(Value) -> Result<Value, ApiError> + Send + Sync),
     applied: bool,
@@ -121,11 +113,12 @@ async fn change(
     let name = exchange.info.name.as_str();
     let mut writer = Writer::new(exchange, options);
     writer.applies = applied;
+    let spec_replicas: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
     let mut attempt = 1;
     loop {
         exchange.server.catch_up().await?;
         let old = kind.get(&exchange.info.namespace, name).ok_or_else(|| exchange.not_found())?;
-        let mut object = served_value(&exchange.resource, &old)?;
+        let mut object = convert::served(&exchange.resource, &old).await?;
         let scale = new_scale(of(&object, paths))?;
         let expected = parse_revision(object::resource_version(&scale))?;
         if expected.is_some_and(|revision| revision != old.revision) {
@@ -142,14 +135,14 @@ async fn change(
             let resource = &exchange.resource;
             let mut config =
                 json!({"apiVersion": resource.api_version(), "kind": resource.kind, "metadata": {"name": name}});
-            object::set(&mut config, paths.spec_replicas, replicas);
-            object = managed::apply(exchange, options, Some(&object), &config)?;
+            object::set(&mut config, &spec_replicas, replicas);
+            object = managed::apply(exchange, options, Some(&object), &config).await?;
         } else {
-            object::set(&mut object, paths.spec_replicas, replicas);
+            object::set(&mut object, &spec_replicas, replicas);
         }
         match writer.update(&old, object).await {
             Ok(entry) => {
-                return respond(exchange, &served_value(&exchange.resource, &entry)?, paths);
+                return respond(exchange, &convert::served(&exchange.resource, &entry).await?, paths);
             }
             Err(Failure::Changed) if attempt < TRIES => attempt += 1,
             Err(failure) => return Err(failure.into_api_error(&exchange.group_resource(), name)),

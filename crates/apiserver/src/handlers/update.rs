@@ -20,7 +20,7 @@ pub(super) async fn update(exchange: &Exchange, body: Body) -> Result<Response<B
     let mut writer = Writer::new(exchange, &options);
     let (entry, created) = put(exchange, &mut writer, object).await?;
     let code = if created { StatusCode::CREATED } else { StatusCode::OK };
-    respond::entry(&exchange.resource, &entry, presentation, code)
+    respond::entry(&exchange.resource, &entry, presentation, code).await
 }
 
 /// Replaces an object, which must be at the revision that the new one names, if it names one. Answers whether it was

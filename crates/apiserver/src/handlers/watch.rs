@@ -10,12 +10,12 @@ use kybern_storage::Revision;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::Exchange;
-use crate::cache::{BadEntry, Cache, EventKind, KindCache, Selection, Subscription, TooOld, WatchEvent};
+use crate::cache::{Cache, EventKind, KindCache, Selection, Subscription, TooOld, WatchEvent};
 use crate::negotiate::{Encoding, Shape};
 use crate::options::ListOptions;
 use crate::resource::Resource;
 use crate::respond::Presentation;
-use crate::{Body, body, codec, convert, table};
+use crate::{Body, body, codec, respond, table};
 
 /// How often a watcher that wants bookmarks gets one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
@@ -145,7 +145,7 @@ impl Watcher {
             }
             while let Some(event) = self.pending.pop() {
                 feed.last = feed.last.max(event.entry.revision);
-                self.encoder.event(&mut out, &event);
+                self.encoder.event(&mut out, &event).await;
                 if out.len() >= PIECE {
                     return Some(out.freeze());
                 }
@@ -158,7 +158,7 @@ impl Watcher {
             // What is there already goes along; only then wait.
             while let Ok(event) = feed.subscription.queue.try_recv() {
                 feed.last = feed.last.max(event.entry.revision);
-                self.encoder.event(&mut out, &event);
+                self.encoder.event(&mut out, &event).await;
                 if out.len() >= PIECE {
                     return Some(out.freeze());
                 }
@@ -169,7 +169,7 @@ impl Watcher {
             match feed.wait(self.deadline).await {
                 Wake::Event(event) => {
                     feed.last = feed.last.max(event.entry.revision);
-                    self.encoder.event(&mut out, &event);
+                    self.encoder.event(&mut out, &event).await;
                 }
                 Wake::Behind => match feed.kind.watch(feed.selection.clone(), feed.last) {
                     Ok(subscription) => feed.subscription = subscription,
@@ -183,7 +183,7 @@ impl Watcher {
                     let revision = feed.cache.revision();
                     while let Ok(event) = feed.subscription.queue.try_recv() {
                         feed.last = feed.last.max(event.entry.revision);
-                        self.encoder.event(&mut out, &event);
+                        self.encoder.event(&mut out, &event).await;
                     }
                     if !feed.subscription.queue.is_closed() && revision >= feed.last {
                         feed.last = revision;
@@ -233,25 +233,26 @@ impl Encoder {
         }
     }
 
-    fn event(&mut self, out: &mut BytesMut, event: &WatchEvent) {
+    async fn event(&mut self, out: &mut BytesMut, event: &WatchEvent) {
         let name = match event.kind {
             EventKind::Added => "ADDED",
             EventKind::Modified => "MODIFIED",
             EventKind::Deleted => "DELETED",
         };
+        let view = match respond::view(&self.resource, &event.entry, self.presentation).await {
+            Ok(view) => view,
+            Err(error) => return self.unreadable(out, &error),
+        };
         let Presentation { format, include, now: _ } = self.presentation;
         match format.shape {
             Shape::Object => {
                 if format.encoding == Encoding::Protobuf {
-                    return match convert::served_value(&self.resource, &event.entry) {
+                    return match view.served_value(&self.resource, &event.entry) {
                         Ok(value) => self.frame(out, name, &[], Some((&value, Some(&self.resource.ty.clone())))),
-                        Err(error) => self.unreadable(out, error),
+                        Err(error) => self.unreadable(out, &error.into()),
                     };
                 }
-                let pieces: Vec<Bytes> = match convert::served_pieces(&self.resource, &event.entry) {
-                    Ok(pieces) => pieces.collect(),
-                    Err(error) => return self.unreadable(out, error),
-                };
+                let pieces: Vec<Bytes> = view.served_pieces(&self.resource, &event.entry).collect();
                 let pieces: Vec<&[u8]> = pieces.iter().map(|p| &p[..]).collect();
                 self.frame(out, name, &pieces, None);
             }
@@ -263,7 +264,8 @@ impl Encoder {
                 let metadata = json!({"resourceVersion": event.entry.revision.to_string()});
                 let first = std::mem::take(&mut self.first);
                 let head = table::head(&self.resource, format.version, &metadata, first);
-                let row = table::row(&self.resource, &event.entry, include, format.version, jiff::Timestamp::now());
+                let now = jiff::Timestamp::now();
+                let row = table::row(&self.resource, &event.entry, &view, include, format.version, now);
                 self.shaped(out, name, "Table", &[head.as_bytes(), &row, table::TAIL.as_bytes()]);
             }
         }
@@ -304,10 +306,10 @@ impl Encoder {
         }
     }
 
-    /// What is sent in place of an object that cannot be read: the watcher must not take it for unchanged.
-    fn unreadable(&mut self, out: &mut BytesMut, error: BadEntry) {
+    /// What is sent in place of an object that cannot be read or converted: the watcher must not take it for unchanged.
+    fn unreadable(&mut self, out: &mut BytesMut, error: &ApiError) {
         tracing::error!(%error, "a watcher is told of an error instead of an object");
-        out.extend_from_slice(&self.status(&error.into()));
+        out.extend_from_slice(&self.status(error));
     }
 
     /// An `ERROR` event.

@@ -8,7 +8,7 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{Gvk, Gvr, Value, json, object};
 use kybern_apiserver::access::{self, Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::resource::{
-    Column, Columns, Generation, Resource, SelectableField, StoredKind, Subresource, SubresourceHandler,
+    Column, Columns, Generation, Resource, Scale, SelectableField, StoredKind, Subresource, SubresourceHandler,
 };
 use kybern_apiserver::strategy::{Plain, Strategy, StrategyContext};
 use kybern_apiserver::{Body, Options, Server, body};
@@ -17,13 +17,19 @@ use kybern_storage::memory::Memory;
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-const COLUMNS: Columns = Columns {
-    definitions: &[
-        Column { name: "Name", ty: "string", format: "name", description: "", priority: 0 },
-        Column { name: "Kind", ty: "string", format: "", description: "", priority: 0 },
-    ],
-    cells: |object, _| vec![object::name(object).into(), object::kind(object).into()],
-};
+fn columns() -> Columns {
+    let column = |name: &str, format: &str| Column {
+        name: name.to_owned(),
+        ty: "string".to_owned(),
+        format: format.to_owned(),
+        description: String::new(),
+        priority: 0,
+    };
+    Columns {
+        definitions: vec![column("Name", "name"), column("Kind", "")],
+        cells: Arc::new(|object, _| vec![object::name(object).into(), object::kind(object).into()]),
+    }
+}
 
 pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, strategy: Arc<dyn Strategy>) -> Resource {
     let singular = kind.to_lowercase();
@@ -41,6 +47,8 @@ pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, stra
         verbs: VERBS.map(str::to_owned).into(),
         subresources: Vec::new(),
         ty: kybern_schema::builtin().kind(&gvk).unwrap(),
+        schema: None,
+        internal: gvk.clone(),
         stored: Arc::new(StoredKind {
             prefix: plural.clone(),
             gvk,
@@ -53,7 +61,7 @@ pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, stra
         strategy,
         generation: Generation::Spec,
         returns_deleted: false,
-        columns: COLUMNS,
+        columns: Arc::new(columns()),
         unstored: None,
     }
 }
@@ -105,12 +113,12 @@ pub(crate) fn rows() -> Vec<Resource> {
         part(
             "scale",
             Gvk::new("autoscaling", "v1", "Scale"),
-            SubresourceHandler::Scale {
-                spec_replicas: &["spec", "replicas"],
-                status_replicas: &["status", "replicas"],
-                selector: &["spec", "selector"],
-                columns: COLUMNS,
-            },
+            SubresourceHandler::Scale(Arc::new(Scale {
+                spec_replicas: ["spec", "replicas"].map(str::to_owned).into(),
+                status_replicas: ["status", "replicas"].map(str::to_owned).into(),
+                selector: ["spec", "selector"].map(str::to_owned).into(),
+                columns: columns(),
+            })),
         ),
     ];
     let mut namespaces = row("", "v1", "Namespace", false, Arc::new(Namespaces));

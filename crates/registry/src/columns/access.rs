@@ -1,18 +1,18 @@
 //! Access control and extension of the API itself.
 
+use super::cell::Printer;
 use kybern_apimachinery::time::human_duration;
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::resource::Columns;
 
 use super::cell::{age, condition, date, integer, name, object_name, or_none, selector, string, wide};
 use crate::tree::{has, int, list, text};
 
-pub(super) const ROLES: Columns = Columns {
+pub(super) const ROLES: Printer = Printer {
     definitions: &[name(), date("Created At")],
     cells: |r, _| vec![object_name(r), object::str_at(r, &["metadata", "creationTimestamp"]).into()],
 };
 
-pub(super) const BINDINGS: Columns = Columns {
+pub(super) const BINDINGS: Printer = Printer {
     definitions: &[name(), string("Role"), string("Age"), wide("Users"), wide("Groups"), wide("ServiceAccounts")],
     cells: |b, now| {
         let role = format!("{}/{}", object::str_at(b, &["roleRef", "kind"]), object::str_at(b, &["roleRef", "name"]));
@@ -38,7 +38,7 @@ pub(super) const BINDINGS: Columns = Columns {
     },
 };
 
-pub(super) const SIGNING_REQUESTS: Columns = Columns {
+pub(super) const SIGNING_REQUESTS: Printer = Printer {
     definitions: &[
         name(),
         string("Age"),
@@ -82,12 +82,12 @@ fn request_state(status: &Value) -> String {
     state
 }
 
-pub(super) const WEBHOOKS: Columns = Columns {
+pub(super) const WEBHOOKS: Printer = Printer {
     definitions: &[name(), integer("Webhooks"), string("Age")],
     cells: |w, now| vec![object_name(w), list(w, "webhooks").len().into(), age(w, now)],
 };
 
-pub(super) const ADMISSION_POLICIES: Columns = Columns {
+pub(super) const ADMISSION_POLICIES: Printer = Printer {
     definitions: &[name(), integer("Validations"), string("ParamKind"), string("Age")],
     cells: |p, now| {
         let kind = &p["spec"]["paramKind"];
@@ -100,7 +100,7 @@ pub(super) const ADMISSION_POLICIES: Columns = Columns {
     },
 };
 
-pub(super) const POLICY_BINDINGS: Columns = Columns {
+pub(super) const POLICY_BINDINGS: Printer = Printer {
     definitions: &[name(), string("PolicyName"), string("ParamRef"), string("Age")],
     cells: |b, now| {
         let reference = &b["spec"]["paramRef"];
@@ -114,9 +114,9 @@ pub(super) const POLICY_BINDINGS: Columns = Columns {
     },
 };
 
-pub(super) const CUSTOM_RESOURCE_DEFINITIONS: Columns = Columns { definitions: ROLES.definitions, cells: ROLES.cells };
+pub(super) const CUSTOM_RESOURCE_DEFINITIONS: Printer = Printer { definitions: ROLES.definitions, cells: ROLES.cells };
 
-pub(super) const API_SERVICES: Columns = Columns {
+pub(super) const API_SERVICES: Printer = Printer {
     definitions: &[name(), string("Service"), string("Available"), string("Age")],
     cells: |a, now| {
         let service = &a["spec"]["service"];
@@ -134,7 +134,7 @@ pub(super) const API_SERVICES: Columns = Columns {
     },
 };
 
-pub(super) const FLOW_SCHEMAS: Columns = Columns {
+pub(super) const FLOW_SCHEMAS: Printer = Printer {
     definitions: &[
         name(),
         string("PriorityLevel"),
@@ -157,7 +157,7 @@ pub(super) const FLOW_SCHEMAS: Columns = Columns {
     },
 };
 
-pub(super) const PRIORITY_LEVELS: Columns = Columns {
+pub(super) const PRIORITY_LEVELS: Printer = Printer {
     definitions: &[
         name(),
         string("Type"),

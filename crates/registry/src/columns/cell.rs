@@ -1,14 +1,44 @@
 //! What the cells of several kinds have in common.
 
+use std::sync::Arc;
+
 use kybern_apimachinery::selector::LabelSelector;
 use kybern_apimachinery::time::{human_duration, parse_rfc3339};
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::resource::Column;
+use kybern_apiserver::resource::{self, Columns};
 
 use crate::tree::{list, map, text};
 
-const fn column(name: &'static str, ty: &'static str, format: &'static str, priority: u32) -> Column {
-    Column { name, ty, format, description: "", priority }
+/// The columns of a built-in kind, as they stand in the program.
+pub(super) struct Printer {
+    pub(super) definitions: &'static [Column],
+    pub(super) cells: fn(&Value, now: jiff::Timestamp) -> Vec<Value>,
+}
+
+/// A column of a built-in kind.
+#[derive(Clone, Copy)]
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    pub(super) ty: &'static str,
+    pub(super) format: &'static str,
+    pub(super) priority: i32,
+}
+
+impl From<Printer> for Columns {
+    fn from(printer: Printer) -> Self {
+        let column = |c: &Column| resource::Column {
+            name: c.name.to_owned(),
+            ty: c.ty.to_owned(),
+            format: c.format.to_owned(),
+            description: String::new(),
+            priority: c.priority,
+        };
+        Self { definitions: printer.definitions.iter().map(column).collect(), cells: Arc::new(printer.cells) }
+    }
+}
+
+const fn column(name: &'static str, ty: &'static str, format: &'static str, priority: i32) -> Column {
+    Column { name, ty, format, priority }
 }
 
 /// The first column.

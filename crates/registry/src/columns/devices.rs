@@ -1,12 +1,12 @@
 //! Devices and claims to them.
 
+use super::cell::Printer;
 use kybern_apimachinery::object;
-use kybern_apiserver::resource::Columns;
 
 use super::cell::{age, name, object_name, string};
 use crate::tree::{has, list, text};
 
-pub(super) const CLAIMS: Columns = Columns {
+pub(super) const CLAIMS: Printer = Printer {
     definitions: &[name(), string("State"), string("Age")],
     cells: |c, now| {
         let (status, deleted) = (&c["status"], object::is_deleting(c));
@@ -22,7 +22,7 @@ pub(super) const CLAIMS: Columns = Columns {
     },
 };
 
-pub(super) const SLICES: Columns = Columns {
+pub(super) const SLICES: Printer = Printer {
     definitions: &[name(), string("Node"), string("Driver"), string("Pool"), string("Age")],
     cells: |s, now| {
         let spec = &s["spec"];

@@ -1,12 +1,12 @@
 //! Events.
 
+use super::cell::{Column, Printer};
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::resource::{Column, Columns};
 
 use super::cell::{name, object_name, since, string, wide};
 use crate::tree::{has, int, text};
 
-pub(super) const EVENTS: Columns = Columns {
+pub(super) const EVENTS: Printer = Printer {
     definitions: &[
         string("Last Seen"),
         string("Type"),

@@ -15,17 +15,16 @@ mod workload;
 use kybern_apimachinery::Value;
 use kybern_apiserver::resource::Columns;
 
-use cell::{age, integer, name, string};
+use cell::{Printer, age, integer, name, string};
 
 /// Name and age: what a kind without columns of its own shows.
-pub(crate) const DEFAULT: Columns = Columns { definitions: &[name(), string("Age")], cells: default_cells };
+const DEFAULT: Printer = Printer { definitions: &[name(), string("Age")], cells: default_cells };
 
 fn default_cells(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     vec![cell::object_name(object), age(object, now)]
 }
 
-/// What a `Scale` shows.
-pub(crate) const SCALE: Columns = Columns {
+const SCALE: Printer = Printer {
     definitions: &[string("Name"), integer("Desired"), integer("Available"), string("Age")],
     cells: |scale, now| {
         let replicas = |part| cell::count(scale, &[part, "replicas"]).into();
@@ -35,6 +34,15 @@ pub(crate) const SCALE: Columns = Columns {
 
 /// The columns of a resource.
 pub(crate) fn columns(group: &str, resource: &str) -> Columns {
+    printer(group, resource).into()
+}
+
+/// What a `Scale` shows.
+pub(crate) fn scale_columns() -> Columns {
+    SCALE.into()
+}
+
+fn printer(group: &str, resource: &str) -> Printer {
     match (group, resource) {
         ("", "pods") => pod::PODS,
         ("", "podtemplates") => workload::POD_TEMPLATES,

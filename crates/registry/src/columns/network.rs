@@ -1,12 +1,12 @@
 //! Services and what stands behind and before them.
 
+use super::cell::Printer;
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::resource::Columns;
 
 use super::cell::{age, joined, labels, name, object_name, or_none, selector, string, wide};
 use crate::tree::{int, list, text};
 
-pub(super) const SERVICES: Columns = Columns {
+pub(super) const SERVICES: Printer = Printer {
     definitions: &[
         name(),
         string("Type"),
@@ -62,7 +62,7 @@ fn ports(spec: &Value) -> String {
     list(spec, "ports").iter().map(one).collect::<Vec<_>>().join(",")
 }
 
-pub(super) const ENDPOINTS: Columns = Columns {
+pub(super) const ENDPOINTS: Printer = Printer {
     definitions: &[name(), string("Endpoints"), string("Age")],
     cells: |e, now| vec![object_name(e), endpoints(e).into(), age(e, now)],
 };
@@ -96,7 +96,7 @@ fn endpoints(endpoints: &Value) -> String {
     }
 }
 
-pub(super) const ENDPOINT_SLICES: Columns = Columns {
+pub(super) const ENDPOINT_SLICES: Printer = Printer {
     definitions: &[name(), string("AddressType"), string("Ports"), string("Endpoints"), string("Age")],
     cells: |e, now| {
         let ports: Vec<String> =
@@ -114,7 +114,7 @@ fn shortened<T: AsRef<str>>(items: &[T]) -> String {
     if items.len() > 3 { format!("{shown} + {} more...", items.len() - 3) } else { shown }
 }
 
-pub(super) const INGRESSES: Columns = Columns {
+pub(super) const INGRESSES: Printer = Printer {
     definitions: &[name(), string("Class"), string("Hosts"), string("Address"), string("Ports"), string("Age")],
     cells: |i, now| {
         let spec = &i["spec"];
@@ -142,7 +142,7 @@ pub(super) const INGRESSES: Columns = Columns {
     },
 };
 
-pub(super) const INGRESS_CLASSES: Columns = Columns {
+pub(super) const INGRESS_CLASSES: Printer = Printer {
     definitions: &[name(), string("Controller"), string("Parameters"), string("Age")],
     cells: |c, now| {
         let parameters = &c["spec"]["parameters"];
@@ -157,17 +157,17 @@ pub(super) const INGRESS_CLASSES: Columns = Columns {
     },
 };
 
-pub(super) const NETWORK_POLICIES: Columns = Columns {
+pub(super) const NETWORK_POLICIES: Printer = Printer {
     definitions: &[name(), string("Pod-Selector"), string("Age")],
     cells: |p, now| vec![object_name(p), selector(p["spec"].get("podSelector")), age(p, now)],
 };
 
-pub(super) const SERVICE_CIDRS: Columns = Columns {
+pub(super) const SERVICE_CIDRS: Printer = Printer {
     definitions: &[name(), string("CIDRs"), string("Age")],
     cells: |c, now| vec![object_name(c), joined(list(&c["spec"], "cidrs")).into(), age(c, now)],
 };
 
-pub(super) const IP_ADDRESSES: Columns = Columns {
+pub(super) const IP_ADDRESSES: Printer = Printer {
     definitions: &[name(), string("ParentRef")],
     // Upstream shows an age that it has no column for.
     cells: |a, now| {

@@ -1,12 +1,12 @@
 //! Nodes, namespaces, leases and other things of the cluster.
 
+use super::cell::Printer;
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::resource::Columns;
 
 use super::cell::{age, condition, name, object_name, or_none, string, wide};
 use crate::tree::{flag, list, map, text};
 
-pub(super) const NODES: Columns = Columns {
+pub(super) const NODES: Printer = Printer {
     definitions: &[
         name(),
         string("Status"),
@@ -65,22 +65,22 @@ fn roles(node: &Value) -> Value {
     or_none(roles.join(","))
 }
 
-pub(super) const NAMESPACES: Columns = Columns {
+pub(super) const NAMESPACES: Printer = Printer {
     definitions: &[name(), string("Status"), string("Age")],
     cells: |n, now| vec![object_name(n), object::str_at(n, &["status", "phase"]).into(), age(n, now)],
 };
 
-pub(super) const LEASES: Columns = Columns {
+pub(super) const LEASES: Printer = Printer {
     definitions: &[name(), string("Holder"), string("Age")],
     cells: |l, now| vec![object_name(l), object::str_at(l, &["spec", "holderIdentity"]).into(), age(l, now)],
 };
 
-pub(super) const RUNTIME_CLASSES: Columns = Columns {
+pub(super) const RUNTIME_CLASSES: Printer = Printer {
     definitions: &[name(), string("Handler"), string("Age")],
     cells: |c, now| vec![object_name(c), text(c, "handler").into(), age(c, now)],
 };
 
-pub(super) const COMPONENT_STATUSES: Columns = Columns {
+pub(super) const COMPONENT_STATUSES: Printer = Printer {
     definitions: &[name(), string("Status"), string("Message"), string("Error")],
     cells: |c, _| {
         let healthy = list(c, "conditions").iter().find(|c| text(c, "type") == "Healthy").cloned().unwrap_or_default();

@@ -1,13 +1,13 @@
 //! Pods: what state they are in, as `kubectl get pods` tells it.
 
+use super::cell::Printer;
 use kybern_apimachinery::time::{human_duration, parse_rfc3339};
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::resource::Columns;
 
 use super::cell::{age, condition, name, object_name, or_none, string, wide};
 use crate::tree::{flag, has, int, list, text};
 
-pub(super) const PODS: Columns = Columns {
+pub(super) const PODS: Printer = Printer {
     definitions: &[
         name(),
         string("Ready"),

@@ -1,12 +1,12 @@
 //! Priorities, disruption budgets, autoscalers.
 
+use super::cell::Printer;
 use kybern_apimachinery::Value;
-use kybern_apiserver::resource::Columns;
 
 use super::cell::{age, boolean, count, integer, name, object_name, string};
 use crate::tree::{flag, has, int, list, text};
 
-pub(super) const PRIORITY_CLASSES: Columns = Columns {
+pub(super) const PRIORITY_CLASSES: Printer = Printer {
     definitions: &[name(), integer("Value"), boolean("Global-Default"), string("Age"), string("PreemptionPolicy")],
     cells: |c, now| {
         let policy = text(c, "preemptionPolicy");
@@ -15,7 +15,7 @@ pub(super) const PRIORITY_CLASSES: Columns = Columns {
     },
 };
 
-pub(super) const DISRUPTION_BUDGETS: Columns = Columns {
+pub(super) const DISRUPTION_BUDGETS: Printer = Printer {
     definitions: &[
         name(),
         string("Min Available"),
@@ -39,7 +39,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-pub(super) const AUTOSCALERS: Columns = Columns {
+pub(super) const AUTOSCALERS: Printer = Printer {
     definitions: &[
         name(),
         string("Reference"),

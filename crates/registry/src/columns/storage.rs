@@ -1,7 +1,7 @@
 //! Volumes, claims and classes.
 
+use super::cell::Printer;
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::resource::Columns;
 
 use super::cell::{age, boolean, integer, name, object_name, or_none, string, wide};
 use crate::tree::{flag, has, list, text};
@@ -30,7 +30,7 @@ fn or_unset(text: &str) -> Value {
     if text.is_empty() { "<unset>".into() } else { text.into() }
 }
 
-pub(super) const VOLUMES: Columns = Columns {
+pub(super) const VOLUMES: Printer = Printer {
     definitions: &[
         name(),
         string("Capacity"),
@@ -69,7 +69,7 @@ pub(super) const VOLUMES: Columns = Columns {
     },
 };
 
-pub(super) const CLAIMS: Columns = Columns {
+pub(super) const CLAIMS: Printer = Printer {
     definitions: &[
         name(),
         string("Status"),
@@ -104,7 +104,7 @@ pub(super) const CLAIMS: Columns = Columns {
     },
 };
 
-pub(super) const CLASSES: Columns = Columns {
+pub(super) const CLASSES: Printer = Printer {
     definitions: &[
         name(),
         string("Provisioner"),
@@ -135,7 +135,7 @@ pub(super) const CLASSES: Columns = Columns {
     },
 };
 
-pub(super) const ATTACHMENTS: Columns = Columns {
+pub(super) const ATTACHMENTS: Printer = Printer {
     definitions: &[name(), string("Attacher"), string("PV"), string("Node"), string("Attached"), string("Age")],
     cells: |a, now| {
         let spec = &a["spec"];
@@ -152,12 +152,12 @@ pub(super) const ATTACHMENTS: Columns = Columns {
     },
 };
 
-pub(super) const ATTRIBUTES_CLASSES: Columns = Columns {
+pub(super) const ATTRIBUTES_CLASSES: Printer = Printer {
     definitions: &[name(), string("DriverName"), string("Age")],
     cells: |c, now| vec![object_name(c), text(c, "driverName").into(), age(c, now)],
 };
 
-pub(super) const DRIVERS: Columns = Columns {
+pub(super) const DRIVERS: Printer = Printer {
     definitions: &[
         name(),
         boolean("AttachRequired"),
@@ -188,7 +188,7 @@ pub(super) const DRIVERS: Columns = Columns {
     },
 };
 
-pub(super) const CSI_NODES: Columns = Columns {
+pub(super) const CSI_NODES: Printer = Printer {
     definitions: &[name(), integer("Drivers"), string("Age")],
     cells: |n, now| vec![object_name(n), list(&n["spec"], "drivers").len().into(), age(n, now)],
 };

@@ -1,15 +1,15 @@
 //! Workloads.
 
+use super::cell::Printer;
 use kybern_apimachinery::time::{human_duration, parse_rfc3339};
 use kybern_apimachinery::{Value, object};
-use kybern_apiserver::resource::Columns;
 
 use super::cell::{
     age, boolean, condition, containers, count, integer, labels, name, object_name, selector, since, string, wide,
 };
 use crate::tree::{flag, has, int, list, text};
 
-pub(super) const DEPLOYMENTS: Columns = Columns {
+pub(super) const DEPLOYMENTS: Printer = Printer {
     definitions: &[
         name(),
         string("Ready"),
@@ -35,7 +35,7 @@ pub(super) const DEPLOYMENTS: Columns = Columns {
     },
 };
 
-pub(super) const REPLICA_SETS: Columns = Columns {
+pub(super) const REPLICA_SETS: Printer = Printer {
     definitions: &[
         name(),
         integer("Desired"),
@@ -49,7 +49,7 @@ pub(super) const REPLICA_SETS: Columns = Columns {
     cells: |r, now| replica_cells(r, now, selector(r["spec"].get("selector"))),
 };
 
-pub(super) const REPLICATION_CONTROLLERS: Columns = Columns {
+pub(super) const REPLICATION_CONTROLLERS: Printer = Printer {
     definitions: REPLICA_SETS.definitions,
     cells: |r, now| replica_cells(r, now, labels(&r["spec"], "selector")),
 };
@@ -69,7 +69,7 @@ fn replica_cells(object: &Value, now: jiff::Timestamp, selector: Value) -> Vec<V
     ]
 }
 
-pub(super) const DAEMON_SETS: Columns = Columns {
+pub(super) const DAEMON_SETS: Printer = Printer {
     definitions: &[
         name(),
         integer("Desired"),
@@ -102,7 +102,7 @@ pub(super) const DAEMON_SETS: Columns = Columns {
     },
 };
 
-pub(super) const STATEFUL_SETS: Columns = Columns {
+pub(super) const STATEFUL_SETS: Printer = Printer {
     definitions: &[name(), string("Ready"), string("Age"), wide("Containers"), wide("Images")],
     cells: |s, now| {
         let [containers, images] = containers(&s["spec"]["template"]["spec"]);
@@ -111,7 +111,7 @@ pub(super) const STATEFUL_SETS: Columns = Columns {
     },
 };
 
-pub(super) const CONTROLLER_REVISIONS: Columns = Columns {
+pub(super) const CONTROLLER_REVISIONS: Printer = Printer {
     definitions: &[name(), string("Controller"), string("Revision"), string("Age")],
     cells: |r, now| {
         let owner = list(&r["metadata"], "ownerReferences").iter().find(|o| flag(o, "controller"));
@@ -126,7 +126,7 @@ pub(super) const CONTROLLER_REVISIONS: Columns = Columns {
     },
 };
 
-pub(super) const POD_TEMPLATES: Columns = Columns {
+pub(super) const POD_TEMPLATES: Printer = Printer {
     definitions: &[name(), string("Containers"), string("Images"), string("Pod Labels")],
     cells: |t, _| {
         let [containers, images] = containers(&t["template"]["spec"]);
@@ -134,7 +134,7 @@ pub(super) const POD_TEMPLATES: Columns = Columns {
     },
 };
 
-pub(super) const JOBS: Columns = Columns {
+pub(super) const JOBS: Printer = Printer {
     definitions: &[
         name(),
         string("Status"),
@@ -185,7 +185,7 @@ fn job_cells(job: &Value, now: jiff::Timestamp) -> Vec<Value> {
     ]
 }
 
-pub(super) const CRON_JOBS: Columns = Columns {
+pub(super) const CRON_JOBS: Printer = Printer {
     definitions: &[
         name(),
         string("Schedule"),

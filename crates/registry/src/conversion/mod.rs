@@ -4,23 +4,54 @@ mod autoscaling;
 mod event;
 mod resource;
 
-use kybern_apimachinery::Value;
+use std::sync::Arc;
+
+use kybern_apimachinery::{ApiError, Value, object};
+use kybern_apiserver::BoxFuture;
 use kybern_apiserver::resource::Conversion;
 
-/// How a served version of a resource is converted; `None` where its shape is the stored one's.
-pub(crate) fn conversion(group: &str, version: &str, resource: &str) -> Option<Conversion> {
-    match (group, version, resource) {
-        ("events.k8s.io", "v1", "events") => {
-            Some(Conversion { to_stored: event::to_core, from_stored: event::from_core })
+/// A kind of which one version has another shape than all others.
+struct Reshape {
+    /// That version's `apiVersion`.
+    odd: &'static str,
+    from_odd: fn(Value) -> Value,
+    to_odd: fn(Value) -> Value,
+}
+
+impl Reshape {
+    fn one(&self, mut object: Value, api_version: &str) -> Value {
+        if object::api_version(&object) == self.odd {
+            object = (self.from_odd)(object);
         }
-        ("autoscaling", "v1", "horizontalpodautoscalers") => {
-            Some(Conversion { to_stored: autoscaling::to_v2, from_stored: autoscaling::from_v2 })
+        if api_version == self.odd {
+            object = (self.to_odd)(object);
         }
-        ("resource.k8s.io", "v1beta1", "resourceclaims" | "resourceclaimtemplates" | "resourceslices") => {
-            Some(Conversion { to_stored: resource::to_v1, from_stored: resource::from_v1 })
-        }
-        _ => None,
+        object::set(&mut object, &["apiVersion"], api_version);
+        object
     }
+}
+
+impl Conversion for Reshape {
+    fn convert<'a>(&'a self, objects: Vec<Value>, api_version: &'a str) -> BoxFuture<'a, Result<Vec<Value>, ApiError>> {
+        Box::pin(async move { Ok(objects.into_iter().map(|object| self.one(object, api_version)).collect()) })
+    }
+}
+
+/// How the versions of a kind are converted; `None` where all have one shape.
+pub(crate) fn conversion(group: &str, resource: &str) -> Option<Arc<dyn Conversion>> {
+    let reshape = match (group, resource) {
+        ("" | "events.k8s.io", "events") => {
+            Reshape { odd: "events.k8s.io/v1", from_odd: event::to_core, to_odd: event::from_core }
+        }
+        ("autoscaling", "horizontalpodautoscalers") => {
+            Reshape { odd: "autoscaling/v1", from_odd: autoscaling::to_v2, to_odd: autoscaling::from_v2 }
+        }
+        ("resource.k8s.io", "resourceclaims" | "resourceclaimtemplates" | "resourceslices") => {
+            Reshape { odd: "resource.k8s.io/v1beta1", from_odd: resource::to_v1, to_odd: resource::from_v1 }
+        }
+        _ => return None,
+    };
+    Some(Arc::new(reshape))
 }
 
 /// Moves the value at a top-level field to another name.
