@@ -3,6 +3,7 @@
 use kybern_apimachinery::{ApiError, GroupResource, Reason};
 
 use crate::access::{self, Attributes, Decision, UserInfo};
+use crate::audit::Record;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 
@@ -23,7 +24,13 @@ pub(crate) enum Refusal {
     Failed(String),
 }
 
-pub(crate) async fn check(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
+/// The refusal of a request that is not allowed. `audit` is told how it was decided.
+pub(crate) async fn check(
+    server: &Server,
+    info: &RequestInfo,
+    user: &UserInfo,
+    audit: Option<&Record>,
+) -> Result<(), ApiError> {
     let attributes = Attributes {
         user: user.clone(),
         verb: info.verb.to_owned(),
@@ -38,7 +45,19 @@ pub(crate) async fn check(server: &Server, info: &RequestInfo, user: &UserInfo) 
         field_selector: info.field_selector.clone(),
         label_selector: info.label_selector.clone(),
     };
-    authorize(server, &attributes).await.map_err(|refusal| match refusal {
+    let decision = authorize(server, &attributes).await;
+    if let Some(audit) = audit {
+        let (word, reason) = match &decision {
+            Ok(()) => (Some("allow"), ""),
+            Err(Refusal::Forbidden(reason)) => (Some("forbid"), reason.as_str()),
+            Err(Refusal::Failed(_)) => (None, "internal error"),
+        };
+        if let Some(word) = word {
+            audit.annotate("authorization.k8s.io/decision", word);
+        }
+        audit.annotate("authorization.k8s.io/reason", reason);
+    }
+    decision.map_err(|refusal| match refusal {
         Refusal::Forbidden(reason) => {
             let resource = GroupResource::new(&info.group, &info.resource);
             ApiError::forbidden(&resource, &info.name, &attributes.refusal(&reason))

@@ -1,14 +1,17 @@
 //! Request bodies in, response bodies out.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Response, StatusCode};
-use http_body::Frame;
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use kybern_apimachinery::{ApiError, Reason, Value};
+use tokio::time::{Instant, Sleep};
 
 use crate::Body;
 
@@ -96,6 +99,56 @@ pub fn error(error: &ApiError) -> Response<Body> {
         response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }
     response
+}
+
+/// A body that holds on to something until all of it was taken, or it is given up.
+pub(crate) fn holding(body: Body, held: impl Send + Unpin + 'static) -> Body {
+    // What is there as a whole needs no more work.
+    if body.size_hint().exact().is_some() {
+        return body;
+    }
+    Watched { body, held: Some(held), deadline: None }.boxed_unsync()
+}
+
+/// A body that ends in an error unless all of it is taken in time.
+pub(crate) fn until(body: Body, deadline: Instant) -> Body {
+    if body.size_hint().exact().is_some() {
+        return body;
+    }
+    let deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
+    Watched { body, held: None::<()>, deadline }.boxed_unsync()
+}
+
+/// A body on its way.
+struct Watched<H> {
+    body: Body,
+    held: Option<H>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<H: Unpin + Send + 'static> http_body::Body for Watched<H> {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            self.held = None;
+            return Poll::Ready(Some(Err("the request did not complete within the allotted timeout".into())));
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.held = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Gathers small pieces into larger ones, so that a list of small objects is not sent in crumbs.

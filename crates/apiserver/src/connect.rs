@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use kybern_apimachinery::{ApiError, Value};
 
 use crate::access::UserInfo;
+use crate::audit::Record;
+use crate::held::Held;
 use crate::warnings::Warnings;
 use crate::{Body, BoxFuture};
 
@@ -20,6 +22,10 @@ pub struct ConnectRequest {
     pub dry_run: bool,
     /// What the client is told besides the answer.
     pub warnings: Arc<Warnings>,
+    /// To which the audit log's annotations go.
+    pub audit: Arc<Record>,
+    /// To be kept by whatever works on when the answer is given, such as a stream's task.
+    pub held: Held,
     /// Without the caller's credentials.
     pub request: http::Request<Body>,
 }

@@ -6,7 +6,9 @@ use http::request::Parts;
 use kybern_apimachinery::{ApiError, GroupResource};
 
 use crate::access::UserInfo;
+use crate::audit::Record;
 use crate::codec;
+use crate::held::Held;
 use crate::negotiate::{Format, Shape, negotiate};
 use crate::options::{Query, WriteOptions};
 use crate::request_info::RequestInfo;
@@ -19,13 +21,16 @@ use crate::warnings::Warnings;
 /// A request for a resource, authorized.
 pub(crate) struct Exchange {
     pub(crate) server: Arc<Server>,
-    pub(crate) info: RequestInfo,
+    pub(crate) info: Arc<RequestInfo>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) query: Query,
     pub(crate) user: UserInfo,
     pub(crate) parts: Parts,
     pub(crate) now: jiff::Timestamp,
     pub(crate) warnings: Arc<Warnings>,
+    pub(crate) audit: Arc<Record>,
+    /// Kept for as long as there is work on the request, whether or not its client waits for it.
+    pub(crate) held: Held,
 }
 
 impl Exchange {

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod audit;
 mod authorization;
 pub mod body;
 pub mod cache;
@@ -20,6 +21,8 @@ pub mod forward;
 mod gzip;
 mod handlers;
 mod health;
+pub mod held;
+mod in_flight;
 mod managed;
 mod metadata;
 mod metrics;
@@ -32,6 +35,7 @@ mod request_info;
 pub mod resource;
 mod resources;
 mod respond;
+mod routes;
 pub mod serve;
 mod server;
 pub mod strategy;
@@ -44,7 +48,8 @@ use std::pin::Pin;
 
 pub use health::Checks;
 pub use metrics::Metrics;
-pub use server::{Options, Route, Server};
+pub use routes::{PrefixRequest, PrefixRoute, PrefixRoutes, Route};
+pub use server::{Options, Server};
 
 /// A boxed future, so that the traits of this crate are object safe.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -45,6 +45,11 @@ struct ResourceLabels {
     resource: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InFlightLabels {
+    request_kind: &'static str,
+}
+
 /// See the module.
 pub struct Metrics {
     registry: Arc<RwLock<Registry>>,
@@ -53,7 +58,7 @@ pub struct Metrics {
     objects: Family<ResourceLabels, Gauge>,
     watchers: Family<ResourceLabels, Gauge>,
     storage_bytes: Gauge,
-    in_flight: Gauge,
+    in_flight: Family<InFlightLabels, Gauge>,
 }
 
 const BUCKETS: [f64; 12] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 10.0, 60.0];
@@ -64,7 +69,7 @@ impl Default for Metrics {
         let requests = Family::default();
         let durations = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
         let (objects, watchers) = (Family::default(), Family::default());
-        let (storage_bytes, in_flight) = (Gauge::default(), Gauge::default());
+        let (storage_bytes, in_flight) = (Gauge::default(), Family::default());
         // The encoder adds `_total` itself.
         registry.register("apiserver_request", "Requests by verb, resource and code", requests.clone());
         registry.register("apiserver_request_duration_seconds", "Response latency in seconds", durations.clone());
@@ -131,7 +136,12 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn serve(&self, cache: &Cache, size: Option<kybern_storage::Size>, in_flight: usize) -> Response<Body> {
+    pub(crate) fn serve(
+        &self,
+        cache: &Cache,
+        size: Option<kybern_storage::Size>,
+        [reading, writing]: [usize; 2],
+    ) -> Response<Body> {
         for cache in cache.kinds() {
             let resource = GroupResource::new(&cache.kind.gvk.group, &cache.kind.resource).to_string();
             let labels = ResourceLabels { resource };
@@ -141,7 +151,9 @@ impl Metrics {
         if let Some(size) = size {
             self.storage_bytes.set(size.bytes as i64);
         }
-        self.in_flight.set(in_flight as i64);
+        for (request_kind, requests) in [("readOnly", reading), ("mutating", writing)] {
+            self.in_flight.get_or_create(&InFlightLabels { request_kind }).set(requests as i64);
+        }
         let mut text = String::new();
         match encode(&mut text, &self.registry.read()) {
             Ok(()) => {

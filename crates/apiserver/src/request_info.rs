@@ -84,6 +84,11 @@ impl RequestInfo {
         info
     }
 
+    /// Requests that change something, or may.
+    pub(crate) fn writes(&self) -> bool {
+        !matches!(self.verb, "get" | "list" | "watch")
+    }
+
     /// Requests that may last: watches, logs, exec and the like.
     pub(crate) fn is_long_running(&self) -> bool {
         self.verb == "watch" || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")

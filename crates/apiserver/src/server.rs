@@ -4,11 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
 use kybern_apimachinery::Value;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_storage::{Storage, StorageError};
-use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use crate::access::{Authenticator, Authorizer, CredentialHeaders};
@@ -17,17 +15,12 @@ use crate::cache::{Cache, KindCache};
 use crate::connect::Observer;
 use crate::discovery::Discovery;
 use crate::health::Checks;
+use crate::in_flight::InFlight;
 use crate::metrics::Metrics;
 use crate::openapi::Documents;
 use crate::resource::{Resource, StoredKind};
 use crate::resources::ResourceTable;
-use crate::{Body, BoxFuture};
-
-/// Serves a path that is no resource: `/.well-known/openid-configuration`.
-pub trait Route: Send + Sync + 'static {
-    /// A request that is authorized for `get` on the path.
-    fn serve(&self, request: Request<Body>) -> BoxFuture<'_, Response<Body>>;
-}
+use crate::routes::{PrefixRoutes, Route};
 
 /// What a server is made of. Lists are asked in order.
 pub struct Options {
@@ -42,9 +35,10 @@ pub struct Options {
     /// The body of `/version`.
     pub version: Value,
     pub clock: Arc<dyn Clock>,
-    /// Requests served at once, without those that last (watches, exec); more are answered 429. Upstream's
-    /// `--max-requests-inflight` and `--max-mutating-requests-inflight` together.
+    /// Requests that read, served at once, without those that last (watches, exec); more are answered 429. Zero: no bound.
     pub max_requests_in_flight: usize,
+    /// The same of requests that write.
+    pub max_mutating_requests_in_flight: usize,
     /// After this a request that does not last is answered 504.
     pub request_timeout: Duration,
 }
@@ -62,7 +56,8 @@ impl Options {
             routes: Vec::new(),
             version: Value::Null,
             clock: Arc::new(SystemClock),
-            max_requests_in_flight: 600,
+            max_requests_in_flight: 400,
+            max_mutating_requests_in_flight: 200,
             request_timeout: Duration::from_secs(60),
         }
     }
@@ -94,8 +89,9 @@ pub struct Server {
     pub(crate) routes: Vec<(String, Arc<dyn Route>)>,
     pub(crate) version: Value,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) in_flight: Semaphore,
-    pub(crate) max_in_flight: usize,
+    /// Other servers' groups and versions, and what else is routed by prefix.
+    pub(crate) prefixes: PrefixRoutes,
+    pub(crate) in_flight: InFlight,
     pub(crate) request_timeout: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) checks: Checks,
@@ -133,8 +129,8 @@ impl Server {
             routes: options.routes,
             version: options.version,
             clock: options.clock,
-            in_flight: Semaphore::new(options.max_requests_in_flight),
-            max_in_flight: options.max_requests_in_flight,
+            prefixes: PrefixRoutes::default(),
+            in_flight: InFlight::new(options.max_requests_in_flight, options.max_mutating_requests_in_flight),
             request_timeout: options.request_timeout,
             metrics: Metrics::default(),
             checks: Checks::default(),
@@ -182,6 +178,11 @@ impl Server {
         paths.extend(self.routes.iter().map(|(path, _)| path.clone()));
         paths.sort();
         paths
+    }
+
+    /// What is routed by prefix; may change while the server runs.
+    pub fn prefixes(&self) -> &PrefixRoutes {
+        &self.prefixes
     }
 
     /// Health and readiness; components may hold `/readyz` back.

@@ -21,10 +21,6 @@ impl Warnings {
         texts.into_iter().for_each(|text| self.add(text));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
-    }
-
     /// Adds the headers.
     pub(crate) fn write(&self, response: &mut Response<Body>) {
         for warning in &*self.0.lock() {

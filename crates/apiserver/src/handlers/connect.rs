@@ -31,8 +31,8 @@ pub(super) async fn stream(
     let acts = matches!(exchange.info.subresource.as_str(), "exec" | "attach" | "portforward");
     if acts && exchange.info.verb != "create" {
         // A WebSocket begins with a GET, but to read is not enough to act.
-        let verb = RequestInfo { verb: "create", ..exchange.info.clone() };
-        authorization::check(&exchange.server, &verb, &exchange.user).await?;
+        let verb = RequestInfo { verb: "create", ..(*exchange.info).clone() };
+        authorization::check(&exchange.server, &verb, &exchange.user, None).await?;
     }
     // A log is read, not connected to.
     if exchange.info.subresource != "log" {
@@ -115,11 +115,11 @@ async fn admit(
 }
 
 fn request(exchange: Exchange, body: Body, dry_run: bool) -> (Arc<Server>, ConnectRequest) {
-    let Exchange { server, info, user, mut parts, warnings, .. } = exchange;
+    let Exchange { server, info, user, mut parts, warnings, audit, held, .. } = exchange;
     forward::prepare(&mut parts.headers, &server.credential_headers);
     let request = Request::from_parts(parts, body);
-    let RequestInfo { namespace, name, tail, .. } = info;
-    (server, ConnectRequest { user, namespace, name, tail, dry_run, warnings, request })
+    let RequestInfo { namespace, name, tail, .. } = Arc::unwrap_or_clone(info);
+    (server, ConnectRequest { user, namespace, name, tail, dry_run, warnings, audit, held, request })
 }
 
 /// Calls the connector, with the object of a creation decoded, admitted and turned into JSON, and its answer turned into

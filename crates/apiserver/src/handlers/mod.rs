@@ -13,25 +13,17 @@ mod watch;
 
 use http::Response;
 use kybern_apimachinery::validation::path_segment;
-use kybern_apimachinery::{ApiError, Value, object};
+use kybern_apimachinery::{ApiError, Reason, Value, object};
 
 use crate::exchange::Exchange;
-use crate::negotiate::of_refusal;
 use crate::options::WriteOptions;
 use crate::resource::SubresourceHandler;
-use crate::{Body, body, codec, respond};
+use crate::{Body, body, codec};
 
 /// Calls the verb's handler, and warns of a kind that is on its way out.
 pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
-    let (warnings, form) = (exchange.warnings.clone(), of_refusal(&exchange.parts.headers));
-    warnings.extend(exchange.resource.strategy.deprecation().map(str::to_owned));
-    let answer = answer(exchange, body).await;
-    if warnings.is_empty() {
-        return answer;
-    }
-    let mut response = answer.unwrap_or_else(|error| respond::refusal(&error, form));
-    warnings.write(&mut response);
-    Ok(response)
+    exchange.warnings.extend(exchange.resource.strategy.deprecation().map(str::to_owned));
+    answer(exchange, body).await
 }
 
 async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
@@ -107,10 +99,13 @@ fn check_segment(name: &str) -> Result<(), ApiError> {
 async fn mutate(
     handler: impl Future<Output = Result<Response<Body>, ApiError>> + Send + 'static,
 ) -> Result<Response<Body>, ApiError> {
-    tokio::spawn(handler).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a request handler panicked");
-        Err(ApiError::internal("the request handler failed unexpectedly; the server's log says more"))
-    })
+    match tokio::spawn(handler).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(ApiError::new(Reason::ServiceUnavailable, "the server is shutting down: try again")),
+        },
+    }
 }
 
 /// Reads and decodes a request's body as an object of the resource's kind, with its defaults.

@@ -1,16 +1,23 @@
-//! Who sends the request, and as whom.
+//! Who sends the request.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request};
-use kybern_apimachinery::{ApiError, GroupResource, percent};
+use http::Request;
+use kybern_apimachinery::ApiError;
 
-use crate::Body;
-use crate::access::{Attributes, Credentials, Peer, UserInfo};
-use crate::authorization::{self, Refusal};
+use super::{Context, Next, Outcome};
+use crate::access::{Credentials, Peer, UserInfo};
 use crate::server::Server;
+use crate::{Body, BoxFuture};
 
-pub(super) async fn authenticate(server: &Server, request: &mut Request<Body>) -> Result<UserInfo, ApiError> {
+pub(super) fn stage(mut context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+    Box::pin(async move {
+        context.user = authenticate(&context.server, &mut context.request).await?;
+        next.run(context).await
+    })
+}
+
+async fn authenticate(server: &Server, request: &mut Request<Body>) -> Result<UserInfo, ApiError> {
     if let Some(user) = request.extensions_mut().remove::<UserInfo>() {
         return Ok(user);
     }
@@ -41,86 +48,4 @@ pub(super) async fn authenticate(server: &Server, request: &mut Request<Body>) -
         user.groups.push(group.to_owned());
     }
     Ok(user)
-}
-
-/// Go's rule: a key that is not properly escaped is taken as it is.
-fn unescaped(key: &str) -> String {
-    percent::decode_strict(key).unwrap_or_else(|| key.to_owned())
-}
-
-const USER: &str = "impersonate-user";
-const GROUP: &str = "impersonate-group";
-const UID: &str = "impersonate-uid";
-const EXTRA: &str = "impersonate-extra-";
-
-/// The user that the `Impersonate-*` headers name, if the sender may speak for all of it. Takes the headers away.
-pub(super) async fn impersonate(
-    server: &Server,
-    user: UserInfo,
-    headers: &mut HeaderMap,
-) -> Result<UserInfo, ApiError> {
-    let names: Vec<String> =
-        headers.keys().map(|k| k.as_str().to_owned()).filter(|k| k.starts_with("impersonate-")).collect();
-    if names.is_empty() {
-        return Ok(user);
-    }
-    let values = |name: &str| -> Vec<String> {
-        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
-    };
-    let name = values(USER).into_iter().next().unwrap_or_default();
-    if name.is_empty() {
-        return Err(ApiError::internal(format!(
-            "requested {names:?} without impersonating a user: set the header Impersonate-User as well"
-        )));
-    }
-    let mut target = UserInfo { groups: values(GROUP), uid: values(UID).join(""), name, ..UserInfo::default() };
-    for header in names.iter().filter(|n| n.starts_with(EXTRA)) {
-        let key = unescaped(&header[EXTRA.len()..]);
-        target.extra.insert(key, values(header));
-    }
-    let mut asked = vec![match target.name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {
-        Some((namespace, name)) => ("", "serviceaccounts", "", namespace, name),
-        None => ("", "users", "", "", target.name.as_str()),
-    }];
-    asked.extend(target.groups.iter().map(|g| ("", "groups", "", "", g.as_str())));
-    if !target.uid.is_empty() {
-        asked.push(("authentication.k8s.io", "uids", "", "", &target.uid));
-    }
-    for (key, values) in &target.extra {
-        asked.extend(values.iter().map(|v| ("authentication.k8s.io", "userextras", key.as_str(), "", v.as_str())));
-    }
-    for (group, resource, subresource, namespace, name) in asked {
-        let attributes = Attributes {
-            user: user.clone(),
-            verb: "impersonate".to_owned(),
-            resource_request: true,
-            group: group.to_owned(),
-            version: "v1".to_owned(),
-            resource: resource.to_owned(),
-            subresource: subresource.to_owned(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            ..Attributes::default()
-        };
-        // Upstream forbids where it cannot tell, too.
-        if let Err(Refusal::Forbidden(reason) | Refusal::Failed(reason)) =
-            authorization::authorize(server, &attributes).await
-        {
-            let text = attributes.refusal(&reason);
-            return Err(ApiError::forbidden(&GroupResource::new(group, resource), name, &text));
-        }
-    }
-    if let Some((namespace, _)) = target.name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':'))
-        && target.groups.is_empty()
-    {
-        target.groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
-    }
-    let group = if target.name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
-    if !target.in_group(group) {
-        target.groups.push(group.to_owned());
-    }
-    for name in names {
-        headers.remove(name);
-    }
-    Ok(target)
 }

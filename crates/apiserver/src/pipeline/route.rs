@@ -1,26 +1,23 @@
 //! From a request to its handler.
 
-use std::sync::Arc;
-
 use http::{Method, Request, Response, StatusCode};
 use kybern_apimachinery::{ApiError, Gvr};
 
-use crate::access::UserInfo;
+use super::{Context, Outcome};
 use crate::exchange::Exchange;
 use crate::options::Query;
 use crate::request_info::RequestInfo;
+use crate::routes::PrefixRequest;
 use crate::server::Server;
 use crate::{Body, body, discovery, handlers, health, openapi};
 
-pub(super) async fn dispatch(
-    server: &Arc<Server>,
-    info: RequestInfo,
-    query: Query,
-    user: UserInfo,
-    request: Request<Body>,
-) -> Result<Response<Body>, ApiError> {
+pub(super) async fn dispatch(context: Context) -> Outcome {
+    let Context { server, info, query, user, warnings, audit, held, request, .. } = context;
+    if let Some(route) = server.prefixes.find(&info.path) {
+        return route.serve(PrefixRequest { user, warnings, held, request }).await;
+    }
     if !info.resource_request {
-        return plain(server, &info, &query, request).await;
+        return plain(&server, &info, &query, request).await;
     }
     let served = server.served.load_full();
     let gvr = Gvr::new(&info.group, &info.version, &info.resource);
@@ -44,8 +41,8 @@ pub(super) async fn dispatch(
         return Err(ApiError::method_not_allowed());
     }
     let (parts, body) = request.into_parts();
-    let (server, now, warnings) = (server.clone(), server.clock.now(), Default::default());
-    let exchange = Exchange { server, resource, query, user, now, info, parts, warnings };
+    let now = server.clock.now();
+    let exchange = Exchange { server, resource, query, user, now, info, parts, warnings, audit, held };
     handlers::serve(exchange, body).await
 }
 
@@ -59,7 +56,7 @@ fn not_found() -> Response<Body> {
 
 /// Paths that are no resources.
 async fn plain(
-    server: &Arc<Server>,
+    server: &Server,
     info: &RequestInfo,
     query: &Query,
     request: Request<Body>,
@@ -77,7 +74,7 @@ async fn plain(
         ["version"] => body::json(StatusCode::OK, &server.version),
         ["metrics"] => {
             let size = server.storage.size().await.ok();
-            let in_flight = server.max_in_flight - server.in_flight.available_permits();
+            let in_flight = [false, true].map(|writes| server.in_flight.taken(writes));
             server.metrics.serve(&server.cache, size, in_flight)
         }
         ["metrics", "slis"] => health::indicators(&server.checks),

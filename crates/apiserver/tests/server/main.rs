@@ -7,5 +7,6 @@ mod parts;
 mod patches;
 mod protocol;
 mod reads;
+mod stages;
 mod watches;
 mod writes;

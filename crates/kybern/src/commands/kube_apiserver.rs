@@ -128,10 +128,10 @@ pub(crate) struct KubeApiserver {
     /// Admission plugins that must not run.
     #[arg(long, value_delimiter = ',')]
     disable_admission_plugins: Vec<String>,
-    /// Requests served at once that only read; with the next flag's, all that are served at once. 0 sets no limit.
+    /// Requests served at once that only read. 0 sets no limit.
     #[arg(long, default_value_t = 400)]
     max_requests_inflight: usize,
-    /// Requests served at once that change something.
+    /// Requests served at once that change something. 0 sets no limit.
     #[arg(long, default_value_t = 200)]
     max_mutating_requests_inflight: usize,
     /// How long a request that is no watch may take.
@@ -194,7 +194,8 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         runtime_config: RuntimeConfig::parse(&options.runtime_config)?,
         enable_admission: options.enable_admission_plugins.clone(),
         disable_admission: options.disable_admission_plugins.clone(),
-        max_requests_in_flight: in_flight(options.max_requests_inflight, options.max_mutating_requests_inflight),
+        max_requests_in_flight: options.max_requests_inflight,
+        max_mutating_requests_in_flight: options.max_mutating_requests_inflight,
         request_timeout: options.request_timeout,
         kubelets: Some(KubeletAccess {
             certificate: options.kubelet_client_certificate.clone().zip(options.kubelet_client_key.clone()),
@@ -215,12 +216,6 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     notifier.ready();
     shutdown::requested().await;
     Ok(())
-}
-
-/// As upstream, 0 sets no limit.
-fn in_flight(reading: usize, changing: usize) -> usize {
-    const MANY: usize = 1 << 20;
-    if reading == 0 || changing == 0 { MANY } else { reading.saturating_add(changing).min(MANY) }
 }
 
 fn request_headers(options: &KubeApiserver) -> RequestHeaderNames {

@@ -76,6 +76,7 @@ pub(crate) struct ApiServerOptions {
     pub(crate) enable_admission: Vec<String>,
     pub(crate) disable_admission: Vec<String>,
     pub(crate) max_requests_in_flight: usize,
+    pub(crate) max_mutating_requests_in_flight: usize,
     pub(crate) request_timeout: Duration,
     /// `None`: kubelets are of the cluster's authority.
     pub(crate) kubelets: Option<KubeletAccess>,
@@ -159,6 +160,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let left_out = admission::left_out(&names, &options.enable_admission, &options.disable_admission)?;
     server.admission.retain(|plugin| !left_out.iter().any(|name| name == plugin.name()));
     server.max_requests_in_flight = options.max_requests_in_flight;
+    server.max_mutating_requests_in_flight = options.max_mutating_requests_in_flight;
     server.request_timeout = options.request_timeout;
     let client_ca = client_authorities(options, &pki)?;
     let client_roots = roots(&client_ca, "--client-ca-file")?;

@@ -101,7 +101,8 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         runtime_config: cluster.runtime_config.clone(),
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
-        max_requests_in_flight: 600,
+        max_requests_in_flight: 400,
+        max_mutating_requests_in_flight: 200,
         request_timeout: Duration::from_secs(60),
         kubelets: None,
     }

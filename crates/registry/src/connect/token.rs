@@ -70,7 +70,9 @@ impl Connector for TokenRequest {
                 warn_after: (lived != granted).then_some(granted),
             };
             let now = self.clock.now();
-            let token = self.issuer.issue(&spec, &uuid::v4(), now).map_err(ApiError::internal)?;
+            let id = uuid::v4();
+            let token = self.issuer.issue(&spec, &id, now).map_err(ApiError::internal)?;
+            request.audit.annotate("authentication.kubernetes.io/issued-credential-id", &format!("JTI={id}"));
             // Labels and annotations come back as they were sent.
             for (field, value) in
                 [("name", name), ("namespace", namespace), ("uid", &uid), ("creationTimestamp", &to_rfc3339(now))]
