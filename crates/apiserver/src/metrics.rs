@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use kybern_apimachinery::{ApiError, GroupResource, Gvr};
+use kybern_apimachinery::{ApiError, GroupResource};
 use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -109,8 +109,7 @@ impl Metrics {
             _ => "other",
         };
         // What nobody serves must not make labels without bound.
-        let gvr = Gvr::new(&info.group, &info.version, &info.resource);
-        let row = table.get(&gvr);
+        let row = table.get(&info.group, &info.version, &info.resource);
         let text = |text: &str, known: bool| if known { text.to_owned() } else { String::new() };
         let served = row.is_some();
         let subresource = row.is_some_and(|row| row.subresource(&info.subresource).is_some());

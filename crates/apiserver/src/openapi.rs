@@ -1,57 +1,55 @@
-//! `/openapi/v2` and `/openapi/v3`: documents are made when first asked for and kept compressed.
+//! `/openapi/v2` and `/openapi/v3`: documents are made when first asked for and kept compressed, each as long as what it is
+//! about stays as it is.
 
-use std::collections::HashMap;
 use std::io::Read;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use kybern_apimachinery::{ApiError, Value, object};
+use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value, object};
 use kybern_schema::openapi::{self, Served};
-use parking_lot::Mutex;
 
 use crate::options::Query;
 use crate::resource::Resource;
-use crate::resources::ResourceTable;
+use crate::resources::{Part, ResourceTable, Version};
 use crate::{Body, body, gzip};
 
-/// The documents of a resource table.
+/// The document that is about all of a resource table, compressed: JSON and protobuf. Those about a group and version stay
+/// with it.
+#[derive(Default)]
 pub(crate) struct Documents {
-    served: Vec<Served>,
-    /// Compressed, by path below `/openapi/`, and whether it is protobuf.
-    made: Mutex<HashMap<(String, bool), Bytes>>,
-}
-
-impl Documents {
-    pub(crate) fn new(table: &ResourceTable) -> Self {
-        let rows = table.groups().iter().flat_map(|g| &g.versions).flat_map(|(_, rows)| rows);
-        let served = rows.map(|row| describe(row)).filter(|s| !s.definition.is_empty()).collect();
-        Self { served, made: Mutex::default() }
-    }
-
-    /// The compressed bytes of a document; `None` where `make` finds none.
-    fn get(&self, path: &str, protobuf: bool, make: impl FnOnce() -> Option<Vec<u8>>) -> Option<Bytes> {
-        let mut made = self.made.lock();
-        let key = (path.to_owned(), protobuf);
-        if let Some(bytes) = made.get(&key) {
-            return Some(bytes.clone());
-        }
-        let bytes = std::iter::once(Bytes::from(make()?));
-        let bytes: Bytes = gzip::compress(bytes).flatten().collect::<Vec<u8>>().into();
-        made.insert(key, bytes.clone());
-        Some(bytes)
-    }
-
-    /// What a group and version, given as its path, serves.
-    fn part(&self, path: &str) -> Vec<Served> {
-        self.served.iter().filter(|s| openapi::v3_path(&s.gvk.group_version()) == path).cloned().collect()
-    }
+    v2: [OnceLock<Bytes>; 2],
 }
 
 fn describe(row: &Resource) -> Served {
+    if let Some(schema) = &row.schema {
+        let subresources: Vec<&str> = row.subresources.iter().map(|s| s.name.as_str()).collect();
+        let gvk = Gvk::new(&row.gvr.group, &row.gvr.version, &row.kind);
+        return Served::custom(gvk, &row.gvr.resource, row.namespaced, &subresources, (**schema).clone());
+    }
     let subresources = row.subresources.iter().map(|s| (s.name.as_str(), &s.kind, s.verbs.clone()));
     Served::new(row.ty.gvk.clone(), &row.gvr.resource, row.namespaced, row.verbs.clone(), subresources)
+}
+
+/// What OpenAPI says of a group's version.
+fn part(version: &Version) -> &Part {
+    version.openapi.get_or_init(|| {
+        let served: Vec<Served> = version.rows.iter().map(|row| describe(row)).collect();
+        let served: Vec<Served> = served.into_iter().filter(|s| !s.definition.is_empty()).collect();
+        Part { hash: openapi::fingerprint(&served), served, documents: Default::default() }
+    })
+}
+
+/// All parts, with the group and version of each.
+fn parts(table: &ResourceTable) -> impl Iterator<Item = (GroupVersion, &Part)> {
+    let versions = table.groups().iter().flat_map(|g| g.versions.iter().map(move |v| (g, v)));
+    versions.map(|(g, v)| (GroupVersion::new(&*g.name, &v.name), part(v))).filter(|(_, part)| !part.served.is_empty())
+}
+
+fn compressed(document: Vec<u8>) -> Bytes {
+    gzip::compress(std::iter::once(Bytes::from(document))).flatten().collect::<Vec<u8>>().into()
 }
 
 /// Whether the client wants protobuf, by the order of what it accepts.
@@ -66,6 +64,7 @@ fn wants_protobuf(headers: &HeaderMap, protobuf: &[&str]) -> bool {
 
 /// `rest` is the path after `openapi`; `None` when there is no such document.
 pub(crate) fn serve(
+    table: &ResourceTable,
     documents: &Documents,
     version: &Value,
     rest: &[&str],
@@ -74,9 +73,13 @@ pub(crate) fn serve(
 ) -> Result<Option<Response<Body>>, ApiError> {
     let version = object::str_at(version, &["gitVersion"]);
     match rest {
-        ["v2"] => Ok(v2(documents, version, headers)),
-        ["v3"] => Ok(Some(body::json(StatusCode::OK, &openapi::v3_index(&documents.served)))),
-        ["v3", path @ ..] => Ok(v3(documents, &path.join("/"), version, query, headers)),
+        ["v2"] => Ok(Some(v2(table, documents, version, headers))),
+        ["v3"] => {
+            let parts = parts(table).map(|(group_version, part)| (group_version, part.hash.as_str()));
+            Ok(Some(body::json(StatusCode::OK, &openapi::v3_index(parts))))
+        }
+        ["v3", "api", name] => Ok(v3(table, &GroupVersion::new("", *name), version, query, headers)),
+        ["v3", "apis", group, name] => Ok(v3(table, &GroupVersion::new(*group, *name), version, query, headers)),
         _ => Ok(None),
     }
 }
@@ -85,22 +88,32 @@ fn json(document: &Value) -> Vec<u8> {
     document.to_string().into_bytes()
 }
 
-fn v2(documents: &Documents, version: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+fn v2(table: &ResourceTable, documents: &Documents, version: &str, headers: &HeaderMap) -> Response<Body> {
     let protobuf = wants_protobuf(headers, &openapi::proto::V2_MEDIA_TYPES);
-    let bytes = documents.get("v2", protobuf, || {
-        let document = openapi::v2(&documents.served, version);
-        Some(if protobuf { openapi::proto::v2(&document) } else { json(&document) })
-    })?;
+    let hashes: Vec<&str> = parts(table).map(|(_, part)| part.hash.as_str()).collect();
+    let bytes = documents.v2[usize::from(protobuf)].get_or_init(|| {
+        let document = openapi::v2(parts(table).flat_map(|(_, part)| &part.served), version);
+        compressed(if protobuf { openapi::proto::v2(&document) } else { json(&document) })
+    });
     let media = if protobuf { openapi::proto::V2_MEDIA_TYPES[1] } else { "application/json" };
-    Some(answer(bytes, media, &openapi::fingerprint(&documents.served), headers))
+    answer(bytes.clone(), media, &openapi::joined(&hashes), headers)
 }
 
-fn v3(documents: &Documents, path: &str, version: &str, query: &Query, headers: &HeaderMap) -> Option<Response<Body>> {
-    let part = documents.part(path);
-    let group_version = part.first()?.gvk.group_version();
-    let hash = openapi::fingerprint(&part);
+fn v3(
+    table: &ResourceTable,
+    group_version: &GroupVersion,
+    version: &str,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Option<Response<Body>> {
+    let found = table.group(&group_version.group)?.versions.iter().find(|v| v.name == group_version.version)?;
+    let part = part(found);
+    if part.served.is_empty() {
+        return None;
+    }
+    let (path, hash) = (openapi::v3_path(group_version), &part.hash);
     let asked = query.get("hash");
-    if !asked.is_empty() && asked != hash {
+    if !asked.is_empty() && asked != *hash {
         // The client knows an older document: upstream sends it to the one there is.
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
@@ -109,12 +122,12 @@ fn v3(documents: &Documents, path: &str, version: &str, query: &Query, headers: 
         return Some(response);
     }
     let protobuf = wants_protobuf(headers, &openapi::proto::V3_MEDIA_TYPES);
-    let bytes = documents.get(path, protobuf, || {
-        let document = openapi::v3(&group_version, &part, version)?;
-        Some(if protobuf { openapi::proto::v3(&document) } else { json(&document) })
-    })?;
+    let bytes = part.documents[usize::from(protobuf)].get_or_init(|| {
+        let document = openapi::v3(group_version, &part.served, version).unwrap_or_default();
+        compressed(if protobuf { openapi::proto::v3(&document) } else { json(&document) })
+    });
     let media = if protobuf { openapi::proto::V3_MEDIA_TYPES[1] } else { "application/json" };
-    let mut response = answer(bytes, media, &hash, headers);
+    let mut response = answer(bytes.clone(), media, hash, headers);
     if !asked.is_empty() {
         // What is named by its hash never changes.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -149,7 +162,10 @@ fn answer(compressed: Bytes, media: &'static str, hash: &str, headers: &HeaderMa
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::resource::tests::row;
 
     #[test]
     fn the_first_known_media_type_wins() {
@@ -165,10 +181,9 @@ mod tests {
 
     #[test]
     fn documents_are_named_by_their_hash() {
-        let served: Vec<Served> = kybern_schema::builtin().resources().iter().map(Served::builtin).collect();
-        let documents = Documents { served, made: Mutex::default() };
-        let get =
-            |query: &str, headers: &HeaderMap| v3(&documents, "apis/apps/v1", "v1.35.0", &Query::parse(query), headers);
+        let table = ResourceTable::new([row("apps", "v1", "Deployment"), row("", "v1", "Pod")]);
+        let apps = GroupVersion::new("apps", "v1");
+        let get = |query: &str, headers: &HeaderMap| v3(&table, &apps, "v1.35.0", &Query::parse(query), headers);
         let plain = get("", &HeaderMap::new()).unwrap();
         assert_eq!(plain.status(), StatusCode::OK);
         assert!(plain.headers().get(CACHE_CONTROL).is_none());
@@ -185,12 +200,23 @@ mod tests {
         assert_eq!(moved.headers()[LOCATION], format!("/openapi/v3/apis/apps/v1?hash={hash}"));
         let known: HeaderMap = [(IF_NONE_MATCH, etag)].into_iter().collect();
         assert_eq!(get("", &known).unwrap().status(), StatusCode::NOT_MODIFIED);
-        assert!(v3(&documents, "apis/none/v1", "v1.35.0", &Query::parse(""), &HeaderMap::new()).is_none());
+        let none = GroupVersion::new("none", "v1");
+        assert!(v3(&table, &none, "v1.35.0", &Query::parse(""), &HeaderMap::new()).is_none());
 
         let accept: HeaderMap =
             [(ACCEPT, HeaderValue::from_static(openapi::proto::V2_MEDIA_TYPES[0]))].into_iter().collect();
-        let protobuf = v2(&documents, "v1.35.0", &accept).unwrap();
+        let protobuf = v2(&table, &Documents::default(), "v1.35.0", &accept);
         assert_eq!(protobuf.headers()[http::header::CONTENT_TYPE], openapi::proto::V2_MEDIA_TYPES[1]);
-        assert_eq!(documents.made.lock().len(), 2, "one form of one part of v3, and one of v2");
+        // What stays, stays made; what changes has another name, and so has the whole.
+        let more = |rows| table.with(&[("example.com".to_owned(), rows)]);
+        let with = more(vec![Arc::new(row("example.com", "v1", "Pod"))]);
+        let made = |table: &ResourceTable| {
+            let version = &table.group("apps").unwrap().versions[0];
+            version.openapi.get().is_some_and(|part| part.documents[0].get().is_some())
+        };
+        assert!(made(&with) && made(&table));
+        let whole = |table: &ResourceTable| v2(table, &Documents::default(), "", &accept).headers()[ETAG].clone();
+        assert_ne!(whole(&with), whole(&table));
+        assert_eq!(whole(&more(Vec::new())), whole(&table));
     }
 }

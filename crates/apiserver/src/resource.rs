@@ -70,7 +70,14 @@ pub struct StoredKind {
     pub refusal: Option<fn(&str) -> String>,
 }
 
-#[derive(Clone, Debug, Default)]
+impl StoredKind {
+    /// Whether entries that were read for this kind will do for another.
+    pub(crate) fn is_read_as(&self, other: &Self) -> bool {
+        self.namespaced == other.namespaced && self.selectable == other.selectable
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SelectableField {
     /// As the selector names it: `status.phase`, `involvedObject.name`.
     pub path: String,
@@ -149,4 +156,45 @@ pub struct Column {
     pub description: String,
     /// 0 is always shown; more only with `-o wide`.
     pub priority: i32,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::strategy::Plain;
+
+    /// A row of a kind; of a built-in one's shape where its group has none of that name.
+    pub(crate) fn row(group: &str, version: &str, kind: &str) -> Resource {
+        let gvk = Gvk::new(group, version, kind);
+        let plural = format!("{}s", kind.to_lowercase());
+        let builtin = kybern_schema::builtin();
+        let prefix = if group.contains('.') { format!("{group}/{plural}") } else { plural.clone() };
+        Resource {
+            gvr: Gvr::new(group, version, &plural),
+            kind: kind.to_owned(),
+            singular: kind.to_lowercase(),
+            namespaced: true,
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            verbs: ["get", "list"].map(str::to_owned).into(),
+            subresources: Vec::new(),
+            ty: builtin.kind(&gvk).or_else(|| builtin.kind(&Gvk::new("", "v1", kind))).unwrap(),
+            schema: group.contains('.').then(|| Arc::new(kybern_apimachinery::json!({"type": "object"}))),
+            internal: gvk.clone(),
+            stored: Arc::new(StoredKind {
+                prefix,
+                gvk,
+                resource: plural,
+                namespaced: true,
+                selectable: Vec::new(),
+                refusal: None,
+            }),
+            conversion: None,
+            strategy: Arc::new(Plain),
+            generation: Generation::Spec,
+            returns_deleted: false,
+            columns: Arc::new(Columns { definitions: Vec::new(), cells: Arc::new(|_, _| Vec::new()) }),
+            unstored: None,
+        }
+    }
 }

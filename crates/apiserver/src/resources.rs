@@ -1,78 +1,166 @@
-//! Every served resource, by its coordinates. Replaced as a whole when rows come or go.
+//! Every served resource, by its coordinates. A table is never changed: another one takes its place, which shares with it
+//! every group that stays as it is. So one of ten thousand groups comes or goes without a look into the others.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use kybern_apimachinery::Gvr;
+use kybern_schema::openapi::Served;
 
 use crate::resource::{Resource, Subresource};
 
 /// See the module.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ResourceTable {
-    by_gvr: HashMap<Gvr, Arc<Resource>>,
-    /// Groups in the order that rows first name them; in each, versions by priority, in each, rows by name.
-    groups: Vec<Group>,
+    by_name: HashMap<Arc<str>, Arc<Group>>,
+    /// Those of built-in kinds in the order that rows first name them, then the others by name.
+    groups: Vec<Arc<Group>>,
 }
 
 /// An API group as discovery lists it.
 pub(crate) struct Group {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// The preferred version first.
-    pub(crate) versions: Vec<(String, Vec<Arc<Resource>>)>,
+    pub(crate) versions: Vec<Version>,
+    /// Rows that stay, whatever else is added to the group.
+    fixed: Vec<Arc<Resource>>,
+    /// What discovery says of it, once it was asked for.
+    pub(crate) discovery: OnceLock<String>,
+}
+
+/// What a group serves in one version.
+pub(crate) struct Version {
+    pub(crate) name: String,
+    /// By name.
+    pub(crate) rows: Vec<Arc<Resource>>,
+    /// What OpenAPI says of it, once it was asked for.
+    pub(crate) openapi: OnceLock<Part>,
+}
+
+impl Version {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), rows: Vec::new(), openapi: OnceLock::new() }
+    }
+}
+
+/// The part of a group and version in OpenAPI's documents.
+pub(crate) struct Part {
+    pub(crate) served: Vec<Served>,
+    /// Changes whenever the part does.
+    pub(crate) hash: String,
+    /// Its own document, compressed: JSON and protobuf.
+    pub(crate) documents: [OnceLock<Bytes>; 2],
+}
+
+impl Group {
+    /// A version that has fixed rows has no others.
+    fn new(name: &str, fixed: Vec<Arc<Resource>>, added: &[Arc<Resource>]) -> Self {
+        let mut versions: Vec<Version> = Vec::new();
+        let is_fixed = |row: &Resource| fixed.iter().any(|f| f.gvr.version == row.gvr.version);
+        for row in fixed.iter().chain(added.iter().filter(|row| !is_fixed(row))) {
+            match versions.iter_mut().find(|v| v.name == row.gvr.version) {
+                Some(version) => version.rows.push(row.clone()),
+                None => {
+                    versions.push(Version { rows: vec![row.clone()], ..Version::new(&row.gvr.version) });
+                }
+            }
+        }
+        versions.sort_by(|a, b| priority(&b.name).cmp(&priority(&a.name)).then(a.name.cmp(&b.name)));
+        for version in &mut versions {
+            version.rows.sort_by(|a, b| a.gvr.resource.cmp(&b.gvr.resource));
+        }
+        Self { name: name.into(), versions, fixed, discovery: OnceLock::new() }
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.versions.iter().flat_map(|version| &version.rows)
+    }
 }
 
 impl ResourceTable {
+    /// A table of rows that stay.
     pub(crate) fn new(rows: impl IntoIterator<Item = Resource>) -> Self {
-        let mut table = Self::default();
-        let mut groups: BTreeMap<String, BTreeMap<String, Vec<Arc<Resource>>>> = BTreeMap::new();
-        let mut order = Vec::new();
+        let mut order: Vec<String> = Vec::new();
+        let mut by_group: HashMap<String, Vec<Arc<Resource>>> = HashMap::new();
         for row in rows {
-            let row = Arc::new(row);
-            if !order.contains(&row.gvr.group) {
+            if !by_group.contains_key(&row.gvr.group) {
                 order.push(row.gvr.group.clone());
             }
-            groups
-                .entry(row.gvr.group.clone())
-                .or_default()
-                .entry(row.gvr.version.clone())
-                .or_default()
-                .push(row.clone());
-            table.by_gvr.insert(row.gvr.clone(), row);
+            by_group.entry(row.gvr.group.clone()).or_default().push(Arc::new(row));
         }
-        for name in order {
-            let Some(versions) = groups.remove(&name) else { continue };
-            let mut versions: Vec<_> = versions.into_iter().collect();
-            versions.sort_by(|(a, _), (b, _)| priority(b).cmp(&priority(a)).then(a.cmp(b)));
-            for (_, rows) in &mut versions {
-                rows.sort_by(|a, b| a.gvr.resource.cmp(&b.gvr.resource));
+        let groups = order.iter().map(|name| Group::new(name, by_group.remove(name).unwrap_or_default(), &[]));
+        let groups: Vec<Arc<Group>> = groups.map(Arc::new).collect();
+        Self { by_name: groups.iter().map(|g| (g.name.clone(), g.clone())).collect(), groups }
+    }
+
+    /// A table in which each of these groups has these rows besides those that stay.
+    pub(crate) fn with(&self, changed: &[(String, Vec<Arc<Resource>>)]) -> Self {
+        let mut table = self.clone();
+        for (name, rows) in changed {
+            let fixed = table.by_name.get(name.as_str()).map_or_else(Vec::new, |group| group.fixed.clone());
+            let group = Arc::new(Group::new(name, fixed, rows));
+            let at = table.place(name);
+            if group.versions.is_empty() {
+                table.by_name.remove(name.as_str());
+                at.map(|at| table.groups.remove(at)).ok();
+                continue;
             }
-            table.groups.push(Group { name, versions });
+            match at {
+                Ok(at) => table.groups[at] = group.clone(),
+                Err(at) => table.groups.insert(at, group.clone()),
+            }
+            table.by_name.insert(group.name.clone(), group);
         }
         table
     }
 
-    pub(crate) fn get(&self, gvr: &Gvr) -> Option<&Arc<Resource>> {
-        self.by_gvr.get(gvr)
+    /// Where a group is, or where it belongs.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        let built_in = self.groups.partition_point(|group| !group.fixed.is_empty());
+        if let Some(at) = self.groups[..built_in].iter().position(|group| *group.name == *name) {
+            return Ok(at);
+        }
+        let found = self.groups[built_in..].binary_search_by(|group| (*group.name).cmp(name));
+        found.map(|at| built_in + at).map_err(|at| built_in + at)
     }
 
-    pub(crate) fn groups(&self) -> &[Group] {
+    pub(crate) fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Resource>> {
+        let version = self.by_name.get(group)?.versions.iter().find(|v| v.name == version)?;
+        let found = version.rows.binary_search_by(|row| row.gvr.resource.as_str().cmp(resource));
+        found.ok().map(|at| &version.rows[at])
+    }
+
+    /// Whether a row is still the one that is served.
+    pub(crate) fn serves(&self, row: &Arc<Resource>) -> bool {
+        let Gvr { group, version, resource } = &row.gvr;
+        self.get(group, version, resource).is_some_and(|now| Arc::ptr_eq(now, row))
+    }
+
+    pub(crate) fn groups(&self) -> &[Arc<Group>] {
         &self.groups
     }
 
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.by_gvr.values()
+    pub(crate) fn group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.by_name.get(name)
     }
 
-    /// The rows of all served versions of a resource's kind.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.groups.iter().flat_map(|group| group.rows())
+    }
+
+    /// The rows of all served versions of a resource's kind. Only built-in kinds have some in two groups.
     pub(crate) fn versions(&self, resource: &Resource) -> Vec<Arc<Resource>> {
-        self.rows().filter(|r| r.stored.prefix == resource.stored.prefix).cloned().collect()
+        let groups = self.groups.iter().take_while(|group| !group.fixed.is_empty());
+        let own = self.by_name.get(resource.gvr.group.as_str()).filter(|group| group.fixed.is_empty());
+        let rows = groups.chain(own).flat_map(|group| group.rows());
+        rows.filter(|r| r.stored.prefix == resource.stored.prefix).cloned().collect()
     }
 
     /// The row that serves the stored version of a resource.
     pub(crate) fn stored(&self, group: &str, resource: &str) -> Option<&Arc<Resource>> {
-        let group = self.groups.iter().find(|g| g.name == group)?;
-        let rows = || group.versions.iter().flat_map(|(_, rows)| rows).filter(|r| r.gvr.resource == resource);
+        let group = self.by_name.get(group)?;
+        let rows = || group.rows().filter(|r| r.gvr.resource == resource);
         rows()
             .find(|r| r.stored.gvk.group == r.gvr.group && r.stored.gvk.version == r.gvr.version)
             .or_else(|| rows().next())

@@ -1,5 +1,6 @@
 //! The server: everything a request needs, put together once.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -72,8 +73,21 @@ pub(crate) struct Served {
 
 impl Served {
     fn new(table: ResourceTable) -> Self {
-        Self { discovery: Discovery::new(&table), openapi: Documents::new(&table), table }
+        Self { discovery: Discovery::default(), openapi: Documents::default(), table }
     }
+}
+
+/// Why rows were not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum RowsError {
+    #[error(
+        "{0:?} is no group of custom resources: it has no dot, and could be taken for a resource of the core group"
+    )]
+    NoDomain(String),
+    #[error("{row} is no row of the group {group:?} that stores its objects below the group's name")]
+    Foreign { group: String, row: String },
+    #[error("the stored objects cannot be read: {0}")]
+    Storage(#[from] StorageError),
 }
 
 /// See the module.
@@ -81,6 +95,8 @@ pub struct Server {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) served: ArcSwap<Served>,
+    /// Held while rows are replaced.
+    replacing: tokio::sync::Mutex<()>,
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
     /// What the authenticators read, and nobody further on may.
     pub(crate) credential_headers: Vec<CredentialHeaders>,
@@ -116,12 +132,13 @@ impl Server {
             cache.add_observer(observer);
         }
         let table = ResourceTable::new(options.resources);
-        let from = cache.load(&stored_kinds(&table)).await?;
+        let from = cache.load(&stored_kinds(table.rows())).await?;
         let served = Served::new(table);
         let server = Arc::new(Self {
             storage: options.storage,
             cache: cache.clone(),
             served: ArcSwap::from_pointee(served),
+            replacing: Default::default(),
             credential_headers: options.authenticators.iter().map(|a| a.credential_headers()).collect(),
             authenticators: options.authenticators,
             authorizers: options.authorizers,
@@ -152,16 +169,39 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves other rows from now on, such as when a custom resource is defined or removed. Kinds that no row names any
-    /// more are forgotten; their objects stay in the store.
-    pub async fn set_resources(&self, rows: Vec<Resource>) -> Result<(), StorageError> {
-        let table = ResourceTable::new(rows);
-        let kinds = stored_kinds(&table);
-        for kind in &kinds {
-            self.cache.add(kind).await?;
+    /// Serves these rows of these groups from now on, besides those that the server was started with: such as when a custom
+    /// resource is defined or removed. Rows that are given again, and their kinds' watchers, are not disturbed. A watch of a
+    /// row that is replaced or gone ends; a kind that no row names any more is forgotten, though its objects stay in the
+    /// store. Callers follow one another.
+    pub async fn replace_groups(&self, groups: Vec<(String, Vec<Arc<Resource>>)>) -> Result<(), RowsError> {
+        for (group, rows) in &groups {
+            if !group.contains('.') {
+                return Err(RowsError::NoDomain(group.clone()));
+            }
+            let foreign = |row: &&Arc<Resource>| {
+                let own = row.stored.prefix.strip_prefix(group.as_str()).and_then(|rest| rest.strip_prefix('/'));
+                row.gvr.group != *group || own.is_none_or(|resource| resource != row.gvr.resource)
+            };
+            if let Some(row) = rows.iter().find(foreign) {
+                return Err(RowsError::Foreign { group: group.clone(), row: row.gvr.to_string() });
+            }
         }
+        let _replacing = self.replacing.lock().await;
+        let served = self.served.load_full();
+        let table = served.table.with(&groups);
+        let rows_of = |table: &ResourceTable| -> Vec<Arc<Resource>> {
+            groups.iter().filter_map(|(name, _)| table.group(name)).flat_map(|g| g.rows().cloned()).collect()
+        };
+        let (before, after) = (rows_of(&served.table), rows_of(&table));
+        let kinds = stored_kinds(&after);
+        self.cache.add(&kinds).await?;
         self.served.store(Arc::new(Served::new(table)));
-        self.cache.retain(|prefix| kinds.iter().any(|kind| kind.prefix == prefix));
+        // Whoever subscribes from here on finds that its row is another, if it is.
+        let changed = before.iter().filter(|row| !after.iter().any(|a| Arc::ptr_eq(a, row)));
+        let changed: HashSet<&str> = changed.map(|row| row.stored.prefix.as_str()).collect();
+        let kept: HashSet<&str> = kinds.iter().map(|kind| kind.prefix.as_str()).collect();
+        self.cache.end_watchers(&changed);
+        self.cache.forget(&changed.difference(&kept).copied().collect());
         Ok(())
     }
 
@@ -171,7 +211,7 @@ impl Server {
         let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
         for group in served.table.groups().iter().filter(|g| !g.name.is_empty()) {
             paths.push(format!("/apis/{}", group.name));
-            paths.extend(group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)));
+            paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.name)));
         }
         let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
         paths.extend(rest.map(str::to_owned));
@@ -202,8 +242,8 @@ impl Server {
     /// The objects of a resource's stored kind.
     pub(crate) fn kind(&self, resource: &Resource) -> Result<Arc<KindCache>, kybern_apimachinery::ApiError> {
         self.cache.kind(&resource.stored.prefix).ok_or_else(|| {
-            let text = format!("the objects of {} are not loaded yet; try again", resource.gvr.resource);
-            kybern_apimachinery::ApiError::new(kybern_apimachinery::Reason::ServiceUnavailable, text)
+            // It was served a moment ago.
+            kybern_apimachinery::ApiError::no_such_path()
         })
     }
 
@@ -214,13 +254,9 @@ impl Server {
     }
 }
 
-/// Every stored kind of a table, once.
-fn stored_kinds(table: &ResourceTable) -> Vec<Arc<StoredKind>> {
-    let mut kinds: Vec<Arc<StoredKind>> = Vec::new();
-    for row in table.rows().filter(|r| r.unstored.is_none()) {
-        if !kinds.iter().any(|k| k.prefix == row.stored.prefix) {
-            kinds.push(row.stored.clone());
-        }
-    }
-    kinds
+/// Every stored kind of rows, once.
+fn stored_kinds<'a>(rows: impl IntoIterator<Item = &'a Arc<Resource>>) -> Vec<Arc<StoredKind>> {
+    let mut seen = HashSet::new();
+    let stored = rows.into_iter().filter(|r| r.unstored.is_none()).map(|row| &row.stored);
+    stored.filter(|kind| seen.insert(kind.prefix.as_str())).cloned().collect()
 }

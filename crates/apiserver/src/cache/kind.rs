@@ -86,6 +86,8 @@ struct State {
     /// The last event's revision.
     revision: Revision,
     watchers: Watchers,
+    /// How often all watches were ended.
+    endings: u64,
 }
 
 /// A piece of a list.
@@ -112,6 +114,8 @@ pub struct Subscription {
     pub queue: mpsc::Receiver<WatchEvent>,
     /// The revision that the backlog reaches to.
     pub revision: Revision,
+    /// Of when it began; see [`KindCache::has_ended`].
+    endings: u64,
 }
 
 impl KindCache {
@@ -146,6 +150,18 @@ impl KindCache {
 
     pub fn watchers(&self) -> usize {
         self.state.write().watchers.count()
+    }
+
+    /// Ends all watches, once they have told what happened before.
+    pub(super) fn end_watchers(&self) {
+        let mut state = self.state.write();
+        state.endings += 1;
+        state.watchers = Watchers::default();
+    }
+
+    /// Whether a watch was ended, and not just left behind.
+    pub fn has_ended(&self, subscription: &Subscription) -> bool {
+        self.state.read().endings != subscription.endings
     }
 
     /// Takes in an object at load, before there are watchers.
@@ -189,7 +205,7 @@ impl KindCache {
         let known = |entry: &Entry| state.objects.get(&entry.key).is_some_and(|old| old.revision == entry.revision);
         let new = objects.values().filter(|entry| !known(entry)).map(|e| (e.clone(), true));
         let differences = gone.chain(new).collect();
-        *state = State { objects, window_start: at, revision: at, ..State::default() };
+        *state = State { objects, window_start: at, revision: at, endings: state.endings, ..State::default() };
         differences
     }
 
@@ -331,7 +347,7 @@ impl State {
     }
 
     fn subscribe(&mut self, selection: Arc<Selection>, backlog: Vec<WatchEvent>) -> Subscription {
-        Subscription { backlog, queue: self.watchers.add(selection), revision: self.revision }
+        Subscription { backlog, queue: self.watchers.add(selection), revision: self.revision, endings: self.endings }
     }
 }
 

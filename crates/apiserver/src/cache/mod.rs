@@ -7,7 +7,7 @@ mod kind;
 mod selection;
 mod watchers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub use selection::Selection;
 
 /// Objects read from the store at once when a kind is loaded.
 const PAGE: usize = 500;
+/// More kinds than this are read together, by one pass over the store.
+const SCANNED_TOGETHER: usize = 16;
 /// Revisions before the latest that the cache starts from, so that watchers can resume across a restart of the server.
 const REPLAY: u64 = 1000;
 /// All keys of objects begin so.
@@ -40,10 +42,13 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before the store is followed again, after the first failure and after many.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// By prefix.
+type Kinds = HashMap<String, Arc<KindCache>>;
+
 /// See the module.
 pub struct Cache {
     storage: Arc<dyn Storage>,
-    kinds: ArcSwap<HashMap<String, Arc<KindCache>>>,
+    kinds: ArcSwap<Kinds>,
     /// Held while events are fed to the kinds.
     feeding: Mutex<()>,
     observers: Mutex<Vec<Arc<dyn Observer>>>,
@@ -76,15 +81,8 @@ impl Cache {
     }
 
     async fn load_at(&self, kinds: &[Arc<StoredKind>], at: Revision) -> Result<Revision, StorageError> {
-        let all = kinds.iter().map(|kind| (kind.prefix.clone(), Arc::new(KindCache::new(kind.clone(), at))));
-        let all: HashMap<String, Arc<KindCache>> = all.collect();
-        let mut scan = self.storage.scan(ROOT, at).await?;
-        while let Some(piece) = scan.recv().await {
-            for kv in piece? {
-                let Some(cache) = kind_of(&all, &kv.key) else { continue };
-                self.load_object(cache, kv);
-            }
-        }
+        let all = empty(kinds, at);
+        self.scan(&all, at).await?;
         self.install(all.into_values().collect());
         self.advance(at);
         Ok(at)
@@ -101,70 +99,109 @@ impl Cache {
         }
     }
 
-    /// A kind's objects at a revision.
-    async fn read(&self, kind: &Arc<StoredKind>, at: Revision) -> Result<KindCache, StorageError> {
-        let cache = KindCache::new(kind.clone(), at);
-        let mut after: Arc<str> = "".into();
-        loop {
-            let request = RangeRequest { prefix: &cache.prefix, after: &after, limit: PAGE, at: Some(at) };
-            let page = self.storage.range(request).await?;
-            let Some(last) = page.items.last() else { return Ok(cache) };
-            after = last.key.clone();
-            for kv in page.items {
-                self.load_object(&cache, kv);
-            }
-            if !page.more {
-                return Ok(cache);
+    /// Kinds with their objects at a revision.
+    async fn read(&self, kinds: &[Arc<StoredKind>], at: Revision) -> Result<Kinds, StorageError> {
+        let all = empty(kinds, at);
+        if kinds.len() > SCANNED_TOGETHER {
+            self.scan(&all, at).await?;
+            return Ok(all);
+        }
+        for cache in all.values() {
+            let mut after: Arc<str> = "".into();
+            loop {
+                let request = RangeRequest { prefix: &cache.prefix, after: &after, limit: PAGE, at: Some(at) };
+                let page = self.storage.range(request).await?;
+                let Some(last) = page.items.last() else { break };
+                after = last.key.clone();
+                for kv in page.items {
+                    self.load_object(cache, kv);
+                }
+                if !page.more {
+                    break;
+                }
             }
         }
+        Ok(all)
+    }
+
+    /// Reads the objects of kinds at a revision by one pass over the store.
+    async fn scan(&self, kinds: &Kinds, at: Revision) -> Result<(), StorageError> {
+        let mut scan = self.storage.scan(ROOT, at).await?;
+        while let Some(piece) = scan.recv().await {
+            for kv in piece? {
+                if let Some(cache) = kind_of(kinds, &kv.key) {
+                    self.load_object(cache, kv);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn install(&self, loaded: Vec<Arc<KindCache>>) {
         self.kinds.rcu(|kinds| {
             let mut kinds = (**kinds).clone();
             for cache in &loaded {
-                kinds.entry(cache.kind.prefix.clone()).or_insert_with(|| cache.clone());
+                kinds.insert(cache.kind.prefix.clone(), cache.clone());
             }
             kinds
         });
     }
 
-    /// Adds a kind while the store is being followed.
-    pub async fn add(&self, kind: &Arc<StoredKind>) -> Result<(), StorageError> {
-        if self.kind(&kind.prefix).is_some() {
+    /// Adds kinds while the store is being followed. One that is there is read anew if other fields of it can be selected
+    /// now; its watchers end.
+    pub async fn add(&self, kinds: &[Arc<StoredKind>]) -> Result<(), StorageError> {
+        let known = self.kinds.load_full();
+        let fits = |kind: &StoredKind| known.get(&kind.prefix).is_some_and(|known| known.kind.is_read_as(kind));
+        let new: Vec<Arc<StoredKind>> = kinds.iter().filter(|kind| !fits(kind)).cloned().collect();
+        if new.is_empty() {
             return Ok(());
         }
         let mut reached = self.revision();
-        let cache = Arc::new(self.read(kind, reached).await?);
+        let all = self.read(&new, reached).await?;
         let mut watch = self.storage.watch(ROOT, reached).await?;
         loop {
             {
                 // Nothing is fed meanwhile: the kind gets every event from here on, and ignores what it has had.
                 let _feeding = self.feeding.lock();
                 if self.revision() <= reached {
-                    self.install(vec![cache]);
-                    return Ok(());
+                    self.install(all.into_values().collect());
+                    break;
                 }
             }
             match tokio::time::timeout(PROGRESS_PERIOD.1, watch.next()).await {
                 Ok(Ok(batch)) => {
                     reached = batch.revision;
-                    let own: Vec<_> = batch.events.into_iter().filter(|e| e.key.starts_with(&cache.prefix)).collect();
-                    let changes = own.into_iter().filter_map(|event| self.change(&cache, event)).collect();
-                    cache.apply(changes, Instant::now());
+                    self.feed(&all, batch.events, Instant::now());
                 }
                 Ok(Err(StorageError::Lagged { last })) => watch = self.storage.watch(ROOT, last).await?,
                 Ok(Err(error)) => return Err(error),
                 Err(_) => self.storage.request_progress(),
             }
         }
+        for kind in &new {
+            if let Some(before) = known.get(&kind.prefix) {
+                before.end_watchers();
+            }
+        }
+        Ok(())
     }
 
-    /// Forgets the kinds that `keep` does not name by prefix.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+    /// Ends the watches of kinds, named by prefix.
+    pub fn end_watchers(&self, prefixes: &HashSet<&str>) {
+        let kinds = self.kinds.load();
+        for cache in prefixes.iter().filter_map(|prefix| kinds.get(*prefix)) {
+            cache.end_watchers();
+        }
+    }
+
+    /// Forgets kinds, named by prefix.
+    pub fn forget(&self, prefixes: &HashSet<&str>) {
+        if prefixes.is_empty() {
+            return;
+        }
         self.kinds.rcu(|kinds| {
             let mut kinds = (**kinds).clone();
-            kinds.retain(|prefix, _| keep(prefix));
+            kinds.retain(|prefix, _| !prefixes.contains(prefix.as_str()));
             kinds
         });
     }
@@ -259,10 +296,15 @@ impl Cache {
     fn apply(&self, batch: Batch) {
         let now = Instant::now();
         let _feeding = self.feeding.lock();
-        let kinds = self.kinds.load();
+        self.feed(&self.kinds.load(), batch.events, now);
+        self.advance(batch.revision);
+    }
+
+    /// Hands events to those of these kinds that they are about.
+    fn feed(&self, kinds: &Kinds, events: Vec<Event>, now: Instant) {
         let mut by_kind: Vec<(&Arc<KindCache>, Vec<_>)> = Vec::new();
-        for event in batch.events {
-            let Some(cache) = kind_of(&kinds, &event.key) else { continue };
+        for event in events {
+            let Some(cache) = kind_of(kinds, &event.key) else { continue };
             let Some(change) = self.change(cache, event) else { continue };
             match by_kind.iter_mut().find(|(c, _)| Arc::ptr_eq(c, cache)) {
                 Some((_, changes)) => changes.push(change),
@@ -272,7 +314,6 @@ impl Cache {
         for (cache, changes) in by_kind {
             cache.apply(changes, now);
         }
-        self.advance(batch.revision);
     }
 
     /// Makes an event what a kind's cache takes, and shows it to observers. `None` for a value that is no object.
@@ -370,10 +411,16 @@ impl Cache {
     }
 }
 
-/// Prefixes have one or two segments: `pods`, `services/specs`.
-fn kind_of<'a>(kinds: &'a HashMap<String, Arc<KindCache>>, key: &str) -> Option<&'a Arc<KindCache>> {
+/// Kinds without objects.
+fn empty(kinds: &[Arc<StoredKind>], at: Revision) -> Kinds {
+    kinds.iter().map(|kind| (kind.prefix.clone(), Arc::new(KindCache::new(kind.clone(), at)))).collect()
+}
+
+/// Prefixes have one or two segments: `pods`, `services/specs`. Where both are there, the shorter one is meant: the second
+/// segment of its keys is a namespace.
+fn kind_of<'a>(kinds: &'a Kinds, key: &str) -> Option<&'a Arc<KindCache>> {
     let own = key.strip_prefix("/registry/")?;
     let first = own.find('/')?;
     let second = own[first + 1..].find('/').map(|n| first + 1 + n);
-    second.and_then(|end| kinds.get(&own[..end])).or_else(|| kinds.get(&own[..first]))
+    kinds.get(&own[..first]).or_else(|| second.and_then(|end| kinds.get(&own[..end])))
 }

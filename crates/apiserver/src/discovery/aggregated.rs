@@ -1,28 +1,33 @@
 //! `apidiscovery.k8s.io` `APIGroupDiscoveryList`: every group in one document.
 
-use std::sync::Arc;
-
 use kybern_apimachinery::{Gvk, Value, json};
 
 use crate::resource::Resource;
-use crate::resources::{Group, ResourceTable};
+use crate::resources::{Group, ResourceTable, Version};
 
-/// `core`: the document of `/api`, else of `/apis`. `beta`: in `v2beta1`.
-pub(super) fn document(table: &ResourceTable, core: bool, beta: bool) -> Value {
+/// `core`: the document of `/api`, else of `/apis`. `beta`: in `v2beta1`. What is said of a group is made once.
+pub(super) fn document(table: &ResourceTable, core: bool, beta: bool) -> String {
     let groups = table.groups().iter().filter(|g| g.name.is_empty() == core);
     let version = if beta { "v2beta1" } else { "v2" };
-    json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
-        "items": groups.map(group).collect::<Vec<_>>(),
-    })
+    let mut out = format!(
+        "{{\"kind\":\"APIGroupDiscoveryList\",\"apiVersion\":\"apidiscovery.k8s.io/{version}\",\"metadata\":{{}},\"items\":["
+    );
+    for (i, group) in groups.enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        out.push_str(group.discovery.get_or_init(|| self::group(group).to_string()));
+    }
+    out.push_str("]}");
+    out
 }
 
 fn group(group: &Group) -> Value {
     let mut metadata = json!({"creationTimestamp": null});
     if !group.name.is_empty() {
-        metadata["name"] = group.name.clone().into();
+        metadata["name"] = (*group.name).into();
     }
-    let version = |(version, rows): &(String, Vec<Arc<Resource>>)| json!({"version": version, "freshness": "Current", "resources": rows.iter().map(|r| resource(r)).collect::<Vec<_>>()});
+    let version = |version: &Version| json!({"version": version.name, "freshness": "Current", "resources": version.rows.iter().map(|r| resource(r)).collect::<Vec<_>>()});
     json!({"metadata": metadata, "versions": group.versions.iter().map(version).collect::<Vec<_>>()})
 }
 

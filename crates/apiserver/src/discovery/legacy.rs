@@ -8,14 +8,13 @@ use crate::resource::{Resource, Subresource};
 use crate::resources::{Group, ResourceTable};
 
 pub(super) fn api_versions(table: &ResourceTable) -> Value {
-    let core = table.groups().iter().find(|g| g.name.is_empty());
-    let versions: Vec<&str> = core.into_iter().flat_map(|g| &g.versions).map(|(v, _)| v.as_str()).collect();
+    let versions: Vec<&str> = table.group("").into_iter().flat_map(|g| &g.versions).map(|v| v.name.as_str()).collect();
     // Upstream names its own address here; clients use the one they came by.
     json!({"kind": "APIVersions", "versions": versions, "serverAddressByClientCIDRs": []})
 }
 
 pub(super) fn group_list(table: &ResourceTable) -> Value {
-    let groups: Vec<Value> = table.groups().iter().filter(|g| !g.name.is_empty()).map(bare_group).collect();
+    let groups: Vec<Value> = table.groups().iter().filter(|g| !g.name.is_empty()).map(|g| bare_group(g)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
@@ -28,8 +27,8 @@ pub(super) fn group(group: &Group) -> Value {
 
 fn bare_group(group: &Group) -> Value {
     let version = |v: &str| json!({"groupVersion": format!("{}/{v}", group.name), "version": v});
-    let versions: Vec<Value> = group.versions.iter().map(|(v, _)| version(v)).collect();
-    json!({"name": group.name, "versions": versions, "preferredVersion": versions.first()})
+    let versions: Vec<Value> = group.versions.iter().map(|v| version(&v.name)).collect();
+    json!({"name": &*group.name, "versions": versions, "preferredVersion": versions.first()})
 }
 
 pub(super) fn resource_list(group: &str, version: &str, rows: &[Arc<Resource>]) -> Value {

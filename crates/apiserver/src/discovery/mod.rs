@@ -1,15 +1,15 @@
-//! `/api`, `/apis` and below: what is served, as one document (aggregated) or many (legacy). Made once per resource table.
+//! `/api`, `/apis` and below: what is served, as one document (aggregated) or many (legacy). Each is made when it is first asked for.
 
 mod aggregated;
 mod legacy;
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value, json};
+use kybern_apimachinery::{ApiError, Gvk, Value, json};
 
 use crate::negotiate::{Encoding, negotiate};
 use crate::resources::ResourceTable;
@@ -22,8 +22,8 @@ struct Document {
 }
 
 impl Document {
-    fn new(value: &Value) -> Self {
-        let bytes = Bytes::from(value.to_string());
+    fn new(text: String) -> Self {
+        let bytes = Bytes::from(text);
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
         let etag = format!("\"{:016X}\"", hasher.finish());
@@ -31,32 +31,12 @@ impl Document {
     }
 }
 
-/// All discovery documents of a resource table.
+/// The discovery documents of a resource table that are about all of it, each once it was asked for.
+#[derive(Default)]
 pub(crate) struct Discovery {
-    versions: Value,
-    groups: Value,
-    group: HashMap<String, Value>,
-    resources: HashMap<GroupVersion, Value>,
-    /// By whether it is the core group's, and whether it is of the older version.
-    aggregated: HashMap<(bool, bool), Document>,
-}
-
-impl Discovery {
-    pub(crate) fn new(table: &ResourceTable) -> Self {
-        let named = || table.groups().iter().filter(|g| !g.name.is_empty());
-        let versions = table.groups().iter().flat_map(|g| g.versions.iter().map(move |(v, rows)| (g, v, rows)));
-        Self {
-            versions: legacy::api_versions(table),
-            groups: legacy::group_list(table),
-            group: named().map(|g| (g.name.clone(), legacy::group(g))).collect(),
-            resources: versions
-                .map(|(g, v, rows)| (GroupVersion::new(&g.name, v), legacy::resource_list(&g.name, v, rows)))
-                .collect(),
-            aggregated: [(true, true), (true, false), (false, true), (false, false)]
-                .map(|(core, beta)| ((core, beta), Document::new(&aggregated::document(table, core, beta))))
-                .into(),
-        }
-    }
+    groups: OnceLock<Value>,
+    /// Of the core group and of all others, each in the newer and the older version.
+    aggregated: [[OnceLock<Document>; 2]; 2],
 }
 
 /// The versions of `apidiscovery.k8s.io` that `Accept` may name, in the order it names them; `true` for the older one.
@@ -88,23 +68,29 @@ fn aggregated_version(headers: &HeaderMap) -> Option<bool> {
 
 /// `None` when there is no such path. `/` lists `paths`.
 pub(crate) fn serve(
+    table: &ResourceTable,
     discovery: &Discovery,
     paths: impl FnOnce() -> Vec<String>,
     parts: &[&str],
     headers: &HeaderMap,
 ) -> Result<Option<Response<Body>>, ApiError> {
     if let ([root @ ("api" | "apis")], Some(beta)) = (parts, aggregated_version(headers)) {
-        return Ok(Some(aggregated(&discovery.aggregated[&(*root == "api", beta)], beta, headers)));
+        let core = *root == "api";
+        let document = &discovery.aggregated[usize::from(!core)][usize::from(beta)];
+        let document = document.get_or_init(|| Document::new(aggregated::document(table, core, beta)));
+        return Ok(Some(answer(document, beta, headers)));
     }
+    let resources = |group: &str, version: &str| {
+        let rows = &table.group(group)?.versions.iter().find(|v| v.name == version)?.rows;
+        Some(legacy::resource_list(group, version, rows))
+    };
     let (kind, document) = match parts {
         [""] => ("", Some(json!({"paths": paths()}))),
-        ["api"] => ("APIVersions", Some(discovery.versions.clone())),
-        ["apis"] => ("APIGroupList", Some(discovery.groups.clone())),
-        ["apis", group] => ("APIGroup", discovery.group.get(*group).cloned()),
-        ["api", version] => ("APIResourceList", discovery.resources.get(&GroupVersion::new("", *version)).cloned()),
-        ["apis", group, version] => {
-            ("APIResourceList", discovery.resources.get(&GroupVersion::new(*group, *version)).cloned())
-        }
+        ["api"] => ("APIVersions", Some(legacy::api_versions(table))),
+        ["apis"] => ("APIGroupList", Some(discovery.groups.get_or_init(|| legacy::group_list(table)).clone())),
+        ["apis", group] => ("APIGroup", table.group(group).map(|group| legacy::group(group))),
+        ["api", version] => ("APIResourceList", resources("", version)),
+        ["apis", group, version] => ("APIResourceList", resources(group, version)),
         _ => return Ok(None),
     };
     let Some(document) = document else { return Ok(None) };
@@ -117,7 +103,7 @@ pub(crate) fn serve(
     Ok(Some(response))
 }
 
-fn aggregated(document: &Document, beta: bool, headers: &HeaderMap) -> Response<Body> {
+fn answer(document: &Document, beta: bool, headers: &HeaderMap) -> Response<Body> {
     let media = if beta {
         "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
     } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response};
-use kybern_apimachinery::{ApiError, Gvk, Value, json};
+use kybern_apimachinery::{ApiError, Gvk, Reason, Value, json};
 use kybern_storage::Revision;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
@@ -52,6 +52,10 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
         (None, Some(false)) => kind.watch(selection.clone(), server.cache.revision()),
         (Some(revision), _) => kind.watch(selection.clone(), revision),
     };
+    if !server.served.load().table.serves(&exchange.resource) {
+        // Its watches were ended while this one began.
+        return Err(ApiError::new(Reason::ServiceUnavailable, "the resource has just changed: try again"));
+    }
     let timeout = options.timeout_seconds.unwrap_or_else(|| MIN_TIMEOUT + spread(MIN_TIMEOUT)).min(MAX_TIMEOUT);
     let encoder = Encoder { resource: exchange.resource.clone(), presentation, first: true };
     let media = encoder.media_type();
@@ -171,6 +175,8 @@ impl Watcher {
                     feed.last = feed.last.max(event.entry.revision);
                     self.encoder.event(&mut out, &event).await;
                 }
+                // The row is another now, or gone: whoever goes on watching finds out which.
+                Wake::Behind if feed.kind.has_ended(&feed.subscription) => return None,
                 Wake::Behind => match feed.kind.watch(feed.selection.clone(), feed.last) {
                     Ok(subscription) => feed.subscription = subscription,
                     Err(too_old) => {

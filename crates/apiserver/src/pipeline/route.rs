@@ -1,7 +1,7 @@
 //! From a request to its handler.
 
 use http::{Method, Request, Response, StatusCode};
-use kybern_apimachinery::{ApiError, Gvr};
+use kybern_apimachinery::ApiError;
 
 use super::{Context, Outcome};
 use crate::exchange::Exchange;
@@ -19,9 +19,8 @@ pub(super) async fn dispatch(context: Context) -> Outcome {
     if !info.resource_request {
         return plain(&server, &info, &query, request).await;
     }
-    let served = server.served.load_full();
-    let gvr = Gvr::new(&info.group, &info.version, &info.resource);
-    let Some(resource) = served.table.get(&gvr).cloned() else {
+    let served = server.served.load();
+    let Some(resource) = served.table.get(&info.group, &info.version, &info.resource).cloned() else {
         return Ok(no_such_path(&info));
     };
     // A namespaced resource is only served below a namespace, except to read all of it.
@@ -80,11 +79,13 @@ async fn plain(
         ["metrics", "slis"] => health::indicators(&server.checks),
         ["openapi", rest @ ..] => {
             let served = server.served.load();
-            openapi::serve(&served.openapi, &server.version, rest, query, request.headers())?.unwrap_or_else(not_found)
+            openapi::serve(&served.table, &served.openapi, &server.version, rest, query, request.headers())?
+                .unwrap_or_else(not_found)
         }
         ["api" | "apis", ..] | [""] => {
             let served = server.served.load();
-            let found = discovery::serve(&served.discovery, || server.paths(), &parts, request.headers())?;
+            let found =
+                discovery::serve(&served.table, &served.discovery, || server.paths(), &parts, request.headers())?;
             let missing = || if parts[0].is_empty() { not_found() } else { body::error(&ApiError::no_such_path()) };
             found.unwrap_or_else(missing)
         }

@@ -7,6 +7,7 @@ mod parts;
 mod patches;
 mod protocol;
 mod reads;
+mod rows;
 mod stages;
 mod watches;
 mod writes;

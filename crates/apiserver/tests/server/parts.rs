@@ -6,7 +6,7 @@ use kybern_apimachinery::{ApiError, Value, json, object};
 use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects, Observer};
 use kybern_apiserver::resource::{Subresource, SubresourceHandler};
-use kybern_apiserver::strategy::{Plain, Reservation, Strategy};
+use kybern_apiserver::strategy::{Reservation, Strategy};
 use kybern_apiserver::{Body, BoxFuture, Options, Server, body};
 use kybern_storage::Storage;
 use kybern_storage::memory::Memory;
@@ -197,42 +197,6 @@ async fn reservations_are_kept_by_what_is_committed() {
     assert_eq!(*claims.lock(), ["a"]);
     client.delete(&format!("{CONFIG_MAPS}/a")).await.ok();
     assert!(claims.lock().is_empty());
-}
-
-#[tokio::test]
-async fn rows_come_and_go() {
-    let client = server(|options| options.resources.truncate(1)).await;
-    client.post(CONFIG_MAPS, config_map("a", "")).await.ok();
-    assert_eq!(client.get(PODS).await.code, 404);
-    client.server.set_resources(rows()).await.unwrap();
-    client.post(PODS, pod("p", "")).await.ok();
-    let only = vec![row("", "v1", "Pod", true, Arc::new(Plain))];
-    client.server.set_resources(only).await.unwrap();
-    assert_eq!(client.get(CONFIG_MAPS).await.code, 404);
-    assert_eq!(client.get(&format!("{PODS}/p")).await.code, 200);
-    // What was stored is found again.
-    client.server.set_resources(rows()).await.unwrap();
-    assert_eq!(client.get(&format!("{CONFIG_MAPS}/a")).await.code, 200);
-}
-
-#[tokio::test]
-async fn a_kind_that_is_added_under_load_misses_nothing() {
-    let storage: Arc<dyn Storage> = Arc::new(Memory::default());
-    let writer = Client::on(storage.clone()).await;
-    let client = server(|options| {
-        options.storage = storage;
-        options.resources.truncate(1);
-    })
-    .await;
-    let writing = tokio::spawn(async move {
-        for i in 0..300 {
-            writer.post(PODS, pod(&format!("p{i}"), "")).await.ok();
-        }
-    });
-    tokio::task::yield_now().await;
-    client.server.set_resources(rows()).await.unwrap();
-    writing.await.unwrap();
-    assert_eq!(client.get(PODS).await.ok()["items"].as_array().unwrap().len(), 300);
 }
 
 #[tokio::test(flavor = "multi_thread")]

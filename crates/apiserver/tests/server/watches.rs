@@ -9,20 +9,20 @@ use kybern_apiserver::{Body, body};
 use crate::fixture::*;
 
 /// The events of a JSON watch.
-struct Watch {
+pub(crate) struct Watch {
     body: Body,
     buffer: Vec<u8>,
 }
 
 impl Watch {
-    async fn open(client: &Client, path: &str) -> Self {
+    pub(crate) async fn open(client: &Client, path: &str) -> Self {
         let response = client.raw("GET", path, &[], body::empty()).await;
         assert_eq!(response.status(), 200);
         Self { body: response.into_body(), buffer: Vec::new() }
     }
 
     /// `None` when the watch is over.
-    async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -34,7 +34,7 @@ impl Watch {
     }
 
     /// Type and name of the next events.
-    async fn take(&mut self, count: usize) -> Vec<String> {
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<String> {
         let mut seen = Vec::new();
         for _ in 0..count {
             let event = self.next().await.unwrap();

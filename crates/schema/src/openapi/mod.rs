@@ -119,6 +119,15 @@ fn builtin_definition(gvk: &Gvk) -> String {
 
 /// Changes whenever a document of these resources does. Sixteen hexadecimal digits.
 pub fn fingerprint(served: &[Served]) -> String {
+    hash(served.iter().map(|resource| format!("{resource:?}")))
+}
+
+/// The fingerprint of a document that is about all that these are of.
+pub fn joined(fingerprints: &[&str]) -> String {
+    hash(fingerprints.iter().map(|f| (*f).to_owned()))
+}
+
+fn hash(parts: impl Iterator<Item = String>) -> String {
     // FNV-1a: the same in every process, and no secret depends on it.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     let mut add = |bytes: &[u8]| {
@@ -128,9 +137,7 @@ pub fn fingerprint(served: &[Served]) -> String {
     };
     add(env!("CARGO_PKG_VERSION").as_bytes());
     add(&descriptions::FINGERPRINT.to_le_bytes());
-    for resource in served {
-        add(format!("{resource:?}").as_bytes());
-    }
+    parts.for_each(|part| add(part.as_bytes()));
     format!("{hash:016X}")
 }
 

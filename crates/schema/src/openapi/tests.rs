@@ -82,7 +82,8 @@ fn v2_says_what_clients_look_for() {
 #[test]
 fn v3_is_split_by_group_and_version() {
     let served = served();
-    let index = v3_index(&served);
+    let hash = fingerprint(&served);
+    let index = v3_index([(GroupVersion::new("apps", "v1"), hash.as_str())]);
     assert!(
         index["paths"]["apis/apps/v1"]["serverRelativeURL"]
             .as_str()

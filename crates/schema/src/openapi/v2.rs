@@ -9,7 +9,7 @@ use super::operations::{self, Operation, Parameter};
 use super::{Flavor, Served};
 
 /// The whole document, as a tree of a few megabytes: write it out and let it go.
-pub fn document(served: &[Served], version: &str) -> Value {
+pub fn document<'a>(served: impl IntoIterator<Item = &'a Served>, version: &str) -> Value {
     let mut definitions = Definitions::new(Flavor::V2);
     let mut paths = Map::new();
     let mut shared = BTreeSet::new();

@@ -1,12 +1,10 @@
 //! `/openapi/v3`: an index, and one document per group and version.
 
-use std::collections::BTreeMap;
-
 use kybern_apimachinery::{GroupVersion, Map, Value, json};
 
 use super::definitions::Definitions;
 use super::operations::{self, Operation, Parameter};
-use super::{Flavor, Served, fingerprint};
+use super::{Flavor, Served};
 
 /// Where a group and version's document is, below `/openapi/v3/`: `api/v1`, `apis/apps/v1`.
 pub fn path(group_version: &GroupVersion) -> String {
@@ -16,14 +14,11 @@ pub fn path(group_version: &GroupVersion) -> String {
     }
 }
 
-/// The index: each document's address with its fingerprint, so that clients can keep what they have.
-pub fn index(served: &[Served]) -> Value {
-    let mut documents: BTreeMap<String, Vec<Served>> = BTreeMap::new();
-    for resource in served {
-        documents.entry(path(&resource.group_version())).or_default().push(resource.clone());
-    }
-    let entry = |(path, served): (String, Vec<Served>)| {
-        let address = format!("/openapi/v3/{path}?hash={}", fingerprint(&served));
+/// The index of documents, given by their fingerprints: each one's address with it, so that clients can keep what they have.
+pub fn index<'a>(documents: impl IntoIterator<Item = (GroupVersion, &'a str)>) -> Value {
+    let entry = |(group_version, hash): (GroupVersion, &str)| {
+        let path = path(&group_version);
+        let address = format!("/openapi/v3/{path}?hash={hash}");
         (path, json!({"serverRelativeURL": address}))
     };
     json!({"paths": documents.into_iter().map(entry).collect::<Map<_, _>>()})
