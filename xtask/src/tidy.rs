@@ -15,6 +15,7 @@ const LAYERS: &[&str] = &[
     "kybern-apimachinery",
     "kybern-component-base",
     "kybern-webhook",
+    "kybern-cel",
     "kybern-schema",
     "kybern-storage",
     "kybern-apiserver",

@@ -124,6 +124,15 @@ impl Quantity {
         self.nanos < 0
     }
 
+    /// The number, if it is a whole one that fits (upstream's `AsInt64`).
+    pub fn as_i64(&self) -> Option<i64> {
+        (self.nanos % NANO == 0).then(|| i64::try_from(self.nanos / NANO).ok())?
+    }
+
+    pub fn as_f64(&self) -> f64 {
+        self.nanos as f64 / NANO as f64
+    }
+
     /// The sum, in this quantity's format.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
