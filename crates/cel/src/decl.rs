@@ -64,7 +64,7 @@ fn collect_params(t: &Type, params: &mut Vec<Arc<str>>) {
 
 fn parse(signature: &str) -> (bool, Vec<Type>, Type) {
     let (left, result) = signature.split_once(" -> ").expect("a signature has a result");
-    let open = left.strip_suffix(')').map(|l| matching_open(l)).expect("a signature has arguments");
+    let open = left.strip_suffix(')').map(matching_open).expect("a signature has arguments");
     let receiver = left[..open].strip_suffix('.');
     let inner = &left[open + 1..left.len() - 1];
     let args = receiver.into_iter().chain(split(inner)).map(parse_type).collect();

@@ -452,10 +452,7 @@ impl<'p, 'a> Run<'p, 'a> {
             Value::Map(map) => {
                 for key in map.keys() {
                     let key = key.value();
-                    let second = match fold.second {
-                        None => None,
-                        Some(_) => Some(map.get(&key).map(|v| v.unwrap_or(Value::Null))),
-                    };
+                    let second = fold.second.map(|_| map.get(&key).map(|v| v.unwrap_or(Value::Null)));
                     if !self.step(fold, Ok(key), second)? {
                         break;
                     }

@@ -32,6 +32,9 @@ pub(crate) fn call(parser: &mut Parser<'_>, id: Id, function: &str, target: Opti
 
 type Expanded = Result<Expr, (Id, String)>;
 
+/// The variables of a comprehension.
+type Names = (Arc<str>, Option<Arc<str>>);
+
 /// Makes the nodes of an expansion, all of which stand where the call does.
 struct Maker<'f> {
     factory: &'f mut Factory,
@@ -76,11 +79,7 @@ impl Maker<'_> {
     }
 
     /// The names of the one or two variables at the front of the arguments, which are taken away.
-    fn variables(
-        args: &mut Vec<Expr>,
-        count: usize,
-        complaint: &str,
-    ) -> Result<(Arc<str>, Option<Arc<str>>), (Id, String)> {
+    fn variables(args: &mut Vec<Expr>, count: usize, complaint: &str) -> Result<Names, (Id, String)> {
         let mut names: Vec<Arc<str>> = Vec::new();
         let ids: Vec<Id> = args.iter().take(count).map(|a| a.id).collect();
         for argument in args.drain(..count) {
@@ -162,7 +161,7 @@ impl Maker<'_> {
     fn gather(
         &mut self,
         range: Option<Expr>,
-        (variable, second): (Arc<str>, Option<Arc<str>>),
+        (variable, second): Names,
         init: Expr,
         filter: Option<Expr>,
         step: Expr,

@@ -137,7 +137,8 @@ fn host(authority: &str) -> Result<String, String> {
         host.rfind(':').unwrap_or(host.len())
     };
     let port = &host[port_at..];
-    if !port.is_empty() && !(port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit())) {
+    let digits = port.strip_prefix(':').is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+    if !(port.is_empty() || digits) {
         return Err(format!("invalid port {} after host", quote(port)));
     }
     if let Some(bad) = host.chars().find(|c| c.is_ascii() && !(plain(*c as u8) || "!'()*<>\"[]%".contains(*c))) {
