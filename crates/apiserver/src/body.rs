@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use kybern_apimachinery::{ApiError, Reason, Value};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use crate::Body;
@@ -37,6 +38,18 @@ pub fn empty() -> Body {
 pub fn stream(pieces: impl futures_util::Stream<Item = Bytes> + Send + 'static) -> Body {
     use futures_util::StreamExt;
     StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece)))).boxed_unsync()
+}
+
+/// A body of pieces whose making takes a while: they are made on threads that may be held up, one ahead of what is sent.
+pub fn made_aside(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
+    fn make<I: Iterator<Item = Bytes> + Send + 'static>(mut pieces: I) -> JoinHandle<(Option<Bytes>, I)> {
+        tokio::task::spawn_blocking(move || (pieces.next(), pieces))
+    }
+    stream(futures_util::stream::unfold(make(pieces), |making| async {
+        // If making it panicked, the body ends too early.
+        let (piece, pieces) = making.await.ok()?;
+        piece.map(|piece| (piece, make(pieces)))
+    }))
 }
 
 /// Reads a whole body, refusing one that is too large.

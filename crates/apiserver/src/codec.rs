@@ -222,32 +222,6 @@ pub(crate) fn has_protobuf(kind: &KindType) -> bool {
     proto::has_form(kind)
 }
 
-/// A watch event as protobuf: a big-endian length and a `WatchEvent` message, whose object is a whole body of its own.
-/// A kind without a protobuf form is sent as JSON within.
-pub(crate) fn protobuf_watch_frame(name: &str, kind: &KindType, object: &Value) -> Vec<u8> {
-    let raw = proto::encode(kind, object).unwrap_or_else(|_| object.to_string().into_bytes());
-    // WatchEvent{1: type, 2: RawExtension{1: raw}}
-    let mut extension = Vec::with_capacity(raw.len() + 8);
-    length_delimited(&mut extension, 1, &raw);
-    let mut message = Vec::with_capacity(extension.len() + 20);
-    length_delimited(&mut message, 1, name.as_bytes());
-    length_delimited(&mut message, 2, &extension);
-    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    [&length.to_be_bytes()[..], &message].concat()
-}
-
-/// One protobuf field of bytes.
-fn length_delimited(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    out.push(number << 3 | 2);
-    let mut length = bytes.len();
-    while length >= 0x80 {
-        out.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    out.push(length as u8);
-    out.extend_from_slice(bytes);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

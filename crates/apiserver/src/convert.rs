@@ -151,6 +151,11 @@ impl View {
         pieces.into_iter().flatten()
     }
 
+    /// JSON in the shape of the served version, whatever version it names.
+    pub(crate) fn shape(&self, entry: &Entry) -> Bytes {
+        self.served.as_ref().map_or_else(|| entry.bytes.clone(), |served| served.to_string().into())
+    }
+
     /// One piece of [`View::served_pieces`].
     pub(crate) fn served_bytes(&self, resource: &Resource, entry: &Entry) -> Bytes {
         let mut pieces = self.served_pieces(resource, entry);

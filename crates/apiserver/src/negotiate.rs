@@ -85,7 +85,7 @@ fn parse(media: &str, protobuf: bool, shapes: bool) -> Option<Format> {
     let encoding = match parts.next()? {
         "*/*" | "application/*" | "application/json" => Encoding::Json,
         "application/yaml" => Encoding::Yaml,
-        "application/vnd.kubernetes.protobuf" if protobuf => Encoding::Protobuf,
+        "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
         _ => return None,
     };
     let (mut shape, mut version, mut group) = ("", "", "");
@@ -103,6 +103,12 @@ fn parse(media: &str, protobuf: bool, shapes: bool) -> Option<Format> {
         "PartialObjectMetadata" | "PartialObjectMetadataList" if shapes => Shape::Metadata,
         _ => return None,
     };
+    // Every kind's metadata has a protobuf form, a table has none.
+    match shape {
+        Shape::Object if encoding == Encoding::Protobuf && !protobuf => return None,
+        Shape::Table if encoding == Encoding::Protobuf => return None,
+        _ => {}
+    }
     let version = match (shape, group, version) {
         (Shape::Object, ..) | (_, "meta.k8s.io", "v1") => "v1",
         (_, "meta.k8s.io", "v1beta1") => "v1beta1",
@@ -141,11 +147,21 @@ mod tests {
             Some((Encoding::Json, Shape::Metadata, "v1beta1")),
         );
         check("text/html", None);
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1;g=meta.k8s.io",
+            Some((Encoding::Json, Shape::Table, "v1")),
+        );
+        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", None);
+        check("application/cbor", None);
         check("application/yaml;q=0.5,application/json;q=0.9", Some((Encoding::Json, Shape::Object, "v1")));
         check("*/*,application/yaml", Some((Encoding::Yaml, Shape::Object, "v1")));
         let mut headers = HeaderMap::new();
         assert_eq!(negotiate(&headers, false, true, true).unwrap(), Format::JSON);
         headers.insert(ACCEPT, "application/vnd.kubernetes.protobuf".parse().unwrap());
         assert_eq!(negotiate(&headers, false, false, true).unwrap_err().code(), 406);
+        let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+        headers.insert(ACCEPT, partial.parse().unwrap());
+        let format = negotiate(&headers, false, false, true).unwrap();
+        assert_eq!((format.encoding, format.shape), (Encoding::Protobuf, Shape::Metadata));
     }
 }

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use kybern_apimachinery::{ApiError, Map, Value};
@@ -32,6 +33,8 @@ pub struct Entry {
     labels: extract::Pairs,
     /// Values of the kind's selectable fields, in their order.
     fields: Box<[Box<str>]>,
+    /// The length of its protobuf message in its stored version; 0 until it is known.
+    message_length: AtomicU32,
 }
 
 /// A stored value that is no object of its kind.
@@ -85,6 +88,7 @@ impl Entry {
             revision,
             labels,
             fields,
+            message_length: AtomicU32::new(0),
         })
     }
 
@@ -109,6 +113,7 @@ impl Entry {
             metadata: self.metadata.start..(i64::from(self.metadata.end) + longer) as u32,
             labels: self.labels.clone(),
             fields: self.fields.clone(),
+            message_length: AtomicU32::new(0),
         }
     }
 
@@ -149,6 +154,16 @@ impl Entry {
     /// `"metadata":{…},…}`: all that follows `apiVersion` and `kind`.
     pub fn body(&self) -> Bytes {
         self.bytes.slice(self.body as usize..)
+    }
+
+    /// The length of its protobuf message in its stored version, once somebody has found it.
+    pub fn message_length(&self) -> Option<usize> {
+        let length = self.message_length.load(Ordering::Relaxed);
+        (length > 0).then_some(length as usize)
+    }
+
+    pub fn remember_message_length(&self, length: usize) {
+        self.message_length.store(u32::try_from(length).unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// The object as a tree. Fails for what cannot be read, of which nobody may conclude anything: it is there, but not known.

@@ -3,6 +3,7 @@
 mod attacks;
 mod deletes;
 mod fixture;
+mod forms;
 mod parts;
 mod patches;
 mod protocol;

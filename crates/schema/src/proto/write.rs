@@ -98,6 +98,11 @@ impl Writer {
         self.out.close_field(number, end);
     }
 
+    /// The number and length of a field whose bytes stand elsewhere.
+    pub fn head_of_field(&mut self, number: u32, length: usize) {
+        self.out.head_field(number, length);
+    }
+
     pub fn bytes_field(&mut self, number: u32, bytes: &[u8]) {
         self.out.bytes_field(number, bytes);
     }

@@ -1,13 +1,18 @@
 //! Objects and lists to responses: stored bytes as they are wherever the client asked for nothing else.
 
+mod messages;
+
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use kybern_apimachinery::{ApiError, Gvk, Map, Value, json};
+use kybern_schema::proto::Writer;
 use kybern_schema::types::KindType;
 
+pub(crate) use self::messages::Form;
+use self::messages::Messages;
 use crate::body;
 use crate::cache::Entry;
 use crate::convert::View;
@@ -72,6 +77,13 @@ pub(crate) async fn entry(
     let Presentation { format, include, now } = presentation;
     let view = view(resource, entry, presentation).await?;
     let plain = format.encoding == Encoding::Json && !format.pretty;
+    if format.encoding == Encoding::Protobuf
+        && let Some(form) = Form::new(resource, format)
+    {
+        let mut out = Writer::default();
+        form.body(&mut out, &view, entry)?;
+        return Ok(body::response(code, Encoding::Protobuf.media_type(), out.written().to_vec()));
+    }
     let (media, bytes) = match format.shape {
         Shape::Object if plain => ("application/json", view.served_bytes(resource, entry)),
         Shape::Object => codec::write(format, Some(&resource.ty), &view.served_value(resource, entry)?)?,
@@ -121,7 +133,7 @@ pub(crate) fn list_metadata(revision: u64, continue_token: &str, remaining: Opti
     Value::Object(metadata)
 }
 
-/// Stored objects as a list. `gzip` compresses JSON.
+/// Stored objects as a list. `gzip` compresses what is not small.
 pub(crate) async fn list(
     resource: &Arc<Resource>,
     items: Vec<Arc<Entry>>,
@@ -133,6 +145,12 @@ pub(crate) async fn list(
     // Before the first byte is sent: what cannot be converted is an answer of its own, and no gap in a list.
     let views = views(resource, &items, presentation).await?;
     let list_kind = format!("{}List", resource.kind);
+    if format.encoding == Encoding::Protobuf {
+        let list = Messages::new(resource, format, items, views).ok_or_else(|| {
+            ApiError::internal(format!("{list_kind} has no protobuf form, though {} has one", resource.kind))
+        })?;
+        return messages(list, metadata, gzip).await;
+    }
     if format.encoding != Encoding::Json || format.pretty {
         let (kind, value) = match format.shape {
             Shape::Object => {
@@ -154,17 +172,55 @@ pub(crate) async fn list(
     }
     let pieces = body::coalesce(list_pieces(resource, items, views, metadata, presentation));
     let mut response = Response::new(if gzip {
-        body::stream(futures_util::stream::iter(crate::gzip::compress(pieces)))
+        body::made_aside(crate::gzip::compress(pieces))
     } else {
         body::stream(futures_util::stream::iter(pieces))
     });
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if gzip {
-        headers.insert(http::header::CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
-        headers.insert(http::header::VARY, http::HeaderValue::from_static("Accept-Encoding"));
+        compressed(headers);
     }
     Ok(response)
+}
+
+/// Lists of less JSON are written at once.
+const SMALL: usize = 256 << 10;
+
+/// A list in protobuf.
+async fn messages(mut list: Messages, metadata: &Value, gzip: bool) -> Result<Response<Body>, ApiError> {
+    let is_small = list.weight() <= SMALL;
+    let length = if is_small || list.is_measured() {
+        list.measure(metadata)?
+    } else {
+        let metadata = metadata.clone();
+        let measured = tokio::task::spawn_blocking(move || list.measure(&metadata).map(|length| (length, list)));
+        let length;
+        (length, list) = measured.await.map_err(ApiError::internal)??;
+        length
+    };
+    let mut response = if gzip {
+        let mut response = Response::new(body::made_aside(crate::gzip::compress(list)));
+        compressed(response.headers_mut());
+        response
+    } else if is_small {
+        let mut bytes = Vec::with_capacity(length);
+        list.for_each(|piece| bytes.extend_from_slice(&piece));
+        Response::new(body::full(bytes))
+    } else {
+        Response::new(body::made_aside(list))
+    };
+    let headers = response.headers_mut();
+    if !gzip {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(Encoding::Protobuf.media_type()));
+    Ok(response)
+}
+
+fn compressed(headers: &mut HeaderMap) {
+    headers.insert(http::header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// A list's JSON, made as it is sent.

@@ -1,21 +1,21 @@
 //! WATCH: events from a revision on, or everything and then events.
 
+mod frames;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response};
-use kybern_apimachinery::{ApiError, Gvk, Reason, Value, json};
+use kybern_apimachinery::{ApiError, Reason};
 use kybern_storage::Revision;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use self::frames::Encoder;
 use super::Exchange;
-use crate::cache::{Cache, EventKind, KindCache, Selection, Subscription, TooOld, WatchEvent};
-use crate::negotiate::{Encoding, Shape};
+use crate::cache::{Cache, KindCache, Selection, Subscription, TooOld, WatchEvent};
 use crate::options::ListOptions;
-use crate::resource::Resource;
-use crate::respond::Presentation;
-use crate::{Body, body, codec, respond, table};
+use crate::{Body, body};
 
 /// How often a watcher that wants bookmarks gets one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
@@ -57,7 +57,7 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
         return Err(ApiError::new(Reason::ServiceUnavailable, "the resource has just changed: try again"));
     }
     let timeout = options.timeout_seconds.unwrap_or_else(|| MIN_TIMEOUT + spread(MIN_TIMEOUT)).min(MAX_TIMEOUT);
-    let encoder = Encoder { resource: exchange.resource.clone(), presentation, first: true };
+    let encoder = Encoder::new(exchange.resource.clone(), presentation);
     let media = encoder.media_type();
     let watcher = match subscription {
         Err(too_old) => Watcher::refused(encoder, too_old),
@@ -221,146 +221,4 @@ impl Feed {
 
 fn expired(too_old: TooOld) -> ApiError {
     ApiError::expired(format!("too old resource version: {} ({})", too_old.requested, too_old.oldest))
-}
-
-/// Events in the form that the client asked for.
-struct Encoder {
-    resource: Arc<Resource>,
-    presentation: Presentation,
-    /// A table's columns are sent with its first event only.
-    first: bool,
-}
-
-impl Encoder {
-    fn media_type(&self) -> &'static str {
-        match self.presentation.format.encoding {
-            Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
-            Encoding::Yaml | Encoding::Json => "application/json",
-        }
-    }
-
-    async fn event(&mut self, out: &mut BytesMut, event: &WatchEvent) {
-        let name = match event.kind {
-            EventKind::Added => "ADDED",
-            EventKind::Modified => "MODIFIED",
-            EventKind::Deleted => "DELETED",
-        };
-        let view = match respond::view(&self.resource, &event.entry, self.presentation).await {
-            Ok(view) => view,
-            Err(error) => return self.unreadable(out, &error),
-        };
-        let Presentation { format, include, now: _ } = self.presentation;
-        match format.shape {
-            Shape::Object => {
-                if format.encoding == Encoding::Protobuf {
-                    return match view.served_value(&self.resource, &event.entry) {
-                        Ok(value) => self.frame(out, name, &[], Some((&value, Some(&self.resource.ty.clone())))),
-                        Err(error) => self.unreadable(out, &error.into()),
-                    };
-                }
-                let pieces: Vec<Bytes> = view.served_pieces(&self.resource, &event.entry).collect();
-                let pieces: Vec<&[u8]> = pieces.iter().map(|p| &p[..]).collect();
-                self.frame(out, name, &pieces, None);
-            }
-            Shape::Metadata => {
-                let json = table::metadata(&event.entry, format.version);
-                self.shaped(out, name, "PartialObjectMetadata", &[&json]);
-            }
-            Shape::Table => {
-                let metadata = json!({"resourceVersion": event.entry.revision.to_string()});
-                let first = std::mem::take(&mut self.first);
-                let head = table::head(&self.resource, format.version, &metadata, first);
-                let now = jiff::Timestamp::now();
-                let row = table::row(&self.resource, &event.entry, &view, include, format.version, now);
-                self.shaped(out, name, "Table", &[head.as_bytes(), &row, table::TAIL.as_bytes()]);
-            }
-        }
-    }
-
-    /// A bookmark: an object of the kind with nothing but a revision.
-    fn bookmark(&mut self, out: &mut BytesMut, revision: Revision, ends_initial: bool) {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
-        if ends_initial {
-            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-        }
-        let format = self.presentation.format;
-        match format.shape {
-            Shape::Object => {
-                let object = json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata});
-                match format.encoding {
-                    Encoding::Protobuf => {
-                        let ty = self.resource.ty.clone();
-                        self.frame(out, "BOOKMARK", &[], Some((&object, Some(&ty))));
-                    }
-                    _ => self.frame(out, "BOOKMARK", &[object.to_string().as_bytes()], None),
-                }
-            }
-            Shape::Metadata => {
-                let version = format!("meta.k8s.io/{}", format.version);
-                let object = json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": metadata});
-                self.shaped(out, "BOOKMARK", "PartialObjectMetadata", &[object.to_string().as_bytes()]);
-            }
-            Shape::Table => {
-                let first = std::mem::take(&mut self.first);
-                let list_metadata = json!({"resourceVersion": revision.to_string()});
-                let head = table::head(&self.resource, format.version, &list_metadata, first);
-                let object =
-                    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
-                let row = json!({"cells": [], "object": object}).to_string();
-                self.shaped(out, "BOOKMARK", "Table", &[head.as_bytes(), row.as_bytes(), table::TAIL.as_bytes()]);
-            }
-        }
-    }
-
-    /// What is sent in place of an object that cannot be read or converted: the watcher must not take it for unchanged.
-    fn unreadable(&mut self, out: &mut BytesMut, error: &ApiError) {
-        tracing::error!(%error, "a watcher is told of an error instead of an object");
-        out.extend_from_slice(&self.status(error));
-    }
-
-    /// An `ERROR` event.
-    fn status(&mut self, error: &ApiError) -> Bytes {
-        let mut out = BytesMut::new();
-        let status = error.to_status();
-        if self.presentation.format.encoding == Encoding::Protobuf {
-            let kind = kybern_schema::builtin().kind(&Gvk::new("", "v1", "Status"));
-            self.frame(&mut out, "ERROR", &[], Some((&status, kind.as_ref())));
-        } else {
-            self.frame(&mut out, "ERROR", &[status.to_string().as_bytes()], None);
-        }
-        out.freeze()
-    }
-
-    /// An event whose object is a meta kind, given as JSON.
-    fn shaped(&mut self, out: &mut BytesMut, name: &str, kind: &str, json: &[&[u8]]) {
-        let format = self.presentation.format;
-        if format.encoding != Encoding::Protobuf {
-            return self.frame(out, name, json, None);
-        }
-        let kind = kybern_schema::builtin().kind(&Gvk::new("meta.k8s.io", format.version, kind));
-        match serde_json::from_slice::<Value>(&json.concat()) {
-            Ok(value) => self.frame(out, name, &[], Some((&value, kind.as_ref()))),
-            Err(error) => out.extend_from_slice(&self.status(&ApiError::internal(error))),
-        }
-    }
-
-    fn frame(
-        &mut self,
-        out: &mut BytesMut,
-        name: &str,
-        json: &[&[u8]],
-        protobuf: Option<(&Value, Option<&kybern_schema::types::KindType>)>,
-    ) {
-        if let Some((value, Some(kind))) = protobuf {
-            out.extend_from_slice(&codec::protobuf_watch_frame(name, kind, value));
-            return;
-        }
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b"\",\"object\":");
-        for piece in json {
-            out.extend_from_slice(piece);
-        }
-        out.extend_from_slice(b"}\n");
-    }
 }
