@@ -56,6 +56,11 @@ pub trait Authenticator: Send + Sync + 'static {
     fn credential_headers(&self) -> CredentialHeaders {
         CredentialHeaders::default()
     }
+
+    /// Whether it is asked only about those who showed no bad credential: their senders are to learn of it.
+    fn is_last_resort(&self) -> bool {
+        false
+    }
 }
 
 /// What is to be authorized: upstream's `authorizer.Attributes`.

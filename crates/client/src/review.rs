@@ -1,13 +1,11 @@
 //! Asking the API server who somebody is and what he may do: TokenReview and SubjectAccessReview, with the answers kept for
 //! a short while, so that a client that comes again costs nothing (upstream's delegating authenticator and authorizer).
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kybern_apimachinery::{Gvr, Value, json};
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use kybern_component_base::Kept;
 
 use crate::{Client, ClientError, TransportError};
 
@@ -70,7 +68,7 @@ pub struct Reviews {
 
 impl Reviews {
     pub fn new(client: Client, lifetimes: Lifetimes) -> Self {
-        Self { client, lifetimes, tokens: Kept::default(), verdicts: Kept::default() }
+        Self { client, lifetimes, tokens: Kept::new(KEPT_MAX), verdicts: Kept::new(KEPT_MAX) }
     }
 
     /// Whose token it is; `None`: nobody's.
@@ -143,34 +141,6 @@ fn reviewed(user: &Value) -> Reviewed {
     }
 }
 
-/// Answers that are good for a while.
-struct Kept<K, V>(Mutex<HashMap<K, (Instant, V)>>);
-
-impl<K, V> Default for Kept<K, V> {
-    fn default() -> Self {
-        Self(Mutex::new(HashMap::new()))
-    }
-}
-
-impl<K: Hash + Eq, V: Clone> Kept<K, V> {
-    fn get(&self, key: &K) -> Option<V> {
-        let kept = self.0.lock();
-        kept.get(key).filter(|(until, _)| *until > Instant::now()).map(|(_, value)| value.clone())
-    }
-
-    fn put(&self, key: K, value: V, lifetime: Duration) {
-        let now = Instant::now();
-        let mut kept = self.0.lock();
-        if kept.len() >= KEPT_MAX {
-            kept.retain(|_, (until, _)| *until > now);
-        }
-        if kept.len() >= KEPT_MAX {
-            kept.clear();
-        }
-        kept.insert(key, (now + lifetime, value));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -225,15 +195,5 @@ mod tests {
         tokio::time::advance(Duration::from_secs(11)).await;
         assert!(reviews.token("good").await.unwrap().is_some() && may("/metrics").await);
         assert_eq!(asked(), 6);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_kept_is_bounded() {
-        let kept = Kept::default();
-        for n in 0..3 * KEPT_MAX {
-            kept.put(n, n, Duration::from_secs(10));
-        }
-        assert!(kept.0.lock().len() <= KEPT_MAX);
-        assert_eq!(kept.get(&(3 * KEPT_MAX - 1)), Some(3 * KEPT_MAX - 1));
     }
 }

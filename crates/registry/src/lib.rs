@@ -17,9 +17,9 @@ mod validation;
 use std::sync::Arc;
 
 use kybern_apimachinery::time::Clock;
-use kybern_apiserver::access::{Authenticator, Authorizer};
+use kybern_apiserver::access::Authorizer;
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
-use kybern_auth::authn::ServiceAccountTokens;
+use kybern_auth::authn::BearerTokens;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::token::Issuer;
 
@@ -38,9 +38,7 @@ pub struct Deps {
     pub issuer: Arc<Issuer>,
     pub token_limits: TokenLimits,
     /// Judges the tokens of `tokenreviews`.
-    pub tokens: Arc<ServiceAccountTokens>,
-    /// Those of all other tokens, for `tokenreviews`, too.
-    pub token_authenticators: Vec<Arc<dyn Authenticator>>,
+    pub tokens: Arc<BearerTokens>,
     /// The whole authorizer, for access reviews and admission.
     pub authorizer: Arc<dyn Authorizer>,
     /// RBAC alone, for rule reviews and escalation checks; `None` when it is off.

@@ -7,7 +7,7 @@ use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apiserver::access::{Authorizer, UserInfo};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::{Options, Server};
-use kybern_auth::authn::ServiceAccountTokens;
+use kybern_auth::authn::{BearerTokens, ServiceAccountTokens};
 use kybern_auth::authz::node::NodeAuthorizer;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::authz::{Masters, Union};
@@ -72,13 +72,14 @@ impl ApiServer {
         let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters), nodes.clone(), rbac.clone()];
         let services = ServiceAllocators::new(SERVICE_CIDR.parse().expect("a network"), 30_000..=32_767);
         let services = Arc::new(services);
+        let accounts = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
+        let tokens = Arc::new(BearerTokens::new(vec![accounts], issuer.audiences().to_vec()));
         let deps = Deps {
             objects: slot.clone(),
             clock: clock.clone(),
-            issuer: issuer.clone(),
+            issuer,
             token_limits: Default::default(),
-            tokens: Arc::new(ServiceAccountTokens::new(issuer, slot.clone(), clock.clone())),
-            token_authenticators: Vec::new(),
+            tokens,
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
             services,

@@ -117,6 +117,12 @@ impl Client {
         }
     }
 
+    /// What a call of this client says whose time its caller has measured.
+    pub fn deadline_exceeded(&self) -> CallError {
+        let cause = "context deadline exceeded".to_owned();
+        CallError::NoResponse { url: self.url.clone(), cause, kind: NoResponse::Deadline }
+    }
+
     async fn call(&self, url: &str, uri: &Uri, body: Bytes) -> Result<Bytes, CallError> {
         let no_response = |cause: String| CallError::NoResponse { url: url.to_owned(), cause, kind: NoResponse::Other };
         let _permit = self.permits.acquire().await.map_err(|e| no_response(e.to_string()))?;

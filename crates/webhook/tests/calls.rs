@@ -285,6 +285,6 @@ async fn later_is_believed() {
     let first: CallError = client.post(Bytes::new(), None).await.unwrap_err();
     assert!(start.elapsed() >= Duration::from_secs(1) && first.should_retry() && first.code() == Some(500), "{first}");
     let backoff = Backoff { initial: Duration::from_millis(10), ..Backoff::default() };
-    assert_eq!(&backoff.run(async || client.post(Bytes::new(), None).await).await.unwrap()[..], b"ok");
+    assert_eq!(&backoff.run(|| client.post(Bytes::new(), None)).await.unwrap()[..], b"ok");
     assert_eq!(calls.load(Ordering::Relaxed), 4);
 }

@@ -24,15 +24,21 @@ async fn authenticate(server: &Server, request: &mut Request<Body>) -> Result<Us
     let peer: Option<Arc<Peer>> = request.extensions().get().cloned();
     let client_certificates = peer.as_ref().map_or(&[][..], |peer| &peer.certificates);
     let credentials = Credentials { headers: request.headers(), path: request.uri().path(), client_certificates };
-    let mut found = None;
+    let (mut found, mut failed) = (None, false);
     for authenticator in &server.authenticators {
+        if failed && authenticator.is_last_resort() {
+            continue;
+        }
         match authenticator.authenticate(&credentials).await {
             Ok(None) => {}
             Ok(Some(user)) => {
                 found = Some(user);
                 break;
             }
-            Err(error) => tracing::debug!(%error, "unable to authenticate the request"),
+            Err(error) => {
+                failed = true;
+                tracing::debug!(%error, "unable to authenticate the request");
+            }
         }
     }
     let mut user = found.ok_or_else(ApiError::unauthorized)?;

@@ -11,14 +11,17 @@ use crate::UNAUTHENTICATED;
 pub struct Anonymous;
 
 impl Authenticator for Anonymous {
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
-        // A bad credential is not the same as none: it is refused, so that its bearer learns of it.
-        let bare = !credentials.headers.contains_key(http::header::AUTHORIZATION);
-        let user = bare.then(|| UserInfo {
+    fn authenticate<'a>(&'a self, _: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
+        let user = UserInfo {
             name: "system:anonymous".to_owned(),
             groups: vec![UNAUTHENTICATED.to_owned()],
             ..UserInfo::default()
-        });
-        Box::pin(async { Ok(user) })
+        };
+        Box::pin(std::future::ready(Ok(Some(user))))
+    }
+
+    /// A bad credential is not the same as none: it is refused.
+    fn is_last_resort(&self) -> bool {
+        true
     }
 }

@@ -8,10 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
+use kybern_apiserver::access::UserInfo;
 use kybern_apiserver::connect::ObjectsSlot;
 
-use super::bearer;
+use super::{TokenAuthenticator, TokenUser, bearer};
 use crate::AUTHENTICATED;
 
 pub struct BootstrapTokens {
@@ -73,15 +73,19 @@ fn judge(secret: &Value, id: &str, given: &str, now: jiff::Timestamp) -> Option<
     Some(UserInfo { name: format!("system:bootstrap:{id}"), groups, ..UserInfo::default() })
 }
 
-impl Authenticator for BootstrapTokens {
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
-        Box::pin(async {
-            let Some(token) = bearer::token(credentials) else { return Ok(None) };
-            let Some((id, given)) = split(&token) else { return Ok(None) };
+impl TokenAuthenticator for BootstrapTokens {
+    fn authenticate_token<'a>(
+        &'a self,
+        token: &'a str,
+        _: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<TokenUser>, String>> {
+        Box::pin(async move {
+            let Some((id, given)) = split(token) else { return Ok(None) };
             let name = format!("bootstrap-token-{id}");
             let objects = self.objects.get().map_err(|e| e.to_string())?;
             let secret = objects.get("", "secrets", "kube-system", &name).await;
-            Ok(secret.ok().and_then(|s| judge(&s, id, given, self.clock.now())))
+            let user = secret.ok().and_then(|s| judge(&s, id, given, self.clock.now()));
+            Ok(user.map(|user| TokenUser { user, audiences: None }))
         })
     }
 }

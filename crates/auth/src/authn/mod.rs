@@ -1,5 +1,5 @@
 //! The authenticators, in the order in which they are asked: client certificate, front proxy, static tokens,
-//! service-account tokens, bootstrap tokens, anonymous.
+//! service-account tokens, bootstrap tokens, a webhook's, anonymous.
 
 mod anonymous;
 mod bearer;
@@ -8,7 +8,9 @@ mod certificate;
 mod chain;
 mod request_header;
 mod service_account;
+mod token;
 mod token_file;
+mod webhook;
 
 pub use anonymous::Anonymous;
 pub use bootstrap_token::BootstrapTokens;
@@ -16,4 +18,6 @@ pub use certificate::ClientCertificate;
 pub use chain::ClientAuthorities;
 pub use request_header::{RequestHeader, RequestHeaderNames};
 pub use service_account::ServiceAccountTokens;
+pub use token::{BearerTokens, TokenAuthenticator, TokenUser};
 pub use token_file::{TokenFile, TokenFileError};
+pub use webhook::{TokenWebhook, TokenWebhookSettings};

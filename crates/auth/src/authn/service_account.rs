@@ -5,10 +5,9 @@ use std::sync::Arc;
 use kybern_apimachinery::object;
 use kybern_apimachinery::time::Clock;
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
 use kybern_apiserver::connect::ObjectsSlot;
 
-use super::bearer;
+use super::{TokenAuthenticator, TokenUser};
 use crate::token::{Claims, Issuer};
 
 /// What a token's bound object may be, and where it lives.
@@ -23,21 +22,6 @@ pub struct ServiceAccountTokens {
 impl ServiceAccountTokens {
     pub fn new(issuer: Arc<Issuer>, objects: ObjectsSlot, clock: Arc<dyn Clock>) -> Self {
         Self { issuer, objects, clock }
-    }
-
-    /// The user and the audiences of a token that is one of the cluster's; `None` when it is not. `audiences` empty: the
-    /// server's own.
-    pub async fn authenticate_token(
-        &self,
-        token: &str,
-        audiences: &[String],
-    ) -> Result<Option<(UserInfo, Vec<String>)>, String> {
-        if !self.issuer.issued(token) {
-            return Ok(None);
-        }
-        let claims = self.issuer.verify(token, audiences, self.clock.now()).map_err(|e| e.to_string())?;
-        self.check_alive(&claims).await?;
-        Ok(Some((claims.user(), claims.audiences)))
     }
 
     async fn check_alive(&self, claims: &Claims) -> Result<(), String> {
@@ -67,11 +51,19 @@ impl ServiceAccountTokens {
     }
 }
 
-impl Authenticator for ServiceAccountTokens {
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
-        Box::pin(async {
-            let Some(token) = bearer::token(credentials) else { return Ok(None) };
-            Ok(self.authenticate_token(&token, &[]).await?.map(|(user, _)| user))
+impl TokenAuthenticator for ServiceAccountTokens {
+    fn authenticate_token<'a>(
+        &'a self,
+        token: &'a str,
+        audiences: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<TokenUser>, String>> {
+        Box::pin(async move {
+            if !self.issuer.issued(token) {
+                return Ok(None);
+            }
+            let claims = self.issuer.verify(token, audiences, self.clock.now()).map_err(|e| e.to_string())?;
+            self.check_alive(&claims).await?;
+            Ok(Some(TokenUser { user: claims.user(), audiences: Some(claims.audiences) }))
         })
     }
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
+use kybern_apiserver::access::UserInfo;
 
-use super::bearer;
+use super::{TokenAuthenticator, TokenUser};
 use crate::AUTHENTICATED;
 
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +73,14 @@ fn fields(line: &str) -> Option<Vec<String>> {
     (!quoted).then_some(fields)
 }
 
-impl Authenticator for TokenFile {
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
-        Box::pin(async { Ok(bearer::token(credentials).and_then(|token| self.0.get(&hash(&token)).cloned())) })
+impl TokenAuthenticator for TokenFile {
+    fn authenticate_token<'a>(
+        &'a self,
+        token: &'a str,
+        _: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<TokenUser>, String>> {
+        let user = self.0.get(&hash(token)).cloned();
+        Box::pin(async { Ok(user.map(|user| TokenUser { user, audiences: None })) })
     }
 }
 

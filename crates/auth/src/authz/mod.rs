@@ -1,14 +1,18 @@
 //! The authorizers, in the order of `--authorization-mode`. Members of `system:masters` are allowed before any is asked.
 
+pub mod abac;
 mod modes;
 pub mod node;
 pub mod rbac;
+mod webhook;
 
 use std::sync::Arc;
 
 use kybern_apiserver::access::{self, Answer, Attributes, Authorizer, Decision};
 
 pub use modes::{Mode, UnknownMode, parse_modes};
+
+pub use webhook::{AccessWebhook, AccessWebhookSettings};
 
 use crate::MASTERS;
 

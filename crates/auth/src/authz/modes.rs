@@ -5,13 +5,15 @@
 pub enum Mode {
     Node,
     Rbac,
+    Webhook,
+    Abac,
     AlwaysAllow,
     AlwaysDeny,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "authorization-mode {0:?} is not a valid mode; choose from Node, RBAC, AlwaysAllow, AlwaysDeny, each at most once"
+    "authorization-mode {0:?} is not a valid mode; choose from Node, RBAC, Webhook, ABAC, AlwaysAllow, AlwaysDeny, each at most once"
 )]
 pub struct UnknownMode(String);
 
@@ -22,6 +24,8 @@ pub fn parse_modes(text: &str) -> Result<Vec<Mode>, UnknownMode> {
         let mode = match word {
             "Node" => Mode::Node,
             "RBAC" => Mode::Rbac,
+            "Webhook" => Mode::Webhook,
+            "ABAC" => Mode::Abac,
             "AlwaysAllow" => Mode::AlwaysAllow,
             "AlwaysDeny" => Mode::AlwaysDeny,
             other => return Err(UnknownMode(other.to_owned())),
@@ -41,6 +45,6 @@ mod tests {
     #[test]
     fn lists() {
         assert_eq!(parse_modes("Node,RBAC"), Ok(vec![Mode::Node, Mode::Rbac]));
-        assert!(parse_modes("").is_err() && parse_modes("RBAC,RBAC").is_err() && parse_modes("ABAC").is_err());
+        assert!(parse_modes("").is_err() && parse_modes("RBAC,RBAC").is_err() && parse_modes("abac").is_err());
     }
 }

@@ -10,7 +10,7 @@ use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_apiserver::access::UserInfo;
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_apiserver::{Options, Server};
-use kybern_auth::authn::ServiceAccountTokens;
+use kybern_auth::authn::{BearerTokens, ServiceAccountTokens};
 use kybern_auth::authz::Masters;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::pki::{Pki, PkiOptions};
@@ -106,14 +106,14 @@ impl Cluster {
         let issuer = Arc::new(Issuer::new(vec!["https://kubernetes.default.svc".to_owned()], vec![], signer, vec![]));
         let services = Arc::new(ServiceAllocators::new("10.96.0.0/12".parse().expect("a network"), 30_000..=32_767));
         let rbac = Arc::new(Rbac::default());
-        let tokens = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
+        let accounts = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
+        let tokens = Arc::new(BearerTokens::new(vec![accounts], issuer.audiences().to_vec()));
         let deps = Deps {
             objects: slot.clone(),
             clock: clock.clone(),
             issuer: issuer.clone(),
             token_limits: Default::default(),
             tokens: tokens.clone(),
-            token_authenticators: Vec::new(),
             authorizer: rbac.clone(),
             rbac: Some(rbac.clone()),
             services,

@@ -13,6 +13,7 @@ use kybern_auth::authz::parse_modes;
 use kybern_auth::pki::Kubeconfig;
 use kybern_registry::TokenLimits;
 
+use super::api_access::AccessFlags;
 use super::runtime_config::RuntimeConfig;
 use crate::node_address;
 use crate::notify::Notifier;
@@ -94,9 +95,11 @@ pub(crate) struct KubeApiserver {
     /// The audiences that tokens are good for [default: the issuer].
     #[arg(long, value_delimiter = ',')]
     api_audiences: Vec<String>,
-    /// Of Node, RBAC, AlwaysAllow, AlwaysDeny, in the order in which they are asked.
+    /// Of Node, RBAC, Webhook, ABAC, AlwaysAllow, AlwaysDeny, in the order in which they are asked.
     #[arg(long, default_value = "Node,RBAC")]
     authorization_mode: String,
+    #[command(flatten)]
+    access: AccessFlags,
     /// PEM file of the certificate that kubelets are shown [default: one of the cluster's authority].
     #[arg(long, requires = "kubelet_client_key")]
     kubelet_client_certificate: Option<PathBuf>,
@@ -164,6 +167,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     let notifier = Notifier::from_env();
+    let authorization = parse_modes(&options.authorization_mode)?;
+    options.access.check(&authorization)?;
     let server_options = ApiServerOptions {
         store: options.data_dir.join("server/db"),
         cert_dir: options.cert_dir.clone().unwrap_or_else(|| options.data_dir.join("server/pki")),
@@ -179,7 +184,8 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         front_proxy_ca: options.requestheader_client_ca_file.clone(),
         request_headers: request_headers(&options),
         token_file: options.token_auth_file.clone(),
-        authorization: parse_modes(&options.authorization_mode)?,
+        authorization,
+        access: options.access.clone(),
         issuers: options.service_account_issuer.clone(),
         audiences: options.api_audiences.clone(),
         signing_key: options.service_account_signing_key_file.clone(),

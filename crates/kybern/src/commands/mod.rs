@@ -1,6 +1,7 @@
 //! One file per command: its flags, and how they become the configuration of the parts.
 
 pub(crate) mod admission;
+pub(crate) mod api_access;
 pub(crate) mod completion;
 mod controller_settings;
 pub(crate) mod coredns;

@@ -13,8 +13,8 @@ use kybern_apiserver::access::{Authenticator, Authorizer};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::{Options, Server, serve};
 use kybern_auth::authn::{
-    Anonymous, BootstrapTokens, ClientAuthorities, ClientCertificate, RequestHeader, RequestHeaderNames,
-    ServiceAccountTokens, TokenFile,
+    Anonymous, BearerTokens, BootstrapTokens, ClientAuthorities, ClientCertificate, RequestHeader, RequestHeaderNames,
+    ServiceAccountTokens, TokenAuthenticator, TokenFile,
 };
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::authz::{self, Mode};
@@ -32,6 +32,7 @@ use super::certificate::Certificate;
 use super::discovery_routes;
 use super::kubelet_access::KubeletAccess;
 use crate::commands::admission;
+use crate::commands::api_access::AccessFlags;
 use crate::commands::runtime_config::RuntimeConfig;
 use crate::{preflight, version};
 
@@ -60,6 +61,8 @@ pub(crate) struct ApiServerOptions {
     pub(crate) request_headers: RequestHeaderNames,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) authorization: Vec<Mode>,
+    /// Webhooks and files of policies.
+    pub(crate) access: AccessFlags,
     /// Empty: `https://kubernetes.default.svc.<domain>`.
     pub(crate) issuers: Vec<String>,
     pub(crate) audiences: Vec<String>,
@@ -129,19 +132,17 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let slot = ObjectsSlot::default();
     let issuer = Arc::new(issuer(options, &pki)?);
-    let tokens = Arc::new(ServiceAccountTokens::new(Arc::clone(&issuer), slot.clone(), Arc::clone(&clock)));
     let rbac = options.authorization.contains(&Mode::Rbac).then(|| Arc::new(Rbac::default()));
     let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
-    let authorizers = authorizers(options, rbac.as_ref(), &mut observers);
+    let authorizers = authorizers(options, rbac.as_ref(), &mut observers)?;
     let services = Arc::new(ServiceAllocators::new(options.service_cidr, options.node_ports.clone()));
-    let token_authenticators = token_authenticators(options, &slot, &clock)?;
+    let tokens = Arc::new(bearer_tokens(options, &issuer, &slot, &clock)?);
     let deps = Deps {
         objects: slot.clone(),
         clock: Arc::clone(&clock),
         issuer: Arc::clone(&issuer),
         token_limits: options.token_limits,
         tokens: Arc::clone(&tokens),
-        token_authenticators: token_authenticators.clone(),
         authorizer: Arc::new(authz::Union(authorizers.clone())),
         rbac,
         services,
@@ -167,7 +168,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let front_proxy_ca = front_proxy_authorities(options, &pki)?;
     let front_proxy_roots = roots(&front_proxy_ca, "--requestheader-client-ca-file")?;
     let certificates = certificate_authenticators(options, &client_roots, &front_proxy_roots)?;
-    server.authenticators = authenticators(options, certificates, tokens, token_authenticators);
+    server.authenticators = authenticators(options, certificates, tokens);
     server.authorizers = authorizers;
     server.observers = observers;
     server.routes = discovery_routes::of(&issuer);
@@ -291,32 +292,33 @@ fn issuer(options: &ApiServerOptions, pki: &Pki) -> Result<Issuer> {
     Ok(Issuer::new(issuers, options.audiences.clone(), signer, keys))
 }
 
-/// Those of tokens that are no service account's.
-fn token_authenticators(
+/// The judges of tokens, in the order in which they are asked: those who know first, those who have to ask last.
+fn bearer_tokens(
     options: &ApiServerOptions,
+    issuer: &Arc<Issuer>,
     slot: &ObjectsSlot,
     clock: &Arc<dyn Clock>,
-) -> Result<Vec<Arc<dyn Authenticator>>> {
-    let mut list: Vec<Arc<dyn Authenticator>> = Vec::new();
+) -> Result<BearerTokens> {
+    let mut judges: Vec<Arc<dyn TokenAuthenticator>> = Vec::new();
     if let Some(path) = &options.token_file {
-        list.push(Arc::new(TokenFile::read(path)?));
+        judges.push(Arc::new(TokenFile::read(path)?));
     }
+    judges.push(Arc::new(ServiceAccountTokens::new(Arc::clone(issuer), slot.clone(), Arc::clone(clock))));
     if options.bootstrap_tokens {
-        list.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));
+        judges.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));
     }
-    Ok(list)
+    judges.extend(options.access.token_authenticator()?);
+    Ok(BearerTokens::new(judges, issuer.audiences().to_vec()))
 }
 
 /// In the order in which they are asked.
 fn authenticators(
     options: &ApiServerOptions,
     certificates: Vec<Arc<dyn Authenticator>>,
-    tokens: Arc<ServiceAccountTokens>,
-    others: Vec<Arc<dyn Authenticator>>,
+    tokens: Arc<BearerTokens>,
 ) -> Vec<Arc<dyn Authenticator>> {
     let mut list = certificates;
     list.push(tokens);
-    list.extend(others);
     if options.anonymous {
         list.push(Arc::new(Anonymous));
     }
@@ -328,7 +330,7 @@ fn authorizers(
     options: &ApiServerOptions,
     rbac: Option<&Arc<Rbac>>,
     observers: &mut Vec<Arc<dyn Observer>>,
-) -> Vec<Arc<dyn Authorizer>> {
+) -> Result<Vec<Arc<dyn Authorizer>>> {
     let mut list: Vec<Arc<dyn Authorizer>> = vec![Arc::new(authz::Masters)];
     for mode in &options.authorization {
         match mode {
@@ -342,11 +344,13 @@ fn authorizers(
                 observers.push(rbac.clone());
                 list.push(rbac.clone());
             }
+            Mode::Webhook => list.push(options.access.authorizer()?),
+            Mode::Abac => list.push(options.access.policies()?),
             Mode::AlwaysAllow => list.push(Arc::new(authz::AlwaysAllow)),
             Mode::AlwaysDeny => list.push(Arc::new(authz::AlwaysDeny)),
         }
     }
-    list
+    Ok(list)
 }
 
 /// `version.Info`, the body of `/version`.

@@ -90,6 +90,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         request_headers: Default::default(),
         token_file: None,
         authorization: vec![Mode::Node, Mode::Rbac],
+        access: Default::default(),
         issuers: Vec::new(),
         audiences: Vec::new(),
         signing_key: None,

@@ -46,11 +46,7 @@ pub fn unstored(group: &str, resource: &str, deps: &Deps) -> Option<Arc<dyn Conn
     Some(match (group, resource) {
         ("", "bindings") => Arc::new(binding::Binding { clock: deps.clock.clone() }),
         ("", "componentstatuses") => Arc::new(component_status::ComponentStatuses),
-        ("authentication.k8s.io", "tokenreviews") => Arc::new(review::TokenReview {
-            tokens: deps.tokens.clone(),
-            others: deps.token_authenticators.clone(),
-            audiences: deps.issuer.audiences().to_vec(),
-        }),
+        ("authentication.k8s.io", "tokenreviews") => Arc::new(review::TokenReview { tokens: deps.tokens.clone() }),
         ("authentication.k8s.io", "selfsubjectreviews") => {
             Arc::new(review::SelfSubjectReview { clock: deps.clock.clone() })
         }

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Response};
+use http::Response;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::selector::FieldSelector;
 use kybern_apimachinery::time::{Clock, to_rfc3339};
 use kybern_apimachinery::{ApiError, GroupKind, Value, json, object};
-use kybern_apiserver::access::{Attributes, Authenticator, Authorizer, Credentials, Decision, UserInfo};
+use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
 use kybern_apiserver::{Body, BoxFuture};
 use kybern_auth::MASTERS;
-use kybern_auth::authn::ServiceAccountTokens;
+use kybern_auth::authn::BearerTokens;
 use kybern_auth::authz::rbac::{Rbac, Rule};
 
 use super::exchange::{created, read_object};
@@ -37,30 +36,7 @@ fn strings(value: &Value, field: &str) -> Vec<String> {
 }
 
 pub(super) struct TokenReview {
-    pub(super) tokens: Arc<ServiceAccountTokens>,
-    /// Those of tokens that know no audience: they are good for the server's own.
-    pub(super) others: Vec<Arc<dyn Authenticator>>,
-    pub(super) audiences: Vec<String>,
-}
-
-impl TokenReview {
-    /// The user of a token and the audiences, of those asked for, that it is good for.
-    async fn judge(&self, token: &str, wanted: &[String]) -> Result<Option<(UserInfo, Vec<String>)>, String> {
-        if let Some(found) = self.tokens.authenticate_token(token, wanted).await? {
-            return Ok(Some(found));
-        }
-        let Ok(value) = HeaderValue::try_from(format!("Bearer {token}")) else { return Ok(None) };
-        let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-        let credentials = Credentials { headers: &headers, path: "", client_certificates: &[] };
-        let good = |audience: &&String| wanted.is_empty() || wanted.contains(audience);
-        let audiences: Vec<String> = self.audiences.iter().filter(good).cloned().collect();
-        for authenticator in &self.others {
-            if let Some(user) = authenticator.authenticate(&credentials).await? {
-                return Ok(Some((user, audiences)).filter(|(_, audiences)| !audiences.is_empty()));
-            }
-        }
-        Ok(None)
-    }
+    pub(super) tokens: Arc<BearerTokens>,
 }
 
 impl Connector for TokenReview {
@@ -72,7 +48,7 @@ impl Connector for TokenReview {
                 return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
             }
             let audiences = strings(&review["spec"], "audiences");
-            review["status"] = match self.judge(&token, &audiences).await {
+            review["status"] = match self.tokens.judge(&token, &audiences).await {
                 Ok(Some((user, audiences))) => {
                     json!({"authenticated": true, "user": user_value(&user), "audiences": audiences})
                 }

@@ -159,7 +159,7 @@ async fn a_token_lives_as_long_as_its_pod() {
     let (code, token) = cluster.as_user(node("n"), Method::POST, path, Some(request(600))).await;
     assert_eq!(code, 201, "{token}");
     let token = token["status"]["token"].as_str().unwrap().to_owned();
-    let (user, _) = cluster.tokens.authenticate_token(&token, &[]).await.unwrap().unwrap();
+    let (user, _) = cluster.tokens.judge(&token, &[]).await.unwrap().unwrap();
     assert_eq!(user.name, "system:serviceaccount:default:default");
     assert_eq!(user.extra["authentication.kubernetes.io/node-name"], ["n"]);
     let review = async |token: &str| -> Value {
@@ -181,7 +181,7 @@ async fn a_token_lives_as_long_as_its_pod() {
     );
     cluster.ask(Method::DELETE, "/api/v1/namespaces/default/pods/a", Some(json!({"gracePeriodSeconds": 0}))).await;
     assert!(review(&token).await.get("authenticated").is_none());
-    assert!(cluster.tokens.authenticate_token(&token, &[]).await.unwrap_err().contains("has been deleted"));
+    assert!(cluster.tokens.judge(&token, &[]).await.unwrap_err().contains("has been deleted"));
 }
 
 #[tokio::test]

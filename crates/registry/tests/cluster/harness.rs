@@ -8,7 +8,7 @@ use kybern_apimachinery::{Value, json};
 use kybern_apiserver::access::{Authorizer, UserInfo};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::{Options, Server, body};
-use kybern_auth::authn::{ServiceAccountTokens, TokenFile};
+use kybern_auth::authn::{BearerTokens, ServiceAccountTokens, TokenFile};
 use kybern_auth::authz::node::NodeAuthorizer;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::authz::{Masters, Union};
@@ -19,7 +19,7 @@ use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
 
 pub(crate) struct Cluster {
     pub(crate) server: Arc<Server>,
-    pub(crate) tokens: Arc<ServiceAccountTokens>,
+    pub(crate) tokens: Arc<BearerTokens>,
     pub(crate) pki: Pki,
     _directory: tempfile::TempDir,
 }
@@ -75,7 +75,9 @@ impl Cluster {
             signer,
             vec![],
         ));
-        let tokens = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
+        let accounts = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
+        let fixed = Arc::new(TokenFile::parse("static,joe,1").unwrap());
+        let tokens = Arc::new(BearerTokens::new(vec![fixed, accounts], issuer.audiences().to_vec()));
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters), nodes.clone(), rbac.clone()];
         let services = Arc::new(ServiceAllocators::new(service_cidr.parse().unwrap(), 30000..=32767));
@@ -85,7 +87,6 @@ impl Cluster {
             issuer,
             token_limits: Default::default(),
             tokens: tokens.clone(),
-            token_authenticators: vec![Arc::new(TokenFile::parse("static,joe,1").unwrap())],
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
             services,
@@ -96,7 +97,10 @@ impl Cluster {
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = authorizers;
-        options.authenticators = vec![Arc::new(TokenFile::parse("eve-token,eve,1").unwrap())];
+        options.authenticators = vec![Arc::new(BearerTokens::new(
+            vec![Arc::new(TokenFile::parse("eve-token,eve,1").unwrap())],
+            vec!["api".to_owned()],
+        ))];
         options.observers = deps.observers();
         options.observers.extend([rbac as Arc<dyn Observer>, nodes]);
         let server = Server::start(options).await.unwrap();

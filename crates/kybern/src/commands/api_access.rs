@@ -1,0 +1,151 @@
+//! Who else is asked who somebody is and what he may: webhooks and the file of policies of `kube-apiserver`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use kybern_apiserver::access::Authorizer;
+use kybern_auth::authn::{TokenAuthenticator, TokenWebhook, TokenWebhookSettings};
+use kybern_auth::authz::abac::Policies;
+use kybern_auth::authz::{AccessWebhook, AccessWebhookSettings, Mode};
+use kybern_webhook::{Backoff, Client};
+
+use crate::serving::seconds;
+use crate::version;
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AccessFlags {
+    /// kubeconfig of a webhook that says whose a token is.
+    #[arg(long)]
+    authentication_token_webhook_config_file: Option<PathBuf>,
+    /// The version of TokenReviews that it is sent: v1 or v1beta1.
+    #[arg(long, default_value = "v1beta1")]
+    authentication_token_webhook_version: String,
+    /// How long its answers are kept.
+    #[arg(long, default_value = "2m0s", value_parser = seconds)]
+    authentication_token_webhook_cache_ttl: Duration,
+    /// kubeconfig of a webhook that says who may do what, with --authorization-mode=Webhook.
+    #[arg(long)]
+    authorization_webhook_config_file: Option<PathBuf>,
+    /// The version of SubjectAccessReviews that it is sent: v1 or v1beta1.
+    #[arg(long, default_value = "v1beta1")]
+    authorization_webhook_version: String,
+    /// How long its permissions are kept.
+    #[arg(long, default_value = "5m0s", value_parser = seconds)]
+    authorization_webhook_cache_authorized_ttl: Duration,
+    /// How long its refusals are kept.
+    #[arg(long, default_value = "30s", value_parser = seconds)]
+    authorization_webhook_cache_unauthorized_ttl: Duration,
+    /// Policies, one a line, with --authorization-mode=ABAC.
+    #[arg(long)]
+    authorization_policy_file: Option<PathBuf>,
+}
+
+/// Whether a webhook speaks v1; else v1beta1.
+fn is_v1(flag: &str, version: &str) -> Result<bool> {
+    match version {
+        "v1" => Ok(true),
+        "v1beta1" => Ok(false),
+        other => bail!("--{flag}: unsupported version {other:?}, supported versions are \"v1\", \"v1beta1\""),
+    }
+}
+
+fn client(flag: &str, file: &Path) -> Result<Client> {
+    let agent = format!("kube-apiserver/{} (linux/{}) kybern", version::KUBERNETES, version::architecture());
+    Client::from_kubeconfig(file, &agent).with_context(|| format!("--{flag} is not usable"))
+}
+
+impl AccessFlags {
+    /// Files that a mode needs, and modes that a file needs, as upstream has it.
+    pub(crate) fn check(&self, modes: &[Mode]) -> Result<()> {
+        for (mode, file, name, flag) in [
+            (Mode::Abac, &self.authorization_policy_file, "ABAC", "authorization-policy-file"),
+            (Mode::Webhook, &self.authorization_webhook_config_file, "Webhook", "authorization-webhook-config-file"),
+        ] {
+            match (modes.contains(&mode), file) {
+                (true, None) => bail!("authorization-mode {name}'s {flag} not passed"),
+                (false, Some(_)) => bail!("cannot specify --{flag} without mode {name}"),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn token_authenticator(&self) -> Result<Option<Arc<dyn TokenAuthenticator>>> {
+        let Some(file) = &self.authentication_token_webhook_config_file else { return Ok(None) };
+        let settings = TokenWebhookSettings {
+            v1: is_v1("authentication-token-webhook-version", &self.authentication_token_webhook_version)?,
+            ttl: self.authentication_token_webhook_cache_ttl,
+            backoff: Backoff::default(),
+        };
+        let client = client("authentication-token-webhook-config-file", file)?;
+        Ok(Some(Arc::new(TokenWebhook::new(client, settings))))
+    }
+
+    pub(crate) fn authorizer(&self) -> Result<Arc<dyn Authorizer>> {
+        let flag = "authorization-webhook-config-file";
+        let file = self.authorization_webhook_config_file.as_deref();
+        let settings = AccessWebhookSettings {
+            v1: is_v1("authorization-webhook-version", &self.authorization_webhook_version)?,
+            authorized_ttl: self.authorization_webhook_cache_authorized_ttl,
+            unauthorized_ttl: self.authorization_webhook_cache_unauthorized_ttl,
+            ..AccessWebhookSettings::default()
+        };
+        let file = file.with_context(|| format!("authorization-mode Webhook's {flag} not passed"))?;
+        Ok(Arc::new(AccessWebhook::new(client(flag, file)?, settings)))
+    }
+
+    pub(crate) fn policies(&self) -> Result<Arc<dyn Authorizer>> {
+        let file = self.authorization_policy_file.as_deref();
+        let file = file.context("authorization-mode ABAC's authorization-policy-file not passed")?;
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(Arc::new(Policies::parse(&text).with_context(|| format!("{} is not usable", file.display()))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        access: AccessFlags,
+    }
+
+    fn flags(words: &[&str]) -> AccessFlags {
+        Line::parse_from([&["kybern"], words].concat()).access
+    }
+
+    #[test]
+    fn modes_need_their_files_and_files_their_modes() {
+        let check = |words: &[&str], modes: &[Mode]| flags(words).check(modes).map_err(|e| e.to_string());
+        assert_eq!(check(&[], &[Mode::Node, Mode::Rbac]), Ok(()));
+        assert_eq!(check(&["--authorization-policy-file=f"], &[Mode::Abac]), Ok(()));
+        let missing = "authorization-mode Webhook's authorization-webhook-config-file not passed".to_owned();
+        assert_eq!(check(&[], &[Mode::Webhook]), Err(missing));
+        let superfluous = "cannot specify --authorization-policy-file without mode ABAC".to_owned();
+        assert_eq!(check(&["--authorization-policy-file=f"], &[Mode::Rbac]), Err(superfluous));
+    }
+
+    #[test]
+    fn what_cannot_be_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let nonsense = format!("--authorization-policy-file={}", file("policies", "nonsense"));
+        assert!(format!("{:#}", flags(&[&nonsense]).policies().err().unwrap()).contains("line 1: nonsense"));
+        let config = format!("--authentication-token-webhook-config-file={}", file("config", "{}"));
+        assert!(flags(&[&config]).token_authenticator().is_err());
+        let version = "--authentication-token-webhook-version=v2";
+        let error = flags(&[&config, version]).token_authenticator().err().unwrap().to_string();
+        assert!(error.contains("unsupported version \"v2\""), "{error}");
+    }
+}
