@@ -7,7 +7,8 @@ use kybern_apimachinery::{ApiError, GroupResource, Value, object, time};
 use kybern_storage::Txn;
 
 use crate::access::UserInfo;
-use crate::admission::{AdmissionRequest, Operation};
+use crate::admission::{self, AdmissionRequest, Operation};
+use crate::audit::Record;
 use crate::cache::Entry;
 use crate::convert;
 use crate::exchange::Exchange;
@@ -15,7 +16,9 @@ use crate::options::{DeleteOptions, Propagation};
 use crate::resource::Resource;
 use crate::server::Server;
 use crate::strategy::Strategy;
-use crate::write::{Failure, TRIES, commit, encode, entry};
+use crate::transaction::Transaction;
+use crate::warnings::Warnings;
+use crate::write::{CLAIM_TRIES, Chain, Failure, TRIES, admitted_namespace, commit, encode, entry};
 
 /// Waits for its owner's dependents to be orphaned.
 const ORPHAN: &str = "orphan";
@@ -37,6 +40,17 @@ pub(crate) struct Deletion<'a> {
     pub(crate) user: &'a UserInfo,
     pub(crate) options: &'a DeleteOptions,
     pub(crate) now: Timestamp,
+    pub(crate) shown: Shown<'a>,
+}
+
+/// What admission is shown of a deletion.
+#[derive(Clone, Copy)]
+pub(crate) enum Shown<'a> {
+    /// Nothing: it has seen what the deletion follows from.
+    Nothing,
+    Object(&'a Warnings, &'a Record),
+    /// The object, but no name, as none was asked for.
+    OfCollection(&'a Warnings, &'a Record),
 }
 
 impl<'a> Deletion<'a> {
@@ -47,6 +61,7 @@ impl<'a> Deletion<'a> {
             user: &exchange.user,
             options,
             now: exchange.now,
+            shown: Shown::Object(&exchange.warnings, &exchange.audit),
         }
     }
 
@@ -60,6 +75,7 @@ impl<'a> Deletion<'a> {
             let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
             match self.try_delete(&old).await {
                 Err(Failure::Changed) if attempt < TRIES => attempt += 1,
+                Err(Failure::Contended) if attempt < CLAIM_TRIES => attempt += 1,
                 Err(failure) => return Err(failure.into_api_error(&resource, name)),
                 Ok(deleted) => return Ok(deleted),
             }
@@ -75,7 +91,7 @@ impl<'a> Deletion<'a> {
         match mark(&*self.resource.strategy, &mut marked, self.options, self.now) {
             Mark::Gone => {
                 // Nothing may come between what is gone and its answer.
-                let value = encode(self.resource, marked).await;
+                let value = encode(self.resource, &marked).await;
                 let last = |revision| {
                     let value = value.as_ref().ok();
                     let marked = value.and_then(|value| entry(&kind, old.key.clone(), value, revision).ok());
@@ -84,19 +100,21 @@ impl<'a> Deletion<'a> {
                 if self.options.dry_run {
                     return Ok(Deleted::Gone(last(old.revision)));
                 }
-                let revision = commit(self.server, Txn::delete(old.key.clone(), old.revision)).await?;
+                let freed = Transaction::default();
+                self.resource.strategy.release(&before, &freed)?;
+                let txn = Txn::delete(old.key.clone(), old.revision);
+                let revision = commit(self.server, &old.key, txn, &freed).await?;
                 self.server.cache.settle(revision).await;
-                self.resource.strategy.after_delete(&before);
                 Ok(Deleted::Gone(last(revision)))
             }
             Mark::Pending if marked == before => Ok(Deleted::Pending(old.clone())),
             Mark::Pending => {
-                let value = encode(self.resource, marked).await?;
+                let value = encode(self.resource, &marked).await?;
                 if self.options.dry_run {
                     return Ok(Deleted::Pending(entry(&kind, old.key.clone(), &value, old.revision)?));
                 }
                 let txn = Txn::update(old.key.clone(), old.revision, value.clone());
-                let revision = commit(self.server, txn).await?;
+                let revision = commit(self.server, &old.key, txn, &Transaction::default()).await?;
                 self.server.cache.settle(revision).await;
                 Ok(Deleted::Pending(entry(&kind, old.key.clone(), &value, revision)?))
             }
@@ -125,24 +143,31 @@ impl<'a> Deletion<'a> {
     }
 
     async fn admit(&self, old: &Entry, before: &Value) -> Result<(), ApiError> {
+        let (warnings, audit, name) = match self.shown {
+            Shown::Nothing => return Ok(()),
+            Shown::Object(warnings, audit) => (warnings, audit, old.name()),
+            Shown::OfCollection(warnings, audit) => (warnings, audit, ""),
+        };
+        let chain = Chain::default();
         let request = AdmissionRequest {
             user: self.user,
             resource: self.resource,
             subresource: "",
-            namespace: old.namespace(),
-            name: old.name(),
+            kind: &self.resource.ty.gvk,
+            namespace: admitted_namespace(self.resource, old.namespace(), old.name()),
+            name,
             operation: Operation::Delete,
             old: Some(before),
             options: &self.options.object,
             dry_run: self.options.dry_run,
+            warnings,
+            audit,
+            reinvocation: &chain.reinvocation,
+            transaction: &chain.transaction,
+            versions: self.server,
         };
-        for plugin in &self.server.admission {
-            plugin.admit(&request, None).await?;
-        }
-        for plugin in &self.server.admission {
-            plugin.validate(&request, None).await?;
-        }
-        Ok(())
+        admission::admit(&self.server.admission, &request, None).await?;
+        admission::validate(&self.server.admission, &request, None).await
     }
 }
 

@@ -40,6 +40,7 @@ pub mod serve;
 mod server;
 pub mod strategy;
 mod table;
+pub mod transaction;
 pub mod warnings;
 mod write;
 

@@ -7,9 +7,10 @@ use crate::access::UserInfo;
 use crate::cache::Selection;
 use crate::connect::Objects;
 use crate::convert;
-use crate::deletion::{Deleted, Deletion};
+use crate::deletion::{Deleted, Deletion, Shown};
 use crate::options::{DeleteOptions, FieldValidation, Query, WriteOptions};
 use crate::server::Server;
+use crate::transaction::Transaction;
 use crate::write::{Failure, TRIES, Writer};
 
 /// Who the server's own parts are to admission.
@@ -100,8 +101,10 @@ impl Objects for Server {
                     now: self.clock.now(),
                     applies: false,
                     warnings: Default::default(),
+                    audit: Default::default(),
+                    view: None,
                 };
-                match writer.replace(&old, &before, &object).await {
+                match writer.replace(&old, &before, &object, &Transaction::default()).await {
                     Ok(_) => return Ok(()),
                     Err(Failure::Changed) if attempt < 4 * TRIES => attempt += 1,
                     Err(failure) => return Err(failure.into_api_error(&resource, name)),
@@ -134,6 +137,8 @@ impl Objects for Server {
                 now: self.clock.now(),
                 applies: false,
                 warnings: Default::default(),
+                audit: Default::default(),
+                view: None,
             };
             let made = writer.create(object).await?;
             convert::convert(&row, made.value()?, &row.internal.api_version()).await
@@ -153,7 +158,8 @@ impl Objects for Server {
             let options = DeleteOptions::parse(&Query::default(), options)?;
             let user = own_user();
             let now = self.clock.now();
-            let deletion = Deletion { server: self, resource: &row, user: &user, options: &options, now };
+            let shown = Shown::Nothing;
+            let deletion = Deletion { server: self, resource: &row, user: &user, options: &options, now, shown };
             match deletion.delete(namespace, name).await? {
                 Deleted::Pending(entry) | Deleted::Gone(entry) => {
                     convert::convert(&row, entry.value()?, &row.internal.api_version()).await

@@ -5,6 +5,7 @@ use kybern_apimachinery::{ApiError, Value};
 
 use crate::BoxFuture;
 use crate::access::UserInfo;
+use crate::transaction::Transaction;
 
 /// What a strategy may know about the request.
 pub struct StrategyContext<'a> {
@@ -13,7 +14,7 @@ pub struct StrategyContext<'a> {
     pub dry_run: bool,
 }
 
-/// The rules of one kind, on its stored version. Everything but [`Strategy::reserve`] is pure. The server itself does what
+/// The rules of one kind, on its stored version. Everything but [`Strategy::claim`] is pure. The server itself does what
 /// all kinds need: metadata (name, generateName, uid, creationTimestamp, generation, deletion fields), schema defaults,
 /// pruning, managed fields, optimistic locking, finalizers.
 pub trait Strategy: Send + Sync + 'static {
@@ -101,24 +102,28 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
 
-    /// Claims what must be unique across objects (cluster IPs, node ports), before the object is prepared and checked, and
-    /// writes the claims into it. The answer is told how the commit ended.
-    fn reserve<'a>(
-        &'a self,
-        _object: &'a mut Value,
-        _old: Option<&'a Value>,
-        _dry_run: bool,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, ApiError>> {
-        Box::pin(async { Ok(None) })
+    /// Whether [`Strategy::claim`] does anything.
+    fn claims(&self) -> bool {
+        false
     }
 
-    /// Told after an object is gone for good, so that claims are freed.
-    fn after_delete(&self, _object: &Value) {}
-}
+    /// Claims what must be unique across objects (cluster IPs, node ports), before the object is prepared and checked: chooses,
+    /// writes the choice into the object, and adds what makes it so to the transaction that commits the object. Asked again,
+    /// of the object as it was asked for, when somebody else was quicker.
+    fn claim<'a>(
+        &'a self,
+        _ctx: &'a StrategyContext<'a>,
+        _object: &'a mut Value,
+        _old: Option<&'a Value>,
+        _transaction: &'a Transaction,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async { Ok(()) })
+    }
 
-/// Claims of one write; dropping it without `commit` frees them.
-pub trait Reservation: Send {
-    fn commit(self: Box<Self>);
+    /// Adds to the transaction that deletes an object for good what frees its claims.
+    fn release(&self, _object: &Value, _transaction: &Transaction) -> Result<(), ApiError> {
+        Ok(())
+    }
 }
 
 /// The strategy of a kind without special rules.

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kybern_apimachinery::field::FieldError;
-use kybern_apimachinery::{ApiError, Budget, GroupResource, Reason, Value, object};
+use kybern_apimachinery::{ApiError, Budget, GroupResource, Gvk, Reason, Value, object};
 use kybern_storage::{Revision, StorageError, Txn};
 
 use crate::access::UserInfo;
-use crate::admission::{AdmissionRequest, Operation};
+use crate::admission::{self, AdmissionRequest, Operation, Reinvocation, Versions};
+use crate::audit::Record;
 use crate::cache::{Entry, KindCache, canonical};
 use crate::exchange::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::{Resource, SubresourceHandler};
 use crate::server::Server;
 use crate::strategy::{Strategy, StrategyContext};
+use crate::transaction::{StepError, Transaction};
 use crate::warnings::Warnings;
 use crate::{convert, managed, metadata};
 
@@ -25,10 +27,15 @@ const NAME_TRIES: u32 = 8;
 /// Larger objects are refused, as etcd refuses them.
 const MAX_OBJECT_BYTES: usize = 3 << 19;
 
-/// Why an update did not happen.
+/// Tries of what is claimed besides the object, when others claim the same meanwhile. Each that fails is a success of another's.
+pub(crate) const CLAIM_TRIES: u32 = 256;
+
+/// Why a write did not happen.
 pub(crate) enum Failure {
     /// The object changed since it was read: read it again.
     Changed,
+    /// Something that is committed with it did: claim that again.
+    Contended,
     Refused(ApiError),
 }
 
@@ -36,6 +43,10 @@ impl Failure {
     pub(crate) fn into_api_error(self, resource: &GroupResource, name: &str) -> ApiError {
         match self {
             Self::Changed => ApiError::stale(resource, name),
+            Self::Contended => ApiError::new(
+                Reason::ServerTimeout,
+                format!("too many writers claim what {} {name:?} needs at once: try again", resource.resource),
+            ),
             Self::Refused(error) => error,
         }
     }
@@ -57,6 +68,14 @@ pub(crate) fn storage_error(error: &StorageError) -> ApiError {
     }
 }
 
+/// Another form of an object, in which a subresource reads and writes it.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) kind: &'a Gvk,
+    /// Of an object in the request's version.
+    pub(crate) show: &'a (dyn Fn(&Value) -> Value + Send + Sync),
+}
+
 /// One write request.
 pub(crate) struct Writer<'a> {
     pub(crate) server: &'a Server,
@@ -69,6 +88,9 @@ pub(crate) struct Writer<'a> {
     /// A server-side apply, which has set the managed fields itself.
     pub(crate) applies: bool,
     pub(crate) warnings: Arc<Warnings>,
+    pub(crate) audit: Arc<Record>,
+    /// What admission sees instead of the object.
+    pub(crate) view: Option<View<'a>>,
 }
 
 impl<'a> Writer<'a> {
@@ -83,6 +105,8 @@ impl<'a> Writer<'a> {
             now: exchange.now,
             applies: false,
             warnings: exchange.warnings.clone(),
+            audit: exchange.audit.clone(),
+            view: None,
         }
     }
 
@@ -118,34 +142,66 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn admission<'r>(&'r self, name: &'r str, operation: Operation, old: Option<&'r Value>) -> AdmissionRequest<'r> {
+    /// Shows what is to be written to the mutating chain. The name is the request's: a generated one is not there yet.
+    pub(crate) async fn admit(
+        &self,
+        operation: Operation,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        let (name, chain) = (object::name(object).to_owned(), Chain::default());
+        admission::admit(&self.server.admission, &self.request(&name, operation, old, &chain), Some(object)).await
+    }
+
+    /// Shows what is about to be committed to the validating chain, which may add to the transaction.
+    async fn validate(
+        &self,
+        operation: Operation,
+        object: &Value,
+        old: Option<&Value>,
+        chain: &Chain,
+    ) -> Result<(), ApiError> {
+        let name = object::name(object);
+        if self.server.admission.is_empty() {
+            return Ok(());
+        }
+        let Some(view) = self.view else {
+            let request = self.request(name, operation, old, chain);
+            return admission::validate(&self.server.admission, &request, Some(object)).await;
+        };
+        let object = (view.show)(&convert::to_served(self.resource, object.clone()).await?);
+        let old = match old {
+            Some(old) => Some((view.show)(&convert::to_served(self.resource, old.clone()).await?)),
+            None => None,
+        };
+        let request = self.request(name, operation, old.as_ref(), chain);
+        admission::validate(&self.server.admission, &request, Some(&object)).await
+    }
+
+    fn request<'r>(
+        &'r self,
+        name: &'r str,
+        operation: Operation,
+        old: Option<&'r Value>,
+        chain: &'r Chain,
+    ) -> AdmissionRequest<'r> {
         AdmissionRequest {
             user: self.user,
             resource: self.resource,
             subresource: self.subresource,
-            namespace: self.namespace,
+            kind: self.view.map_or(&self.resource.ty.gvk, |view| view.kind),
+            namespace: admitted_namespace(self.resource, self.namespace, name),
             name,
             operation,
             old,
             options: &self.options.object,
             dry_run: self.options.dry_run,
+            warnings: &self.warnings,
+            audit: &self.audit,
+            reinvocation: &chain.reinvocation,
+            transaction: &chain.transaction,
+            versions: self.server,
         }
-    }
-
-    async fn admit(&self, operation: Operation, object: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
-        let name = object::name(object).to_owned();
-        for plugin in &self.server.admission {
-            plugin.admit(&self.admission(&name, operation, old), Some(object)).await?;
-        }
-        Ok(())
-    }
-
-    async fn validate(&self, operation: Operation, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-        let request = self.admission(object::name(object), operation, old);
-        for plugin in &self.server.admission {
-            plugin.validate(&request, Some(object)).await?;
-        }
-        Ok(())
     }
 
     /// Drops owner references that are there twice, and warns of them.
@@ -155,9 +211,17 @@ impl<'a> Writer<'a> {
 
     /// Creates an object given in the served version, decoded and with its schema's defaults.
     pub(crate) async fn create(&mut self, object: Value) -> Result<Arc<Entry>, ApiError> {
-        let generated = object::name(&object).is_empty();
+        let mut object = convert::to_internal(self.resource, object).await?;
+        self.resource.strategy.default(&mut object);
+        if !self.applies {
+            self.single_owners(&mut object, false);
+            // What admission adds is nobody's.
+            managed::track(self.author(), None, &mut object).await?;
+        }
+        self.admit(Operation::Create, &mut object, None).await?;
+        self.single_owners(&mut object, true);
         let base = object::str_at(&object, &["metadata", "generateName"]).to_owned();
-        if !generated || base.is_empty() {
+        if !object::name(&object).is_empty() || base.is_empty() {
             return self.create_named(object).await;
         }
         let mut attempt = 1;
@@ -171,59 +235,60 @@ impl<'a> Writer<'a> {
         }
     }
 
-    async fn create_named(&mut self, object: Value) -> Result<Arc<Entry>, ApiError> {
-        let (resource, strategy) = (self.resource, &*self.resource.strategy);
-        let mut object = convert::to_internal(resource, object).await?;
-        strategy.default(&mut object);
-        if !self.applies {
-            self.single_owners(&mut object, false);
-            // What admission adds is nobody's.
-            managed::track(self.author(), None, &mut object).await?;
+    async fn create_named(&self, mut object: Value) -> Result<Arc<Entry>, ApiError> {
+        // What was claimed is written into the object, and must not be taken for what was asked for.
+        let asked = self.resource.strategy.claims().then(|| object.clone());
+        let mut attempt = 1;
+        loop {
+            match self.try_create(&mut object).await {
+                Err(Failure::Contended) if attempt < CLAIM_TRIES => attempt += 1,
+                Ok(entry) => return Ok(entry),
+                Err(Failure::Changed) => {
+                    return Err(ApiError::already_exists(&self.resource.gvr.group_resource(), object::name(&object)));
+                }
+                Err(failure) => {
+                    return Err(failure.into_api_error(&self.resource.gvr.group_resource(), object::name(&object)));
+                }
+            }
+            if let Some(asked) = &asked {
+                object = asked.clone();
+            }
         }
-        self.admit(Operation::Create, &mut object, None).await?;
-        self.single_owners(&mut object, true);
-        metadata::prepare_for_create(&mut object, resource.generation, self.now);
+    }
+
+    /// Fails as changed where the object exists.
+    async fn try_create(&self, object: &mut Value) -> Result<Arc<Entry>, Failure> {
+        let (resource, strategy, chain) = (self.resource, &*self.resource.strategy, Chain::default());
+        metadata::prepare_for_create(object, resource.generation, self.now);
         if self.has_status() && !strategy.keeps_status_on_create() {
-            object::remove(&mut object, &["status"]);
+            object::remove(object, &["status"]);
         }
-        let reservation = strategy.reserve(&mut object, None, self.options.dry_run).await?;
-        strategy.prepare_for_create(&self.context(), &mut object);
-        let mut errors = metadata::validate(&object, resource.namespaced, |name| strategy.validate_name(name));
-        errors.extend(strategy.validate(&object));
-        errors.extend(strategy.validate_create(&object));
-        self.invalid(object::name(&object), &errors)?;
-        self.warnings.extend(strategy.warnings(&object, None));
-        self.validate(Operation::Create, &object, None).await?;
-        let name = object::name(&object).to_owned();
+        strategy.claim(&self.context(), object, None, &chain.transaction).await?;
+        strategy.prepare_for_create(&self.context(), object);
+        let mut errors = metadata::validate(object, resource.namespaced, |name| strategy.validate_name(name));
+        errors.extend(strategy.validate(object));
+        errors.extend(strategy.validate_create(object));
+        self.invalid(object::name(object), &errors)?;
+        self.warnings.extend(strategy.warnings(object, None));
+        self.validate(Operation::Create, object, None, &chain).await?;
+        let name = object::name(object);
         let kind = self.kind()?;
-        let key = kind.key(object::namespace(&object), &name);
-        let namespace = object::namespace(&object).to_owned();
+        let key = kind.key(object::namespace(object), name);
         let value = encode(resource, object).await?;
         if self.options.dry_run {
             self.server.catch_up().await?;
-            if kind.get(&namespace, &name).is_some() {
-                return Err(ApiError::already_exists(&resource.gvr.group_resource(), &name));
+            if kind.get(object::namespace(object), name).is_some() {
+                return Err(Failure::Changed);
             }
-            return entry(&kind, key, &value, 0);
+            return Ok(entry(&kind, key, &value, 0)?);
         }
-        let revision = match self.server.storage.txn(Txn::create(key.clone(), value.clone())).await {
-            Ok(revision) => revision,
-            Err(StorageError::Conflict { current, .. }) => {
-                // Whoever is told of the conflict finds the object.
-                self.server.cache.settle(current.unwrap_or(0)).await;
-                return Err(ApiError::already_exists(&resource.gvr.group_resource(), &name));
-            }
-            Err(error) => return Err(storage_error(&error)),
-        };
-        if let Some(reservation) = reservation {
-            reservation.commit();
-        }
-        self.committed(&kind, key, &value, revision).await
+        let revision = commit(self.server, &key, Txn::create(key.clone(), value.clone()), &chain.transaction).await?;
+        Ok(self.committed(&kind, key, &value, revision).await?)
     }
 
     /// Replaces `old` by an object given in the served version, decoded and with its schema's defaults.
     pub(crate) async fn update(&mut self, old: &Arc<Entry>, object: Value) -> Result<Arc<Entry>, Failure> {
-        let (resource, strategy) = (self.resource, self.strategy());
+        let resource = self.resource;
         let main = &*resource.strategy;
         let before = convert::internal(resource, old).await?;
         let mut object = convert::to_internal(resource, object).await?;
@@ -239,27 +304,42 @@ impl<'a> Writer<'a> {
             self.single_owners(&mut object, false);
             managed::track(self.author(), Some(&before), &mut object).await?;
         }
-        self.admit(Operation::Update, &mut object, Some(&before)).await?;
+        if self.view.is_none() {
+            self.admit(Operation::Update, &mut object, Some(&before)).await?;
+        }
         self.single_owners(&mut object, true);
-        let reservation = strategy.reserve(&mut object, Some(&before), self.options.dry_run).await?;
-        strategy.prepare_for_update(&self.context(), &mut object, &before);
-        metadata::count_generation(&mut object, &before, resource.generation, self.subresource);
-        let mut errors = metadata::validate(&object, resource.namespaced, |name| main.validate_name(name));
-        errors.extend(metadata::validate_update(&object, &before));
-        errors.extend(strategy.validate(&object));
-        errors.extend(strategy.validate_update(&object, &before));
-        self.invalid(object::name(&object), &errors)?;
-        self.warnings.extend(strategy.warnings(&object, Some(&before)));
-        self.validate(Operation::Update, &object, Some(&before)).await?;
-        kybern_schema::apply::keep_times(&before, &mut object);
-        if object == before && old.api_version() == resource.stored.gvk.api_version() {
+        let asked = self.strategy().claims().then(|| object.clone());
+        let mut attempt = 1;
+        loop {
+            match self.try_update(old, &before, &mut object).await {
+                Err(Failure::Contended) if attempt < CLAIM_TRIES => attempt += 1,
+                result => return result,
+            }
+            if let Some(asked) = &asked {
+                object = asked.clone();
+            }
+        }
+    }
+
+    async fn try_update(&self, old: &Arc<Entry>, before: &Value, object: &mut Value) -> Result<Arc<Entry>, Failure> {
+        let (resource, strategy, main) = (self.resource, self.strategy(), &*self.resource.strategy);
+        let chain = Chain::default();
+        strategy.claim(&self.context(), object, Some(before), &chain.transaction).await?;
+        strategy.prepare_for_update(&self.context(), object, before);
+        metadata::count_generation(object, before, resource.generation, self.subresource);
+        let mut errors = metadata::validate(object, resource.namespaced, |name| main.validate_name(name));
+        errors.extend(metadata::validate_update(object, before));
+        errors.extend(strategy.validate(object));
+        errors.extend(strategy.validate_update(object, before));
+        self.invalid(object::name(object), &errors)?;
+        self.warnings.extend(strategy.warnings(object, Some(before)));
+        self.validate(Operation::Update, object, Some(before), &chain).await?;
+        kybern_schema::apply::keep_times(before, object);
+        let stored = old.api_version() == resource.stored.gvk.api_version();
+        if object == before && stored && chain.transaction.is_empty() {
             return Ok(old.clone());
         }
-        let entry = self.replace(old, &before, &object).await?;
-        if let Some(reservation) = reservation {
-            reservation.commit();
-        }
-        Ok(entry)
+        self.replace(old, before, object, &chain.transaction).await
     }
 
     /// An update is of the object it was read from, not of a later one with the same name.
@@ -278,25 +358,25 @@ impl<'a> Writer<'a> {
         old: &Arc<Entry>,
         before: &Value,
         object: &Value,
+        transaction: &Transaction,
     ) -> Result<Arc<Entry>, Failure> {
         let kind = self.kind()?;
-        let value = encode(self.resource, object.clone()).await?;
+        let value = encode(self.resource, object).await?;
         let key = old.key.clone();
         let gone = is_released(&*self.resource.strategy, object, before);
         if self.options.dry_run {
             return Ok(entry(&kind, key, &value, old.revision)?);
         }
-        let txn = if gone {
-            Txn::delete(key.clone(), old.revision)
-        } else {
-            Txn::update(key.clone(), old.revision, value.clone())
-        };
-        let revision = commit(self.server, txn).await?;
         if gone {
+            // What the update claims is not claimed any more, and what was before it is given up.
+            let freed = Transaction::default();
+            self.resource.strategy.release(before, &freed)?;
+            let revision = commit(self.server, &key, Txn::delete(key.clone(), old.revision), &freed).await?;
             self.server.cache.settle(revision).await;
-            self.resource.strategy.after_delete(object);
             return Ok(entry(&kind, key, &value, revision)?);
         }
+        let txn = Txn::update(key.clone(), old.revision, value.clone());
+        let revision = commit(self.server, &key, txn, transaction).await?;
         Ok(self.committed(&kind, key, &value, revision).await?)
     }
 
@@ -326,13 +406,39 @@ fn is_released(strategy: &dyn Strategy, object: &Value, before: &Value) -> bool 
         && !strategy.deletion_pending(object)
 }
 
-/// Commits a guarded transaction. A guard that fails is [`Failure::Changed`], told once the cache knows why.
-pub(crate) async fn commit(server: &Server, txn: Txn) -> Result<Revision, Failure> {
+/// What one run of the chains shares.
+#[derive(Default)]
+pub(crate) struct Chain {
+    pub(crate) reinvocation: Reinvocation,
+    pub(crate) transaction: Transaction,
+}
+
+/// The namespace of a request: a Namespace's is itself.
+pub(crate) fn admitted_namespace<'r>(resource: &Resource, namespace: &'r str, name: &'r str) -> &'r str {
+    let is_namespace = resource.gvr.group.is_empty() && resource.gvr.resource == "namespaces";
+    if is_namespace { name } else { namespace }
+}
+
+/// Commits the guarded write of a key, with what was added to it. A guard that fails is told once the cache knows why.
+pub(crate) async fn commit(
+    server: &Server,
+    key: &Arc<str>,
+    txn: Txn,
+    transaction: &Transaction,
+) -> Result<Revision, Failure> {
+    let txn = match transaction.complete(txn).await {
+        Ok(txn) => txn,
+        Err(StepError::Contended) => {
+            server.catch_up().await?;
+            return Err(Failure::Contended);
+        }
+        Err(StepError::Refused(error)) => return Err(Failure::Refused(error)),
+    };
     match server.storage.txn(txn).await {
         Ok(revision) => Ok(revision),
-        Err(StorageError::Conflict { .. }) => {
+        Err(StorageError::Conflict { key: changed, .. }) => {
             server.catch_up().await?;
-            Err(Failure::Changed)
+            Err(if changed == *key { Failure::Changed } else { Failure::Contended })
         }
         Err(error) => Err(Failure::Refused(storage_error(&error))),
     }
@@ -346,11 +452,17 @@ fn keep(object: &mut Value, old: &Value, kept: impl Fn(&str) -> bool) {
 }
 
 /// An internal object's stored bytes: within the bounds that every reader relies on, whatever admission and conversion made of it.
-pub(crate) async fn encode(resource: &Resource, object: Value) -> Result<Bytes, ApiError> {
-    let object = convert::to_stored(resource, object).await?;
-    Budget::STORED.check(&object)?;
+pub(crate) async fn encode(resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
+    let converted;
+    let object = if object::api_version(object) == resource.stored.gvk.api_version() {
+        object
+    } else {
+        converted = convert::to_stored(resource, object.clone()).await?;
+        &converted
+    };
+    Budget::STORED.check(object)?;
     let value =
-        canonical(&object).ok_or_else(|| ApiError::internal("the object has no apiVersion, kind or metadata"))?;
+        canonical(object).ok_or_else(|| ApiError::internal("the object has no apiVersion, kind or metadata"))?;
     if value.len() > MAX_OBJECT_BYTES {
         return Err(ApiError::new(
             Reason::RequestEntityTooLarge,
@@ -363,6 +475,14 @@ pub(crate) async fn encode(resource: &Resource, object: Value) -> Result<Bytes, 
 /// An entry of bytes that the cache does not hold.
 pub(crate) fn entry(kind: &KindCache, key: Arc<str>, value: &[u8], revision: Revision) -> Result<Arc<Entry>, ApiError> {
     Entry::new(&kind.kind, kind.prefix.len(), key, value, revision).map(Arc::new).map_err(ApiError::internal)
+}
+
+impl Versions for Server {
+    fn versions(&self, resource: &Resource) -> Vec<Arc<Resource>> {
+        let mut rows = self.served.load().table.versions(resource);
+        rows.sort_by_key(|row| row.gvr != resource.gvr);
+        rows
+    }
 }
 
 impl Server {

@@ -8,12 +8,13 @@ use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
 use kybern_schema::types::{KindType, Type};
 
 use super::{Exchange, check_namespace};
-use crate::admission::{AdmissionRequest, Operation};
+use crate::admission::{self, AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
 use crate::negotiate::{Encoding, Format, Shape, negotiate};
 use crate::request_info::RequestInfo;
 use crate::resource::Resource;
 use crate::server::Server;
+use crate::write::Chain;
 use crate::{Body, authorization, body, codec, forward, table};
 
 /// Whether a subresource is a stream of bytes that is nobody's business, and not an object in and an object out.
@@ -37,8 +38,10 @@ pub(super) async fn stream(
     // A log is read, not connected to.
     if exchange.info.subresource != "log" {
         let mut options = kybern_schema::builtin().kind(&kind).map_or(Value::Null, |k| stream_options(&k, &exchange));
-        let name = exchange.info.name.clone();
-        admit(&exchange, Operation::Connect, &name, &mut options, (&Value::Null, false)).await?;
+        let operation = Operation::Connect;
+        let connect =
+            Admitted { operation, kind: &kind, name: &exchange.info.name, options: &Value::Null, dry_run: false };
+        admit(&exchange, connect, &mut options).await?;
     }
     let (server, request) = request(exchange, body, false);
     connector.connect(&*server, request).await
@@ -86,32 +89,37 @@ pub(super) async fn unstored(exchange: Exchange, body: Body) -> Result<Response<
     answer(exchange, kind, connector, body).await
 }
 
-/// Shows admission what is to be created or connected to. `options` and whether it is a dry run come together.
-async fn admit(
-    exchange: &Exchange,
+/// What admission is told of an object that is to be created or connected to.
+struct Admitted<'a> {
     operation: Operation,
-    name: &str,
-    object: &mut Value,
-    (options, dry_run): (&Value, bool),
-) -> Result<(), ApiError> {
+    kind: &'a Gvk,
+    name: &'a str,
+    options: &'a Value,
+    dry_run: bool,
+}
+
+async fn admit(exchange: &Exchange, admitted: Admitted<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let Admitted { operation, kind, name, options, dry_run } = admitted;
+    let chain = Chain::default();
     let request = AdmissionRequest {
         user: &exchange.user,
         resource: &exchange.resource,
         subresource: &exchange.info.subresource,
+        kind,
         namespace: &exchange.info.namespace,
         name,
         operation,
         old: None,
         options,
         dry_run,
+        warnings: &exchange.warnings,
+        audit: &exchange.audit,
+        reinvocation: &chain.reinvocation,
+        transaction: &chain.transaction,
+        versions: &*exchange.server,
     };
-    for plugin in &exchange.server.admission {
-        plugin.admit(&request, Some(&mut *object)).await?;
-    }
-    for plugin in &exchange.server.admission {
-        plugin.validate(&request, Some(&*object)).await?;
-    }
-    Ok(())
+    admission::admit(&exchange.server.admission, &request, Some(object)).await?;
+    admission::validate(&exchange.server.admission, &request, Some(object)).await
 }
 
 fn request(exchange: Exchange, body: Body, dry_run: bool) -> (Arc<Server>, ConnectRequest) {
@@ -151,7 +159,9 @@ async fn answer(
                 "" => object::name(&object).to_owned(),
                 name => name.to_owned(),
             };
-            admit(&exchange, Operation::Create, &name, &mut object, (&options.object, dry_run)).await?;
+            let operation = Operation::Create;
+            let created = Admitted { operation, kind: &kind.gvk, name: &name, options: &options.object, dry_run };
+            admit(&exchange, created, &mut object).await?;
             exchange.parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             exchange.parts.headers.remove(CONTENT_LENGTH);
             body::full(object.to_string())

@@ -5,7 +5,7 @@ use kybern_apimachinery::{ApiError, Reason};
 
 use super::Exchange;
 use crate::cache::Selection;
-use crate::deletion::{Deleted, Deletion};
+use crate::deletion::{Deleted, Deletion, Shown};
 use crate::options::ListOptions;
 use crate::{Body, respond};
 
@@ -22,7 +22,8 @@ pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<B
     let listing = kind
         .list(&selection, None, list.limit, None, || server.cache.revision())
         .map_err(|_| ApiError::internal("the latest revision cannot be too old"))?;
-    let deletion = Deletion::new(exchange, &options);
+    let mut deletion = Deletion::new(exchange, &options);
+    deletion.shown = Shown::OfCollection(&exchange.warnings, &exchange.audit);
     let mut first = None;
     let mut deleted = Vec::with_capacity(listing.items.len());
     for entry in listing.items {

@@ -8,11 +8,12 @@ use kybern_schema::types::KindType;
 
 use super::Exchange;
 use super::patch::{Patch, check_options};
+use crate::admission::Operation;
 use crate::convert;
 use crate::negotiate::Shape;
 use crate::options::{WriteOptions, parse_revision};
 use crate::resource::Scale;
-use crate::write::{Failure, TRIES, Writer};
+use crate::write::{Failure, TRIES, View, Writer};
 use crate::{Body, body, codec, managed, respond, table};
 
 fn kind() -> Result<KindType, ApiError> {
@@ -111,15 +112,20 @@ async fn change(
 ) -> Result<Response<Body>, ApiError> {
     let kind = exchange.server.kind(&exchange.resource)?;
     let name = exchange.info.name.as_str();
+    let scale_kind = self::kind()?.gvk;
+    let show = |served: &Value| of(served, paths);
     let mut writer = Writer::new(exchange, options);
     writer.applies = applied;
+    writer.view = Some(View { kind: &scale_kind, show: &show });
     let spec_replicas: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
     let mut attempt = 1;
     loop {
         exchange.server.catch_up().await?;
         let old = kind.get(&exchange.info.namespace, name).ok_or_else(|| exchange.not_found())?;
         let mut object = convert::served(&exchange.resource, &old).await?;
-        let scale = new_scale(of(&object, paths))?;
+        let before = of(&object, paths);
+        let mut scale = new_scale(before.clone())?;
+        writer.admit(Operation::Update, &mut scale, Some(&before)).await?;
         let expected = parse_revision(object::resource_version(&scale))?;
         if expected.is_some_and(|revision| revision != old.revision) {
             return Err(ApiError::stale(&exchange.group_resource(), name));

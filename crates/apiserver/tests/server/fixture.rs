@@ -175,6 +175,15 @@ impl Client {
         Self::on(Arc::new(Memory::default())).await
     }
 
+    /// A server that differs.
+    pub(crate) async fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let mut options = Options::new(Arc::new(Memory::default()));
+        options.resources = rows();
+        options.authorizers = vec![Arc::new(Rules)];
+        change(&mut options);
+        Self { server: Server::start(options).await.unwrap(), user: "admin" }
+    }
+
     pub(crate) async fn on(storage: Arc<dyn Storage>) -> Self {
         let mut options = Options::new(storage);
         options.resources = rows();

@@ -1,5 +1,6 @@
 //! The server through its one entry, on memory storage, with a few rows made by hand.
 
+mod admission;
 mod attacks;
 mod deletes;
 mod fixture;
@@ -10,5 +11,6 @@ mod protocol;
 mod reads;
 mod rows;
 mod stages;
+mod transactions;
 mod watches;
 mod writes;

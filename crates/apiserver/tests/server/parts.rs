@@ -3,25 +3,15 @@
 use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, json, object};
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects, Observer};
 use kybern_apiserver::resource::{Subresource, SubresourceHandler};
-use kybern_apiserver::strategy::{Reservation, Strategy};
-use kybern_apiserver::{Body, BoxFuture, Options, Server, body};
+use kybern_apiserver::{Body, BoxFuture, body};
 use kybern_storage::Storage;
 use kybern_storage::memory::Memory;
 use kybern_storage::sqlite::Sqlite;
 use parking_lot::Mutex;
 
 use crate::fixture::*;
-
-async fn server(change: impl FnOnce(&mut Options)) -> Client {
-    let mut options = Options::new(Arc::new(Memory::default()));
-    options.resources = rows();
-    options.authorizers = vec![Arc::new(Rules)];
-    change(&mut options);
-    Client { server: Server::start(options).await.unwrap(), user: "admin" }
-}
 
 #[tokio::test]
 async fn objects_are_reached_from_within() {
@@ -63,7 +53,7 @@ async fn observers_see_a_change_before_its_author() {
     Client::on(storage.clone()).await.post(CONFIG_MAPS, config_map("before", "")).await.ok();
     storage.compact(2).await.unwrap();
     let seen = Arc::new(Seen::default());
-    let client = server(|options| {
+    let client = Client::with(|options| {
         options.storage = storage;
         options.observers = vec![seen.clone()];
     })
@@ -75,44 +65,8 @@ async fn observers_see_a_change_before_its_author() {
     assert_eq!(seen.0.lock()[2..], ["gone configmaps ns/a"]);
 }
 
-/// Labels what is created, and refuses what is named `bad`.
-struct Labels;
-impl AdmissionPlugin for Labels {
-    fn name(&self) -> &'static str {
-        "Labels"
-    }
-    fn admit<'a>(
-        &'a self,
-        request: &'a AdmissionRequest<'a>,
-        object: Option<&'a mut Value>,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        if let (Operation::Create, Some(object)) = (request.operation, object) {
-            object::set(object, &["metadata", "labels", "admitted"], request.user.name.as_str());
-        }
-        Box::pin(async { Ok(()) })
-    }
-    fn validate<'a>(
-        &'a self,
-        request: &'a AdmissionRequest<'a>,
-        _: Option<&'a Value>,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        let bad = request.name == "bad" && request.operation != Operation::Delete;
-        let refusal = ApiError::forbidden(&request.resource.gvr.group_resource(), request.name, "it is bad");
-        Box::pin(async move { if bad { Err(refusal) } else { Ok(()) } })
-    }
-}
-
-#[tokio::test]
-async fn admission_changes_and_refuses() {
-    let client = server(|options| options.admission = vec![Arc::new(Labels)]).await;
-    let created = client.post(CONFIG_MAPS, config_map("a", "")).await.ok();
-    assert_eq!(object::label(&created, "admitted"), Some("admin"));
-    let (code, text) = client.post(CONFIG_MAPS, config_map("bad", "")).await.status();
-    assert_eq!((code, text.as_str()), (403, "configmaps \"bad\" is forbidden: it is bad"));
-}
-
 /// Echoes the body it gets, as JSON.
-struct Echo;
+pub(crate) struct Echo;
 impl Connector for Echo {
     fn connect<'a>(
         &'a self,
@@ -129,7 +83,7 @@ impl Connector for Echo {
 #[tokio::test]
 async fn connectors_speak_json_whatever_the_client_speaks() {
     let gvk = kybern_apimachinery::Gvk::new("", "v1", "Binding");
-    let client = server(|options| {
+    let client = Client::with(|options| {
         let handler = SubresourceHandler::Connect(Arc::new(Echo));
         let binding = Subresource { name: "binding".into(), verbs: vec!["create".into()], kind: gvk.clone(), handler };
         options.resources.iter_mut().find(|r| r.kind == "Pod").unwrap().subresources.push(binding);
@@ -158,45 +112,6 @@ async fn connectors_speak_json_whatever_the_client_speaks() {
     assert_eq!(warned.headers["warning"], r#"299 - "unknown field \"x\"""#);
     let (code, text) = client.post(&format!("{path}?fieldValidation=Strict"), unknown).await.status();
     assert!(code == 400 && text.ends_with(r#"strict decoding error: unknown field "x""#), "{text}");
-}
-
-/// Claims every name, and remembers which claims were kept.
-#[derive(Default)]
-struct Claims(Arc<Mutex<Vec<String>>>);
-struct Claim(Arc<Mutex<Vec<String>>>, String);
-impl Reservation for Claim {
-    fn commit(self: Box<Self>) {
-        self.0.lock().push(self.1);
-    }
-}
-impl Strategy for Claims {
-    fn reserve<'a>(
-        &'a self,
-        object: &'a mut Value,
-        old: Option<&'a Value>,
-        _: bool,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, ApiError>> {
-        object::set(object, &["data", "claimed"], "yes");
-        let claim = Claim(self.0.clone(), object::name(object).to_owned());
-        let claim = old.is_none().then(|| Box::new(claim) as Box<dyn Reservation>);
-        Box::pin(async { Ok(claim) })
-    }
-    fn after_delete(&self, object: &Value) {
-        self.0.lock().retain(|name| name != object::name(object));
-    }
-}
-
-#[tokio::test]
-async fn reservations_are_kept_by_what_is_committed() {
-    let claims = Arc::new(Mutex::new(Vec::new()));
-    let strategy = Arc::new(Claims(claims.clone()));
-    let client = server(|options| options.resources = vec![row("", "v1", "ConfigMap", true, strategy)]).await;
-    assert_eq!(client.post(CONFIG_MAPS, config_map("a", "")).await.ok()["data"]["claimed"], "yes");
-    assert_eq!(client.post(CONFIG_MAPS, config_map("a", "")).await.code, 409);
-    client.post(&format!("{CONFIG_MAPS}?dryRun=All"), config_map("b", "")).await.ok();
-    assert_eq!(*claims.lock(), ["a"]);
-    client.delete(&format!("{CONFIG_MAPS}/a")).await.ok();
-    assert!(claims.lock().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

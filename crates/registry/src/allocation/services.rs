@@ -1,5 +1,6 @@
 //! Cluster IPs and node ports of Services.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -7,7 +8,6 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use kybern_apimachinery::Value;
 use kybern_apiserver::connect::Observer;
-use kybern_apiserver::strategy::Reservation;
 use parking_lot::Mutex;
 
 use super::{Pool, PoolError};
@@ -27,6 +27,8 @@ pub struct ServiceAllocators {
     network: IpNet,
     ports: RangeInclusive<u16>,
     pools: Mutex<Pools>,
+    /// By namespace and name.
+    stored: Mutex<HashMap<(String, String), ServiceClaims>>,
 }
 
 /// What a Service holds.
@@ -56,13 +58,6 @@ impl ServiceClaims {
         claims.ports.dedup();
         claims
     }
-
-    /// What is not in `kept`.
-    pub fn without(mut self, kept: &Self) -> Self {
-        self.ips.retain(|ip| !kept.ips.contains(ip));
-        self.ports.retain(|port| !kept.ports.contains(port));
-        self
-    }
 }
 
 fn number(object: &Value, field: &str) -> Option<u16> {
@@ -83,7 +78,7 @@ impl ServiceAllocators {
         // The sizes of upstream's static bands.
         let ips = Pool::new(size, if size < 16 { 0 } else { (size / 16).clamp(16, 256) });
         let node_ports = Pool::new(port_count, if port_count < 16 { 0 } else { (port_count / 32).clamp(16, 128) });
-        Self { network, ports, pools: Mutex::new(Pools { ips, ports: node_ports }) }
+        Self { network, ports, pools: Mutex::new(Pools { ips, ports: node_ports }), stored: Mutex::default() }
     }
 
     pub fn network(&self) -> IpNet {
@@ -121,47 +116,35 @@ impl ServiceAllocators {
         port.checked_sub(*self.ports.start()).map(u32::from)
     }
 
-    /// Frees what a deleted Service held.
-    pub fn release(&self, claims: &ServiceClaims) {
+    fn each(&self, claims: &ServiceClaims, act: impl Fn(&mut Pool, u32)) {
         let mut pools = self.pools.lock();
         for offset in claims.ips.iter().filter_map(|ip| self.ip_offset(*ip)) {
-            pools.ips.free(offset);
+            act(&mut pools.ips, offset);
         }
         for offset in claims.ports.iter().filter_map(|port| self.port_offset(*port)) {
-            pools.ports.free(offset);
+            act(&mut pools.ports, offset);
         }
     }
 
-    /// Opens a set of claims that is freed unless committed.
+    /// Opens a set of claims, which lasts until it is dropped.
     pub fn begin(self: &Arc<Self>, dry_run: bool) -> Claiming {
-        Claiming {
-            allocators: self.clone(),
-            taken: ServiceClaims::default(),
-            released: ServiceClaims::default(),
-            shown: None,
-            dry_run,
-        }
+        Claiming { allocators: self.clone(), taken: ServiceClaims::default(), shown: None, dry_run }
     }
 }
 
-/// Takes over what the stored Services hold when the server starts. Later commits show claims that were made before them,
-/// which changes nothing.
+/// Knows what the stored Services hold.
 impl Observer for ServiceAllocators {
     fn observes(&self) -> &'static [(&'static str, &'static str)] {
         &[("", "services")]
     }
 
-    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, _name: &str, object: Option<&Value>) {
-        // What a deleted Service held is freed by its strategy, which still knows it.
-        let Some(service) = object else { return };
-        let claims = ServiceClaims::of(service);
-        let mut pools = self.pools.lock();
-        for offset in claims.ips.into_iter().filter_map(|ip| self.ip_offset(ip)) {
-            let _ = pools.ips.claim(offset);
-        }
-        for offset in claims.ports.into_iter().filter_map(|port| self.port_offset(port)) {
-            let _ = pools.ports.claim(offset);
-        }
+    fn changed(&self, _group: &str, _resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut stored = self.stored.lock();
+        let held = object.map(ServiceClaims::of).unwrap_or_default();
+        self.each(&held, Pool::store);
+        let before = if object.is_some() { stored.insert(key, held) } else { stored.remove(&key) };
+        self.each(&before.unwrap_or_default(), Pool::free);
     }
 }
 
@@ -169,8 +152,6 @@ impl Observer for ServiceAllocators {
 pub struct Claiming {
     allocators: Arc<ServiceAllocators>,
     taken: ServiceClaims,
-    /// Freed when the write is committed.
-    released: ServiceClaims,
     /// The last port that a dry run has shown without claiming it.
     shown: Option<u16>,
     dry_run: bool,
@@ -231,29 +212,15 @@ impl Claiming {
         self.taken.ports.push(port);
         Ok(port)
     }
-
-    /// What the write gives up.
-    pub fn give_up(&mut self, claims: ServiceClaims) {
-        self.released = claims;
-    }
 }
 
 fn random() -> u32 {
     getrandom::u32().unwrap_or(0)
 }
 
-impl Reservation for Claiming {
-    fn commit(mut self: Box<Self>) {
-        if !self.dry_run {
-            self.taken = std::mem::take(&mut self.released);
-        }
-        // What `taken` names now is freed on drop: the old claims after a write, all claims after a dry run.
-    }
-}
-
 impl Drop for Claiming {
     fn drop(&mut self) {
-        self.allocators.release(&self.taken);
+        self.allocators.each(&self.taken, Pool::end);
     }
 }
 
@@ -267,24 +234,19 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_freed_unless_committed() {
+    fn claims_last_as_long_as_they_are_held_or_stored() {
         let allocators = allocators();
         let ip: IpAddr = "10.96.0.10".parse().unwrap();
         let mut first = allocators.begin(false);
         first.ip(ip).unwrap();
         assert_eq!(allocators.begin(false).ip(ip).unwrap_err(), "provided IP is already allocated");
+        let service = json!({"spec": {"type": "ClusterIP", "clusterIPs": ["10.96.0.10"]}});
+        allocators.changed("", "services", "a", "b", Some(&service));
         drop(first);
-        let mut second = allocators.begin(false);
-        second.ip(ip).unwrap();
-        Box::new(second).commit();
-        assert!(allocators.begin(false).ip(ip).is_err());
-        let mut third = allocators.begin(false);
-        third.give_up(ServiceClaims { ips: vec![ip], ports: vec![] });
-        Box::new(third).commit();
-        let mut dry = allocators.begin(true);
-        dry.ip(ip).unwrap();
-        Box::new(dry).commit();
-        assert!(allocators.begin(false).ip(ip).is_ok(), "a dry run holds nothing");
+        assert!(allocators.begin(false).ip(ip).is_err(), "it is stored");
+        allocators.changed("", "services", "a", "b", None);
+        assert!(allocators.begin(false).ip(ip).is_ok());
+        assert!(allocators.begin(true).ip(ip).is_ok());
     }
 
     #[test]
@@ -313,7 +275,9 @@ mod tests {
         }
         let mut claims = allocators.begin(false);
         assert!(claims.ip("10.96.0.5".parse().unwrap()).is_err() && claims.port(30001).is_err());
-        allocators.release(&ServiceClaims::of(&service));
+        drop(claims);
+        allocators.changed("", "services", "", "a", None);
+        let mut claims = allocators.begin(false);
         assert!(claims.ip("10.96.0.5".parse().unwrap()).is_ok() && claims.port(30001).is_ok());
     }
 

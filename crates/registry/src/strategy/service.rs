@@ -13,9 +13,10 @@ use kybern_apimachinery::field::FieldError;
 use kybern_apimachinery::validation::dns1035_label;
 use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::strategy::{Reservation, Strategy, StrategyContext};
+use kybern_apiserver::strategy::{Strategy, StrategyContext};
+use kybern_apiserver::transaction::Transaction;
 
-use crate::allocation::{ServiceAllocators, ServiceClaims};
+use crate::allocation::ServiceAllocators;
 use crate::tree::{default, drop_field, list, list_mut, text};
 
 pub(crate) struct ServiceStrategy {
@@ -116,18 +117,19 @@ impl Strategy for ServiceStrategy {
         dns1035_label(name)
     }
 
-    fn reserve<'a>(
-        &'a self,
-        service: &'a mut Value,
-        old: Option<&'a Value>,
-        dry_run: bool,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, ApiError>> {
-        let claimed = claims::claim(&self.allocators, service, old, dry_run);
-        Box::pin(async move { claimed.map(|c| Some(Box::new(c) as Box<dyn Reservation>)) })
+    fn claims(&self) -> bool {
+        true
     }
 
-    fn after_delete(&self, service: &Value) {
-        self.allocators.release(&ServiceClaims::of(service));
+    fn claim<'a>(
+        &'a self,
+        ctx: &'a StrategyContext<'a>,
+        service: &'a mut Value,
+        old: Option<&'a Value>,
+        transaction: &'a Transaction,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let claimed = claims::claim(&self.allocators, service, old, ctx.dry_run);
+        Box::pin(async move { claimed.map(|claims| transaction.hold(claims)) })
     }
 }
 

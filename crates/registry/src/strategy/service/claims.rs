@@ -7,7 +7,7 @@ use kybern_apimachinery::{ApiError, GroupKind, Value, json, object};
 
 use super::families::Families;
 use super::{allocates_node_ports, carry_over, has_node_ports, is_external_name, needs_health_check};
-use crate::allocation::{Claiming, ServiceAllocators, ServiceClaims};
+use crate::allocation::{Claiming, ServiceAllocators};
 use crate::tree::{int, list};
 use crate::validation::{Errors, ip};
 
@@ -45,8 +45,6 @@ pub(super) fn claim(
     if needs_health_check(spec) && !before.is_some_and(needs_health_check) {
         health_port(&mut claims, spec)?;
     }
-    let held = old.map(ServiceClaims::of).unwrap_or_default();
-    claims.give_up(held.without(&ServiceClaims::of(service)));
     Ok(claims)
 }
 
@@ -162,7 +160,7 @@ fn health_port(claims: &mut Claiming, spec: &mut Value) -> Result<(), ApiError> 
 
 #[cfg(test)]
 mod tests {
-    use kybern_apiserver::strategy::Reservation;
+    use kybern_apiserver::connect::Observer;
 
     use super::*;
     use crate::tree::text;
@@ -170,10 +168,12 @@ mod tests {
     #[test]
     fn a_service_gets_an_address_and_ports() {
         let allocators = Arc::new(ServiceAllocators::new("10.96.0.0/24".parse().unwrap(), 30000..=30200));
+        let made = std::cell::Cell::new(0);
         let create = |spec: Value| {
             let mut service = json!({"metadata": {"name": "s"}, "spec": spec});
-            claim(&allocators, &mut service, None, false).map(|c| {
-                Reservation::commit(Box::new(c));
+            claim(&allocators, &mut service, None, false).map(|_| {
+                made.set(made.get() + 1);
+                allocators.changed("", "services", "", &made.get().to_string(), Some(&service));
                 service
             })
         };
@@ -203,7 +203,8 @@ mod tests {
         // A change of type gives the ports back, and the address stays.
         let mut plain = service.clone();
         plain["spec"]["type"] = "ClusterIP".into();
-        Reservation::commit(Box::new(claim(&allocators, &mut plain, Some(&service), false).unwrap()));
+        claim(&allocators, &mut plain, Some(&service), false).unwrap();
+        allocators.changed("", "services", "", "1", Some(&plain));
         assert_eq!(plain["spec"]["clusterIP"], spec["clusterIP"]);
         assert!(create(json!({"type": "NodePort", "ports": taken})).is_ok());
     }
