@@ -108,6 +108,10 @@ impl Expr {
 
     /// Calls `visit` with this and everything below it, parents first.
     pub(crate) fn walk<'e>(&'e self, visit: &mut impl FnMut(&'e Expr)) {
+        crate::stack::with_room(|| self.walk_within(visit));
+    }
+
+    fn walk_within<'e>(&'e self, visit: &mut impl FnMut(&'e Expr)) {
         visit(self);
         match &self.kind {
             Kind::Error | Kind::Literal(_) | Kind::Ident(_) => {}

@@ -12,7 +12,7 @@ use crate::types::Type;
 use crate::unify::{Substitution, most_general};
 
 /// Types that have more parts than this are refused: a type built from itself over and over grows exponentially.
-const MAX_TYPE_SIZE: usize = 2_000;
+const MAX_TYPE_SIZE: usize = 1_000;
 
 /// What a name or a call refers to.
 #[derive(Clone, Debug)]
@@ -126,6 +126,10 @@ impl Checker<'_> {
     }
 
     fn check(&mut self, e: &mut Expr) {
+        crate::stack::with_room(|| self.check_kind(e));
+    }
+
+    fn check_kind(&mut self, e: &mut Expr) {
         match &mut e.kind {
             Kind::Error => self.set(e.id, Type::Error),
             Kind::Literal(literal) => {

@@ -121,6 +121,10 @@ impl<'c> Coster<'c> {
     }
 
     fn cost(&mut self, e: &'c Expr) -> CostEstimate {
+        crate::stack::with_room(|| self.cost_of_kind(e))
+    }
+
+    fn cost_of_kind(&mut self, e: &'c Expr) -> CostEstimate {
         match &e.kind {
             Kind::Error | Kind::Literal(_) => CostEstimate::default(),
             Kind::Ident(name) => {

@@ -16,6 +16,9 @@ use crate::value::{MAX_DEPTH, Struct, Value};
 /// So many steps of comprehensions are made between looking whether to go on.
 const CHECKED_EVERY: u32 = 100;
 
+/// So many levels of the tree fit into what is left of the stack when it is looked at.
+const CHECKED_LEVELS: u32 = 16;
+
 type Outcome<'a> = Result<Value<'a>, EvalError>;
 
 /// One evaluation.
@@ -25,6 +28,8 @@ pub(crate) struct Run<'p, 'a> {
     cost: u64,
     limits: Limits<'p>,
     steps: u32,
+    /// How deep within the tree it is.
+    depth: u32,
 }
 
 enum Slot<'p, 'a> {
@@ -37,7 +42,7 @@ enum Slot<'p, 'a> {
 
 impl<'p, 'a> Run<'p, 'a> {
     pub(crate) fn new(variables: &'p dyn Activation<'a>, limits: Limits<'p>, slots: usize) -> Self {
-        Self { variables, slots: (0..slots).map(|_| Slot::Empty).collect(), cost: 0, limits, steps: 0 }
+        Self { variables, slots: (0..slots).map(|_| Slot::Empty).collect(), cost: 0, limits, steps: 0, depth: 0 }
     }
 
     pub(crate) fn cost(&self) -> u64 {
@@ -50,6 +55,20 @@ impl<'p, 'a> Run<'p, 'a> {
     }
 
     pub(crate) fn eval(&mut self, node: &'p Node) -> Outcome<'a> {
+        if let Node::Const(value) = node {
+            return Ok(value.clone());
+        }
+        self.depth += 1;
+        let outcome = if self.depth.is_multiple_of(CHECKED_LEVELS) {
+            crate::stack::with_room(|| self.eval_kind(node))
+        } else {
+            self.eval_kind(node)
+        };
+        self.depth -= 1;
+        outcome
+    }
+
+    fn eval_kind(&mut self, node: &'p Node) -> Outcome<'a> {
         match node {
             Node::Const(value) => Ok(value.clone()),
             Node::Attribute(attribute) => self.attribute(attribute, true),

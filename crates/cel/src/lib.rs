@@ -50,6 +50,7 @@ mod parser;
 mod plan;
 mod program;
 mod schema;
+mod stack;
 mod text;
 mod time;
 mod types;

@@ -280,6 +280,10 @@ impl Maker<'_> {
         if self.factory.full {
             return Expr { id: 0, kind: Kind::Error };
         }
+        crate::stack::with_room(|| self.copy_within(expr))
+    }
+
+    fn copy_within(&mut self, expr: &Expr) -> Expr {
         let kind = match &expr.kind {
             Kind::Error => Kind::Error,
             Kind::Literal(literal) => Kind::Literal(literal.clone()),

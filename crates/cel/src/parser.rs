@@ -258,8 +258,14 @@ impl Parser<'_> {
             self.depth -= 1;
             return self.too_deep(&format!("expression recursion limit exceeded: {MAX_DEPTH}"));
         }
+        let result = crate::stack::with_room(|| self.choice());
+        self.depth -= 1;
+        result
+    }
+
+    fn choice(&mut self) -> Expr {
         let condition = self.operation(0);
-        let result = match self.eat("?") {
+        match self.eat("?") {
             None => condition,
             Some(mark) => {
                 let id = self.factory.id(mark.start);
@@ -268,9 +274,7 @@ impl Parser<'_> {
                 let no = self.expression();
                 self.call(id, "_?_:_", vec![condition, yes, no])
             }
-        };
-        self.depth -= 1;
-        result
+        }
     }
 
     /// Operators of this level and those that bind tighter: `||` (0), `&&` (1), relations (2), sums (3), products (4).

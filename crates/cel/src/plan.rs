@@ -139,10 +139,12 @@ pub(crate) struct Fold {
 }
 
 pub(crate) fn plan(env: &Env, checked: &Checked, estimate: CostEstimate) -> Result<Program, EvalError> {
-    let mut planner = Planner { env, checked, scopes: Vec::new(), slots: 0, variables: BTreeSet::new() };
+    let mut planner =
+        Planner { env, checked, scopes: Vec::new(), slots: 0, variables: BTreeSet::new(), fields: BTreeSet::new() };
     let node = planner.node(&checked.expr)?;
     let result = checked.type_of(&checked.expr).clone();
-    Ok(Program { node, slots: planner.slots, result, estimate, variables: planner.variables })
+    let Planner { slots, variables, fields, .. } = planner;
+    Ok(Program { node, slots, result, estimate, variables, fields })
 }
 
 struct Planner<'c> {
@@ -152,6 +154,7 @@ struct Planner<'c> {
     scopes: Vec<Arc<str>>,
     slots: usize,
     variables: BTreeSet<Arc<str>>,
+    fields: BTreeSet<Arc<str>>,
 }
 
 impl Planner<'_> {
@@ -166,6 +169,10 @@ impl Planner<'_> {
     }
 
     fn node(&mut self, e: &Expr) -> Result<Node, EvalError> {
+        crate::stack::with_room(|| self.node_of_kind(e))
+    }
+
+    fn node_of_kind(&mut self, e: &Expr) -> Result<Node, EvalError> {
         match &e.kind {
             Kind::Error => Err(EvalError::new("an expression with errors cannot be evaluated")),
             Kind::Literal(literal) => Ok(Node::Const(constant(literal))),
@@ -221,7 +228,9 @@ impl Planner<'_> {
             if test {
                 return Ok(Node::Const(Value::Bool(true)));
             }
-            return Ok(attribute(Root::VariableField(name.clone(), field.clone()), Vec::new()));
+            let name = name.clone();
+            self.fields.insert(field.clone());
+            return Ok(attribute(Root::VariableField(name, field.clone()), Vec::new()));
         }
         let by = if test { By::Presence(field.clone()) } else { By::Field(field.clone()) };
         Ok(qualified(node, Qualifier { by, optional: false }))

@@ -25,6 +25,7 @@ pub struct Program {
     pub(crate) result: Type,
     pub(crate) estimate: CostEstimate,
     pub(crate) variables: BTreeSet<Arc<str>>,
+    pub(crate) fields: BTreeSet<Arc<str>>,
 }
 
 /// The values of the variables.
@@ -130,6 +131,11 @@ impl Program {
     /// Whether it looks at the variable.
     pub fn references(&self, variable: &str) -> bool {
         self.variables.contains(variable)
+    }
+
+    /// The fields that it may ask for of variables whose fields are asked for one by one.
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|field| &**field)
     }
 
     /// Evaluates. Objects that the variables refer to stay where they are; so do those that the result refers to.

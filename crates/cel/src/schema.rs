@@ -98,6 +98,10 @@ impl DeclType {
         Self::new(DeclKind::Int, 1)
     }
 
+    pub fn timestamp() -> Self {
+        Self { max_elements: 32, ..Self::new(DeclKind::DateTime, 21) }
+    }
+
     pub fn dynamic() -> Self {
         Self::new(DeclKind::Dyn, 1)
     }

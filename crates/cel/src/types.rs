@@ -97,6 +97,18 @@ impl Type {
         }
     }
 
+    /// As upstream names the result of an expression: with the full names of types.
+    pub fn declared_name(&self) -> String {
+        let all = |types: &[Self]| types.iter().map(Self::declared_name).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::List(element) => format!("list({})", element.declared_name()),
+            Self::Map(entry) => format!("map({}, {})", entry.0.declared_name(), entry.1.declared_name()),
+            Self::Opaque(name, params) if !params.is_empty() => format!("{name}({})", all(params)),
+            Self::Type(Some(of)) => format!("type({})", of.declared_name()),
+            other => other.name().to_owned(),
+        }
+    }
+
     /// How many parts it is made of, up to a bound: a type that is built from itself over and over grows exponentially.
     pub(crate) fn size(&self, bound: usize) -> usize {
         if bound == 0 {

@@ -51,6 +51,10 @@ impl<'c> Validator<'c> {
 
     /// Elements of list literals, and keys and values of map literals, are of one type, except in arguments of `format`.
     fn aggregates(&mut self, e: &'c Expr, exempt: bool) {
+        crate::stack::with_room(|| self.aggregates_within(e, exempt));
+    }
+
+    fn aggregates_within(&mut self, e: &'c Expr, exempt: bool) {
         match &e.kind {
             Kind::Error | Kind::Literal(_) | Kind::Ident(_) => {}
             Kind::Select { operand, .. } => self.aggregates(operand, exempt),
