@@ -22,6 +22,7 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
 
 pub const TARGETS: &[Target] = &[
     target("apply", patches::apply),
+    target("cel", words::cel),
     target("certificate", credentials::certificate),
     target("cni_result", words::cni),
     target("dns_message", wire::dns),

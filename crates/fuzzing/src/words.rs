@@ -3,6 +3,7 @@
 use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 use kybern_apimachinery::time;
+use kybern_cel::{DeclType, Env, Limits, Type, Value, Variables};
 use kybern_schema::apply::FieldSet;
 
 pub(crate) fn selector(data: &[u8]) {
@@ -39,5 +40,29 @@ pub(crate) fn cni(data: &[u8]) {
     }
     for is_list in [false, true] {
         let _ = kybern_cni::config::parse(data, is_list);
+    }
+}
+
+/// An expression; and, before a line break, an object that it is evaluated against, or a schema that it is declared with.
+pub(crate) fn cel(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (object, expression) = match text.split_once('\n') {
+        Some((first, rest)) => (serde_json::from_str(first).unwrap_or(serde_json::Value::Null), rest),
+        None => (serde_json::Value::Null, text),
+    };
+    let mut env = Env::kubernetes().with_mutation().with_variable("object", Type::Dyn);
+    if let Some(decl) = DeclType::from_schema(&object, false) {
+        env = env.with_declared("self", std::sync::Arc::new(decl.named("self")));
+    }
+    match env.compile(expression) {
+        Ok(program) => {
+            let variables = Variables::new().with("object", Value::json(&object)).with("self", Value::json(&object));
+            let limits = Limits { cost: 20_000, ..Limits::default() };
+            let evaluation = program.eval(&variables, limits);
+            if let Ok(value) = evaluation.result {
+                let _ = value.to_json();
+            }
+        }
+        Err(error) => drop(error.to_string()),
     }
 }
