@@ -24,14 +24,9 @@ pub(crate) enum Refusal {
     Failed(String),
 }
 
-/// The refusal of a request that is not allowed. `audit` is told how it was decided.
-pub(crate) async fn check(
-    server: &Server,
-    info: &RequestInfo,
-    user: &UserInfo,
-    audit: Option<&Record>,
-) -> Result<(), ApiError> {
-    let attributes = Attributes {
+/// What a request is to those who judge it.
+pub(crate) fn attributes(info: &RequestInfo, user: &UserInfo) -> Attributes {
+    Attributes {
         user: user.clone(),
         verb: info.verb.to_owned(),
         resource_request: info.resource_request,
@@ -44,7 +39,17 @@ pub(crate) async fn check(
         path: info.path.clone(),
         field_selector: info.field_selector.clone(),
         label_selector: info.label_selector.clone(),
-    };
+    }
+}
+
+/// The refusal of a request that is not allowed. `audit` is told how it was decided.
+pub(crate) async fn check(
+    server: &Server,
+    info: &RequestInfo,
+    user: &UserInfo,
+    audit: Option<&Record>,
+) -> Result<(), ApiError> {
+    let attributes = attributes(info, user);
     let decision = authorize(server, &attributes).await;
     if let Some(audit) = audit {
         let (word, reason) = match &decision {

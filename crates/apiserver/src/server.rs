@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use crate::access::{Authenticator, Authorizer, CredentialHeaders};
 use crate::admission::AdmissionPlugin;
+use crate::audit::Audit;
 use crate::cache::{Cache, KindCache};
 use crate::connect::Observer;
 use crate::discovery::Discovery;
@@ -31,6 +32,8 @@ pub struct Options {
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     pub admission: Vec<Arc<dyn AdmissionPlugin>>,
     pub observers: Vec<Arc<dyn Observer>>,
+    /// `None`: nothing is recorded.
+    pub audit: Option<Arc<Audit>>,
     /// By exact path.
     pub routes: Vec<(String, Arc<dyn Route>)>,
     /// The body of `/version`.
@@ -54,6 +57,7 @@ impl Options {
             authorizers: Vec::new(),
             admission: Vec::new(),
             observers: Vec::new(),
+            audit: None,
             routes: Vec::new(),
             version: Value::Null,
             clock: Arc::new(SystemClock),
@@ -102,6 +106,7 @@ pub struct Server {
     pub(crate) credential_headers: Vec<CredentialHeaders>,
     pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
     pub(crate) admission: Vec<Arc<dyn AdmissionPlugin>>,
+    pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) routes: Vec<(String, Arc<dyn Route>)>,
     pub(crate) version: Value,
     pub(crate) clock: Arc<dyn Clock>,
@@ -143,6 +148,7 @@ impl Server {
             authenticators: options.authenticators,
             authorizers: options.authorizers,
             admission: options.admission,
+            audit: options.audit,
             routes: options.routes,
             version: options.version,
             clock: options.clock,
@@ -153,6 +159,9 @@ impl Server {
             checks: Checks::default(),
             follower: OnceLock::new(),
         });
+        if let Some(audit) = &server.audit {
+            server.metrics.register(|registry| audit.register(registry));
+        }
         let checks = server.checks.clone();
         let follower = tokio::spawn(async move {
             let told = checks.clone();

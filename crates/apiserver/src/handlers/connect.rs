@@ -154,6 +154,7 @@ async fn answer(
             let kind = codec::in_claimed_version(kind, media, &bytes);
             let (mut object, found) = codec::read_object(media, &bytes, &kind, options.field_validation)?;
             exchange.warnings.extend(found);
+            exchange.audit.request_object(&object);
             check_namespace(&exchange, &mut object)?;
             let name = match exchange.info.name.as_str() {
                 "" => object::name(&object).to_owned(),

@@ -15,6 +15,9 @@ pub(super) async fn read_options(exchange: &Exchange, body: Body) -> Result<Dele
     let bytes = body::read(body).await?;
     let object =
         if bytes.is_empty() { Value::Null } else { decode(codec::content_type(&exchange.parts.headers), &bytes)? };
+    if !object.is_null() {
+        exchange.audit.request_object(&object);
+    }
     DeleteOptions::parse(&exchange.query, object)
 }
 

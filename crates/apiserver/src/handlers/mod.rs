@@ -116,6 +116,7 @@ async fn read_object(exchange: &Exchange, body: Body, options: &WriteOptions) ->
     exchange.warnings.extend(warnings);
     check_namespace(exchange, &mut object)?;
     kybern_schema::apply_defaults(&exchange.resource.ty, &mut object);
+    exchange.audit.request_object(&object);
     Ok(object)
 }
 

@@ -58,6 +58,8 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
     let presentation = exchange.presentation()?;
     let options = exchange.write_options("PatchOptions")?;
     let patch = Patch::read(exchange, body).await?;
+    let (Patch::Json(sent) | Patch::Merge(sent) | Patch::Strategic(sent) | Patch::Apply(sent)) = &patch;
+    exchange.audit.request_patch(sent);
     check_options(exchange, &patch, &options)?;
     let mut writer = Writer::new(exchange, &options);
     writer.applies = matches!(patch, Patch::Apply(_));

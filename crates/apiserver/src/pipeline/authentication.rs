@@ -5,16 +5,42 @@ use std::sync::Arc;
 use http::Request;
 use kybern_apimachinery::ApiError;
 
-use super::{Context, Next, Outcome};
+use super::{Context, Next, Outcome, audit};
 use crate::access::{Credentials, Peer, UserInfo};
+use crate::options::Query;
 use crate::server::Server;
 use crate::{Body, BoxFuture};
 
 pub(super) fn stage(mut context: Context, next: Next) -> BoxFuture<'static, Outcome> {
     Box::pin(async move {
-        context.user = authenticate(&context.server, &mut context.request).await?;
+        let tried = tried(&context.request, &context.query);
+        match authenticate(&context.server, &mut context.request).await {
+            Ok(user) => context.user = user,
+            Err(error) => {
+                audit::failed(&context, &tried, error.code());
+                return Err(error);
+            }
+        }
         next.run(context).await
     })
+}
+
+/// What the audit log says of a request that nobody vouches for.
+fn tried(request: &Request<Body>, query: &Query) -> String {
+    let authorization = request.headers().get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let scheme = authorization.trim().split_once(' ').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+    let certificate = request.extensions().get::<Arc<Peer>>().is_some_and(|peer| !peer.certificates.is_empty());
+    let methods = [
+        (scheme == "basic", "basic"),
+        (scheme == "bearer", "bearer"),
+        (query.has("access_token"), "access_token"),
+        (certificate, "x509"),
+    ];
+    let methods: Vec<&str> = methods.into_iter().filter(|(tried, _)| *tried).map(|(_, name)| name).collect();
+    if methods.is_empty() {
+        return "Authentication failed, no credentials provided".to_owned();
+    }
+    format!("Authentication failed, attempted: {}", methods.join(", "))
 }
 
 async fn authenticate(server: &Server, request: &mut Request<Body>) -> Result<UserInfo, ApiError> {

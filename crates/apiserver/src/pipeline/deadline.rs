@@ -5,7 +5,7 @@ use std::time::Duration;
 use kybern_apimachinery::{ApiError, Reason, json};
 use kybern_schema::duration;
 
-use super::{Context, Next, Outcome};
+use super::{Context, Next, Outcome, audit};
 use crate::{BoxFuture, body};
 
 pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
@@ -14,16 +14,19 @@ pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome>
     }
     let limit = match limit(context.query.get("timeout"), context.server.request_timeout) {
         Ok(limit) => limit,
-        Err(error) => return Box::pin(async move { Err(error) }),
+        Err(error) => {
+            audit::failed(&context, error.message(), error.code());
+            return Box::pin(async move { Err(error) });
+        }
     };
-    let (deadline, audit) = (context.received + limit, context.audit.clone());
+    let (deadline, record) = (context.received + limit, context.audit.clone());
     Box::pin(async move {
         match tokio::time::timeout_at(deadline, next.run(context)).await {
             // What is sent piece by piece has to be sent by then, too.
             Ok(outcome) => outcome.map(|response| response.map(|body| body::until(body, deadline))),
             Err(_) => {
                 let error = late();
-                audit.ended(&error);
+                record.refused(&error);
                 Err(error)
             }
         }

@@ -15,6 +15,7 @@ pub(super) fn stage(mut context: Context, next: Next) -> BoxFuture<'static, Outc
     }
     Box::pin(async move {
         if let Some(target) = impersonate(&context.server, &context.user, context.request.headers_mut()).await? {
+            context.audit.impersonated(&target);
             context.user = target;
         }
         next.run(context).await

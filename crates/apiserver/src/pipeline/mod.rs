@@ -1,6 +1,7 @@
 //! The stages that every request passes, as a list. A stage sees the request's context, changes or adds to it, calls what
 //! follows and sees how it ended. To add one, write its file and name it in [`STAGES`]; the others need not know of it.
 
+mod audit;
 mod audit_id;
 mod authentication;
 mod authorization;
@@ -36,6 +37,7 @@ const STAGES: &[Stage] = &[
     refusals::stage,
     deadline::stage,
     authentication::stage,
+    audit::stage,
     impersonation::stage,
     in_flight::stage,
     authorization::stage,
@@ -49,6 +51,8 @@ type Stage = fn(Context, Next) -> BoxFuture<'static, Outcome>;
 struct Context {
     server: Arc<Server>,
     received: Instant,
+    /// The same on the clock on the wall.
+    now: jiff::Timestamp,
     info: Arc<RequestInfo>,
     query: Query,
     /// The form of a refusal.
@@ -65,8 +69,9 @@ impl Context {
     fn new(server: Arc<Server>, request: Request<Body>) -> Self {
         let query = Query::parse(request.uri().query().unwrap_or(""));
         Self {
-            server,
             received: Instant::now(),
+            now: server.clock.now(),
+            server,
             info: Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query)),
             query,
             form: of_refusal(request.headers()),

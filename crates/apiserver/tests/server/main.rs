@@ -2,6 +2,7 @@
 
 mod admission;
 mod attacks;
+mod audit;
 mod deletes;
 mod fixture;
 mod forms;

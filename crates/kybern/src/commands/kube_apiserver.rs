@@ -14,6 +14,7 @@ use kybern_auth::pki::Kubeconfig;
 use kybern_registry::TokenLimits;
 
 use super::api_access::AccessFlags;
+use super::audit::AuditFlags;
 use super::runtime_config::RuntimeConfig;
 use crate::node_address;
 use crate::notify::Notifier;
@@ -131,6 +132,8 @@ pub(crate) struct KubeApiserver {
     /// Admission plugins that must not run.
     #[arg(long, value_delimiter = ',')]
     disable_admission_plugins: Vec<String>,
+    #[command(flatten)]
+    audit: AuditFlags,
     /// Requests served at once that only read. 0 sets no limit.
     #[arg(long, default_value_t = 400)]
     max_requests_inflight: usize,
@@ -203,6 +206,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         max_requests_in_flight: options.max_requests_inflight,
         max_mutating_requests_in_flight: options.max_mutating_requests_inflight,
         request_timeout: options.request_timeout,
+        audit: options.audit.audit()?,
         kubelets: Some(KubeletAccess {
             certificate: options.kubelet_client_certificate.clone().zip(options.kubelet_client_key.clone()),
             authority: options.kubelet_certificate_authority.clone(),

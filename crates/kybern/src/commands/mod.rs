@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod api_access;
+pub(crate) mod audit;
 pub(crate) mod completion;
 mod controller_settings;
 pub(crate) mod coredns;

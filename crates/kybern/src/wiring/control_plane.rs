@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use kybern_apimachinery::json;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apiserver::access::{Authenticator, Authorizer};
+use kybern_apiserver::audit::Audit;
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::{Options, Server, serve};
 use kybern_auth::authn::{
@@ -81,6 +82,7 @@ pub(crate) struct ApiServerOptions {
     pub(crate) max_requests_in_flight: usize,
     pub(crate) max_mutating_requests_in_flight: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) audit: Option<Arc<Audit>>,
     /// `None`: kubelets are of the cluster's authority.
     pub(crate) kubelets: Option<KubeletAccess>,
 }
@@ -163,6 +165,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.max_requests_in_flight = options.max_requests_in_flight;
     server.max_mutating_requests_in_flight = options.max_mutating_requests_in_flight;
     server.request_timeout = options.request_timeout;
+    server.audit.clone_from(&options.audit);
     let client_ca = client_authorities(options, &pki)?;
     let client_roots = roots(&client_ca, "--client-ca-file")?;
     let front_proxy_ca = front_proxy_authorities(options, &pki)?;

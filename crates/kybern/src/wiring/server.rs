@@ -105,6 +105,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         max_requests_in_flight: 400,
         max_mutating_requests_in_flight: 200,
         request_timeout: Duration::from_secs(60),
+        audit: None,
         kubelets: None,
     }
 }
