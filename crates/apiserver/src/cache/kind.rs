@@ -1,72 +1,31 @@
-//! The objects of one stored kind, and its recent events.
+//! The objects of one stored kind, and its recent changes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kybern_storage::Revision;
-use parking_lot::RwLock;
-use tokio::sync::mpsc;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use super::watchers::Watchers;
+use super::change::{Change, WatchEvent};
+use super::objects::{Objects, overlaid};
+use super::subscription::{Backlog, Subscription};
+use super::watchers::{Member, Watchers};
 use super::{Entry, Selection};
 use crate::resource::StoredKind;
 
-/// Events that are kept however old they are.
+/// Changes that are kept however old they are.
 const WINDOW_MIN: usize = 100;
-/// How long an event is kept beyond that.
+/// How long a change is kept beyond that.
 const WINDOW_AGE: Duration = Duration::from_secs(300);
-/// Events kept at most.
+/// Changes kept at most.
 const WINDOW_MAX: usize = 65_536;
 /// Bytes of replaced objects that the window keeps alive at most.
 const WINDOW_BYTES: usize = 24 << 20;
-
-/// `ADDED`, `MODIFIED` or `DELETED`, as one watcher is to see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
-    Added,
-    Modified,
-    Deleted,
-}
-
-/// One event for one watcher.
-#[derive(Clone, Debug)]
-pub struct WatchEvent {
-    pub kind: EventKind,
-    pub entry: Arc<Entry>,
-}
-
-/// One committed change.
-#[derive(Clone, Debug)]
-struct Change {
-    /// The new state; for a deletion the last state at the deletion's revision.
-    entry: Arc<Entry>,
-    deleted: bool,
-    previous: Option<Arc<Entry>>,
-    at: Instant,
-}
-
-impl Change {
-    /// What a watcher of a selection sees of it: leaving the selection is a deletion, entering it an addition.
-    fn seen_by(&self, selection: &Selection) -> Option<WatchEvent> {
-        let was = self.previous.as_ref().is_some_and(|e| selection.matches(e));
-        let is = !self.deleted && selection.matches(&self.entry);
-        match (was, is, &self.previous) {
-            (false, true, _) => Some(WatchEvent { kind: EventKind::Added, entry: self.entry.clone() }),
-            (true, true, _) => Some(WatchEvent { kind: EventKind::Modified, entry: self.entry.clone() }),
-            (true, false, _) if self.deleted => {
-                Some(WatchEvent { kind: EventKind::Deleted, entry: self.entry.clone() })
-            }
-            (true, false, Some(previous)) => {
-                let entry = Arc::new(previous.at_revision(self.entry.revision));
-                Some(WatchEvent { kind: EventKind::Deleted, entry })
-            }
-            _ => None,
-        }
-    }
-}
+/// Changes since a list of everything was made for a watch, after which another watch gets one of its own.
+const STALE: usize = 1000;
 
 /// See the module.
 pub struct KindCache {
@@ -74,20 +33,30 @@ pub struct KindCache {
     /// `/registry/pods/`.
     pub prefix: String,
     state: RwLock<State>,
+    /// Taken after the state, never before it.
+    watchers: Mutex<Watchers>,
+    /// How often all watches were ended.
+    endings: AtomicU64,
+    /// Everything that there is, as watches that begin at the same time share it.
+    snapshot: Mutex<Weak<Snapshot>>,
 }
 
 #[derive(Default)]
 struct State {
-    objects: BTreeMap<Arc<str>, Arc<Entry>>,
-    window: VecDeque<Change>,
+    objects: Objects,
+    window: VecDeque<Arc<Change>>,
     window_bytes: usize,
-    /// Every event after this revision is in the window.
+    /// Every change after this revision is in the window.
     window_start: Revision,
-    /// The last event's revision.
+    /// The last change's revision.
     revision: Revision,
-    watchers: Watchers,
-    /// How often all watches were ended.
-    endings: u64,
+}
+
+/// All objects at a revision.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) revision: Revision,
+    pub(super) entries: Vec<Arc<Entry>>,
 }
 
 /// A piece of a list.
@@ -108,21 +77,18 @@ pub struct TooOld {
     pub oldest: Revision,
 }
 
-/// A watcher's place: first what happened before it came, then what its queue brings.
-pub struct Subscription {
-    pub backlog: Vec<WatchEvent>,
-    pub queue: mpsc::Receiver<WatchEvent>,
-    /// The revision that the backlog reaches to.
-    pub revision: Revision,
-    /// Of when it began; see [`KindCache::has_ended`].
-    endings: u64,
-}
-
 impl KindCache {
     pub(super) fn new(kind: Arc<StoredKind>, revision: Revision) -> Self {
         let prefix = format!("/registry/{}/", kind.prefix);
         let state = State { window_start: revision, revision, ..State::default() };
-        Self { kind, prefix, state: RwLock::new(state) }
+        Self {
+            kind,
+            prefix,
+            state: RwLock::new(state),
+            watchers: Mutex::default(),
+            endings: AtomicU64::new(0),
+            snapshot: Mutex::default(),
+        }
     }
 
     /// The storage key of an object. A cluster-scoped one has no namespace, though a Namespace's requests name one.
@@ -149,63 +115,70 @@ impl KindCache {
     }
 
     pub fn watchers(&self) -> usize {
-        self.state.write().watchers.count()
+        self.watchers.lock().count()
     }
 
     /// Ends all watches, once they have told what happened before.
     pub(super) fn end_watchers(&self) {
-        let mut state = self.state.write();
-        state.endings += 1;
-        state.watchers = Watchers::default();
+        self.endings.fetch_add(1, Ordering::AcqRel);
+        *self.watchers.lock() = Watchers::default();
     }
 
     /// Whether a watch was ended, and not just left behind.
     pub fn has_ended(&self, subscription: &Subscription) -> bool {
-        self.state.read().endings != subscription.endings
+        self.endings.load(Ordering::Acquire) != subscription.endings
     }
 
     /// Takes in an object at load, before there are watchers.
     pub(super) fn load(&self, entry: Entry) {
-        self.state.write().objects.insert(entry.key.clone(), Arc::new(entry));
+        self.state.write().objects.insert(Arc::new(entry));
     }
 
-    /// Takes in committed changes, in order; an entry that is `None` is a deletion. What it has had already is ignored.
+    /// Takes in committed changes, in order; an entry that is `None` is a deletion. What it has had already is ignored. Called
+    /// by one at a time.
     pub(super) fn apply(&self, changes: Vec<(Arc<str>, Option<Entry>, Revision)>, now: Instant) {
-        let mut state = self.state.write();
-        let state = &mut *state;
-        let known = state.revision;
-        for (key, entry, revision) in changes.into_iter().filter(|(_, _, revision)| *revision > known) {
-            state.revision = revision;
-            let (previous, entry, deleted) = match entry {
-                Some(entry) => {
-                    let entry = Arc::new(entry);
-                    (state.objects.insert(key, entry.clone()), entry, false)
-                }
-                None => {
-                    let Some(previous) = state.objects.remove(&key) else { continue };
-                    let last = Arc::new(previous.at_revision(revision));
-                    (Some(previous), last, true)
-                }
-            };
-            let change = Change { entry, deleted, previous, at: now };
-            state.watchers.tell(change.previous.as_deref(), &change.entry, |selection| change.seen_by(selection));
-            state.window_bytes += change.weight();
-            state.window.push_back(change);
-            state.trim(now);
+        let mut new = Vec::with_capacity(changes.len());
+        {
+            let mut state = self.state.write();
+            let state = &mut *state;
+            let known = state.revision;
+            for (key, entry, revision) in changes.into_iter().filter(|(_, _, revision)| *revision > known) {
+                state.revision = revision;
+                let (previous, entry, deleted) = match entry {
+                    Some(entry) => {
+                        let entry = Arc::new(entry);
+                        (state.objects.insert(entry.clone()), entry, false)
+                    }
+                    None => {
+                        let Some(previous) = state.objects.remove(&key) else { continue };
+                        let last = Arc::new(previous.at_revision(revision));
+                        (Some(previous), last, true)
+                    }
+                };
+                let change = Arc::new(Change::new(entry, deleted, previous, now));
+                state.window_bytes += change.weight();
+                state.window.push_back(change.clone());
+                state.trim(now);
+                new.push(change);
+            }
         }
+        // Readers need not wait for it. Whoever joins meanwhile finds the changes in the window, and knows them when it is told.
+        self.watchers.lock().tell(&new);
     }
 
     /// Takes these objects for all that there is at a revision, and answers what differs: each object, and whether it is
     /// still there. What happened in between is not known, so the window begins anew, and watchers of earlier revisions
     /// have to list.
     pub(super) fn replace(&self, objects: Vec<Arc<Entry>>, at: Revision) -> Vec<(Arc<Entry>, bool)> {
-        let objects: BTreeMap<Arc<str>, Arc<Entry>> = objects.into_iter().map(|e| (e.key.clone(), e)).collect();
+        let objects = Objects::new(objects);
         let mut state = self.state.write();
-        let gone = state.objects.iter().filter(|(key, _)| !objects.contains_key(*key)).map(|(_, e)| (e.clone(), false));
+        let gone = state.objects.iter().filter(|e| objects.get(&e.key).is_none()).map(|e| (e.clone(), false));
         let known = |entry: &Entry| state.objects.get(&entry.key).is_some_and(|old| old.revision == entry.revision);
-        let new = objects.values().filter(|entry| !known(entry)).map(|e| (e.clone(), true));
+        let new = objects.iter().filter(|entry| !known(entry)).map(|e| (e.clone(), true));
         let differences = gone.chain(new).collect();
-        *state = State { objects, window_start: at, revision: at, endings: state.endings, ..State::default() };
+        *state = State { objects, window_start: at, revision: at, ..State::default() };
+        drop(state);
+        *self.watchers.lock() = Watchers::default();
         differences
     }
 
@@ -219,39 +192,35 @@ impl KindCache {
         at: Option<Revision>,
         current: impl FnOnce() -> Revision,
     ) -> Result<Listing, TooOld> {
+        self.prepare(selection);
         let state = self.state.read();
-        // Read under the lock: every event up to it is in the state.
+        // Read under the lock: every change up to it is in the state.
         let revision = at.unwrap_or_else(|| state.revision.max(current()));
         let scope = self.scope(selection);
         let mut listing = Listing { revision, items: Vec::new(), next: None, remaining: None };
+        let now = state.objects.range(selection.pin(), &scope, after);
         if revision < state.revision {
-            let old = state.as_of(revision)?;
-            let range = (after.map_or(Bound::Included(scope.as_str()), Bound::Excluded), Bound::Unbounded);
-            let mut merged: BTreeMap<&str, &Arc<Entry>> = state
-                .objects
-                .range::<str, _>(range)
-                .take_while(|(k, _)| k.starts_with(&scope))
-                .map(|(k, e)| (&**k, e))
-                .collect();
-            for (key, entry) in old.range::<str, _>(range).take_while(|(k, _)| k.starts_with(&scope)) {
-                match entry {
-                    Some(entry) => merged.insert(&**key, entry),
-                    None => merged.remove(&**key),
-                };
-            }
-            listing.fill(merged.into_values(), selection, limit);
+            let then = state.as_of(revision, &scope, after)?;
+            listing.fill(overlaid(now, then), selection, limit);
         } else if !selection.name.is_empty() && (!selection.namespace.is_empty() || !self.kind.namespaced) {
             let key = self.key(&selection.namespace, &selection.name);
             listing.fill(state.objects.get(&key).into_iter(), selection, limit);
         } else {
-            let range = (after.map_or(Bound::Included(scope.as_str()), Bound::Excluded), Bound::Unbounded);
-            let items = state.objects.range::<str, _>(range).take_while(|(k, _)| k.starts_with(&scope)).map(|(_, e)| e);
             if limit == 0 && !selection.has_selectors() && selection.namespace.is_empty() {
                 listing.items.reserve_exact(state.objects.len());
             }
-            listing.fill(items, selection, limit);
+            listing.fill(now, selection, limit);
         }
         Ok(listing)
+    }
+
+    /// Makes the index that a selection asks for, where it helps.
+    fn prepare(&self, selection: &Selection) {
+        if let Some((pinned, _)) = selection.pin().filter(|(pinned, _)| pinned.is_selectable())
+            && self.state.read().objects.lacks_index(pinned)
+        {
+            self.state.write().objects.index(pinned);
+        }
     }
 
     /// The prefix of the keys in a selection's namespace.
@@ -263,27 +232,62 @@ impl KindCache {
         }
     }
 
+    /// A place among the watchers, taken before the state is looked at: what is told from then on and is no news is known by
+    /// its revision.
+    fn join(&self, selection: &Selection) -> (Member, u64) {
+        let endings = self.endings.load(Ordering::Acquire);
+        (self.watchers.lock().join(selection), endings)
+    }
+
     /// Starts watching after a revision.
-    pub fn watch(&self, selection: Arc<Selection>, from: Revision) -> Result<Subscription, TooOld> {
-        let mut state = self.state.write();
-        let backlog = state.events_after(&selection, from)?;
-        Ok(state.subscribe(selection, backlog))
+    pub fn watch(&self, selection: &Arc<Selection>, from: Revision) -> Result<Subscription, TooOld> {
+        let (member, endings) = self.join(selection);
+        let state = self.state.read();
+        let backlog = Backlog::of_events(state.events_after(selection, from)?);
+        Ok(Subscription::new(selection.clone(), backlog, member, state.revision, endings))
+    }
+
+    /// Goes on watching after what a watcher has seen, which was left behind.
+    pub fn resume(&self, subscription: &mut Subscription) -> Result<(), TooOld> {
+        let endings = subscription.endings;
+        *subscription = self.watch(&subscription.selection().clone(), subscription.seen())?;
+        subscription.endings = endings;
+        Ok(())
     }
 
     /// Starts watching with everything there is: as additions, at their own revisions.
-    pub fn watch_from_now(&self, selection: Arc<Selection>, current: impl FnOnce() -> Revision) -> Subscription {
-        let mut state = self.state.write();
+    pub fn watch_from_now(&self, selection: &Arc<Selection>, current: impl FnOnce() -> Revision) -> Subscription {
+        self.prepare(selection);
+        let (member, endings) = self.join(selection);
+        let all = selection.namespace.is_empty() && selection.pin().is_none();
+        let state = self.state.read();
         let revision = state.revision.max(current());
-        let scope = self.scope(&selection);
-        let entries = state.objects.range::<str, _>((Bound::Included(scope.as_str()), Bound::Unbounded));
-        let backlog = entries
-            .take_while(|(k, _)| k.starts_with(&scope))
-            .filter(|(_, e)| selection.matches(e))
-            .map(|(_, entry)| WatchEvent { kind: EventKind::Added, entry: entry.clone() })
-            .collect();
-        let mut subscription = state.subscribe(selection, backlog);
-        subscription.revision = revision;
-        subscription
+        let backlog = if all {
+            let snapshot = self.snapshot(&state);
+            // It has not changed since a little before: what did, comes after it.
+            let later = state.newer(snapshot.revision).filter_map(|c| c.seen_by(selection)).collect();
+            Backlog::of_snapshot(snapshot, later)
+        } else {
+            let scope = self.scope(selection);
+            let entries = state.objects.range(selection.pin(), &scope, None).filter(|e| selection.matches(e));
+            Backlog::of_events(entries.cloned().map(WatchEvent::initial).collect())
+        };
+        Subscription::new(selection.clone(), backlog, member, revision, endings)
+    }
+
+    /// Everything that there is, or was a few changes ago.
+    fn snapshot(&self, state: &State) -> Arc<Snapshot> {
+        let mut shared = self.snapshot.lock();
+        if let Some(snapshot) = shared.upgrade()
+            && snapshot.revision >= state.window_start
+            && state.newer(snapshot.revision).len() <= STALE.min(snapshot.entries.len() / 4)
+        {
+            return snapshot;
+        }
+        let entries = state.objects.iter().cloned().collect();
+        let snapshot = Arc::new(Snapshot { revision: state.revision, entries });
+        *shared = Arc::downgrade(&snapshot);
+        snapshot
     }
 }
 
@@ -304,13 +308,6 @@ impl Listing {
     }
 }
 
-impl Change {
-    /// The bytes that only the window keeps.
-    fn weight(&self) -> usize {
-        self.previous.as_ref().map_or(0, |e| e.bytes.len()) + if self.deleted { self.entry.bytes.len() } else { 0 }
-    }
-}
-
 impl State {
     fn trim(&mut self, now: Instant) {
         while let Some(oldest) = self.window.front() {
@@ -319,7 +316,7 @@ impl State {
                 return;
             }
             self.window_bytes -= oldest.weight();
-            self.window_start = oldest.entry.revision;
+            self.window_start = oldest.revision();
             self.window.pop_front();
         }
     }
@@ -331,23 +328,28 @@ impl State {
         Ok(())
     }
 
-    fn newer(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Change> {
-        self.window.range(self.window.partition_point(|c| c.entry.revision <= revision)..)
+    fn newer(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<Change>> + ExactSizeIterator {
+        self.window.range(self.window.partition_point(|c| c.revision() <= revision)..)
     }
 
-    fn events_after(&self, selection: &Selection, from: Revision) -> Result<Vec<WatchEvent>, TooOld> {
+    fn events_after(&self, selection: &Selection, from: Revision) -> Result<VecDeque<WatchEvent>, TooOld> {
         self.check(from)?;
         Ok(self.newer(from).filter_map(|c| c.seen_by(selection)).collect())
     }
 
-    /// What the keys that changed after a revision were at that revision.
-    fn as_of(&self, revision: Revision) -> Result<BTreeMap<Arc<str>, Option<Arc<Entry>>>, TooOld> {
+    /// What the keys of a range that changed after a revision were at that revision.
+    fn as_of<'a>(
+        &'a self,
+        revision: Revision,
+        scope: &str,
+        after: Option<&str>,
+    ) -> Result<BTreeMap<&'a str, Option<&'a Arc<Entry>>>, TooOld> {
         self.check(revision)?;
-        Ok(self.newer(revision).rev().map(|c| (c.entry.key.clone(), c.previous.clone())).collect())
-    }
-
-    fn subscribe(&mut self, selection: Arc<Selection>, backlog: Vec<WatchEvent>) -> Subscription {
-        Subscription { backlog, queue: self.watchers.add(selection), revision: self.revision, endings: self.endings }
+        let within = |change: &&Arc<Change>| {
+            let key = &*change.entry.key;
+            key.starts_with(scope) && after.is_none_or(|after| key > after)
+        };
+        Ok(self.newer(revision).rev().filter(within).map(|c| (&*c.entry.key, c.previous.as_ref())).collect())
     }
 }
 

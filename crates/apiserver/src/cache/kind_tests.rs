@@ -4,6 +4,10 @@ use kybern_apimachinery::Gvk;
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 use proptest::prelude::*;
 
+use bytes::Bytes;
+
+use super::super::watchers::Behind;
+use super::super::{EventKind, Form};
 use super::*;
 use crate::resource::SelectableField;
 
@@ -59,14 +63,14 @@ fn replay(mut seen: Seen, events: &[WatchEvent]) -> Seen {
 #[test]
 fn crossing_a_selector_adds_and_deletes() {
     let cache = cache();
-    let mut watch = cache.watch(selection(&cache, "l=a"), 1).unwrap();
+    let mut watch = cache.watch(&selection(&cache, "l=a"), 1).unwrap();
     put(&cache, "x", "a", 2);
     put(&cache, "x", "b", 3);
     put(&cache, "x", "a", 4);
     put(&cache, "x", "a", 5);
     delete(&cache, "x", 6);
     let mut seen = Vec::new();
-    while let Ok(event) = watch.queue.try_recv() {
+    for event in watch.read().unwrap() {
         seen.push((event.kind, event.entry.revision, event.entry.label("l").unwrap().to_owned()));
     }
     use EventKind::*;
@@ -92,21 +96,115 @@ fn pages_are_of_one_revision() {
     assert!(rest.next.is_none());
 }
 
+fn before(subscription: &mut Subscription) -> Vec<WatchEvent> {
+    std::iter::from_fn(|| subscription.before()).collect()
+}
+
 #[test]
-fn a_watcher_that_does_not_read_is_dropped_but_can_catch_up() {
+fn a_watcher_that_does_not_read_falls_behind_but_can_catch_up() {
     let cache = cache();
-    let mut watch = cache.watch(selection(&cache, ""), 1).unwrap();
-    for i in 0..1000 {
+    let mut watch = cache.watch(&selection(&cache, ""), 1).unwrap();
+    for i in 0..100 {
         put(&cache, &format!("p{i}"), "x", i + 2);
     }
-    let mut seen = Vec::new();
-    while let Ok(event) = watch.queue.try_recv() {
-        seen.push(event);
+    let seen = replay(Seen::new(), &watch.read().unwrap());
+    assert_eq!(seen.len(), 100);
+    for i in 100..100 + super::super::watchers::HELD as u64 + 1 {
+        put(&cache, &format!("p{i}"), "x", i + 2);
     }
-    assert_eq!(seen.len(), super::super::watchers::QUEUE);
-    assert_eq!(watch.queue.try_recv().err(), Some(mpsc::error::TryRecvError::Disconnected));
-    let resumed = cache.watch(selection(&cache, ""), seen.last().unwrap().entry.revision).unwrap();
-    assert_eq!(replay(replay(Seen::new(), &seen), &resumed.backlog), listed(&cache, &Selection::default(), None));
+    assert_eq!(watch.read().err(), Some(Behind));
+    cache.resume(&mut watch).unwrap();
+    assert_eq!(replay(seen, &before(&mut watch)), listed(&cache, &Selection::default(), None));
+    assert!(watch.read().unwrap().is_empty());
+    delete(&cache, "p5", 100_000);
+    assert_eq!(watch.read().unwrap().len(), 1);
+}
+
+/// What a selective watcher has looked at counts, also where there was nothing for it.
+#[test]
+fn a_selective_watcher_catches_up_from_what_it_has_looked_at() {
+    let cache = cache();
+    let mut watch = cache.watch(&selection(&cache, "l=b"), 1).unwrap();
+    let total = WINDOW_MAX as u64 + 5000;
+    for i in 0..total {
+        put(&cache, "a", "a", i + 2);
+        if i % 1000 == 0 {
+            assert!(watch.read().unwrap().is_empty());
+        }
+    }
+    put(&cache, "a", "b", total + 2);
+    for i in 0..super::super::watchers::HELD as u64 {
+        put(&cache, "c", "a", total + 3 + i);
+    }
+    if watch.read().is_err() {
+        cache.resume(&mut watch).unwrap();
+    }
+    let events = before(&mut watch);
+    assert_eq!(events.iter().map(|e| (e.kind, e.entry.revision)).collect::<Vec<_>>(), [(EventKind::Added, total + 2)]);
+}
+
+#[test]
+fn transactions_are_read_as_a_whole() {
+    let cache = cache();
+    let mut watch = cache.watch(&selection(&cache, ""), 1).unwrap();
+    let change = |i: u64, revision| {
+        let key = cache.key("ns", &format!("p{i}"));
+        let value = format!(r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p{i}"}}}}"#);
+        let entry = Entry::new(&cache.kind, cache.prefix.len(), key.clone(), value.as_bytes(), revision).unwrap();
+        (key, Some(entry), revision)
+    };
+    cache.apply((0..200).map(|i| change(i, 2)).chain((200..400).map(|i| change(i, 3))).collect(), Instant::now());
+    assert_eq!(watch.read().unwrap().len(), 400);
+    cache.apply((400..800).map(|i| change(i, 4)).chain((800..900).map(|i| change(i, 5))).collect(), Instant::now());
+    let sizes: Vec<usize> = (0..3).map(|_| watch.read().unwrap().len()).collect();
+    assert_eq!(sizes, [400, 100, 0]);
+}
+
+/// Watches that begin together share what there is, and see what has changed meanwhile as changes.
+#[test]
+fn watches_from_now_share_what_there_is() {
+    let cache = cache();
+    for i in 0..500 {
+        put(&cache, &format!("p{i:03}"), &(i % 2).to_string(), i + 2);
+    }
+    let mut first = cache.watch_from_now(&selection(&cache, ""), || 0);
+    put(&cache, "p007", "x", 600);
+    delete(&cache, "p008", 601);
+    put(&cache, "new", "1", 602);
+    let mut second = cache.watch_from_now(&selection(&cache, "l!=0"), || 0);
+    assert_eq!(second.revision, 602);
+    let seen = replay(Seen::new(), &before(&mut first));
+    assert_eq!(seen.len(), 500);
+    assert_eq!(replay(seen, &first.read().unwrap()), listed(&cache, &Selection::default(), None));
+    let seen = replay(Seen::new(), &before(&mut second));
+    assert_eq!(seen, listed(&cache, &selection(&cache, "l!=0"), None));
+    assert!(second.read().unwrap().is_empty());
+}
+
+#[test]
+fn bytes_are_made_once_for_all_who_watch_in_one_form() {
+    let cache = cache();
+    let mut watches = ["", "", "", "l=a"].map(|labels| cache.watch(&selection(&cache, labels), 1).unwrap());
+    put(&cache, "x", "a", 2);
+    put(&cache, "x", "b", 3);
+    let row = Arc::new(crate::resource::tests::row("", "v1", "Pod"));
+    let form = |number| Form { row: row.clone(), number };
+    let events = watches.each_mut().map(|watch| watch.read().unwrap());
+    assert_eq!((events[0].len(), events[3].len()), (2, 2));
+    assert!(events[0][0].shared(&form(1)).is_none());
+    events[0][0].share(&form(1), &Bytes::from_static(b"one"));
+    assert!(events[1][0].shared(&form(2)).is_none(), "another form");
+    let of_another_row = Form { row: Arc::new(crate::resource::tests::row("", "v1", "Pod")), number: 1 };
+    assert!(events[1][0].shared(&of_another_row).is_none(), "another row");
+    assert_eq!(events[1][0].shared(&form(1)).unwrap(), "one");
+    assert_eq!(events[3][0].shared(&form(1)).unwrap(), "one");
+    // Of the second change the fourth watcher sees a deletion.
+    events[0][1].share(&form(1), &Bytes::from_static(b"changed"));
+    assert!(events[3][1].shared(&form(1)).is_none());
+    assert_eq!(events[2][1].shared(&form(1)).unwrap(), "changed");
+    // The last one who can ask takes it along.
+    assert_eq!(events[2][0].shared(&form(1)).unwrap(), "one");
+    assert!(events[2][0].shared(&form(1)).is_none());
 }
 
 #[test]
@@ -131,7 +229,7 @@ fn pinned_watchers_see_what_comes_and_goes() {
     let watch = |fields: &str| {
         let fields = FieldSelector::parse(fields).unwrap();
         let selection = Selection::new(&cache.kind, "", LabelSelector::everything(), &fields).unwrap();
-        cache.watch(Arc::new(selection), 1).unwrap().queue
+        cache.watch(&Arc::new(selection), 1).unwrap()
     };
     let mut watches = ["spec.nodeName=n1", "spec.nodeName=n2", "metadata.name=x", "spec.nodeName!=n1"].map(watch);
     assert_eq!(cache.watchers(), 4);
@@ -141,7 +239,7 @@ fn pinned_watchers_see_what_comes_and_goes() {
     delete(&cache, "y", 5);
     let mut seen = |i: usize| {
         let mut seen = String::new();
-        while let Ok(event) = watches[i].try_recv() {
+        for event in watches[i].read().unwrap() {
             seen.push_str(&format!("{:?} {} ", event.kind, event.entry.revision));
         }
         seen
@@ -152,6 +250,27 @@ fn pinned_watchers_see_what_comes_and_goes() {
     assert_eq!(seen(3), "Added 3 ");
     drop(watches);
     assert_eq!(cache.watchers(), 0);
+    // Lists find them by the value, too, now and as they were.
+    let select = |fields: &str| {
+        Selection::new(&cache.kind, "", LabelSelector::everything(), &FieldSelector::parse(fields).unwrap()).unwrap()
+    };
+    for i in 0..300 {
+        node(&format!("p{i:03}"), &format!("n{}", i % 3), i + 10);
+    }
+    let on = select("spec.nodeName=n1");
+    let then = listed(&cache, &on, None);
+    assert_eq!(then.len(), 100);
+    assert!(!cache.state.read().objects.lacks_index(on.pin().unwrap().0), "it is indexed");
+    node("p000", "n1", 400);
+    node("p001", "n2", 401);
+    delete(&cache, "p004", 402);
+    let now = listed(&cache, &on, None);
+    assert_eq!(now.len(), 99);
+    assert!(now.contains_key("p000") && !now.contains_key("p001") && !now.contains_key("p004"));
+    assert_eq!(listed(&cache, &on, Some(309)), then);
+    let page = cache.list(&on, Some(&cache.key("ns", "p003")), 2, Some(309), || 0).unwrap();
+    assert_eq!(page.items.iter().map(|e| e.name()).collect::<Vec<_>>(), ["p004", "p007"]);
+    assert!(listed(&cache, &select("spec.nodeName=none"), None).is_empty());
 }
 
 #[test]
@@ -160,10 +279,10 @@ fn the_window_is_bounded_and_says_so() {
     for i in 0..(WINDOW_MAX as u64 + 10) {
         put(&cache, "a", "x", i + 2);
     }
-    let error = cache.watch(selection(&cache, ""), 5).err().unwrap();
+    let error = cache.watch(&selection(&cache, ""), 5).err().unwrap();
     assert_eq!(error.oldest, 11);
     assert!(cache.list(&Selection::default(), None, 0, Some(5), || 0).is_err());
-    assert!(cache.watch(selection(&cache, ""), 11).is_ok());
+    assert!(cache.watch(&selection(&cache, ""), 11).is_ok());
 }
 
 proptest! {
@@ -185,7 +304,7 @@ proptest! {
         let from = from.min(steps.len()) as u64 + 1;
         let selection = selection(&cache, labels);
         let then = listed(&cache, &selection, Some(from));
-        let backlog = cache.watch(selection.clone(), from).unwrap().backlog;
+        let backlog = before(&mut cache.watch(&selection, from).unwrap());
         prop_assert!(backlog.iter().all(|e| e.entry.revision > from));
         prop_assert_eq!(replay(then, &backlog), listed(&cache, &selection, None));
     }

@@ -1,10 +1,13 @@
 //! The watch cache: every stored object's bytes and extracted metadata, and recent events, fed by one watch of the store.
 //! Reads never touch the store.
 
+mod change;
 mod entry;
 mod extract;
 mod kind;
+mod objects;
 mod selection;
+mod subscription;
 mod watchers;
 
 use std::collections::{HashMap, HashSet};
@@ -20,10 +23,13 @@ use tokio::time::Instant;
 
 use crate::connect::Observer;
 use crate::resource::StoredKind;
+pub use change::{EventKind, Form, WatchEvent};
 pub(crate) use entry::canonical;
 pub use entry::{BadEntry, Entry};
-pub use kind::{EventKind, KindCache, Listing, Subscription, TooOld, WatchEvent};
+pub use kind::{KindCache, Listing, TooOld};
 pub use selection::Selection;
+pub use subscription::Subscription;
+pub use watchers::Behind;
 
 /// Objects read from the store at once when a kind is loaded.
 const PAGE: usize = 500;

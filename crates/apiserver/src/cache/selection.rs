@@ -48,6 +48,11 @@ impl Field {
 pub(super) struct Pinned(Field);
 
 impl Pinned {
+    /// Whether it is none of those that a key consists of.
+    pub(super) fn is_selectable(self) -> bool {
+        matches!(self.0, Field::Selectable(_))
+    }
+
     pub(super) fn value(self, entry: &Entry) -> &str {
         self.0.value(entry)
     }

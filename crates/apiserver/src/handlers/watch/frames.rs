@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
 use kybern_schema::proto::{ProtoError, Writer};
 use kybern_schema::types::KindType;
 use kybern_storage::Revision;
 
-use crate::cache::{EventKind, WatchEvent};
+use crate::cache::{self, EventKind, WatchEvent};
 use crate::convert::View;
-use crate::negotiate::{Encoding, Shape};
+use crate::negotiate::{Encoding, Format, Shape};
 use crate::resource::Resource;
 use crate::respond::{self, Form, Presentation};
-use crate::table;
+use crate::table::{self, Include};
 
 /// See the module.
 pub(super) struct Encoder {
@@ -23,13 +23,16 @@ pub(super) struct Encoder {
     protobuf: Option<Form>,
     /// A table's columns are sent with its first event only.
     first: bool,
+    /// Watchers of equal forms share the events' bytes.
+    shared: cache::Form,
 }
 
 impl Encoder {
     pub(super) fn new(resource: Arc<Resource>, presentation: Presentation) -> Self {
         let wanted = presentation.format.encoding == Encoding::Protobuf;
         let protobuf = wanted.then(|| Form::new(&resource, presentation.format)).flatten();
-        Self { resource, presentation, protobuf, first: true }
+        let shared = cache::Form { row: resource.clone(), number: number(presentation) };
+        Self { resource, presentation, protobuf, first: true, shared }
     }
 
     pub(super) fn media_type(&self) -> &'static str {
@@ -39,7 +42,11 @@ impl Encoder {
         }
     }
 
-    pub(super) async fn event(&mut self, out: &mut BytesMut, event: &WatchEvent) {
+    pub(super) async fn event(&mut self, event: &WatchEvent) -> Bytes {
+        let is_shared = self.presentation.format.shape != Shape::Table || !self.first;
+        if is_shared && let Some(bytes) = event.shared(&self.shared) {
+            return bytes;
+        }
         let name = match event.kind {
             EventKind::Added => "ADDED",
             EventKind::Modified => "MODIFIED",
@@ -50,11 +57,17 @@ impl Encoder {
             Err(error) => Err(error),
         };
         match made {
-            Ok(frame) => out.extend_from_slice(&frame),
+            Ok(frame) => {
+                let bytes = Bytes::from(frame);
+                if is_shared {
+                    event.share(&self.shared, &bytes);
+                }
+                bytes
+            }
             // The watcher must not take the object for unchanged.
             Err(error) => {
                 tracing::error!(%error, "a watcher is told of an error instead of an object");
-                out.extend_from_slice(&self.status(&error));
+                self.status(&error)
             }
         }
     }
@@ -82,7 +95,7 @@ impl Encoder {
     }
 
     /// A bookmark: an object of the kind with nothing but a revision.
-    pub(super) fn bookmark(&mut self, out: &mut BytesMut, revision: Revision, ends_initial: bool) {
+    pub(super) fn bookmark(&mut self, revision: Revision, ends_initial: bool) -> Bytes {
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if ends_initial {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
@@ -99,11 +112,11 @@ impl Encoder {
                 let list_metadata = json!({"resourceVersion": revision.to_string()});
                 let head = table::head(&self.resource, version, &list_metadata, first);
                 let row = json!({"cells": [], "object": partial("v1")}).to_string();
-                return out.extend_from_slice(&text("BOOKMARK", &[head.as_str(), &row, table::TAIL]));
+                return text("BOOKMARK", &[head.as_str(), &row, table::TAIL]).into();
             }
         };
         let kind = self.protobuf.as_ref().map(|form| form.kind.clone());
-        out.extend_from_slice(&self.value("BOOKMARK", &object, kind));
+        self.value("BOOKMARK", &object, kind).into()
     }
 
     /// An `ERROR` event.
@@ -131,6 +144,15 @@ impl Encoder {
         })
         .unwrap_or_default()
     }
+}
+
+/// All of a presentation that events' bytes depend on.
+fn number(presentation: Presentation) -> u32 {
+    let Presentation { format: Format { encoding, shape, version, pretty: _ }, include, now: _ } = presentation;
+    let include = if shape == Shape::Table { include } else { Include::Metadata };
+    [encoding as u32, shape as u32, u32::from(version == "v1"), include as u32]
+        .into_iter()
+        .fold(0, |all, n| all << 4 | n)
 }
 
 /// An event in protobuf: a big-endian length, and `WatchEvent{1: type, 2: RawExtension{1: raw}}`, whose object is a whole body

@@ -2,6 +2,7 @@
 
 mod frames;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use self::frames::Encoder;
 use super::Exchange;
-use crate::cache::{Cache, KindCache, Selection, Subscription, TooOld, WatchEvent};
+use crate::cache::{Behind, Cache, KindCache, Selection, Subscription, TooOld, WatchEvent};
 use crate::options::ListOptions;
 use crate::{Body, body};
 
@@ -48,9 +49,9 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
         _ => {}
     }
     let subscription = match (revision, initial) {
-        (_, Some(true)) | (None, None) => Ok(kind.watch_from_now(selection.clone(), || server.cache.revision())),
-        (None, Some(false)) => kind.watch(selection.clone(), server.cache.revision()),
-        (Some(revision), _) => kind.watch(selection.clone(), revision),
+        (_, Some(true)) | (None, None) => Ok(kind.watch_from_now(&selection, || server.cache.revision())),
+        (None, Some(false)) => kind.watch(&selection, server.cache.revision()),
+        (Some(revision), _) => kind.watch(&selection, revision),
     };
     if !server.served.load().table.serves(&exchange.resource) {
         // Its watches were ended while this one began.
@@ -70,13 +71,12 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
                 feed: Some(Feed {
                     cache: server.cache.clone(),
                     kind,
-                    selection,
                     last: subscription.revision,
                     subscription,
                     bookmarks: options.allow_bookmarks.then_some(bookmarks),
                 }),
                 end_of_initial: initial == Some(true) && options.allow_bookmarks,
-                pending: Vec::new(),
+                pending: VecDeque::new(),
                 deadline: Instant::now() + Duration::from_secs(timeout),
             }
         }
@@ -105,24 +105,23 @@ struct Watcher {
     feed: Option<Feed>,
     /// Whether the bookmark that ends the initial events is still to be sent.
     end_of_initial: bool,
-    /// Events to be sent, last first.
-    pending: Vec<WatchEvent>,
+    /// Events to be sent.
+    pending: VecDeque<WatchEvent>,
     deadline: Instant,
 }
 
 struct Feed {
     cache: Arc<Cache>,
     kind: Arc<KindCache>,
-    selection: Arc<Selection>,
     subscription: Subscription,
-    /// The revision up to which the client knows everything.
+    /// The revision that the client was told last.
     last: Revision,
     bookmarks: Option<Interval>,
 }
 
 /// What a wait brought.
 enum Wake {
-    Event(WatchEvent),
+    Events,
     Behind,
     Bookmark,
     Deadline,
@@ -132,7 +131,8 @@ impl Watcher {
     /// A watch from a revision that is gone: one error, and the end.
     fn refused(encoder: Encoder, too_old: TooOld) -> Self {
         let refusal = Some(expired(too_old));
-        Self { encoder, refusal, feed: None, end_of_initial: false, pending: Vec::new(), deadline: Instant::now() }
+        let (end_of_initial, pending) = (false, VecDeque::new());
+        Self { encoder, refusal, feed: None, end_of_initial, pending, deadline: Instant::now() }
     }
 
     /// The next bytes to send; `None` when the watch is over.
@@ -140,60 +140,79 @@ impl Watcher {
         if let Some(error) = self.refusal.take() {
             return Some(self.encoder.status(&error));
         }
-        let mut out = BytesMut::new();
+        let mut out = Piece::default();
         loop {
             let feed = self.feed.as_mut()?;
-            if !feed.subscription.backlog.is_empty() {
-                self.pending = std::mem::take(&mut feed.subscription.backlog);
-                self.pending.reverse();
-            }
-            while let Some(event) = self.pending.pop() {
+            while let Some(event) = feed.subscription.before() {
                 feed.last = feed.last.max(event.entry.revision);
-                self.encoder.event(&mut out, &event).await;
-                if out.len() >= PIECE {
-                    return Some(out.freeze());
+                out.add(self.encoder.event(&event).await);
+                if out.is_full() {
+                    return Some(out.take());
                 }
             }
             if std::mem::take(&mut self.end_of_initial) {
                 let revision = feed.subscription.revision;
                 feed.last = feed.last.max(revision);
-                self.encoder.bookmark(&mut out, revision, true);
+                out.add(self.encoder.bookmark(revision, true));
             }
             // What is there already goes along; only then wait.
-            while let Ok(event) = feed.subscription.queue.try_recv() {
-                feed.last = feed.last.max(event.entry.revision);
-                self.encoder.event(&mut out, &event).await;
-                if out.len() >= PIECE {
-                    return Some(out.freeze());
+            let mut behind = false;
+            loop {
+                while let Some(event) = self.pending.pop_front() {
+                    feed.last = feed.last.max(event.entry.revision);
+                    out.add(self.encoder.event(&event).await);
+                    if out.is_full() {
+                        return Some(out.take());
+                    }
+                }
+                match feed.subscription.read() {
+                    Ok(events) if events.is_empty() => break,
+                    Ok(events) => self.pending = events.into(),
+                    Err(Behind) => {
+                        behind = true;
+                        break;
+                    }
                 }
             }
             if !out.is_empty() {
-                return Some(out.freeze());
+                return Some(out.take());
             }
-            match feed.wait(self.deadline).await {
-                Wake::Event(event) => {
-                    feed.last = feed.last.max(event.entry.revision);
-                    self.encoder.event(&mut out, &event).await;
-                }
+            match if behind { Wake::Behind } else { feed.wait(self.deadline).await } {
+                Wake::Events => {}
                 // The row is another now, or gone: whoever goes on watching finds out which.
                 Wake::Behind if feed.kind.has_ended(&feed.subscription) => return None,
-                Wake::Behind => match feed.kind.watch(feed.selection.clone(), feed.last) {
-                    Ok(subscription) => feed.subscription = subscription,
-                    Err(too_old) => {
+                Wake::Behind => {
+                    if let Err(too_old) = feed.kind.resume(&mut feed.subscription) {
                         self.feed = None;
                         return Some(self.encoder.status(&expired(too_old)));
                     }
-                },
-                Wake::Bookmark => {
-                    // Read before the queue is emptied: every event up to it is then sent.
-                    let revision = feed.cache.revision();
-                    while let Ok(event) = feed.subscription.queue.try_recv() {
-                        feed.last = feed.last.max(event.entry.revision);
-                        self.encoder.event(&mut out, &event).await;
+                    // The same, if it was ended just now.
+                    if feed.kind.has_ended(&feed.subscription) {
+                        return None;
                     }
-                    if !feed.subscription.queue.is_closed() && revision >= feed.last {
+                }
+                Wake::Bookmark => {
+                    // Looked at before the events are read: every event up to it is then sent.
+                    let revision = feed.cache.revision();
+                    let mut all = !feed.subscription.is_closed();
+                    loop {
+                        match feed.subscription.read() {
+                            Ok(events) if events.is_empty() => break,
+                            Ok(events) => {
+                                for event in events {
+                                    feed.last = feed.last.max(event.entry.revision);
+                                    out.add(self.encoder.event(&event).await);
+                                }
+                            }
+                            Err(Behind) => {
+                                all = false;
+                                break;
+                            }
+                        }
+                    }
+                    if all && revision >= feed.last {
                         feed.last = revision;
-                        self.encoder.bookmark(&mut out, revision, false);
+                        out.add(self.encoder.bookmark(revision, false));
                     }
                 }
                 Wake::Deadline => return None,
@@ -207,7 +226,7 @@ impl Feed {
         let bookmarks = self.bookmarks.as_mut();
         tokio::select! {
             biased;
-            event = self.subscription.queue.recv() => event.map_or(Wake::Behind, Wake::Event),
+            told = self.subscription.wait() => told.map_or(Wake::Behind, |()| Wake::Events),
             () = tokio::time::sleep_until(deadline) => Wake::Deadline,
             () = async {
                 match bookmarks {
@@ -216,6 +235,40 @@ impl Feed {
                 }
             } => Wake::Bookmark,
         }
+    }
+}
+
+/// Frames that are sent together; a single one as it is, without a copy.
+#[derive(Default)]
+struct Piece {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Piece {
+    fn add(&mut self, frame: Bytes) {
+        if self.first.is_empty() {
+            self.first = frame;
+            return;
+        }
+        if self.rest.is_empty() {
+            self.rest.reserve(self.first.len() + frame.len());
+            self.rest.extend_from_slice(&self.first);
+        }
+        self.rest.extend_from_slice(&frame);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.first.len().max(self.rest.len()) >= PIECE
+    }
+
+    fn take(&mut self) -> Bytes {
+        let Self { first, rest } = std::mem::take(self);
+        if rest.is_empty() { first } else { rest.freeze() }
     }
 }
 

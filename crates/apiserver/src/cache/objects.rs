@@ -1,0 +1,146 @@
+//! The objects of a kind in the order of their keys, and by the values of fields that requests pin.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::Entry;
+use super::selection::Pinned;
+
+/// Kinds with fewer objects need no index.
+const INDEXED: usize = 128;
+/// Fields of one kind that are indexed at most.
+const INDEXES: usize = 4;
+
+type Sorted = BTreeMap<Arc<str>, Arc<Entry>>;
+
+#[derive(Default)]
+pub(super) struct Objects {
+    all: Sorted,
+    /// Made when a request pins the field, and kept up to date from then on.
+    indexes: Vec<(Pinned, HashMap<Box<str>, Sorted>)>,
+}
+
+impl Objects {
+    pub(super) fn new(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
+        Self { all: entries.into_iter().map(|e| (e.key.clone(), e)).collect(), indexes: Vec::new() }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
+        self.all.get(key)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.all.values()
+    }
+
+    pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        let previous = self.all.insert(entry.key.clone(), entry.clone());
+        for (pinned, values) in &mut self.indexes {
+            let value = pinned.value(&entry);
+            if let Some(previous) = previous.as_deref().filter(|previous| pinned.value(previous) != value) {
+                leave(values, pinned.value(previous), &previous.key);
+            }
+            match values.get_mut(value) {
+                Some(entries) => drop(entries.insert(entry.key.clone(), entry.clone())),
+                None => drop(values.insert(value.into(), Sorted::from([(entry.key.clone(), entry.clone())]))),
+            }
+        }
+        previous
+    }
+
+    pub(super) fn remove(&mut self, key: &str) -> Option<Arc<Entry>> {
+        let previous = self.all.remove(key)?;
+        for (pinned, values) in &mut self.indexes {
+            leave(values, pinned.value(&previous), key);
+        }
+        Some(previous)
+    }
+
+    /// Whether an index of a field would help, and is not there.
+    pub(super) fn lacks_index(&self, pinned: Pinned) -> bool {
+        self.all.len() >= INDEXED
+            && self.indexes.len() < INDEXES
+            && !self.indexes.iter().any(|(known, _)| *known == pinned)
+    }
+
+    pub(super) fn index(&mut self, pinned: Pinned) {
+        if !self.lacks_index(pinned) {
+            return;
+        }
+        let mut values: HashMap<Box<str>, Sorted> = HashMap::new();
+        for (key, entry) in &self.all {
+            let value = pinned.value(entry);
+            match values.get_mut(value) {
+                Some(entries) => drop(entries.insert(key.clone(), entry.clone())),
+                None => drop(values.insert(value.into(), Sorted::from([(key.clone(), entry.clone())]))),
+            }
+        }
+        self.indexes.push((pinned, values));
+    }
+
+    /// The objects whose keys begin with `scope` and sort behind `after`; where a field is pinned and indexed, only those that
+    /// have the value.
+    pub(super) fn range<'a>(
+        &'a self,
+        pin: Option<(Pinned, &str)>,
+        scope: &'a str,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
+        let index = pin.and_then(|(pinned, value)| {
+            let (_, values) = self.indexes.iter().find(|(known, _)| *known == pinned)?;
+            Some(values.get(value))
+        });
+        let chosen = match index {
+            Some(by_value) => by_value,
+            None => Some(&self.all),
+        };
+        let bounds = (after.map_or(Bound::Included(scope), Bound::Excluded), Bound::Unbounded);
+        chosen
+            .into_iter()
+            .flat_map(move |entries| entries.range::<str, _>(bounds))
+            .take_while(move |(key, _)| key.starts_with(scope))
+            .map(|(_, entry)| entry)
+    }
+}
+
+fn leave(values: &mut HashMap<Box<str>, Sorted>, value: &str, key: &str) {
+    if let Some(entries) = values.get_mut(value) {
+        entries.remove(key);
+        if entries.is_empty() {
+            values.remove(value);
+        }
+    }
+}
+
+/// Objects as they were: those of now, both sorted by key, with what changed since taken back. `None` stands for one that was
+/// not there.
+pub(super) fn overlaid<'a>(
+    now: impl Iterator<Item = &'a Arc<Entry>>,
+    then: BTreeMap<&'a str, Option<&'a Arc<Entry>>>,
+) -> impl Iterator<Item = &'a Arc<Entry>> {
+    let (mut now, mut then) = (now.peekable(), then.into_iter().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let next = match (now.peek(), then.peek()) {
+                (Some(entry), Some((key, _))) if *entry.key < **key => return now.next(),
+                (Some(entry), Some((key, _))) => {
+                    if *entry.key == **key {
+                        now.next();
+                    }
+                    then.next()
+                }
+                (Some(_), None) => return now.next(),
+                (None, _) => then.next(),
+            };
+            // The one that was there, or go on.
+            if let (_, Some(entry)) = next? {
+                return Some(entry);
+            }
+        }
+    })
+}
