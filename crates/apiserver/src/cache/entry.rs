@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kybern_apimachinery::{ApiError, Map, Value};
 use kybern_storage::Revision;
 
-use super::extract;
+use super::extract::{self, Fields, Labels};
 use crate::resource::StoredKind;
 
 /// See the module.
@@ -30,9 +30,8 @@ pub struct Entry {
     body: u32,
     /// The metadata object's extent in the bytes.
     metadata: Range<u32>,
-    labels: extract::Pairs,
-    /// Values of the kind's selectable fields, in their order.
-    fields: Box<[Box<str>]>,
+    labels: Labels,
+    fields: Fields,
     /// The length of its protobuf message in its stored version; 0 until it is known.
     message_length: AtomicU32,
 }
@@ -74,8 +73,8 @@ impl Entry {
         };
         let body = body_offset(&bytes).ok_or_else(|| bad("its head is malformed".to_owned()))?;
         let metadata = body + METADATA.len() - 1;
-        let end = end_of_object(&bytes, metadata).ok_or_else(|| bad("its metadata does not end".to_owned()))?;
-        let labels = extract::labels(&bytes[metadata..end]).map_err(|e| bad(e.to_string()))?;
+        let end = extract::end_of_value(&bytes, metadata).ok_or_else(|| bad("its metadata does not end".to_owned()))?;
+        let labels = Labels::read(&bytes[..end], metadata).map_err(|e| bad(e.to_string()))?;
         let fields = extract::fields(&bytes, &kind.selectable).map_err(|e| bad(e.to_string()))?;
         let offset = |n: usize| u32::try_from(n).map_err(|_| bad("it is larger than 4 GiB".to_owned()));
         Ok(Self {
@@ -111,7 +110,7 @@ impl Entry {
             namespaced: self.namespaced,
             body: self.body,
             metadata: self.metadata.start..(i64::from(self.metadata.end) + longer) as u32,
-            labels: self.labels.clone(),
+            labels: self.labels.moved(longer),
             fields: self.fields.clone(),
             message_length: AtomicU32::new(0),
         }
@@ -131,12 +130,12 @@ impl Entry {
     }
 
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(k, _)| **k == *key).map(|(_, v)| &**v)
+        self.labels.get(&self.bytes, key)
     }
 
     /// A selectable field's value by its place in [`StoredKind::selectable`].
     pub fn field(&self, index: usize) -> &str {
-        self.fields.get(index).map_or("", |v| v)
+        self.fields.get(index)
     }
 
     /// The version that it is stored in: no row says that for sure, since the version may have changed since.
@@ -202,32 +201,6 @@ fn splice(value: &[u8], body: usize, revision: Revision) -> Bytes {
     bytes.extend_from_slice(field.as_bytes());
     bytes.extend_from_slice(&value[at..]);
     bytes.into()
-}
-
-/// Where the object that opens at `start` ends (after its closing brace).
-fn end_of_object(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut depth = 0usize;
-    let mut at = start;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => {
-                at += 1;
-                while *bytes.get(at)? != b'"' {
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
-                }
-            }
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(at + 1);
-                }
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    None
 }
 
 /// An object as it is stored: `apiVersion`, `kind` and `metadata` first, then the rest in order, and no

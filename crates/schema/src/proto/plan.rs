@@ -50,7 +50,18 @@ pub(super) struct StructPlan {
     pub(super) fields: Box<[FieldPlan]>,
     /// Last to first.
     pub(super) steps: Box<[Step]>,
+    /// In the order of their names, in which we write them.
+    sorted: Box<[Sorted]>,
     names: Names,
+}
+
+/// A name by its first eight bytes, where they are that many.
+#[derive(Clone, Copy, Debug)]
+struct Sorted {
+    word: u64,
+    mask: u64,
+    length: usize,
+    place: u16,
 }
 
 #[derive(Debug)]
@@ -114,7 +125,14 @@ impl Plan {
             .collect();
         let places: Vec<u16> = (0..).take(fields.len()).collect();
         let names = Names::new(fields.iter().map(|f| &*f.name));
-        StructPlan { steps: steps(shape, &places, 0), fields, names }
+        let mut by_name: Vec<(&str, u16)> = fields.iter().map(|f| &*f.name).zip(0..).collect();
+        by_name.sort_unstable();
+        let sorted = by_name.into_iter().map(|(name, place)| {
+            let length = name.len();
+            let mask = if length < 8 { (1 << (length * 8)) - 1 } else { u64::MAX };
+            Sorted { word: word(name.as_bytes(), 0) & mask, mask, length, place }
+        });
+        StructPlan { sorted: sorted.collect(), steps: steps(shape, &places, 0), fields, names }
     }
 
     fn shape(&mut self, schema: &Schema, ty: &Type) -> Shape {
@@ -239,6 +257,26 @@ impl StructPlan {
         self.names.find(hash(json, start, end), &json[start..end])
     }
 
+    /// The place of the field whose name starts here, and where the name ends, if it is one of those that come next in their
+    /// order; `next` is where they begin.
+    #[inline]
+    pub(super) fn next_place(&self, json: &[u8], start: usize, next: &mut usize) -> Option<(u16, usize)> {
+        const AHEAD: usize = 8;
+        let found = u64::from_le_bytes(*json.get(start..)?.first_chunk()?);
+        for (passed, name) in self.sorted.get(*next..)?.iter().take(AHEAD).enumerate() {
+            let end = start + name.length;
+            if found & name.mask == name.word
+                && json.get(end) == Some(&b'"')
+                && (name.length <= 8
+                    || json[start + 8..end] == self.fields[usize::from(name.place)].name.as_bytes()[8..])
+            {
+                *next += passed + 1;
+                return Some((name.place, end));
+            }
+        }
+        None
+    }
+
     pub(super) fn place_of(&self, name: &str) -> Option<u16> {
         self.place(name.as_bytes(), 0, name.len())
     }
@@ -304,4 +342,13 @@ fn hash(json: &[u8], start: usize, end: usize) -> u32 {
     let mixed =
         if length >= 8 { word(start) ^ word(end - 8).rotate_left(29) } else { word(start) & ((1 << (length * 8)) - 1) };
     ((mixed ^ length as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
+
+/// Eight bytes, or what there is.
+#[inline]
+fn word(json: &[u8], at: usize) -> u64 {
+    match json.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => json[at.min(json.len())..].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    }
 }

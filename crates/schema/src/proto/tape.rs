@@ -191,13 +191,22 @@ impl Reader<'_> {
 
     fn members(&mut self, id: u32) -> Result<(), ProtoError> {
         let plan = self.plan.structure_at(id);
-        let mut first = true;
+        let (mut first, mut next) = (true, 0);
         while self.more(b'}', &mut first)? {
-            let (start, end, escaped) = self.string()?;
-            let place = if escaped {
-                plan.place_of(&unescaped(self.json, start, end)?)
-            } else {
-                plan.place(self.json, start, end)
+            let known = if self.peek() == b'"' { plan.next_place(self.json, self.at + 1, &mut next) } else { None };
+            let place = match known {
+                Some((place, end)) => {
+                    self.at = end + 1;
+                    Some(place)
+                }
+                None => {
+                    let (start, end, escaped) = self.string()?;
+                    if escaped {
+                        plan.place_of(&unescaped(self.json, start, end)?)
+                    } else {
+                        plan.place(self.json, start, end)
+                    }
+                }
             };
             self.expect(b':')?;
             match place {

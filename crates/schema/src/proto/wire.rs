@@ -129,6 +129,13 @@ impl Reversed {
         self.start = self.buffer.len() - end.min(self.len());
     }
 
+    /// Makes room for about as much, if there is little.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        if self.start < more / 2 {
+            self.grow(more);
+        }
+    }
+
     /// Makes room for at least `more` bytes before what is written.
     #[cold]
     fn grow(&mut self, more: usize) {
@@ -147,6 +154,30 @@ impl Reversed {
         let start = self.start - bytes.len();
         self.buffer[start..self.start].copy_from_slice(bytes);
         self.start = start;
+    }
+
+    /// A part of something longer.
+    #[inline]
+    pub(crate) fn part(&mut self, whole: &[u8], from: usize, to: usize) {
+        // Most parts are short: what stands before one is copied with it, and overwritten by what is written next.
+        const SHORT: usize = 16;
+        let length = to - from;
+        if length <= SHORT
+            && let Some(source) = whole[..to].last_chunk::<SHORT>()
+            && let Some(target) = self.buffer[..self.start].last_chunk_mut::<SHORT>()
+        {
+            *target = *source;
+            self.start -= length;
+            return;
+        }
+        self.raw(&whole[from..to]);
+    }
+
+    /// A field of bytes that are a part of something longer.
+    #[inline]
+    pub(crate) fn part_field(&mut self, number: u32, whole: &[u8], from: usize, to: usize) {
+        self.part(whole, from, to);
+        self.head_field(number, to - from);
     }
 
     #[inline]

@@ -41,6 +41,8 @@ impl Writer {
         }
         let plan = kind.schema.plan();
         let scratch = &mut self.scratch;
+        // Mostly a message is shorter than its JSON.
+        self.out.reserve(json.len());
         tape::read(plan, kind.root.0, json, &mut scratch.tape)?;
         let mut emitter = Emitter {
             plan,
@@ -196,7 +198,7 @@ impl<'a> Emitter<'a> {
         let end = self.out.len();
         match (shape, node.token) {
             (Shape::Raw, _) => {
-                self.out.bytes_field(1, self.text(node));
+                self.out.part_field(1, self.json, node.start as usize, node.end as usize);
                 self.out.close_field(number, end);
             }
             (_, Token::Null) => return Err(mismatch(b"null")),
@@ -226,7 +228,9 @@ impl<'a> Emitter<'a> {
                 }
                 self.out.close_field(number, end);
             }
-            (Shape::String, Token::String) => self.out.bytes_field(number, self.text(node)),
+            (Shape::String, Token::String) => {
+                self.out.part_field(number, self.json, node.start as usize, node.end as usize);
+            }
             (_, Token::Escaped) => {
                 let text = tape::unescaped(self.json, node.start as usize, node.end as usize)?;
                 self.string(shape, number, text.as_bytes())?;
@@ -335,7 +339,7 @@ impl<'a> Emitter<'a> {
             } else {
                 let key = self.text(node);
                 self.entry(id, at + 1).map_err(|e| e.in_field(&String::from_utf8_lossy(key)))?;
-                self.out.bytes_field(1, key);
+                self.out.part_field(1, self.json, node.start as usize, node.end as usize);
             }
             self.out.close_field(number, end);
         }
