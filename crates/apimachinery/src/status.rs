@@ -115,6 +115,8 @@ struct StatusParts {
     reason: Reason,
     message: String,
     details: Option<Value>,
+    /// A reason that is none of upstream's: webhooks make up their own.
+    other_reason: Option<String>,
 }
 
 impl std::error::Error for ApiError {}
@@ -128,7 +130,13 @@ impl fmt::Display for ApiError {
 impl ApiError {
     /// An error with a reason's own code and any message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self(Box::new(StatusParts { code: reason.code(), reason, message: message.into(), details: None }))
+        Self(Box::new(StatusParts {
+            code: reason.code(),
+            reason,
+            message: message.into(),
+            details: None,
+            other_reason: None,
+        }))
     }
 
     pub fn code(&self) -> u16 {
@@ -149,6 +157,13 @@ impl ApiError {
 
     pub fn with_details(mut self, details: Value) -> Self {
         self.0.details = Some(details);
+        self
+    }
+
+    /// With a reason by its name, which may be none of [`Reason`]'s.
+    pub fn with_reason(mut self, reason: &str) -> Self {
+        self.0.reason = Reason::parse(reason);
+        self.0.other_reason = (self.0.reason == Reason::Unknown && !reason.is_empty()).then(|| reason.to_owned());
         self
     }
 
@@ -254,8 +269,9 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.0.message, "code": self.0.code,
         });
-        if self.0.reason != Reason::Unknown {
-            status["reason"] = self.0.reason.as_str().into();
+        let reason = self.0.other_reason.as_deref().unwrap_or(self.0.reason.as_str());
+        if !reason.is_empty() {
+            status["reason"] = reason.into();
         }
         if let Some(details) = &self.0.details {
             status["details"] = details.clone();
@@ -276,6 +292,7 @@ impl ApiError {
         let status = serde_json::from_slice::<Value>(body).ok().filter(|v| v["kind"] == "Status")?;
         let reason = Reason::parse(status["reason"].as_str().unwrap_or(""));
         let mut error = Self::new(reason, status["message"].as_str().unwrap_or("")).with_code(code);
+        error = error.with_reason(status["reason"].as_str().unwrap_or(""));
         error.0.details = status.get("details").cloned();
         Some(error)
     }

@@ -9,6 +9,7 @@ mod columns;
 pub mod connect;
 mod conversion;
 mod selectable;
+mod service_addresses;
 mod strategy;
 mod table;
 mod tree;
@@ -22,11 +23,13 @@ use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_auth::authn::BearerTokens;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::token::Issuer;
+use kybern_webhook::ClientManager;
 
-pub use admission::{Views as AdmissionViews, plugins as admission_plugins};
+pub use admission::{Views as AdmissionViews, WebhookMetrics, plugins as admission_plugins};
 pub use allocation::ServiceAllocators;
 pub use connect::TokenLimits;
 pub use connect::kubelet::{KubeletClient, KubeletOptions};
+pub use service_addresses::ServiceAddresses;
 pub use table::resources;
 
 /// What the built-in kinds need of the rest of the server.
@@ -45,6 +48,9 @@ pub struct Deps {
     pub rbac: Option<Arc<Rbac>>,
     pub services: Arc<ServiceAllocators>,
     pub admission_views: AdmissionViews,
+    /// Makes clients of the webhooks that objects name.
+    pub webhooks: Arc<ClientManager>,
+    pub webhook_metrics: Arc<WebhookMetrics>,
     /// Reaches kubelets for logs, exec and the like.
     pub kubelet: Arc<KubeletClient>,
 }

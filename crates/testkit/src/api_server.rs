@@ -18,6 +18,7 @@ use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
 use kybern_storage::memory::Memory;
 use kybern_storage::{Storage, StorageError};
+use kybern_webhook::{ClientManager, NoServices};
 
 const SERVICE_CIDR: &str = "10.96.0.0/12";
 const KUBERNETES_IP: [u8; 4] = [10, 96, 0, 1];
@@ -84,6 +85,8 @@ impl ApiServer {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
+            webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
+            webhook_metrics: Default::default(),
             kubelet: Arc::new(KubeletClient::of(pki).expect("a way to kubelets")),
         };
         let mut options = Options::new(storage);

@@ -24,6 +24,7 @@ use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_controller_manager::controllers::node_ipam::NodeRanges;
 use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+use kybern_webhook::{ClientManager, NoServices};
 use tokio::task::JoinSet;
 
 /// How long a test waits for what it expects; far beyond what it takes.
@@ -118,6 +119,8 @@ impl Cluster {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
+            webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
+            webhook_metrics: Default::default(),
             kubelet: Arc::new(KubeletClient::of(&pki).expect("certificates")),
         };
         let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));

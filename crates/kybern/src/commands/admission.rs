@@ -18,7 +18,6 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("LimitPodHardAntiAffinityTopology", Some("pods could keep others off whole zones")),
     ("LimitRanger", Some("limits would not hold")),
     ("MutatingAdmissionPolicy", Some("policies would not be applied")),
-    ("MutatingAdmissionWebhook", Some("webhooks would not be asked")),
     ("NamespaceAutoProvision", None),
     ("NamespaceExists", None),
     ("NodeDeclaredFeatureValidator", None),
@@ -30,7 +29,6 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("PodTopologyLabels", None),
     ("ResourceQuota", Some("quotas would not hold")),
     ("ValidatingAdmissionPolicy", Some("policies would not be asked")),
-    ("ValidatingAdmissionWebhook", Some("webhooks would not be asked")),
 ];
 
 /// Not one of upstream's: there the storage of roles has its checks.

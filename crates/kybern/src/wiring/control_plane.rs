@@ -23,8 +23,9 @@ use kybern_auth::pki::{KUBELET_CLIENT, Pki, PkiOptions};
 use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_component_base::TlsPolicy;
 use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
-use kybern_registry::{Deps, KubeletClient, ServiceAllocators, TokenLimits};
+use kybern_registry::{Deps, KubeletClient, ServiceAddresses, ServiceAllocators, TokenLimits, WebhookMetrics};
 use kybern_storage::sqlite::{self, Sqlite};
+use kybern_webhook::ClientManager;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
@@ -139,6 +140,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let authorizers = authorizers(options, rbac.as_ref(), &mut observers)?;
     let services = Arc::new(ServiceAllocators::new(options.service_cidr, options.node_ports.clone()));
     let tokens = Arc::new(bearer_tokens(options, &issuer, &slot, &clock)?);
+    let service_addresses = Arc::new(ServiceAddresses::default());
+    observers.push(service_addresses.clone());
+    let webhook_metrics = Arc::new(WebhookMetrics::default());
     let deps = Deps {
         objects: slot.clone(),
         clock: Arc::clone(&clock),
@@ -149,6 +153,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         rbac,
         services,
         admission_views: Default::default(),
+        webhooks: Arc::new(ClientManager::new(service_addresses.clone(), "kube-apiserver-admission")),
+        webhook_metrics: Arc::clone(&webhook_metrics),
         kubelet: Arc::new(match &options.kubelets {
             Some(access) => access.client(&pki)?,
             None => KubeletClient::of(&pki)?,
@@ -179,6 +185,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.clock = clock;
     let server = Server::start(server).await.context("cannot load the store")?;
     server.metrics().register(kybern_client::register_informer_metrics);
+    server.metrics().register(|registry| webhook_metrics.register(registry));
     slot.fill(server.clone());
     let bootstrap = BootstrapOptions {
         advertise_address: options.advertise_address,

@@ -9,6 +9,7 @@ mod rbac_escalation;
 mod runtime_class;
 mod service_account;
 mod storage_in_use;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use kybern_apiserver::admission::AdmissionPlugin;
 use kybern_apiserver::connect::Observer;
 
 use crate::Deps;
+pub use webhook::WebhookMetrics;
 
 /// What the plugins keep of the stored objects, so that a write need not read them.
 #[derive(Clone, Default)]
@@ -23,11 +25,12 @@ pub struct Views {
     accounts: Arc<service_account::AccountArrivals>,
     namespaces: Arc<namespace_lifecycle::Namespaces>,
     priority_classes: Arc<priority::PriorityClasses>,
+    webhooks: Arc<webhook::Configurations>,
 }
 
 impl Views {
-    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 3] {
-        [self.accounts.clone(), self.namespaces.clone(), self.priority_classes.clone()]
+    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 4] {
+        [self.accounts.clone(), self.namespaces.clone(), self.priority_classes.clone(), self.webhooks.clone()]
     }
 }
 
@@ -49,5 +52,13 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         deps.authorizer.clone(),
         deps.rbac.clone(),
     )));
+    let webhooks = webhook::Shared {
+        view: deps.admission_views.webhooks.clone(),
+        clients: deps.webhooks.clone(),
+        authorizer: deps.authorizer.clone(),
+        metrics: deps.webhook_metrics.clone(),
+    };
+    plugins.push(Arc::new(webhook::MutatingAdmissionWebhook(webhooks.clone())));
+    plugins.push(Arc::new(webhook::ValidatingAdmissionWebhook(webhooks)));
     plugins
 }

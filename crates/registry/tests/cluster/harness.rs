@@ -16,6 +16,7 @@ use kybern_auth::pki::{Pki, PkiOptions};
 use kybern_auth::token::{Issuer, SigningKey};
 use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+use kybern_webhook::{ClientManager, NoServices};
 
 pub(crate) struct Cluster {
     pub(crate) server: Arc<Server>,
@@ -91,6 +92,8 @@ impl Cluster {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
+            webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
+            webhook_metrics: Default::default(),
             kubelet: Arc::new(KubeletClient::of(&pki).unwrap()),
         };
         let mut options = Options::new(storage);

@@ -16,4 +16,5 @@ mod published;
 mod selectors;
 mod services;
 mod streams;
+mod webhooks;
 mod workloads;

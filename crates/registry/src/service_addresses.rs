@@ -1,0 +1,199 @@
+//! Where Services' servers are, for those that the API server itself calls: webhooks and extension servers.
+//!
+//! Ready endpoints are called directly, in turn: the API server's machine may have no kube-proxy. A Service without any is
+//! called by its cluster IP.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kybern_apimachinery::{Value, object};
+use kybern_apiserver::connect::Observer;
+use kybern_webhook::ServiceResolver;
+use parking_lot::RwLock;
+
+use crate::tree::{list, text};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+type Key = (String, String);
+
+/// What is known of all Services.
+#[derive(Default)]
+pub struct ServiceAddresses {
+    state: RwLock<State>,
+    turn: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    services: HashMap<Key, Service>,
+    /// By Service and by the slice's name.
+    slices: HashMap<Key, BTreeMap<String, Slice>>,
+    /// Of which Service a slice is, by the slice.
+    owners: HashMap<Key, Key>,
+}
+
+struct Service {
+    r#type: String,
+    cluster_ip: String,
+    /// Number and name.
+    ports: Vec<(u16, String)>,
+}
+
+struct Slice {
+    ready: Vec<IpAddr>,
+    ports: Vec<(String, u16)>,
+}
+
+impl Service {
+    fn read(service: &Value) -> Self {
+        let spec = &service["spec"];
+        let ports = list(spec, "ports").iter().filter_map(|port| Some((number(port)?, text(port, "name").to_owned())));
+        Self {
+            r#type: text(spec, "type").to_owned(),
+            cluster_ip: text(spec, "clusterIP").to_owned(),
+            ports: ports.collect(),
+        }
+    }
+}
+
+impl Slice {
+    fn read(slice: &Value) -> Self {
+        let ready = list(slice, "endpoints").iter().filter(|endpoint| endpoint["conditions"]["ready"] != false);
+        let addresses = ready.filter_map(|endpoint| list(endpoint, "addresses").first()?.as_str()?.parse().ok());
+        let ports = list(slice, "ports").iter().filter_map(|port| Some((text(port, "name").to_owned(), number(port)?)));
+        Self { ready: addresses.collect(), ports: ports.collect() }
+    }
+}
+
+fn number(port: &Value) -> Option<u16> {
+    u16::try_from(port["port"].as_u64()?).ok()
+}
+
+impl State {
+    fn slice_changed(&mut self, slice: Key, object: Option<&Value>) {
+        let (namespace, name) = slice.clone();
+        let owner = object.and_then(|o| object::label(o, SERVICE_NAME)).map(|service| (namespace, service.to_owned()));
+        let before = match &owner {
+            Some(owner) => self.owners.insert(slice, owner.clone()),
+            None => self.owners.remove(&slice),
+        };
+        if let Some(before) = before
+            && let Some(slices) = self.slices.get_mut(&before)
+        {
+            slices.remove(&name);
+            if slices.is_empty() {
+                self.slices.remove(&before);
+            }
+        }
+        if let (Some(owner), Some(object)) = (owner, object) {
+            self.slices.entry(owner).or_default().insert(name, Slice::read(object));
+        }
+    }
+}
+
+impl Observer for ServiceAddresses {
+    fn observes(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "services"), ("discovery.k8s.io", "endpointslices")]
+    }
+
+    fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut state = self.state.write();
+        match (resource, object) {
+            ("services", Some(service)) => drop(state.services.insert(key, Service::read(service))),
+            ("services", None) => drop(state.services.remove(&key)),
+            (_, object) => state.slice_changed(key, object),
+        }
+    }
+}
+
+impl ServiceResolver for ServiceAddresses {
+    fn resolve(&self, namespace: &str, name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let state = self.state.read();
+        let service = state.services.get(&key).ok_or_else(|| format!("service {name:?} not found"))?;
+        if service.r#type == "ExternalName" {
+            return Err(format!("service {name:?} is of type ExternalName: name its server with a URL"));
+        }
+        let port_name = service.ports.iter().find(|(number, _)| *number == port).map(|(_, name)| name);
+        let port_name = port_name.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+        let slices = state.slices.get(&key).into_iter().flat_map(BTreeMap::values);
+        let mut found: Vec<SocketAddr> = slices
+            .filter_map(|slice| slice.ports.iter().find(|(name, _)| name == port_name).map(|(_, port)| (slice, *port)))
+            .flat_map(|(slice, port)| slice.ready.iter().map(move |ip| SocketAddr::new(*ip, port)))
+            .collect();
+        if !found.is_empty() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % found.len();
+            found.rotate_left(turn);
+            return Ok(found);
+        }
+        match service.cluster_ip.parse() {
+            Ok(ip) => Ok(vec![SocketAddr::new(ip, port)]),
+            Err(_) => Err(format!("no endpoints available for service {name:?}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kybern_apimachinery::json;
+
+    use super::*;
+
+    fn service(spec: Value) -> Value {
+        json!({"metadata": {"name": "hook", "namespace": "shop"}, "spec": spec})
+    }
+
+    fn slice(name: &str, of: &str, ready: &[(&str, Option<bool>)]) -> Value {
+        let endpoints: Vec<Value> =
+            ready.iter().map(|(ip, ready)| json!({"addresses": [ip], "conditions": {"ready": ready}})).collect();
+        json!({
+            "metadata": {"name": name, "namespace": "shop", "labels": {SERVICE_NAME: of}}, "endpoints": endpoints,
+            "ports": [{"name": "https", "port": 8443}, {"name": "metrics", "port": 9090}],
+        })
+    }
+
+    fn put(addresses: &ServiceAddresses, resource: &str, name: &str, object: Option<&Value>) {
+        addresses.changed("", resource, "shop", name, object);
+    }
+
+    #[test]
+    fn ready_endpoints_are_called_in_turn_and_the_cluster_ip_where_there_is_none() {
+        let addresses = ServiceAddresses::default();
+        let resolve = |port| {
+            addresses.resolve("shop", "hook", port).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(resolve(443), Err("service \"hook\" not found".to_owned()));
+        let ports = json!([{"name": "https", "port": 443}]);
+        put(
+            &addresses,
+            "services",
+            "hook",
+            Some(&service(json!({"type": "ClusterIP", "clusterIP": "10.0.0.9", "ports": ports}))),
+        );
+        assert_eq!(resolve(443), Ok(vec!["10.0.0.9:443".to_owned()]));
+        assert_eq!(resolve(80), Err("no service port 80 found for service \"hook\"".to_owned()));
+        let two = slice("a", "hook", &[("10.1.0.1", Some(true)), ("10.1.0.2", Some(false)), ("10.1.0.3", None)]);
+        put(&addresses, "endpointslices", "a", Some(&two));
+        let (first, second) = (resolve(443).unwrap(), resolve(443).unwrap());
+        assert_eq!((&first[0], &first[1]), (&second[1], &second[0]));
+        assert!(first.contains(&"10.1.0.1:8443".to_owned()) && first.contains(&"10.1.0.3:8443".to_owned()));
+        // A slice that is another Service's now is none of this one's.
+        put(&addresses, "endpointslices", "a", Some(&slice("a", "other", &[("10.1.0.1", Some(true))])));
+        assert_eq!(resolve(443), Ok(vec!["10.0.0.9:443".to_owned()]));
+        put(
+            &addresses,
+            "services",
+            "hook",
+            Some(&service(json!({"type": "ClusterIP", "clusterIP": "None", "ports": ports}))),
+        );
+        assert_eq!(resolve(443), Err("no endpoints available for service \"hook\"".to_owned()));
+        put(&addresses, "services", "hook", None);
+        assert_eq!(resolve(443), Err("service \"hook\" not found".to_owned()));
+        put(&addresses, "endpointslices", "a", None);
+        let state = addresses.state.read();
+        assert!(state.owners.is_empty() && state.slices.is_empty(), "nothing is left of what is gone");
+    }
+}
