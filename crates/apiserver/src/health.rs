@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Response, StatusCode};
+use kybern_storage::Storage;
 use parking_lot::RwLock;
 
 use crate::options::Query;
@@ -34,10 +36,30 @@ impl Checks {
     }
 }
 
-pub(crate) fn serve(known: &Checks, parts: &[&str], query: &Query) -> Response<Body> {
+/// Whether the store answers in time, as a check's state.
+pub(crate) async fn of_store(storage: &dyn Storage, patience: Duration) -> Option<String> {
+    match tokio::time::timeout(patience, storage.revision()).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("the store did not answer within {} s", patience.as_secs_f32())),
+    }
+}
+
+/// Answers a probe; `store` is what [`of_store`] found.
+pub(crate) fn serve(known: &Checks, store: Option<String>, parts: &[&str], query: &Query) -> Response<Body> {
     let endpoint = parts[0];
     let mut checks = BTreeMap::from([("ping".to_owned(), None), ("log".to_owned(), None), ("etcd".to_owned(), None)]);
+    if endpoint == "readyz" {
+        checks.insert("etcd-readiness".to_owned(), None);
+    }
     checks.extend(known.0.read().clone());
+    if let Some(reason) = store {
+        tracing::warn!(reason, "the store does not answer a health check");
+        checks
+            .iter_mut()
+            .filter(|(name, _)| name.starts_with("etcd"))
+            .for_each(|(_, state)| *state = Some(reason.clone()));
+    }
     if endpoint == "livez" {
         // A server that waits for something is alive.
         checks.retain(|name, _| !name.starts_with("poststarthook/"));

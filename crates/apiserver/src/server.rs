@@ -45,6 +45,9 @@ pub struct Options {
     pub max_mutating_requests_in_flight: usize,
     /// After this a request that does not last is answered 504.
     pub request_timeout: Duration,
+    /// How long `/healthz` and `/livez` wait for the store, and `/readyz`.
+    pub health_timeout: Duration,
+    pub readiness_timeout: Duration,
 }
 
 impl Options {
@@ -64,6 +67,8 @@ impl Options {
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,
             request_timeout: Duration::from_secs(60),
+            health_timeout: Duration::from_secs(2),
+            readiness_timeout: Duration::from_secs(2),
         }
     }
 }
@@ -114,6 +119,8 @@ pub struct Server {
     pub(crate) prefixes: PrefixRoutes,
     pub(crate) in_flight: InFlight,
     pub(crate) request_timeout: Duration,
+    pub(crate) health_timeout: Duration,
+    pub(crate) readiness_timeout: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) checks: Checks,
     /// Feeds the cache for as long as the server is there.
@@ -155,6 +162,8 @@ impl Server {
             prefixes: PrefixRoutes::default(),
             in_flight: InFlight::new(options.max_requests_in_flight, options.max_mutating_requests_in_flight),
             request_timeout: options.request_timeout,
+            health_timeout: options.health_timeout,
+            readiness_timeout: options.readiness_timeout,
             metrics: Metrics::default(),
             checks: Checks::default(),
             follower: OnceLock::new(),

@@ -63,7 +63,7 @@ pub(crate) fn storage_error(error: &StorageError) -> ApiError {
     match error {
         StorageError::Closed => ApiError::new(Reason::ServiceUnavailable, "the server is shutting down: try again"),
         // As upstream passes on etcd's own words.
-        StorageError::Unavailable(text) => ApiError::new(Reason::Unknown, text.as_str()),
+        StorageError::Unavailable(text) | StorageError::Refused(text) => ApiError::new(Reason::Unknown, text.as_str()),
         other => ApiError::internal(other),
     }
 }
@@ -335,7 +335,8 @@ impl<'a> Writer<'a> {
         self.warnings.extend(strategy.warnings(object, Some(before)));
         self.validate(Operation::Update, object, Some(before), &chain).await?;
         kybern_schema::apply::keep_times(before, object);
-        let stored = old.api_version() == resource.stored.gvk.api_version();
+        let stored =
+            old.api_version() == resource.stored.gvk.api_version() && !self.server.storage.wants_rewrite(&old.key);
         if object == before && stored && chain.transaction.is_empty() {
             return Ok(old.clone());
         }

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completion, coredns, down, image, kube_apiserver, kube_controller_manager, kube_proxy, kube_scheduler, kubelet,
-    server, up,
+    backup, completion, coredns, down, image, kube_apiserver, kube_controller_manager, kube_proxy, kube_scheduler,
+    kubelet, server, store, up,
 };
 use crate::testapp;
 
@@ -24,6 +24,12 @@ pub(crate) enum Command {
     Down(down::Down),
     /// Runs control plane and node in the foreground.
     Server(server::Server),
+    /// Copies the store to a file, also while a server uses it.
+    Backup(Box<backup::Backup>),
+    /// Puts a copy in the place of the store, while no server uses it.
+    Restore(backup::Restore),
+    /// Looks into the store.
+    Store(store::Store),
     /// Works on the node's images.
     Image(image::Image),
     /// Runs the API server alone.
@@ -47,6 +53,16 @@ pub(crate) enum Command {
 impl Command {
     /// `up`, `down` and the like, unlike what runs on and on.
     pub(crate) fn is_for_people(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Down(_) | Self::Image(_) | Self::Completion(_) | Self::Testapp(_))
+        matches!(
+            self,
+            Self::Up(_)
+                | Self::Down(_)
+                | Self::Backup(_)
+                | Self::Restore(_)
+                | Self::Store(_)
+                | Self::Image(_)
+                | Self::Completion(_)
+                | Self::Testapp(_)
+        )
     }
 }

@@ -1,9 +1,12 @@
 //! The revisioned key space under the API server: what etcd is to upstream.
 //!
 //! Every committed transaction has a [`Revision`], one higher than the last. Keys are upstream's
-//! (`/registry/pods/default/web-0`), values are bytes that this crate never looks into. Two implementations:
-//! [`memory::Memory`] for tests and [`sqlite::Sqlite`] on disk. The trait promises only what etcd v3 can keep as well.
+//! (`/registry/pods/default/web-0`), values are bytes that this crate never looks into. Three implementations:
+//! [`memory::Memory`] for tests, [`sqlite::Sqlite`] on disk, and [`etcd::Etcd`], which several servers may share. The trait promises only what etcd v3 can keep as well.
 
+pub mod encryption;
+pub mod etcd;
+mod grpc;
 mod hub;
 pub mod lock;
 pub mod memory;
@@ -187,6 +190,9 @@ pub enum StorageError {
     /// happened is not known.
     #[error("{0}")]
     Unavailable(String),
+    /// The store's own refusal of a request. Nothing was written.
+    #[error("{0}")]
+    Refused(String),
     #[error("the store is closed")]
     Closed,
 }
@@ -219,4 +225,9 @@ pub trait Storage: Send + Sync + 'static {
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StorageError>>;
 
     fn size(&self) -> BoxFuture<'_, Result<Size, StorageError>>;
+
+    /// Whether a key's value should be written again though it does not change, as it would be stored otherwise.
+    fn wants_rewrite(&self, _key: &str) -> bool {
+        false
+    }
 }

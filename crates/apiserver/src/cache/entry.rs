@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use kybern_apimachinery::{ApiError, Map, Value};
+use kybern_schema::proto;
 use kybern_storage::Revision;
 
 use super::extract::{self, Fields, Labels};
@@ -63,8 +64,7 @@ impl Entry {
         let bytes = match body_offset(value) {
             Some(body) => splice(value, body, revision),
             None => {
-                // Written by someone else in another order of keys.
-                let object: Value = serde_json::from_slice(value).map_err(|e| bad(e.to_string()))?;
+                let object = tree(value).map_err(bad)?;
                 let value =
                     canonical(&object).ok_or_else(|| bad("it has no apiVersion, kind or metadata".to_owned()))?;
                 let body = body_offset(&value).ok_or_else(|| bad("its apiVersion or kind is malformed".to_owned()))?;
@@ -174,6 +174,17 @@ impl Entry {
 const HEAD: &[u8] = b"{\"apiVersion\":\"";
 const METADATA: &[u8] = b"\"metadata\":{";
 
+/// A value that someone else wrote: JSON in another order of keys, or protobuf, upstream's form of built-in kinds.
+fn tree(value: &[u8]) -> Result<Value, String> {
+    if !value.starts_with(proto::MAGIC) {
+        return serde_json::from_slice(value).map_err(|e| e.to_string());
+    }
+    let envelope = proto::Envelope::open(value).map_err(|e| e.to_string())?;
+    let kind = envelope.gvk().and_then(|gvk| kybern_schema::builtin().kind(&gvk));
+    let unknown = || format!("it is protobuf of the unknown kind {:?} in {:?}", envelope.kind, envelope.api_version);
+    proto::decode(&kind.ok_or_else(unknown)?, value).map_err(|e| e.to_string())
+}
+
 /// Where `"metadata"` starts in bytes that begin `{"apiVersion":"…","kind":"…","metadata":{`.
 fn body_offset(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
@@ -240,7 +251,7 @@ fn write_json(out: &mut Vec<u8>, value: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kybern_apimachinery::{Gvk, json};
+    use kybern_apimachinery::{Gvk, json, object};
 
     fn kind() -> StoredKind {
         StoredKind {
@@ -281,6 +292,26 @@ mod tests {
             r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}"#,
             r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7","name":"a"}}"#,
         );
+    }
+
+    #[test]
+    fn upstreams_protobuf_is_read_as_its_json() {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns", "labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "100m"}}}]}
+        });
+        let ty = kybern_schema::builtin().kind(&Gvk::new("", "v1", "Pod")).unwrap();
+        let value = proto::encode(&ty, &object).unwrap();
+        let entry = Entry::new(&kind(), 3, "/p/ns/a".into(), &value, 7).unwrap();
+        let read = entry.value().unwrap();
+        assert_eq!((entry.label("a"), object::resource_version(&read)), (Some("b"), "7"));
+        assert_eq!(read["spec"]["containers"][0]["resources"], object["spec"]["containers"][0]["resources"]);
+        for end in [0, 4, 5, 10, value.len() / 2, value.len() - 1] {
+            assert!(Entry::new(&kind(), 3, "/p/ns/a".into(), &value[..end], 7).is_err(), "{end} bytes");
+        }
+        let unknown = proto::enclose("example.com/v1", "Widget", b"");
+        let refusal = Entry::new(&kind(), 3, "/p/ns/a".into(), &unknown, 7).unwrap_err().to_string();
+        assert!(refusal.contains("/p/ns/a") && refusal.contains("\"Widget\""), "{refusal}");
     }
 
     #[test]

@@ -69,7 +69,11 @@ async fn plain(
         return Err(ApiError::method_not_allowed());
     }
     Ok(match parts.as_slice() {
-        ["healthz" | "livez" | "readyz", ..] => health::serve(&server.checks, &parts, query),
+        [endpoint @ ("healthz" | "livez" | "readyz"), ..] => {
+            let patience = if *endpoint == "readyz" { server.readiness_timeout } else { server.health_timeout };
+            let store = health::of_store(&*server.storage, patience).await;
+            health::serve(&server.checks, store, &parts, query)
+        }
         ["version"] => body::json(StatusCode::OK, &server.version),
         ["metrics"] => {
             let size = server.storage.size().await.ok();

@@ -16,12 +16,14 @@ use kybern_registry::TokenLimits;
 use super::api_access::AccessFlags;
 use super::audit::AuditFlags;
 use super::runtime_config::RuntimeConfig;
+use super::storage::{EncryptionFlags, EtcdFlags};
 use crate::node_address;
 use crate::notify::Notifier;
 use crate::serving::TlsFlags;
 use crate::wiring::control_plane::{self, ApiServerOptions};
 use crate::wiring::kubelet_access::KubeletAccess;
 use crate::wiring::shutdown;
+use crate::wiring::storage::StorageOptions;
 
 #[derive(Debug, Args)]
 pub(crate) struct KubeApiserver {
@@ -37,6 +39,10 @@ pub(crate) struct KubeApiserver {
     /// Holds the store; certificates, too, unless --cert-dir says otherwise.
     #[arg(long, default_value = "/var/lib/kybern")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    etcd: EtcdFlags,
+    #[command(flatten)]
+    encryption: EncryptionFlags,
     /// Holds certificates and keys [default: <data-dir>/server/pki].
     #[arg(long)]
     cert_dir: Option<PathBuf>,
@@ -173,7 +179,10 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     let authorization = parse_modes(&options.authorization_mode)?;
     options.access.check(&authorization)?;
     let server_options = ApiServerOptions {
-        store: options.data_dir.join("server/db"),
+        storage: StorageOptions {
+            encryption: options.encryption.file(),
+            ..options.etcd.storage(&options.data_dir.join("server/db"))
+        },
         cert_dir: options.cert_dir.clone().unwrap_or_else(|| options.data_dir.join("server/pki")),
         bind_address: options.bind_address,
         secure_port: options.secure_port,

@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod api_access;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod completion;
 mod controller_settings;
 pub(crate) mod coredns;
@@ -18,4 +19,6 @@ mod kubelet_config;
 mod leader_election;
 pub(crate) mod runtime_config;
 pub(crate) mod server;
+mod storage;
+pub(crate) mod store;
 pub(crate) mod up;

@@ -74,10 +74,9 @@ fn refusals_say_why() {
         ("kybern kube-proxy run", "\"kube-proxy\" does not take any arguments, got \"run\""),
         ("kybern kube-apiserver --audit-policy-file=/p", "--audit-policy-file=/p cannot be honoured: "),
         (
-            "kybern kube-apiserver --encryption-provider-config=/p",
-            "--encryption-provider-config=/p cannot be honoured: ",
+            "kybern kube-apiserver --etcd-servers-overrides=/events#https://10.0.0.9:2379",
+            "all objects lie in one store",
         ),
-        ("kybern kube-apiserver --etcd-servers=https://10.0.0.9:2379", "--data-dir"),
     ] {
         let refusal = read(line).unwrap_err();
         assert!(refusal.contains(expect), "{line}: {refusal}");

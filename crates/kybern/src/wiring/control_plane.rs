@@ -24,7 +24,6 @@ use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_component_base::TlsPolicy;
 use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
 use kybern_registry::{Deps, KubeletClient, ServiceAddresses, ServiceAllocators, TokenLimits, WebhookMetrics};
-use kybern_storage::sqlite::{self, Sqlite};
 use kybern_webhook::ClientManager;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -33,6 +32,7 @@ use tokio::net::TcpListener;
 use super::certificate::Certificate;
 use super::discovery_routes;
 use super::kubelet_access::KubeletAccess;
+use super::storage::{StorageOptions, report_health};
 use crate::commands::admission;
 use crate::commands::api_access::AccessFlags;
 use crate::commands::runtime_config::RuntimeConfig;
@@ -41,8 +41,7 @@ use crate::{preflight, version};
 /// What an API server is told.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiServerOptions {
-    /// Holds the store.
-    pub(crate) store: PathBuf,
+    pub(crate) storage: StorageOptions,
     /// Holds certificates and keys.
     pub(crate) cert_dir: PathBuf,
     pub(crate) bind_address: IpAddr,
@@ -129,7 +128,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     on_step("certificates");
     // Before anything is written: a port in use must leave no trace in the store.
     let listener = listen(SocketAddr::new(options.bind_address, options.secure_port)).await?;
-    let storage = Arc::new(Sqlite::open(&options.store, sqlite::Options::default())?);
+    let storage = options.storage.open().await?;
     on_step("store");
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -162,7 +161,11 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     };
     observers.extend(deps.observers());
     let mut server = Options::new(storage);
+    (server.health_timeout, server.readiness_timeout) =
+        (options.storage.health_timeout, options.storage.readiness_timeout);
     server.resources = kybern_registry::resources(&deps);
+    let (storage, key_health) = options.storage.encrypted(server.storage.clone(), &server.resources).await?;
+    server.storage = storage;
     options.runtime_config.retain(&mut server.resources, |row| &row.gvr)?;
     server.admission = kybern_registry::admission_plugins(&deps);
     let names: Vec<&str> = server.admission.iter().map(|plugin| plugin.name()).collect();
@@ -184,6 +187,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.version = version_document();
     server.clock = clock;
     let server = Server::start(server).await.context("cannot load the store")?;
+    if let Some(health) = key_health {
+        tokio::spawn(report_health(server.checks().clone(), health));
+    }
     server.metrics().register(kybern_client::register_informer_metrics);
     server.metrics().register(|registry| webhook_metrics.register(registry));
     slot.fill(server.clone());

@@ -12,6 +12,7 @@ pub(crate) mod node;
 pub(crate) mod removal;
 pub(crate) mod server;
 pub(crate) mod shutdown;
+pub(crate) mod storage;
 
 use std::net::IpAddr;
 

@@ -14,6 +14,7 @@ use kybern_registry::bootstrap;
 use kybern_storage::lock::{DirectoryLock, LockError};
 
 use super::control_plane::{self, ApiServer, ApiServerOptions};
+use super::storage::StorageOptions;
 use super::{Cluster, control_plane_node, in_process, node, shutdown};
 use crate::addons;
 use crate::commands::kube_apiserver::loopback_or;
@@ -75,7 +76,7 @@ pub(super) async fn start_control_plane(cluster: &Cluster, on_step: impl Fn(&str
 
 fn options(cluster: &Cluster) -> ApiServerOptions {
     ApiServerOptions {
-        store: cluster.paths.store(),
+        storage: StorageOptions::own(&cluster.paths.store()),
         cert_dir: cluster.paths.pki(),
         bind_address: cluster.bind_address,
         secure_port: cluster.secure_port,

@@ -23,7 +23,8 @@ pub use write::Writer;
 /// The media type of bodies in this form.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
-const MAGIC: &[u8] = b"k8s\0";
+/// What a body in this form begins with.
+pub const MAGIC: &[u8] = b"k8s\0";
 
 /// The envelope of a body, and the message in it.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,8 +5,11 @@
 //! `meta` holds the format and the compaction point. A row of `log` that a later one replaced or that marks a deletion
 //! is history, and goes when the revision that replaced it is compacted.
 
+mod checkpoint;
+mod inspect;
 mod reader;
 mod schema;
+mod snapshot;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -19,10 +22,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::hub::Hub;
 use crate::lock::{DirectoryLock, LockError};
 use crate::{BoxFuture, Page, RangeRequest, Revision, Scan, Size, Storage, StorageError, Txn, Watch};
+pub use inspect::{Change, Inspection, Listed, Stats};
 use reader::Reader;
 use schema::Content;
+pub use snapshot::{SnapshotError, Summary, backup, restore, verify};
 use writer::{Command, Writer};
 
+/// The database in the directory of a store.
+pub const FILE: &str = "state.db";
 /// Transactions that may wait for the writer before callers have to wait for a place in the queue.
 const QUEUE: usize = 1024;
 
@@ -99,7 +106,7 @@ impl Sqlite {
     /// Opens or makes the store `state.db` in `directory`, which is made where absent (mode 0700), and locks the
     /// directory for as long as the store is in use.
     pub fn open(directory: &Path, options: Options) -> Result<Self, OpenError> {
-        let path = directory.join("state.db");
+        let path = directory.join(FILE);
         let open = |cause: &dyn std::fmt::Display| OpenError::Open { path: path.clone(), cause: cause.to_string() };
         schema::make_private_directory(directory).map_err(|e| open(&e))?;
         let lock = DirectoryLock::take(directory)?;
@@ -123,7 +130,7 @@ impl Sqlite {
         shared.hub.publish(revision, Vec::new());
         let reader = Reader::open(shared.clone()).map_err(|e| open(&e))?;
         let (commands, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::new(shared.clone(), connection, options, lock);
+        let writer = Writer::new(shared.clone(), connection, options, lock).map_err(|e| open(&e))?;
         std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(queue))

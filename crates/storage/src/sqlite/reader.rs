@@ -162,7 +162,7 @@ pub(super) fn events_after(connection: &Connection, prefix: &str, from: Revision
 }
 
 /// The least string that sorts after every string with the prefix.
-fn end_of(prefix: &str) -> String {
+pub(super) fn end_of(prefix: &str) -> String {
     // Keys are ASCII paths; this character sorts after all that can follow a prefix.
     format!("{prefix}\u{10ffff}")
 }

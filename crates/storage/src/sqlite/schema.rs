@@ -50,19 +50,22 @@ pub(super) fn make_private_file(path: &Path) -> std::io::Result<()> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
 }
 
+/// A connection with what holds for it alone, and not for the file.
 pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
-    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -2048)?;
+    connection.pragma_update(None, "journal_size_limit", 32 << 20)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
 }
 
+/// What holds for the file.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // page_size counts only for a new file, and only before WAL mode is on.
     connection.pragma_update(None, "page_size", 8192)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -2048)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 2000)?;
-    connection.pragma_update(None, "journal_size_limit", 32 << 20)?;
-    connection.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
+use super::checkpoint::Checkpointer;
 use super::{Options, Shared, reader, schema};
 use crate::lock::DirectoryLock;
 use crate::{Event, Guard, Revision, StorageError, Txn, Write};
@@ -27,12 +28,21 @@ pub(super) struct Writer {
     /// `None` after an I/O error, until opening again succeeds.
     connection: Option<Connection>,
     options: Options,
+    checkpointer: Checkpointer,
+    /// Let go of last.
     _lock: DirectoryLock,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, connection: Connection, options: Options, lock: DirectoryLock) -> Self {
-        Self { shared, connection: Some(connection), options, _lock: lock }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        mut connection: Connection,
+        options: Options,
+        lock: DirectoryLock,
+    ) -> Result<Self, String> {
+        let checkpointer = Checkpointer::start(shared.path.clone()).map_err(|e| e.to_string())?;
+        checkpointer.attach(&mut connection).map_err(|e| e.to_string())?;
+        Ok(Self { shared, connection: Some(connection), options, checkpointer, _lock: lock })
     }
 
     /// Serves until every sender is gone.
@@ -54,6 +64,9 @@ impl Writer {
             }
             self.commit(&mut batch);
             self.keep_history_short();
+            if let Some(connection) = &self.connection {
+                self.checkpointer.finish(connection);
+            }
         }
     }
 
@@ -93,7 +106,8 @@ impl Writer {
     /// The connection; opened again after an error, when whatever of the failed commit did reach the disk is announced.
     fn connection(&mut self) -> Result<(&mut Connection, &Shared), StorageError> {
         if self.connection.is_none() {
-            let reopened = schema::open_for_writing(&self.shared.path).and_then(|connection| {
+            let reopened = schema::open_for_writing(&self.shared.path).and_then(|mut connection| {
+                self.checkpointer.attach(&mut connection)?;
                 let events = reader::events_after(&connection, "", self.shared.revision())?;
                 Ok((connection, events))
             });
@@ -244,7 +258,8 @@ mod tests {
         schema::prepare(&connection).unwrap();
         let revision = schema::last_revision(&connection).unwrap().max(1);
         let shared = Shared { path, revision: revision.into(), oldest: 1.into(), hub: Default::default() };
-        Ok(Writer::new(Arc::new(shared), connection, Options::default(), DirectoryLock::take(directory)?))
+        let lock = DirectoryLock::take(directory)?;
+        Ok(Writer::new(Arc::new(shared), connection, Options::default(), lock).unwrap())
     }
 
     fn put(writer: &mut Writer, key: &str, bytes: usize) -> Result<Revision, StorageError> {

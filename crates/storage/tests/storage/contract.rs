@@ -1,39 +1,28 @@
-//! One contract, checked against every implementation; and what only the store on disk promises.
+//! What every store promises.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use kybern_storage::lock::LockError;
 use kybern_storage::memory::Memory;
-use kybern_storage::sqlite::{OpenError, Options, Sqlite};
-use kybern_storage::{Guard, MAX_WRITES, Page, RangeRequest, Revision, Storage, StorageError, Txn, Write};
+use kybern_storage::sqlite::{Options, Sqlite};
+use kybern_storage::{Guard, MAX_WRITES, RangeRequest, Storage, StorageError, Txn, Write};
 
-fn value(text: &str) -> Bytes {
-    Bytes::copy_from_slice(text.as_bytes())
-}
+use crate::etcd_server::Server;
+use crate::{range, texts, value};
 
-/// Runs a check against every implementation.
-async fn each<F: Future<Output = ()>>(check: impl Fn(Arc<dyn Storage>) -> F) {
+/// Runs a check against every store, each new.
+async fn each<F: Future<Output = ()>>(test: &str, check: impl Fn(Arc<dyn Storage>) -> F) {
     check(Arc::new(Memory::default())).await;
     let directory = tempfile::tempdir().unwrap();
     check(Arc::new(Sqlite::open(directory.path(), Options::default()).unwrap())).await;
-}
-
-async fn range(storage: &dyn Storage, prefix: &str, at: Option<Revision>) -> Result<Page, StorageError> {
-    storage.range(RangeRequest { prefix, after: "", limit: 1000, at }).await
-}
-
-fn texts(page: &Page) -> Vec<String> {
-    page.items
-        .iter()
-        .map(|kv| format!("{}={}@{}", kv.key, String::from_utf8_lossy(&kv.value), kv.mod_revision))
-        .collect()
+    if let Some(server) = Server::start(test, 1, false) {
+        check(Arc::new(server.open().await)).await;
+    }
 }
 
 #[tokio::test]
 async fn guards_refuse_and_revisions_count() {
-    each(|s| async move {
+    each("guards_refuse_and_revisions_count", |s| async move {
         assert_eq!(s.revision().await.unwrap(), 1);
         assert_eq!(s.txn(Txn::create("/a".into(), value("1"))).await.unwrap(), 2);
         let again = s.txn(Txn::create("/a".into(), value("2"))).await.unwrap_err();
@@ -52,7 +41,7 @@ async fn guards_refuse_and_revisions_count() {
 
 #[tokio::test]
 async fn a_transaction_is_one_revision_or_nothing() {
-    each(|s| async move {
+    each("a_transaction_is_one_revision_or_nothing", |s| async move {
         let writes = vec![Write::Put("/a".into(), value("1")), Write::Put("/b".into(), value("1"))];
         assert_eq!(s.txn(Txn { guards: Vec::new(), writes: writes.clone() }).await.unwrap(), 2);
         assert_eq!(texts(&range(&*s, "/", None).await.unwrap()), ["/a=1@2", "/b=1@2"]);
@@ -65,7 +54,7 @@ async fn a_transaction_is_one_revision_or_nothing() {
 
 #[tokio::test]
 async fn ranges_are_pages_of_one_revision() {
-    each(|s| async move {
+    each("ranges_are_pages_of_one_revision", |s| async move {
         for (i, key) in ["/p/a", "/p/b", "/p/c", "/q/a"].into_iter().enumerate() {
             s.txn(Txn::create(key.into(), value(&i.to_string()))).await.unwrap();
         }
@@ -94,7 +83,7 @@ async fn ranges_are_pages_of_one_revision() {
 
 #[tokio::test]
 async fn watches_resume_from_any_revision() {
-    each(|s| async move {
+    each("watches_resume_from_any_revision", |s| async move {
         s.txn(Txn::create("/a".into(), value("1"))).await.unwrap();
         s.txn(Txn::update("/a".into(), 2, value("2"))).await.unwrap();
         let mut watch = s.watch("/", 2).await.unwrap();
@@ -110,7 +99,7 @@ async fn watches_resume_from_any_revision() {
 
 #[tokio::test]
 async fn a_watch_brings_what_is_under_its_prefix_and_how_far_it_is() {
-    each(|s| async move {
+    each("a_watch_brings_what_is_under_its_prefix_and_how_far_it_is", |s| async move {
         let start = s.txn(Txn::create("/p/a".into(), value("1"))).await.unwrap();
         s.txn(Txn::create("/q/a".into(), value("1"))).await.unwrap();
         let mut watches = Vec::new();
@@ -157,7 +146,7 @@ async fn a_watch_brings_what_is_under_its_prefix_and_how_far_it_is() {
 
 #[tokio::test]
 async fn what_one_store_would_refuse_every_store_refuses() {
-    each(|s| async move {
+    each("what_one_store_would_refuse_every_store_refuses", |s| async move {
         let put = |key: &str| Write::Put(key.into(), value("1"));
         let twice = Txn { guards: Vec::new(), writes: vec![put("/a"), put("/b"), Write::Delete("/a".into())] };
         assert!(matches!(s.txn(twice).await, Err(StorageError::WrittenTwice(key)) if &*key == "/a"));
@@ -177,7 +166,7 @@ async fn what_one_store_would_refuse_every_store_refuses() {
 
 #[tokio::test]
 async fn compaction_keeps_what_lives() {
-    each(|s| async move {
+    each("compaction_keeps_what_lives", |s| async move {
         for key in ["/a", "/b"] {
             s.txn(Txn::create(key.into(), value("1"))).await.unwrap();
         }
@@ -193,158 +182,98 @@ async fn compaction_keeps_what_lives() {
     .await;
 }
 
-#[tokio::test]
-async fn a_slow_watcher_is_dropped_and_told_where_it_was() {
-    let s = Memory::default();
-    let mut watch = s.watch("/", 1).await.unwrap();
-    for i in 0..1000 {
-        s.txn(Txn::create(format!("/{i}").into(), value(""))).await.unwrap();
-    }
-    let mut seen = 1;
-    let lagged = loop {
-        match watch.next().await {
-            Ok(batch) => seen = batch.revision,
-            Err(StorageError::Lagged { last }) => break last,
-            Err(error) => panic!("{error}"),
-        }
-    };
-    assert_eq!(lagged, seen);
-    assert!(seen < 1001);
-    let mut resumed = s.watch("/", seen).await.unwrap();
-    assert_eq!(resumed.next().await.unwrap().events.len() as u64, 1001 - seen);
-}
-
-#[tokio::test]
-async fn concurrent_commits_keep_order_and_survive_reopening() {
-    let directory = tempfile::tempdir().unwrap();
-    let storage = Arc::new(Sqlite::open(directory.path(), Options { history: 100 }).unwrap());
-    let mut watch = storage.watch("/", 1).await.unwrap();
-    let tasks: Vec<_> = (0..500)
-        .map(|i| {
-            let storage = storage.clone();
-            tokio::spawn(
-                async move { storage.txn(Txn::create(format!("/k/{i:03}").into(), value("x"))).await.unwrap() },
-            )
-        })
-        .collect();
-    let mut revisions = Vec::new();
-    for task in tasks {
-        revisions.push(task.await.unwrap());
-    }
-    revisions.sort_unstable();
-    assert_eq!(revisions, (2..=501).collect::<Vec<_>>());
-    let mut seen = Vec::new();
-    while seen.len() < 500 {
-        seen.extend(watch.next().await.unwrap().events.into_iter().map(|e| e.revision));
-    }
-    assert_eq!(seen, revisions);
-    storage.compact(501).await.unwrap();
-    let key: Arc<str> = "/k/000".into();
-    let at = range(&*storage, "/k/000", None).await.unwrap().items[0].mod_revision;
-    storage.txn(Txn::delete(key, at)).await.unwrap();
-    storage.compact(502).await.unwrap();
-    drop(storage);
-    let storage = reopen(directory.path()).await;
-    assert_eq!(storage.revision().await.unwrap(), 502, "a compacted deletion still counts");
-    assert_eq!(storage.oldest().await.unwrap(), 502);
-    assert_eq!(range(&storage, "/k/", None).await.unwrap().items.len(), 499);
-}
-
-/// The writer thread lets go of the lock a moment after the last handle is dropped.
-async fn reopen(directory: &std::path::Path) -> Sqlite {
-    for _ in 0..200 {
-        match Sqlite::open(directory, Options::default()) {
-            Err(OpenError::Lock(LockError::Held { .. })) => {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await
-            }
-            other => return other.unwrap(),
-        }
-    }
-    panic!("the lock was never released");
-}
-
-#[tokio::test]
-async fn history_is_kept_short_by_itself() {
-    let directory = tempfile::tempdir().unwrap();
-    let storage = Arc::new(Sqlite::open(directory.path(), Options { history: 10 }).unwrap());
-    let mut at = storage.txn(Txn::create("/a".into(), value("x"))).await.unwrap();
-    for _ in 0..1100 {
-        at = storage.txn(Txn::update("/a".into(), at, value("y"))).await.unwrap();
-    }
-    let oldest = storage.oldest().await.unwrap();
-    assert!(oldest > 1 && oldest <= at - 10, "{oldest} of {at}");
-    assert_eq!(range(&*storage, "/a", None).await.unwrap().items[0].mod_revision, at);
-}
-
-#[test]
-fn a_second_server_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let _first = Sqlite::open(directory.path(), Options::default()).unwrap();
-    let text = Sqlite::open(directory.path(), Options::default()).err().unwrap().to_string();
-    let pid = std::process::id().to_string();
-    assert!(text.contains(&pid) && text.contains(directory.path().to_str().unwrap()), "{text}");
-}
-
-#[tokio::test]
-async fn files_are_private() {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = tempfile::tempdir().unwrap();
-    let storage = Sqlite::open(&directory.path().join("server"), Options::default()).unwrap();
-    storage.txn(Txn::create("/a".into(), value("x"))).await.unwrap();
-    let mut files = 0;
-    for entry in std::fs::read_dir(directory.path().join("server")).unwrap() {
-        let entry = entry.unwrap();
-        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode & 0o077, 0, "{:?} has mode {mode:o}", entry.path());
-        files += 1;
-    }
-    assert!(files >= 3);
-}
-
-/// What a power cut leaves: the files as they are in the middle of writing. Everything acknowledged before must be there.
-#[tokio::test]
-async fn a_copy_of_the_files_at_any_moment_holds_all_that_was_acknowledged() {
-    let directory = tempfile::tempdir().unwrap();
-    let storage = Arc::new(Sqlite::open(directory.path(), Options::default()).unwrap());
-    for round in 0..5 {
-        for i in 0..20 {
-            storage.txn(Txn::create(format!("/{round}/{i}").into(), value("x"))).await.unwrap();
-        }
-        let acknowledged = storage.revision().await.unwrap();
-        let busy = {
-            let storage = storage.clone();
-            tokio::spawn(async move {
-                for i in 0..50 {
-                    storage.txn(Txn::create(format!("/busy/{round}/{i}").into(), value("y"))).await.unwrap();
-                }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_write_one_key_each_revision_has_one() {
+    each("of_many_who_write_one_key_each_revision_has_one", |s| async move {
+        let first = s.revision().await.unwrap();
+        let mut watch = s.watch("/n", first).await.unwrap();
+        let claims: Vec<_> = (0..8)
+            .map(|n| {
+                let s = s.clone();
+                tokio::spawn(async move {
+                    let mut won = 0;
+                    while won < 10 {
+                        // Read, and write what was read plus one, unless somebody was quicker.
+                        let page = range(&*s, "/n", None).await.unwrap();
+                        let txn = match page.items.first() {
+                            None => Txn::create("/n".into(), value("1")),
+                            Some(kv) => {
+                                let count: u32 = std::str::from_utf8(&kv.value).unwrap().parse().unwrap();
+                                Txn::update("/n".into(), kv.mod_revision, value(&(count + 1).to_string()))
+                            }
+                        };
+                        match s.txn(txn).await {
+                            Ok(_) => won += 1,
+                            Err(StorageError::Conflict { current, .. }) => assert!(current.is_some(), "task {n}"),
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                })
             })
-        };
-        let copy = tempfile::tempdir().unwrap();
-        for name in ["state.db", "state.db-wal"] {
-            std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+            .collect();
+        for claim in claims {
+            claim.await.unwrap();
         }
-        busy.await.unwrap();
-        let recovered = Sqlite::open(copy.path(), Options::default()).unwrap();
-        assert!(recovered.revision().await.unwrap() >= acknowledged);
-        assert_eq!(range(&recovered, &format!("/{round}/"), None).await.unwrap().items.len(), 20);
-    }
+        let last = range(&*s, "/n", None).await.unwrap().items[0].clone();
+        assert_eq!(&last.value[..], b"80");
+        assert_eq!(last.create_revision, first + 1);
+        let mut seen = Vec::new();
+        while watch.reached() < last.mod_revision {
+            seen.extend(watch.next().await.unwrap().events.into_iter().map(|e| e.value.unwrap()));
+        }
+        let expect: Vec<_> = (1..=80).map(|n: u32| value(&n.to_string())).collect();
+        assert_eq!(seen, expect, "a watch misses and reorders nothing");
+    })
+    .await;
 }
 
-#[test]
-fn a_database_that_is_not_ours_is_refused_and_not_touched() {
-    let newer =
-        "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL); INSERT INTO meta VALUES ('format', 99)";
-    for (statements, expect) in [(newer, "has format 99"), ("CREATE TABLE other (a)", "not a Kybern store")] {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("state.db");
-        rusqlite::Connection::open(&path).unwrap().execute_batch(statements).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let text = Sqlite::open(directory.path(), Options::default()).err().unwrap().to_string();
-        assert!(text.contains(expect) && text.contains(&path.display().to_string()), "{text}");
-        assert_eq!(std::fs::read(&path).unwrap(), before, "{statements}");
-    }
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("state.db"), vec![b'x'; 10_000]).unwrap();
-    let text = Sqlite::open(directory.path(), Options::default()).err().unwrap().to_string();
-    assert!(text.contains("not a database"), "{text}");
+#[tokio::test]
+async fn large_values_and_many_keys_come_back_as_they_were() {
+    each("large_values_and_many_keys_come_back_as_they_were", |s| async move {
+        let from = s.revision().await.unwrap();
+        let mut watch = s.watch("/", from).await.unwrap();
+        let large: Vec<bytes::Bytes> = (0..4u8).map(|n| vec![n; 1 << 20].into()).collect();
+        for (n, value) in large.iter().enumerate() {
+            s.txn(Txn::create(format!("/large/{n}").into(), value.clone())).await.unwrap();
+        }
+        for group in 0..20 {
+            let writes = (0..MAX_WRITES).map(|n| Write::Put(format!("/many/{group:02}-{n:03}").into(), value("x")));
+            s.txn(Txn { guards: Vec::new(), writes: writes.collect() }).await.unwrap();
+        }
+        let at = s.revision().await.unwrap();
+        s.txn(Txn { guards: Vec::new(), writes: vec![Write::Delete("/many/00-000".into())] }).await.unwrap();
+        let (mut keys, mut after) = (Vec::new(), String::new());
+        loop {
+            let page =
+                s.range(RangeRequest { prefix: "/many/", after: &after, limit: 300, at: Some(at) }).await.unwrap();
+            assert_eq!(page.revision, at);
+            keys.extend(page.items.iter().map(|kv| kv.key.to_string()));
+            after = keys.last().unwrap().clone();
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(keys.len(), 20 * MAX_WRITES);
+        assert!(keys.is_sorted());
+        let mut scan = s.scan("/", at).await.unwrap();
+        let mut scanned = std::collections::BTreeMap::new();
+        while let Some(piece) = scan.recv().await {
+            scanned.extend(piece.unwrap().into_iter().map(|kv| (kv.key.to_string(), kv.value)));
+        }
+        assert_eq!(scanned.len(), 4 + 20 * MAX_WRITES);
+        let mut seen = 0;
+        while watch.reached() <= at {
+            for event in watch.next().await.unwrap().events {
+                match event.key.strip_prefix("/large/") {
+                    Some(n) => assert!(event.value.unwrap() == large[n.parse::<usize>().unwrap()]),
+                    None => seen += usize::from(event.value.is_some()),
+                }
+            }
+        }
+        assert_eq!(seen, 20 * MAX_WRITES);
+        for (n, value) in large.iter().enumerate() {
+            assert!(scanned[&format!("/large/{n}")] == *value);
+        }
+    })
+    .await;
 }

@@ -1,0 +1,99 @@
+//! Where objects lie: flags, upstream's for etcd.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use kybern_apimachinery::time;
+use kybern_storage::etcd;
+
+use crate::wiring::storage::StorageOptions;
+
+/// Upstream's flags of an etcd. Without --etcd-servers objects lie in a store of this server's own.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EtcdFlags {
+    /// The members of the etcd that holds the objects, such as https://10.0.0.2:2379 [default: a store below the data
+    /// directory].
+    #[arg(long, value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// What every key in etcd begins with.
+    #[arg(long, default_value = "/registry", requires = "etcd_servers")]
+    etcd_prefix: String,
+    /// PEM file of the authorities that certify the etcd.
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// PEM file of the certificate that the etcd is shown.
+    #[arg(long)]
+    etcd_certfile: Option<PathBuf>,
+    /// The key of --etcd-certfile (PEM).
+    #[arg(long)]
+    etcd_keyfile: Option<PathBuf>,
+    /// How often what is older than this is compacted; 0: never.
+    #[arg(long, default_value = "5m0s", value_parser = parse_period)]
+    etcd_compaction_interval: Duration,
+    /// How long the health check waits for the etcd.
+    #[arg(long, default_value = "2s", value_parser = parse_period)]
+    etcd_healthcheck_timeout: Duration,
+    /// How long the readiness check waits for the etcd.
+    #[arg(long, default_value = "2s", value_parser = parse_period)]
+    etcd_readycheck_timeout: Duration,
+    /// How long the server waits at its start for the etcd.
+    #[arg(long, default_value = "1m0s", value_parser = parse_period)]
+    storage_initialization_timeout: Duration,
+}
+
+impl EtcdFlags {
+    /// What is used: the etcd, or the store in a folder.
+    pub(crate) fn storage(&self, folder: &Path) -> StorageOptions {
+        StorageOptions {
+            etcd: self.etcd(),
+            patience: self.storage_initialization_timeout,
+            health_timeout: self.etcd_healthcheck_timeout,
+            readiness_timeout: self.etcd_readycheck_timeout,
+            ..StorageOptions::own(folder)
+        }
+    }
+
+    /// The etcd, if there is to be one.
+    pub(crate) fn etcd(&self) -> Option<etcd::Options> {
+        let servers: Vec<String> = self.etcd_servers.iter().filter(|server| !server.is_empty()).cloned().collect();
+        if servers.is_empty() {
+            return None;
+        }
+        // An empty flag names no file.
+        let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let mut options = etcd::Options::new(servers);
+        options.tls = etcd::TlsFiles {
+            ca: file(&self.etcd_cafile),
+            certificate: file(&self.etcd_certfile),
+            key: file(&self.etcd_keyfile),
+        };
+        options.prefix.clone_from(&self.etcd_prefix);
+        options.compaction_interval = Some(self.etcd_compaction_interval).filter(|interval| !interval.is_zero());
+        Some(options)
+    }
+}
+
+/// Upstream's flags of encryption at rest.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EncryptionFlags {
+    /// The file that says which stored objects are encrypted, and how (EncryptionConfiguration of
+    /// apiserver.config.k8s.io/v1).
+    #[arg(long)]
+    encryption_provider_config: Option<PathBuf>,
+    /// Reads the file anew when it changes.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    encryption_provider_config_automatic_reload: bool,
+}
+
+impl EncryptionFlags {
+    /// The file, and whether it is read anew.
+    pub(crate) fn file(&self) -> Option<(PathBuf, bool)> {
+        let file = self.encryption_provider_config.clone().filter(|path| !path.as_os_str().is_empty())?;
+        Some((file, self.encryption_provider_config_automatic_reload))
+    }
+}
+
+fn parse_period(text: &str) -> Result<Duration, String> {
+    time::parse_duration(text).ok_or_else(|| format!("{text:?} is not a duration of the form 5s"))
+}

@@ -1,0 +1,86 @@
+//! Opens the store that the API server works on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kybern_apiserver::Checks;
+use kybern_apiserver::resource::Resource;
+use kybern_storage::Storage;
+use kybern_storage::encryption::{Encrypted, Health};
+use kybern_storage::etcd::{self, Etcd};
+use kybern_storage::sqlite::{self, Sqlite};
+use tokio::sync::watch;
+
+/// Where objects lie.
+#[derive(Clone, Debug)]
+pub(crate) struct StorageOptions {
+    /// Holds the store of this server's own.
+    pub(crate) folder: PathBuf,
+    /// An etcd in place of that.
+    pub(crate) etcd: Option<etcd::Options>,
+    /// How long to wait for the etcd at the start.
+    pub(crate) patience: Duration,
+    /// How long `/healthz` and `/livez`, and `/readyz`, wait for the store.
+    pub(crate) health_timeout: Duration,
+    pub(crate) readiness_timeout: Duration,
+    /// The file that says what is encrypted and how, and whether it is read anew when it changes.
+    pub(crate) encryption: Option<(PathBuf, bool)>,
+}
+
+impl StorageOptions {
+    /// A store in a folder.
+    pub(crate) fn own(folder: &Path) -> Self {
+        const CHECK: Duration = Duration::from_secs(2);
+        Self {
+            folder: folder.to_owned(),
+            etcd: None,
+            patience: Duration::from_secs(60),
+            health_timeout: CHECK,
+            readiness_timeout: CHECK,
+            encryption: None,
+        }
+    }
+
+    pub(crate) async fn open(&self) -> Result<Arc<dyn Storage>> {
+        let Some(options) = &self.etcd else {
+            return Ok(Arc::new(Sqlite::open(&self.folder, sqlite::Options::default())?));
+        };
+        let etcd = Etcd::new(options.clone())?;
+        etcd.wait_until_ready(self.patience)
+            .await
+            .with_context(|| format!("the etcd of --etcd-servers={} is not usable", options.servers.join(",")))?;
+        Ok(Arc::new(etcd))
+    }
+
+    /// The store with its values encrypted, where they are to be, and what becomes of the keys' plugins.
+    pub(crate) async fn encrypted(
+        &self,
+        storage: Arc<dyn Storage>,
+        rows: &[Resource],
+    ) -> Result<(Arc<dyn Storage>, Option<watch::Receiver<Health>>)> {
+        let Some((file, reload)) = &self.encryption else { return Ok((storage, None)) };
+        let stored = rows.iter().filter(|row| row.unstored.is_none()).map(|row| &row.stored);
+        let kinds = stored.map(|kind| (kind.prefix.clone(), (kind.gvk.group.to_string(), kind.resource.clone())));
+        let prefix = self.etcd.as_ref().map_or("/registry", |etcd| &etcd.prefix);
+        let encrypted = Encrypted::open(storage, file, kinds.collect(), prefix, *reload).await?;
+        let health = encrypted.health();
+        Ok((Arc::new(encrypted), Some(health)))
+    }
+}
+
+/// Passes on to the health checks whether plugins are well.
+pub(crate) async fn report_health(checks: Checks, mut health: watch::Receiver<Health>) {
+    const NAME: &str = "kms-providers";
+    loop {
+        match health.borrow_and_update().clone() {
+            Some(Err(reason)) => checks.fail(NAME, reason),
+            Some(Ok(())) => checks.pass(NAME),
+            None => {}
+        }
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
