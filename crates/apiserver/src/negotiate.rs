@@ -71,13 +71,22 @@ pub(crate) fn negotiate(headers: &HeaderMap, pretty: bool, protobuf: bool, shape
         return Ok(Format { pretty, ..Format::JSON });
     }
     if let Some(format) = wanted.into_iter().find_map(|media| parse(media, protobuf, shapes)) {
-        return Ok(Format { pretty, ..format });
+        return Ok(Format { pretty: pretty || format.pretty, ..format });
     }
     let protobuf = if protobuf { ", application/vnd.kubernetes.protobuf" } else { "" };
     Err(ApiError::new(
         Reason::NotAcceptable,
         format!("only the following media types are accepted: application/json, application/yaml{protobuf}"),
     ))
+}
+
+/// The refusal of a watch in a form that is none of events.
+pub(crate) fn not_streamed(protobuf: bool) -> ApiError {
+    let protobuf = if protobuf { ", application/vnd.kubernetes.protobuf;stream=watch" } else { "" };
+    ApiError::new(
+        Reason::NotAcceptable,
+        format!("only the following media types are accepted: application/json;stream=watch{protobuf}"),
+    )
 }
 
 fn parse(media: &str, protobuf: bool, shapes: bool) -> Option<Format> {
@@ -88,12 +97,14 @@ fn parse(media: &str, protobuf: bool, shapes: bool) -> Option<Format> {
         "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
         _ => return None,
     };
-    let (mut shape, mut version, mut group) = ("", "", "");
+    let (mut shape, mut version, mut group, mut stream, mut pretty) = ("", "", "", "", false);
     for (key, value) in parts.filter_map(|p| p.split_once('=')) {
         match key {
             "as" => shape = value,
             "v" => version = value,
             "g" => group = value,
+            "stream" => stream = value,
+            "pretty" => pretty = value == "1",
             _ => {}
         }
     }
@@ -103,6 +114,10 @@ fn parse(media: &str, protobuf: bool, shapes: bool) -> Option<Format> {
         "PartialObjectMetadata" | "PartialObjectMetadataList" if shapes => Shape::Metadata,
         _ => return None,
     };
+    // Events are the only stream that there is, and YAML has none of them.
+    if !stream.is_empty() && (stream != "watch" || encoding == Encoding::Yaml) {
+        return None;
+    }
     // Every kind's metadata has a protobuf form, a table has none.
     match shape {
         Shape::Object if encoding == Encoding::Protobuf && !protobuf => return None,
@@ -114,7 +129,7 @@ fn parse(media: &str, protobuf: bool, shapes: bool) -> Option<Format> {
         (_, "meta.k8s.io", "v1beta1") => "v1beta1",
         _ => return None,
     };
-    Some(Format { encoding, shape, version, pretty: false })
+    Some(Format { encoding, shape, version, pretty })
 }
 
 #[cfg(test)]
@@ -153,6 +168,11 @@ mod tests {
         );
         check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", None);
         check("application/cbor", None);
+        check(
+            "application/yaml;stream=watch,application/json;stream=watch",
+            Some((Encoding::Json, Shape::Object, "v1")),
+        );
+        check("application/json;stream=other", None);
         check("application/yaml;q=0.5,application/json;q=0.9", Some((Encoding::Json, Shape::Object, "v1")));
         check("*/*,application/yaml", Some((Encoding::Yaml, Shape::Object, "v1")));
         let mut headers = HeaderMap::new();

@@ -1,6 +1,7 @@
 //! Objects and lists to responses: stored bytes as they are wherever the client asked for nothing else.
 
 mod messages;
+mod pretty;
 
 use std::sync::{Arc, LazyLock};
 
@@ -13,6 +14,7 @@ use kybern_schema::types::KindType;
 
 pub(crate) use self::messages::Form;
 use self::messages::Messages;
+use self::pretty::Indenter;
 use crate::body;
 use crate::cache::Entry;
 use crate::convert::View;
@@ -151,31 +153,32 @@ pub(crate) async fn list(
         })?;
         return messages(list, metadata, gzip).await;
     }
-    if format.encoding != Encoding::Json || format.pretty {
-        let (kind, value) = match format.shape {
-            Shape::Object => {
-                let kind = Gvk::new(&resource.gvr.group, &resource.gvr.version, &list_kind);
-                let view = |i: usize| views.as_ref().and_then(|views| views.get(i)).unwrap_or(&View::PLAIN);
-                let served = |(i, entry): (usize, &Arc<Entry>)| view(i).served_value(resource, entry);
-                let items: Vec<Value> = items.iter().enumerate().map(served).collect::<Result<_, _>>()?;
-                let list = json!({"apiVersion": resource.api_version(), "kind": list_kind, "metadata": metadata, "items": items});
-                (kybern_schema::builtin().kind(&kind), list)
-            }
-            _ => {
-                let json: Vec<u8> = list_pieces(resource, items, views, metadata, presentation).flatten().collect();
-                let name = if format.shape == Shape::Table { "Table" } else { "PartialObjectMetadataList" };
-                (meta_kind(name, format.version), serde_json::from_slice(&json).map_err(ApiError::internal)?)
-            }
+    let weight: usize = items.iter().map(|entry| entry.bytes.len()).sum();
+    if format.encoding == Encoding::Yaml {
+        let (resource, metadata) = (resource.clone(), metadata.clone());
+        let write = move || {
+            let json: Vec<u8> = list_pieces(&resource, items, views, &metadata, presentation).flatten().collect();
+            reencode(format, None, json)
         };
-        let (media, bytes) = codec::write(format, kind.as_ref(), &value)?;
+        let (media, bytes) = if weight <= SMALL {
+            write()?
+        } else {
+            tokio::task::spawn_blocking(write).await.map_err(ApiError::internal)??
+        };
         return Ok(body::response(StatusCode::OK, media, bytes));
     }
     let pieces = body::coalesce(list_pieces(resource, items, views, metadata, presentation));
-    let mut response = Response::new(if gzip {
-        body::made_aside(crate::gzip::compress(pieces))
+    // What is only copied is made in passing. A table's cells need each object's tree.
+    let aside = weight > SMALL && (gzip || format.pretty || format.shape == Shape::Table);
+    let pieces: Box<dyn Iterator<Item = Bytes> + Send> = if format.pretty {
+        let mut indenter = Indenter::default();
+        Box::new(pieces.map(move |piece| indenter.feed(&piece).into()))
     } else {
-        body::stream(futures_util::stream::iter(pieces))
-    });
+        Box::new(pieces)
+    };
+    let pieces = if gzip { Box::new(crate::gzip::compress(pieces)) } else { pieces };
+    let mut response =
+        Response::new(if aside { body::made_aside(pieces) } else { body::stream(futures_util::stream::iter(pieces)) });
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if gzip {

@@ -160,3 +160,52 @@ async fn an_object_that_cannot_be_read_is_an_error_in_protobuf() {
     }
     assert_eq!(client.send("GET", &format!("{CONFIG_MAPS}/good"), &PROTOBUF, "").await.code, 200);
 }
+
+#[tokio::test]
+async fn forms_that_are_not_served_are_refused_as_upstream_refuses_them() {
+    let client = Client::new().await;
+    client.post(CONFIG_MAPS, config_map("c", "1")).await.ok();
+    let all = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    let cbor = [("accept", "application/cbor")];
+    for path in [CONFIG_MAPS.to_owned(), format!("{CONFIG_MAPS}/c")] {
+        assert_eq!(client.send("GET", &path, &cbor, "").await.status(), (406, all.to_owned()));
+    }
+    let watch = format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1");
+    for accept in ["application/cbor-seq", "application/cbor"] {
+        assert_eq!(client.send("GET", &watch, &[("accept", accept)], "").await.code, 406, "{accept}");
+    }
+    let yaml = client.send("GET", &watch, &[("accept", "application/yaml")], "").await;
+    assert_eq!(yaml.code, 406);
+    let text = "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+    assert!(String::from_utf8_lossy(&yaml.bytes).replace("\n  ", " ").contains(text), "{:?}", yaml.bytes);
+    let sent = client.send("POST", CONFIG_MAPS, &[("content-type", "application/cbor")], "\u{1}").await;
+    let text = "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    assert_eq!(sent.status(), (415, text.to_owned()));
+    let path = format!("{CONFIG_MAPS}/c");
+    let applied = client.send("PATCH", &path, &[("content-type", "application/apply-patch+cbor")], "\u{1}").await;
+    assert_eq!(applied.code, 415);
+}
+
+/// A large list is the same in the forms that are for people.
+#[tokio::test]
+async fn large_lists_for_people() {
+    let client = Client::new().await;
+    for i in 0..8 {
+        let mut map = config_map(&format!("c{i}"), "1");
+        map["data"] = json!({"big": "{\"a\": [1,2],\n}".repeat(4000), "empty": ""});
+        client.post(CONFIG_MAPS, map).await.ok();
+    }
+    let list = client.get(CONFIG_MAPS).await.ok();
+    let pretty = client.get(&format!("{CONFIG_MAPS}?pretty=true")).await;
+    assert_eq!(pretty.ok(), list);
+    assert!(pretty.bytes.starts_with(b"{\n  \"kind\": \"ConfigMapList\",\n  \"apiVersion\": \"v1\",\n"));
+    assert!(pretty.bytes.ends_with(b"}\n"));
+    let zip = client.send("GET", &format!("{CONFIG_MAPS}?pretty=1"), &[("accept-encoding", "gzip")], "").await;
+    assert!(unzipped(&zip.bytes) == pretty.bytes);
+    let yaml = client.send("GET", CONFIG_MAPS, &[("accept", "application/yaml")], "").await;
+    assert_eq!(kybern_schema::decode::yaml_to_value(&yaml.bytes).unwrap(), list);
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io"), ("accept-encoding", "gzip")];
+    let table = client.send("GET", CONFIG_MAPS, &table, "").await;
+    let table: Value = serde_json::from_slice(&unzipped(&table.bytes)).unwrap();
+    assert_eq!(table["rows"].as_array().unwrap().len(), 8);
+}

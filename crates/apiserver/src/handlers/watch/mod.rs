@@ -15,8 +15,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use self::frames::Encoder;
 use super::Exchange;
 use crate::cache::{Behind, Cache, KindCache, Selection, Subscription, TooOld, WatchEvent};
+use crate::negotiate::{Encoding, not_streamed};
 use crate::options::ListOptions;
-use crate::{Body, body};
+use crate::{Body, body, codec};
 
 /// How often a watcher that wants bookmarks gets one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
@@ -31,6 +32,9 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
     let options = ListOptions::parse(&exchange.query)?;
     options.validate_watch()?;
     let presentation = exchange.presentation()?;
+    if presentation.format.encoding == Encoding::Yaml {
+        return Err(not_streamed(codec::has_protobuf(&exchange.resource.ty)));
+    }
     let server = &exchange.server;
     let kind = server.kind(&exchange.resource)?;
     let mut selection = Selection::new(&kind.kind, &exchange.info.namespace, options.labels.clone(), &options.fields)?;
