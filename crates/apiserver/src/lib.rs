@@ -17,6 +17,8 @@ mod deletion;
 mod discovery;
 mod drain;
 mod exchange;
+mod flow;
+mod flow_status;
 pub mod forward;
 mod gzip;
 mod handlers;

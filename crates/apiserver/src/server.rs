@@ -1,13 +1,14 @@
 //! The server: everything a request needs, put together once.
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use kybern_apimachinery::Value;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_storage::{Storage, StorageError};
+use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::access::{Authenticator, Authorizer, CredentialHeaders};
@@ -16,6 +17,7 @@ use crate::audit::Audit;
 use crate::cache::{Cache, KindCache};
 use crate::connect::Observer;
 use crate::discovery::Discovery;
+use crate::flow::Flow;
 use crate::health::Checks;
 use crate::in_flight::InFlight;
 use crate::metrics::Metrics;
@@ -43,6 +45,8 @@ pub struct Options {
     pub max_requests_in_flight: usize,
     /// The same of requests that write.
     pub max_mutating_requests_in_flight: usize,
+    /// Whether the sum of both is shared out by flow schemas and priority levels.
+    pub priority_and_fairness: bool,
     /// After this a request that does not last is answered 504.
     pub request_timeout: Duration,
     /// How long `/healthz` and `/livez` wait for the store, and `/readyz`.
@@ -66,6 +70,7 @@ impl Options {
             clock: Arc::new(SystemClock),
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,
+            priority_and_fairness: false,
             request_timeout: Duration::from_secs(60),
             health_timeout: Duration::from_secs(2),
             readiness_timeout: Duration::from_secs(2),
@@ -118,20 +123,19 @@ pub struct Server {
     /// Other servers' groups and versions, and what else is routed by prefix.
     pub(crate) prefixes: PrefixRoutes,
     pub(crate) in_flight: InFlight,
+    pub(crate) flow: Option<Arc<Flow>>,
     pub(crate) request_timeout: Duration,
     pub(crate) health_timeout: Duration,
     pub(crate) readiness_timeout: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) checks: Checks,
-    /// Feeds the cache for as long as the server is there.
-    follower: OnceLock<AbortHandle>,
+    /// What goes on for as long as the server is there, such as what feeds the cache.
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(follower) = self.follower.get() {
-            follower.abort();
-        }
+        self.tasks.lock().iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -142,6 +146,11 @@ impl Server {
         let cache = Cache::new(options.storage.clone());
         for observer in options.observers {
             cache.add_observer(observer);
+        }
+        let capacity = options.max_requests_in_flight + options.max_mutating_requests_in_flight;
+        let flow = options.priority_and_fairness.then(|| Flow::new(capacity, options.request_timeout));
+        if let Some(flow) = &flow {
+            cache.add_observer(flow.clone());
         }
         let table = ResourceTable::new(options.resources);
         let from = cache.load(&stored_kinds(table.rows())).await?;
@@ -161,15 +170,19 @@ impl Server {
             clock: options.clock,
             prefixes: PrefixRoutes::default(),
             in_flight: InFlight::new(options.max_requests_in_flight, options.max_mutating_requests_in_flight),
+            flow,
             request_timeout: options.request_timeout,
             health_timeout: options.health_timeout,
             readiness_timeout: options.readiness_timeout,
             metrics: Metrics::default(),
             checks: Checks::default(),
-            follower: OnceLock::new(),
+            tasks: Mutex::default(),
         });
         if let Some(audit) = &server.audit {
             server.metrics.register(|registry| audit.register(registry));
+        }
+        if let Some(flow) = &server.flow {
+            server.metrics.register(|registry| flow.register(registry));
         }
         let checks = server.checks.clone();
         let follower = tokio::spawn(async move {
@@ -182,7 +195,7 @@ impl Server {
             tracing::error!(%error, "the watch cache no longer follows the store");
             checks.fail("etcd", error.to_string());
         });
-        let _ = server.follower.set(follower.abort_handle());
+        server.ends_with_it(follower.abort_handle());
         server.cache.catch_up().await?;
         Ok(server)
     }
@@ -221,6 +234,11 @@ impl Server {
         self.cache.end_watchers(&changed);
         self.cache.forget(&changed.difference(&kept).copied().collect());
         Ok(())
+    }
+
+    /// Ends a task when the server ends.
+    pub(crate) fn ends_with_it(&self, task: AbortHandle) {
+        self.tasks.lock().push(task);
     }
 
     /// What `/` lists: the paths that are served.

@@ -26,6 +26,7 @@ pub(super) const CRATES: &[(&str, &[&str])] = &[(
         "transaction",
         "strategy",
         "connect",
+        "flow",
         "resource",
         // What is served, and its bytes.
         "resources",
@@ -49,6 +50,7 @@ pub(super) const CRATES: &[(&str, &[&str])] = &[(
         "write",
         "deletion",
         "objects",
+        "flow_status",
         // From a connection to a verb's handler.
         "handlers",
         "pipeline",

@@ -6,8 +6,8 @@ mod audit_id;
 mod authentication;
 mod authorization;
 mod deadline;
+mod fairness;
 mod impersonation;
-mod in_flight;
 mod metrics;
 mod panics;
 mod refusals;
@@ -15,8 +15,9 @@ mod route;
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use kybern_apimachinery::ApiError;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::access::UserInfo;
@@ -39,7 +40,7 @@ const STAGES: &[Stage] = &[
     authentication::stage,
     audit::stage,
     impersonation::stage,
-    in_flight::stage,
+    fairness::stage,
     authorization::stage,
 ];
 
@@ -60,6 +61,8 @@ struct Context {
     /// Nobody until [`authentication`]; after [`impersonation`], whom the request is made as.
     user: UserInfo,
     warnings: Arc<Warnings>,
+    /// What the answer carries, be it a refusal.
+    headers: Arc<Mutex<HeaderMap>>,
     audit: Arc<Record>,
     held: Held,
     request: Request<Body>,
@@ -77,6 +80,7 @@ impl Context {
             form: of_refusal(request.headers()),
             user: UserInfo::default(),
             warnings: Arc::default(),
+            headers: Arc::default(),
             audit: Arc::default(),
             held: Held::default(),
             request,

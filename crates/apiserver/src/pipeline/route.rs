@@ -76,9 +76,16 @@ async fn plain(
         }
         ["version"] => body::json(StatusCode::OK, &server.version),
         ["metrics"] => {
+            if let Some(flow) = &server.flow {
+                flow.measure();
+            }
             let size = server.storage.size().await.ok();
             let in_flight = [false, true].map(|writes| server.in_flight.taken(writes));
             server.metrics.serve(&server.cache, size, in_flight)
+        }
+        ["debug", "api_priority_and_fairness", name] => {
+            let dump = server.flow.as_ref().and_then(|flow| flow.dump(name, query.has("includeRequestDetails")));
+            dump.map_or_else(not_found, |text| body::text(StatusCode::OK, text))
         }
         ["metrics", "slis"] => health::indicators(&server.checks),
         ["openapi", rest @ ..] => {

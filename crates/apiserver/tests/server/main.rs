@@ -4,6 +4,7 @@ mod admission;
 mod attacks;
 mod audit;
 mod deletes;
+mod fairness;
 mod fixture;
 mod forms;
 mod parts;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use ipnet::IpNet;
 use kybern_apimachinery::time;
@@ -140,6 +140,9 @@ pub(crate) struct KubeApiserver {
     disable_admission_plugins: Vec<String>,
     #[command(flatten)]
     audit: AuditFlags,
+    /// Shares the sum of the next two out by flow schemas and priority levels, and lets requests wait for their turn.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    enable_priority_and_fairness: bool,
     /// Requests served at once that only read. 0 sets no limit.
     #[arg(long, default_value_t = 400)]
     max_requests_inflight: usize,
@@ -175,6 +178,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
+    let KubeApiserver { max_requests_inflight, max_mutating_requests_inflight, .. } = options;
+    if options.enable_priority_and_fairness && max_requests_inflight + max_mutating_requests_inflight == 0 {
+        bail!(
+            "invalid configuration: MaxRequestsInFlight={max_requests_inflight} and \
+             MaxMutatingRequestsInFlight={max_mutating_requests_inflight}; they must add up to something positive"
+        );
+    }
     let notifier = Notifier::from_env();
     let authorization = parse_modes(&options.authorization_mode)?;
     options.access.check(&authorization)?;
@@ -214,6 +224,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         disable_admission: options.disable_admission_plugins.clone(),
         max_requests_in_flight: options.max_requests_inflight,
         max_mutating_requests_in_flight: options.max_mutating_requests_inflight,
+        priority_and_fairness: options.enable_priority_and_fairness,
         request_timeout: options.request_timeout,
         audit: options.audit.audit()?,
         kubelets: Some(KubeletAccess {

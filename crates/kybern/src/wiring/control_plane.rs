@@ -81,6 +81,7 @@ pub(crate) struct ApiServerOptions {
     pub(crate) disable_admission: Vec<String>,
     pub(crate) max_requests_in_flight: usize,
     pub(crate) max_mutating_requests_in_flight: usize,
+    pub(crate) priority_and_fairness: bool,
     pub(crate) request_timeout: Duration,
     pub(crate) audit: Option<Arc<Audit>>,
     /// `None`: kubelets are of the cluster's authority.
@@ -173,6 +174,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.admission.retain(|plugin| !left_out.iter().any(|name| name == plugin.name()));
     server.max_requests_in_flight = options.max_requests_in_flight;
     server.max_mutating_requests_in_flight = options.max_mutating_requests_in_flight;
+    server.priority_and_fairness = options.priority_and_fairness;
     server.request_timeout = options.request_timeout;
     server.audit.clone_from(&options.audit);
     let client_ca = client_authorities(options, &pki)?;
@@ -190,6 +192,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     if let Some(health) = key_health {
         tokio::spawn(report_health(server.checks().clone(), health));
     }
+    server.keep_flow_conditions();
     server.metrics().register(kybern_client::register_informer_metrics);
     server.metrics().register(|registry| webhook_metrics.register(registry));
     slot.fill(server.clone());

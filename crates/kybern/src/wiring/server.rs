@@ -105,6 +105,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         disable_admission: Vec::new(),
         max_requests_in_flight: 400,
         max_mutating_requests_in_flight: 200,
+        priority_and_fairness: true,
         request_timeout: Duration::from_secs(60),
         audit: None,
         kubelets: None,
