@@ -40,6 +40,15 @@ pub trait Connector: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<http::Response<Body>, ApiError>>;
 }
 
+/// What is stored under a key.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub key: Arc<str>,
+    pub value: bytes::Bytes,
+    /// Zero for what is not stored yet.
+    pub revision: u64,
+}
+
 /// The stored objects, as connectors, admission plugins and allocators reach them.
 pub trait Objects: Send + Sync {
     /// From the watch cache, in the stored version.
@@ -70,6 +79,29 @@ pub trait Objects: Send + Sync {
     ) -> BoxFuture<'a, Result<(), ApiError>>;
     fn create<'a>(&'a self, group: &'a str, resource: &'a str, object: Value)
     -> BoxFuture<'a, Result<Value, ApiError>>;
+    /// A new object, of the internal version, as it is stored, with what the server fills into its metadata: for a transaction
+    /// that makes it together with another.
+    fn made<'a>(&'a self, group: &'a str, resource: &'a str, object: Value) -> BoxFuture<'a, Result<Stored, ApiError>>;
+    /// An object in the internal version, its key and revision, from the watch cache as it is now, for a transaction that
+    /// replaces it.
+    fn current<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(Value, Stored)>, ApiError>>;
+    /// An object of the internal version as it is stored.
+    fn encoded<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        object: &'a Value,
+    ) -> BoxFuture<'a, Result<bytes::Bytes, ApiError>>;
+    /// What is stored under a key that is no object's, read from the store.
+    fn raw<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Stored>, ApiError>>;
+    /// Waits until the watch cache, and whoever observes it, knows all that was committed before this call.
+    fn caught_up(&self) -> BoxFuture<'_, Result<(), ApiError>>;
     /// Deletes with a grace period (`None`: the kind's own), as a DELETE request would.
     fn delete<'a>(
         &'a self,

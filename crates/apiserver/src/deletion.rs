@@ -101,7 +101,7 @@ impl<'a> Deletion<'a> {
                     return Ok(Deleted::Gone(last(old.revision)));
                 }
                 let freed = Transaction::default();
-                self.resource.strategy.release(&before, &freed)?;
+                self.resource.strategy.release(&before, &freed).await?;
                 let txn = Txn::delete(old.key.clone(), old.revision);
                 let revision = commit(self.server, &old.key, txn, &freed).await?;
                 self.server.cache.settle(revision).await;

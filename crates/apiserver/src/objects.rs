@@ -1,17 +1,19 @@
 //! The stored objects for the server's own parts: connectors, admission plugins, allocators, bootstrap.
 
 use kybern_apimachinery::{ApiError, Value, object};
+use kybern_storage::RangeRequest;
 
 use crate::BoxFuture;
 use crate::access::UserInfo;
 use crate::cache::Selection;
-use crate::connect::Objects;
+use crate::connect::{Objects, Stored};
 use crate::convert;
 use crate::deletion::{Deleted, Deletion, Shown};
 use crate::options::{DeleteOptions, FieldValidation, Query, WriteOptions};
 use crate::server::Server;
 use crate::transaction::Transaction;
-use crate::write::{Failure, TRIES, Writer};
+use crate::write::{Failure, TRIES, Writer, encode, storage_error};
+use crate::{managed, metadata};
 
 /// Who the server's own parts are to admission.
 fn own_user() -> UserInfo {
@@ -143,6 +145,65 @@ impl Objects for Server {
             let made = writer.create(object).await?;
             convert::convert(&row, made.value()?, &row.internal.api_version()).await
         })
+    }
+
+    fn made<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        mut object: Value,
+    ) -> BoxFuture<'a, Result<Stored, ApiError>> {
+        Box::pin(async move {
+            let row = self.row(group, resource)?;
+            let (kind, options, now) = (self.kind(&row)?, own_options(), self.clock.now());
+            object::set(&mut object, &["apiVersion"], row.internal.api_version());
+            object::set(&mut object, &["kind"], row.kind.as_str());
+            kybern_schema::apply_defaults(&row.ty, &mut object);
+            let manager = options.field_manager.as_str();
+            let author = managed::Author { server: self, resource: &row, subresource: "", manager, now };
+            managed::track(author, None, &mut object).await?;
+            metadata::prepare_for_create(&mut object, row.generation, now);
+            let key = kind.key(object::namespace(&object), object::name(&object));
+            Ok(Stored { key, value: encode(&row, &object).await?, revision: 0 })
+        })
+    }
+
+    fn current<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(Value, Stored)>, ApiError>> {
+        Box::pin(async move {
+            let row = self.row(group, resource)?;
+            let Some(entry) = self.kind(&row)?.get(namespace, name) else { return Ok(None) };
+            let object = convert::internal(&row, &entry).await?;
+            let stored = Stored { key: entry.key.clone(), value: entry.bytes.clone(), revision: entry.revision };
+            Ok(Some((object, stored)))
+        })
+    }
+
+    fn encoded<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        object: &'a Value,
+    ) -> BoxFuture<'a, Result<bytes::Bytes, ApiError>> {
+        Box::pin(async move { encode(&*self.row(group, resource)?, object).await })
+    }
+
+    fn raw<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Stored>, ApiError>> {
+        Box::pin(async move {
+            let request = RangeRequest { prefix: key, after: "", limit: 1, at: None };
+            let page = self.storage.range(request).await.map_err(|error| storage_error(&error))?;
+            let found = page.items.into_iter().find(|item| &*item.key == key);
+            Ok(found.map(|item| Stored { key: item.key, value: item.value, revision: item.mod_revision }))
+        })
+    }
+
+    fn caught_up(&self) -> BoxFuture<'_, Result<(), ApiError>> {
+        Box::pin(self.catch_up())
     }
 
     fn delete<'a>(

@@ -121,8 +121,8 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// Adds to the transaction that deletes an object for good what frees its claims.
-    fn release(&self, _object: &Value, _transaction: &Transaction) -> Result<(), ApiError> {
-        Ok(())
+    fn release<'a>(&'a self, _object: &'a Value, _transaction: &'a Transaction) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async { Ok(()) })
     }
 }
 

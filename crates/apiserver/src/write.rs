@@ -371,7 +371,7 @@ impl<'a> Writer<'a> {
         if gone {
             // What the update claims is not claimed any more, and what was before it is given up.
             let freed = Transaction::default();
-            self.resource.strategy.release(before, &freed)?;
+            self.resource.strategy.release(before, &freed).await?;
             let revision = commit(self.server, &key, Txn::delete(key.clone(), old.revision), &freed).await?;
             self.server.cache.settle(revision).await;
             return Ok(entry(&kind, key, &value, revision)?);

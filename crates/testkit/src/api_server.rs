@@ -71,7 +71,8 @@ impl ApiServer {
         let slot = ObjectsSlot::default();
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters), nodes.clone(), rbac.clone()];
-        let services = ServiceAllocators::new(SERVICE_CIDR.parse().expect("a network"), 30_000..=32_767);
+        let services =
+            ServiceAllocators::new(&[SERVICE_CIDR.parse().expect("a network")], 30_000..=32_767, slot.clone());
         let services = Arc::new(services);
         let accounts = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
         let tokens = Arc::new(BearerTokens::new(vec![accounts], issuer.audiences().to_vec()));
@@ -102,7 +103,7 @@ impl ApiServer {
             advertise_address: ADDRESS.into(),
             secure_port: 6443,
             kubernetes_ip: KUBERNETES_IP.into(),
-            service_cidr: SERVICE_CIDR.to_owned(),
+            service_cidrs: vec![SERVICE_CIDR.to_owned()],
             kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &options).await?;

@@ -58,9 +58,9 @@ impl Strategy for Numbers {
             Ok(())
         })
     }
-    fn release(&self, object: &Value, transaction: &Transaction) -> Result<(), ApiError> {
+    fn release<'a>(&'a self, object: &'a Value, transaction: &'a Transaction) -> BoxFuture<'a, Result<(), ApiError>> {
         transaction.write(Write::Delete(key(object["data"]["number"].as_str().unwrap_or(""))));
-        Ok(())
+        Box::pin(async { Ok(()) })
     }
 }
 

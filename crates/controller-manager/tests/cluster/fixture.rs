@@ -105,7 +105,11 @@ impl Cluster {
         let (slot, clock): (_, Arc<dyn Clock>) = (ObjectsSlot::default(), Arc::new(SystemClock));
         let signer = SigningKey::from_pem(&pki.service_account_key_pem).expect("a key");
         let issuer = Arc::new(Issuer::new(vec!["https://kubernetes.default.svc".to_owned()], vec![], signer, vec![]));
-        let services = Arc::new(ServiceAllocators::new("10.96.0.0/12".parse().expect("a network"), 30_000..=32_767));
+        let services = Arc::new(ServiceAllocators::new(
+            &["10.96.0.0/12".parse().expect("a network")],
+            30_000..=32_767,
+            slot.clone(),
+        ));
         let rbac = Arc::new(Rbac::default());
         let accounts = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
         let tokens = Arc::new(BearerTokens::new(vec![accounts], issuer.audiences().to_vec()));
@@ -136,7 +140,7 @@ impl Cluster {
             advertise_address: [192, 0, 2, 1].into(),
             secure_port: 6443,
             kubernetes_ip: [10, 96, 0, 1].into(),
-            service_cidr: "10.96.0.0/12".to_owned(),
+            service_cidrs: vec!["10.96.0.0/12".to_owned()],
             kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &bootstrap).await.expect("first objects");

@@ -78,9 +78,9 @@ pub(crate) struct KubeApiserver {
     /// Static tokens: lines of token,user,uid,"group1,group2".
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
-    /// The Services' addresses.
-    #[arg(long, default_value = "10.96.0.0/12")]
-    service_cluster_ip_range: IpNet,
+    /// The Services' addresses: one range, or one of each family, the default one first.
+    #[arg(long, default_value = "10.96.0.0/12", value_delimiter = ',')]
+    service_cluster_ip_range: Vec<IpNet>,
     /// The Services' node ports.
     #[arg(long, default_value = "30000-32767", value_parser = parse_port_range)]
     service_node_port_range: (u16, u16),
@@ -197,7 +197,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         bind_address: options.bind_address,
         secure_port: options.secure_port,
         advertise_address: advertise_address(&options),
-        service_cidr: options.service_cluster_ip_range,
+        service_cidrs: options.service_cluster_ip_range.clone(),
         node_ports: options.service_node_port_range.0..=options.service_node_port_range.1,
         cluster_domain: "cluster.local".to_owned(),
         sans: Vec::new(),

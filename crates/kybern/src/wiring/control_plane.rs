@@ -48,7 +48,8 @@ pub(crate) struct ApiServerOptions {
     pub(crate) secure_port: u16,
     /// How others reach this server.
     pub(crate) advertise_address: IpAddr,
-    pub(crate) service_cidr: IpNet,
+    /// One, or one of each family, the default one first.
+    pub(crate) service_cidrs: Vec<IpNet>,
     pub(crate) node_ports: std::ops::RangeInclusive<u16>,
     pub(crate) cluster_domain: String,
     /// Further names and addresses in the certificate.
@@ -98,8 +99,20 @@ pub(crate) struct ApiServer {
 
 impl ApiServerOptions {
     pub(crate) fn kubernetes_ip(&self) -> Result<IpAddr> {
-        let first = self.service_cidr.hosts().next();
-        first.with_context(|| format!("--service-cluster-ip-range {} holds no address", self.service_cidr))
+        let first = self.service_cidrs.first().and_then(|range| range.hosts().next());
+        first.with_context(|| format!("--service-cluster-ip-range {:?} holds no address", self.service_cidrs))
+    }
+
+    /// The Services' ranges are one, or one of each family.
+    fn check_service_ranges(&self) -> Result<()> {
+        match self.service_cidrs.as_slice() {
+            [_] => Ok(()),
+            [first, second] if first.addr().is_ipv4() != second.addr().is_ipv4() => Ok(()),
+            [_, _] => {
+                bail!("--service-cluster-ip-range[0] and --service-cluster-ip-range[1] must be of different IP family")
+            }
+            _ => bail!("--service-cluster-ip-range must be one range, or two of different IP families"),
+        }
     }
 
     fn pki(&self) -> Result<PkiOptions> {
@@ -138,7 +151,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let rbac = options.authorization.contains(&Mode::Rbac).then(|| Arc::new(Rbac::default()));
     let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
     let authorizers = authorizers(options, rbac.as_ref(), &mut observers)?;
-    let services = Arc::new(ServiceAllocators::new(options.service_cidr, options.node_ports.clone()));
+    options.check_service_ranges()?;
+    let services = Arc::new(ServiceAllocators::new(&options.service_cidrs, options.node_ports.clone(), slot.clone()));
     let tokens = Arc::new(bearer_tokens(options, &issuer, &slot, &clock)?);
     let service_addresses = Arc::new(ServiceAddresses::default());
     observers.push(service_addresses.clone());
@@ -200,7 +214,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         advertise_address: options.advertise_address,
         secure_port: options.secure_port,
         kubernetes_ip: options.kubernetes_ip()?,
-        service_cidr: options.service_cidr.to_string(),
+        service_cidrs: options.service_cidrs.iter().map(ToString::to_string).collect(),
         kubelet_client: own_kubelet_client(options),
     };
     bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;

@@ -81,7 +81,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         bind_address: cluster.bind_address,
         secure_port: cluster.secure_port,
         advertise_address: cluster.node_ip,
-        service_cidr: cluster.service_cidr,
+        service_cidrs: vec![cluster.service_cidr],
         node_ports: 30000..=32767,
         cluster_domain: cluster.cluster_domain.clone(),
         sans: cluster.tls_sans.iter().cloned().chain([cluster.node_name.clone()]).collect(),

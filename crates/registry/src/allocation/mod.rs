@@ -1,8 +1,13 @@
-//! Claims of what must be unique in the cluster: service addresses and node ports. The API server is the only writer, so
-//! the claims live in memory and are rebuilt from the Services at start.
+//! Claims of what must be unique in the cluster: service addresses and node ports. They are stored, and made in the
+//! transaction of the Service that has them; what is in memory says what is worth asking for.
 
+mod claiming;
+mod node_ports;
 mod pool;
+mod ranges;
 mod services;
 
+pub use claiming::Claiming;
+pub(crate) use claiming::{address_of, free, is_of};
 pub use pool::{Pool, PoolError};
-pub use services::{Claiming, ServiceAllocators, ServiceClaims};
+pub use services::{ServiceAllocators, ServiceClaims};

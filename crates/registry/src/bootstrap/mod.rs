@@ -30,8 +30,8 @@ pub struct BootstrapOptions {
     pub secure_port: u16,
     /// The first address of the service range.
     pub kubernetes_ip: IpAddr,
-    /// The service range, `10.96.0.0/12`.
-    pub service_cidr: String,
+    /// The service ranges, `10.96.0.0/12`, of one family or two.
+    pub service_cidrs: Vec<String>,
     /// The user as whom the API server calls kubelets, if its certificate is of the cluster's making.
     pub kubelet_client: Option<&'static str>,
 }

@@ -16,7 +16,7 @@ use kybern_apiserver::BoxFuture;
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 use kybern_apiserver::transaction::Transaction;
 
-use crate::allocation::ServiceAllocators;
+use crate::allocation::{ServiceAllocators, ServiceClaims, free};
 use crate::tree::{default, drop_field, list, list_mut, text};
 
 pub(crate) struct ServiceStrategy {
@@ -128,8 +128,14 @@ impl Strategy for ServiceStrategy {
         old: Option<&'a Value>,
         transaction: &'a Transaction,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
-        let claimed = claims::claim(&self.allocators, service, old, ctx.dry_run);
-        Box::pin(async move { claimed.map(|claims| transaction.hold(claims)) })
+        Box::pin(async move {
+            let claims = claims::claim(&self.allocators, service, old, ctx.dry_run)?;
+            claims.add_to(service, old, transaction).await
+        })
+    }
+
+    fn release<'a>(&'a self, service: &'a Value, transaction: &'a Transaction) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(free(&self.allocators, service, ServiceClaims::of(service), Vec::new(), transaction))
     }
 }
 

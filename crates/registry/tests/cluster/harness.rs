@@ -57,6 +57,11 @@ impl Cluster {
         Self::with(storage, "10.96.0.0/12").await
     }
 
+    /// A server on what another one has stored or stores, with addresses of its own choice.
+    pub(crate) async fn beside(storage: Arc<dyn kybern_storage::Storage>, services: &str) -> Self {
+        Self::with(storage, services).await
+    }
+
     async fn with(storage: Arc<dyn kybern_storage::Storage>, service_cidr: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = PkiOptions {
@@ -81,7 +86,8 @@ impl Cluster {
         let tokens = Arc::new(BearerTokens::new(vec![fixed, accounts], issuer.audiences().to_vec()));
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters), nodes.clone(), rbac.clone()];
-        let services = Arc::new(ServiceAllocators::new(service_cidr.parse().unwrap(), 30000..=32767));
+        let networks: Vec<ipnet::IpNet> = service_cidr.split(',').map(|n| n.parse().unwrap()).collect();
+        let services = Arc::new(ServiceAllocators::new(&networks, 30000..=32767, slot.clone()));
         let deps = Deps {
             objects: slot.clone(),
             clock,
@@ -112,7 +118,7 @@ impl Cluster {
             advertise_address: [192, 0, 2, 1].into(),
             secure_port: 6443,
             kubernetes_ip: [10, 96, 0, 1].into(),
-            service_cidr: service_cidr.to_owned(),
+            service_cidrs: networks.iter().map(ToString::to_string).collect(),
             kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &options).await.unwrap();

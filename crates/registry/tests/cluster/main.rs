@@ -14,6 +14,7 @@ mod proxied;
 mod proxy_attacks;
 mod published;
 mod selectors;
+mod service_claims;
 mod services;
 mod streams;
 mod webhooks;

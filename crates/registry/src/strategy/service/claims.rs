@@ -30,11 +30,17 @@ pub(super) fn claim(
         carry_over::allocated(spec, before);
     }
     carry_over::normalize(spec, before);
-    let families = Families { spec, old: before, family: allocators.family() };
+    let families = allocators.families();
+    let families = Families { spec, old: before, families: &families };
     families.fill().map_err(|errors: Errors| invalid(&name, &errors))?;
-    // An update leaves addresses alone, unless there were none yet.
-    if before.is_none_or(is_external_name) {
-        addresses(&mut claims, spec, &name)?;
+    // An update leaves addresses alone, unless there were none yet or a second is added.
+    match before {
+        Some(before) if !is_external_name(before) => {
+            if list(before, "ipFamilies").len() == 1 && list(spec, "ipFamilies").len() == 2 {
+                addresses(&mut claims, spec, &name, 1)?;
+            }
+        }
+        _ => addresses(&mut claims, spec, &name, 0)?,
     }
     if has_node_ports(spec) {
         match before {
@@ -48,17 +54,19 @@ pub(super) fn claim(
     Ok(claims)
 }
 
-fn addresses(claims: &mut Claiming, spec: &mut Value, name: &str) -> Result<(), ApiError> {
+/// Those from the `first` on; the ones before it are held already.
+fn addresses(claims: &mut Claiming, spec: &mut Value, name: &str, first: usize) -> Result<(), ApiError> {
     let given = list(spec, "clusterIPs").to_vec();
     if is_external_name(spec) || given.first().is_some_and(|ip| ip == "None") {
         return Ok(());
     }
-    let mut all = Vec::new();
-    for i in 0..list(spec, "ipFamilies").len() {
+    let families = list(spec, "ipFamilies").to_vec();
+    let mut all: Vec<Value> = given.iter().take(first).cloned().collect();
+    for (i, family) in families.iter().enumerate().skip(first) {
         match given.get(i).and_then(Value::as_str).unwrap_or("") {
             "" => {
                 let failed = |cause| ApiError::internal(format!("failed to allocate a serviceIP: {cause}"));
-                all.push(Value::from(claims.any_ip().map_err(failed)?.to_string()));
+                all.push(Value::from(claims.any_ip(family.as_str().unwrap_or("")).map_err(failed)?.to_string()));
             }
             chosen => {
                 let Some(parsed) = ip::parse(chosen) else {
@@ -167,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_service_gets_an_address_and_ports() {
-        let allocators = Arc::new(ServiceAllocators::new("10.96.0.0/24".parse().unwrap(), 30000..=30200));
+        let allocators =
+            Arc::new(ServiceAllocators::new(&["10.96.0.0/24".parse().unwrap()], 30000..=30200, Default::default()));
         let made = std::cell::Cell::new(0);
         let create = |spec: Value| {
             let mut service = json!({"metadata": {"name": "s"}, "spec": spec});
@@ -211,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_dry_run_shows_ports_and_takes_none() {
-        let allocators = Arc::new(ServiceAllocators::new("10.96.0.0/24".parse().unwrap(), 30000..=30000));
+        let allocators =
+            Arc::new(ServiceAllocators::new(&["10.96.0.0/24".parse().unwrap()], 30000..=30000, Default::default()));
         let mut service = json!({"metadata": {"name": "s"}, "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local",
             "ports": [{"port": 1}, {"port": 2}]}});
         claim(&allocators, &mut service, None, true).unwrap();

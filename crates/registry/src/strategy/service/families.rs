@@ -7,11 +7,11 @@ use super::{addresses, is_external_name};
 use crate::tree::{has, list, map, text};
 use crate::validation::{Errors, ip};
 
-/// A spec asked for, what it replaces, and the one family that this cluster's Services have.
+/// A spec asked for, what it replaces, and the families that this cluster's Services have, the default one first.
 pub(super) struct Families<'a> {
     pub spec: &'a mut Value,
     pub old: Option<&'a Value>,
-    pub family: &'static str,
+    pub families: &'a [&'static str],
 }
 
 fn same(a: &Value, b: &Value, field: &str) -> bool {
@@ -61,7 +61,7 @@ impl Families<'_> {
         // A headless Service without selector may have endpoints of any family.
         if free {
             if list(self.spec, "ipFamilies").is_empty() {
-                self.spec["ipFamilies"] = json!([self.family]);
+                self.spec["ipFamilies"] = json!([self.families[0]]);
             }
             if let [one] = list(self.spec, "ipFamilies")
                 && text(self.spec, "ipFamilyPolicy") != "SingleStack"
@@ -76,7 +76,14 @@ impl Families<'_> {
             return Err(errors);
         }
         if list(self.spec, "ipFamilies").is_empty() {
-            self.spec["ipFamilies"] = json!([self.family]);
+            self.spec["ipFamilies"] = json!([self.families[0]]);
+        }
+        if self.families.len() == 2
+            && text(self.spec, "ipFamilyPolicy") != "SingleStack"
+            && let [one] = list(self.spec, "ipFamilies")
+        {
+            let other = if one == "IPv4" { "IPv6" } else { "IPv4" };
+            self.spec["ipFamilies"] = json!([one, other]);
         }
         Ok(())
     }
@@ -121,7 +128,7 @@ impl Families<'_> {
                 continue;
             }
             let family = family_of(ip);
-            if family == self.family {
+            if self.families.contains(&family) {
                 families.push(family.into());
                 self.spec["ipFamilies"] = families.into();
             } else {
@@ -136,13 +143,14 @@ impl Families<'_> {
         errors
     }
 
-    /// What this cluster, of one family, cannot give.
+    /// What this cluster cannot give.
     fn unconfigured(&self) -> Errors {
         let mut errors = Errors::new();
-        if text(self.spec, "ipFamilyPolicy") == "RequireDualStack" {
+        if text(self.spec, "ipFamilyPolicy") == "RequireDualStack" && self.families.len() < 2 {
             errors.push(self.policy_fault("this cluster is not configured for dual-stack services"));
         }
-        for (i, other) in list(self.spec, "ipFamilies").iter().enumerate().filter(|(_, f)| **f != self.family) {
+        let known = |family: &Value| self.families.iter().any(|f| family == f);
+        for (i, other) in list(self.spec, "ipFamilies").iter().enumerate().filter(|(_, f)| !known(f)) {
             let path = FieldPath::new("spec.ipFamilies").index(i);
             errors.push(FieldError::invalid(&path, other.clone(), "not configured on this cluster"));
         }
@@ -155,7 +163,7 @@ mod tests {
     use super::*;
 
     fn filled(mut spec: Value, old: Option<Value>) -> Result<(Value, Value), String> {
-        let families = Families { spec: &mut spec, old: old.as_ref(), family: "IPv4" };
+        let families = Families { spec: &mut spec, old: old.as_ref(), families: &["IPv4"] };
         families.fill().map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         Ok((spec["ipFamilies"].clone(), spec["ipFamilyPolicy"].clone()))
     }
