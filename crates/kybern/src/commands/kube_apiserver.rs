@@ -16,7 +16,7 @@ use kybern_registry::TokenLimits;
 use super::api_access::AccessFlags;
 use super::audit::AuditFlags;
 use super::runtime_config::RuntimeConfig;
-use super::storage::{EncryptionFlags, EtcdFlags};
+use super::storage::{EncryptionFlags, EtcdFlags, SnapshotFlags};
 use crate::node_address;
 use crate::notify::Notifier;
 use crate::serving::TlsFlags;
@@ -43,6 +43,8 @@ pub(crate) struct KubeApiserver {
     etcd: EtcdFlags,
     #[command(flatten)]
     encryption: EncryptionFlags,
+    #[command(flatten)]
+    snapshots: SnapshotFlags,
     /// Holds certificates and keys [default: <data-dir>/server/pki].
     #[arg(long)]
     cert_dir: Option<PathBuf>,
@@ -191,6 +193,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     let server_options = ApiServerOptions {
         storage: StorageOptions {
             encryption: options.encryption.file(),
+            snapshots: options.snapshots.schedule(&options.data_dir),
             ..options.etcd.storage(&options.data_dir.join("server/db"))
         },
         cert_dir: options.cert_dir.clone().unwrap_or_else(|| options.data_dir.join("server/pki")),

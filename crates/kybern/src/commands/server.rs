@@ -7,6 +7,7 @@ use clap::{Args, Parser};
 use ipnet::IpNet;
 
 use super::runtime_config::RuntimeConfig;
+use super::storage::SnapshotFlags;
 use crate::node_address;
 use crate::paths::Directories;
 use crate::wiring::{Cluster, server};
@@ -49,6 +50,8 @@ pub(crate) struct ClusterOptions {
     /// Versions of the API that are served beside the stable ones or not, such as api/beta=true; may be repeated.
     #[arg(long, value_delimiter = ',')]
     runtime_config: Vec<String>,
+    #[command(flatten)]
+    snapshots: SnapshotFlags,
     /// Leaves kube-proxy and coredns out.
     #[arg(long)]
     no_add_ons: bool,
@@ -82,6 +85,7 @@ impl ClusterOptions {
             dns_ip: service_ip(9)?,
             cluster_domain: self.cluster_domain.clone(),
             tls_sans: self.tls_san.clone(),
+            snapshots: self.snapshots.schedule(&self.directories.data_dir),
             runtime_config: RuntimeConfig::parse(&self.runtime_config)?,
             add_ons: !self.no_add_ons,
         })
@@ -103,6 +107,7 @@ impl ClusterOptions {
             format!("--service-cluster-ip-range={}", self.service_cluster_ip_range),
             format!("--cluster-domain={}", self.cluster_domain),
         ]);
+        arguments.extend(self.snapshots.to_arguments());
         arguments.extend(self.node_name.iter().map(|name| format!("--node-name={name}")));
         arguments.extend(self.node_ip.iter().map(|ip| format!("--node-ip={ip}")));
         arguments.extend(self.tls_san.iter().map(|san| format!("--tls-san={san}")));

@@ -7,7 +7,7 @@ use clap::Args;
 use kybern_apimachinery::time;
 use kybern_storage::etcd;
 
-use crate::wiring::storage::StorageOptions;
+use crate::wiring::storage::{Schedule, StorageOptions};
 
 /// Upstream's flags of an etcd. Without --etcd-servers objects lie in a store of this server's own.
 #[derive(Clone, Debug, Args)]
@@ -91,6 +91,39 @@ impl EncryptionFlags {
     pub(crate) fn file(&self) -> Option<(PathBuf, bool)> {
         let file = self.encryption_provider_config.clone().filter(|path| !path.as_os_str().is_empty())?;
         Some((file, self.encryption_provider_config_automatic_reload))
+    }
+}
+
+/// Copies of the store that the server makes by the clock.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SnapshotFlags {
+    /// How often the server copies its store, such as 6h; 0: never.
+    #[arg(long, default_value = "0s", value_parser = parse_period)]
+    snapshot_interval: Duration,
+    /// How many of these copies stay.
+    #[arg(long, default_value_t = 5)]
+    snapshot_retention: usize,
+    /// The folder that they lie in [default: <data-dir>/server/snapshots].
+    #[arg(long)]
+    snapshot_dir: Option<PathBuf>,
+}
+
+impl SnapshotFlags {
+    /// What is copied when, if anything is.
+    pub(crate) fn schedule(&self, data_dir: &Path) -> Option<Schedule> {
+        let folder = self.snapshot_dir.clone().unwrap_or_else(|| data_dir.join("server/snapshots"));
+        let (interval, retention) = (self.snapshot_interval, self.snapshot_retention);
+        (!interval.is_zero()).then_some(Schedule { folder, interval, retention })
+    }
+
+    /// The same as arguments of another `kybern`.
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--snapshot-interval={}s", self.snapshot_interval.as_secs()),
+            format!("--snapshot-retention={}", self.snapshot_retention),
+        ];
+        arguments.extend(self.snapshot_dir.iter().map(|folder| format!("--snapshot-dir={}", folder.display())));
+        arguments
     }
 }
 

@@ -33,6 +33,7 @@ fn cluster(folder: &Path) -> Cluster {
         service_cidr: "10.96.0.0/12".parse().unwrap(),
         dns_ip: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
         cluster_domain: "cluster.local".to_owned(),
+        snapshots: None,
         tls_sans: Vec::new(),
         runtime_config: Default::default(),
         add_ons: false,

@@ -34,6 +34,7 @@ pub(crate) struct Cluster {
     pub(crate) dns_ip: IpAddr,
     pub(crate) cluster_domain: String,
     pub(crate) tls_sans: Vec<String>,
+    pub(crate) snapshots: Option<storage::Schedule>,
     pub(crate) runtime_config: RuntimeConfig,
     pub(crate) add_ons: bool,
 }

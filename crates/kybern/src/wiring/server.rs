@@ -76,7 +76,7 @@ pub(super) async fn start_control_plane(cluster: &Cluster, on_step: impl Fn(&str
 
 fn options(cluster: &Cluster) -> ApiServerOptions {
     ApiServerOptions {
-        storage: StorageOptions::own(&cluster.paths.store()),
+        storage: StorageOptions { snapshots: cluster.snapshots.clone(), ..StorageOptions::own(&cluster.paths.store()) },
         cert_dir: cluster.paths.pki(),
         bind_address: cluster.bind_address,
         secure_port: cluster.secure_port,

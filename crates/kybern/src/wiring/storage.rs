@@ -27,6 +27,16 @@ pub(crate) struct StorageOptions {
     pub(crate) readiness_timeout: Duration,
     /// The file that says what is encrypted and how, and whether it is read anew when it changes.
     pub(crate) encryption: Option<(PathBuf, bool)>,
+    pub(crate) snapshots: Option<Schedule>,
+}
+
+/// Copies of the store of this server's own, made by the clock.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    pub(crate) folder: PathBuf,
+    pub(crate) interval: Duration,
+    /// How many stay.
+    pub(crate) retention: usize,
 }
 
 impl StorageOptions {
@@ -40,13 +50,21 @@ impl StorageOptions {
             health_timeout: CHECK,
             readiness_timeout: CHECK,
             encryption: None,
+            snapshots: None,
         }
     }
 
     pub(crate) async fn open(&self) -> Result<Arc<dyn Storage>> {
         let Some(options) = &self.etcd else {
-            return Ok(Arc::new(Sqlite::open(&self.folder, sqlite::Options::default())?));
+            let storage = Sqlite::open(&self.folder, sqlite::Options::default())?;
+            if let Some(schedule) = &self.snapshots {
+                tokio::spawn(make_copies(self.folder.clone(), schedule.clone()));
+            }
+            return Ok(Arc::new(storage));
         };
+        if self.snapshots.is_some() {
+            tracing::warn!("--snapshot-interval has no effect: an etcd is copied with kybern backup --etcd-servers");
+        }
         let etcd = Etcd::new(options.clone())?;
         etcd.wait_until_ready(self.patience)
             .await
@@ -67,6 +85,23 @@ impl StorageOptions {
         let encrypted = Encrypted::open(storage, file, kinds.collect(), prefix, *reload).await?;
         let health = encrypted.health();
         Ok((Arc::new(encrypted), Some(health)))
+    }
+}
+
+/// Makes copies for as long as the server runs.
+async fn make_copies(store: PathBuf, schedule: Schedule) {
+    loop {
+        tokio::time::sleep(schedule.interval).await;
+        let (store, Schedule { folder, retention, .. }) = (store.clone(), schedule.clone());
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%SZ").to_string();
+        let copied = tokio::task::spawn_blocking(move || sqlite::keep_copies(&store, &folder, &now, retention)).await;
+        match copied {
+            Ok(Ok((path, summary))) => {
+                tracing::info!(path = %path.display(), revision = summary.revision, "the store was copied");
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the store could not be copied; it is tried again later"),
+            Err(error) => tracing::error!(%error, "the store could not be copied; it is tried again later"),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{BoxFuture, Page, RangeRequest, Revision, Scan, Size, Storage, Storag
 pub use inspect::{Change, Inspection, Listed, Stats};
 use reader::Reader;
 use schema::Content;
-pub use snapshot::{SnapshotError, Summary, backup, restore, verify};
+pub use snapshot::{SnapshotError, Summary, backup, keep_copies, restore, verify};
 use writer::{Command, Writer};
 
 /// The database in the directory of a store.

@@ -11,6 +11,8 @@ use super::{FILE, inspect};
 use crate::Revision;
 use crate::lock::{DirectoryLock, LockError};
 
+/// What the names of copies that are made by the clock begin with.
+const COPY: &str = "snapshot-";
 /// The row of `meta` that holds a copy's digest.
 const SEAL: &str = "sha256";
 
@@ -73,6 +75,30 @@ pub fn backup(directory: &Path, target: &Path) -> Result<Summary, SnapshotError>
         sync(parent(target)).map_err(|e| failed(&e))?;
     }
     copied
+}
+
+/// Copies the store to a new file in a folder, named after `now`, and removes the oldest of such copies but `retention`.
+pub fn keep_copies(
+    directory: &Path,
+    folder: &Path,
+    now: &str,
+    retention: usize,
+) -> Result<(PathBuf, Summary), SnapshotError> {
+    let failed = SnapshotError::at(folder);
+    schema::make_private_directory(folder).map_err(|e| failed(&e))?;
+    let path = folder.join(format!("{COPY}{now}.db"));
+    let summary = backup(directory, &path)?;
+    let is_copy = |name: &str| name.starts_with(COPY) && name.ends_with(".db");
+    let names =
+        fs::read_dir(folder).map_err(|e| failed(&e))?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut copies: Vec<String> = names.filter(|name| is_copy(name)).collect();
+    // Times sort as text.
+    copies.sort_unstable();
+    let excess = copies.len().saturating_sub(retention.max(1));
+    for name in &copies[..excess] {
+        fs::remove_file(folder.join(name)).map_err(|e| failed(&e))?;
+    }
+    Ok((path, summary))
 }
 
 /// Puts a copy in the place of the store in `directory`, which no server may be using. What was there stays beside it, and

@@ -319,3 +319,26 @@ async fn a_store_in_use_can_be_looked_into() {
     assert_eq!((stats.revision, stats.oldest, stats.keys, stats.writes), (6, 1, 2, 5));
     assert_eq!(stats.kinds, [("minions".to_owned(), 1, 4), ("pods".to_owned(), 1, 1)]);
 }
+
+#[tokio::test]
+async fn of_copies_made_by_the_clock_the_last_ones_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("snapshots");
+    let storage = Sqlite::open(directory.path(), Options::default()).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("mine.db"), "not a copy").unwrap();
+    for n in 1..=4 {
+        storage.txn(Txn::create(format!("/{n}").into(), value("x"))).await.unwrap();
+        let (path, summary) =
+            sqlite::keep_copies(directory.path(), &folder, &format!("2026-01-0{n}T00-00-00Z"), 2).unwrap();
+        assert_eq!((sqlite::verify(&path).unwrap(), summary.keys), (summary, n));
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["mine.db", "snapshot-2026-01-03T00-00-00Z.db", "snapshot-2026-01-04T00-00-00Z.db"]);
+    // A copy that cannot be made removes none.
+    let error = sqlite::keep_copies(&directory.path().join("none"), &folder, "2026-01-05T00-00-00Z", 1).unwrap_err();
+    assert!(error.to_string().contains("none"), "{error}");
+    assert!(folder.join("snapshot-2026-01-03T00-00-00Z.db").exists());
+}
