@@ -36,7 +36,7 @@ pub(crate) fn prepare_for_create(object: &mut Value, generation: Generation, now
     }
     metadata.insert("uid".into(), uuid::v4().into());
     metadata.insert("creationTimestamp".into(), time::to_rfc3339(now).into());
-    if matches!(generation, Generation::Spec | Generation::SpecAndAnnotations | Generation::SpecAndLabels) {
+    if !matches!(generation, Generation::None | Generation::Updates) {
         metadata.insert("generation".into(), 1.into());
     }
 }
@@ -65,7 +65,8 @@ pub(crate) fn count_generation(object: &mut Value, old: &Value, generation: Gene
     if generation == Generation::None {
         return;
     }
-    let ignored = ["metadata", "status", "apiVersion", "kind"];
+    let status = if generation == Generation::SpecAndStatus { "metadata" } else { "status" };
+    let ignored = ["metadata", status, "apiVersion", "kind"];
     let rest = |value: &Value, other: &Value| {
         let other = other.as_object();
         value
@@ -118,6 +119,7 @@ pub(crate) fn drop_duplicate_owners(object: &mut Value, admitted: bool) -> Optio
 pub(crate) fn validate(
     object: &Value,
     namespaced: bool,
+    qualified_finalizers: bool,
     validate_name: impl Fn(&str) -> Vec<String>,
 ) -> Vec<FieldError> {
     let meta = FieldPath::new("metadata");
@@ -154,7 +156,7 @@ pub(crate) fn validate(
     annotations(object, &meta.child("annotations"), &mut errors);
     owners(object, &meta.child("ownerReferences"), &mut errors);
     for (i, finalizer) in object::finalizers(object).enumerate() {
-        errors.extend(finalizer_name(finalizer, &meta.child("finalizers"), i));
+        errors.extend(finalizer_name(finalizer, &meta.child("finalizers"), i, qualified_finalizers));
     }
     errors
 }
@@ -220,10 +222,10 @@ fn owners(object: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn finalizer_name(finalizer: &str, path: &FieldPath, i: usize) -> Vec<FieldError> {
+fn finalizer_name(finalizer: &str, path: &FieldPath, i: usize, qualified: bool) -> Vec<FieldError> {
     let mut errors: Vec<FieldError> =
         validation::label_key(finalizer).into_iter().map(|p| FieldError::invalid(path, finalizer, p)).collect();
-    if !finalizer.contains('/') && !["orphan", "foregroundDeletion", "kubernetes"].contains(&finalizer) {
+    if qualified && !finalizer.contains('/') && !["orphan", "foregroundDeletion", "kubernetes"].contains(&finalizer) {
         let detail = "name is neither a standard finalizer name nor is it fully qualified";
         errors.push(FieldError::invalid(&path.index(i), finalizer, detail));
     }
@@ -263,7 +265,7 @@ mod tests {
 
     fn texts(metadata: Value) -> Vec<String> {
         let object = json!({"metadata": metadata});
-        validate(&object, true, validation::dns1123_subdomain).iter().map(ToString::to_string).collect()
+        validate(&object, true, true, validation::dns1123_subdomain).iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub enum Generation {
     SpecAndAnnotations,
     /// Changes of labels, too.
     SpecAndLabels,
+    /// Changes of status, too: of everything outside metadata, from 1.
+    SpecAndStatus,
     /// As `Spec`, but a new object has none.
     Updates,
 }
@@ -156,6 +158,18 @@ pub struct Column {
     pub description: String,
     /// 0 is always shown; more only with `-o wide`.
     pub priority: i32,
+}
+
+/// What orders versions, higher first: `v2` before `v1` before `v1beta2` before `v1alpha1`: upstream's order of versions.
+pub fn version_priority(version: &str) -> (u8, u64, u64) {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    for (stage, rank) in [("beta", 2), ("alpha", 1)] {
+        if let Some((major, minor)) = rest.split_once(stage) {
+            return number(major).zip(number(minor)).map_or((0, 0, 0), |(major, minor)| (rank, major, minor));
+        }
+    }
+    number(rest).map_or((0, 0, 0), |major| (3, major, 0))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kybern_apimachinery::Gvr;
 use kybern_schema::openapi::Served;
 
-use crate::resource::{Resource, Subresource};
+use crate::resource::{Resource, Subresource, version_priority};
 
 /// See the module.
 #[derive(Clone, Default)]
@@ -66,7 +66,7 @@ impl Group {
                 }
             }
         }
-        versions.sort_by(|a, b| priority(&b.name).cmp(&priority(&a.name)).then(a.name.cmp(&b.name)));
+        versions.sort_by(|a, b| version_priority(&b.name).cmp(&version_priority(&a.name)).then(a.name.cmp(&b.name)));
         for version in &mut versions {
             version.rows.sort_by(|a, b| a.gvr.resource.cmp(&b.gvr.resource));
         }
@@ -167,18 +167,6 @@ impl ResourceTable {
     }
 }
 
-/// `v2` before `v1` before `v1beta2` before `v1alpha1`: upstream's order of versions.
-fn priority(version: &str) -> (u8, u64, u64) {
-    let number = |text: &str| text.parse::<u64>().ok();
-    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
-    for (stage, rank) in [("beta", 2), ("alpha", 1)] {
-        if let Some((major, minor)) = rest.split_once(stage) {
-            return number(major).zip(number(minor)).map_or((0, 0, 0), |(major, minor)| (rank, major, minor));
-        }
-    }
-    number(rest).map_or((0, 0, 0), |major| (3, major, 0))
-}
-
 impl Resource {
     pub(crate) fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
@@ -191,12 +179,12 @@ impl Resource {
 
 #[cfg(test)]
 mod tests {
-    use super::priority;
+    use super::version_priority;
 
     #[test]
     fn versions_are_ordered_as_upstream() {
         let mut versions = ["v1alpha1", "v2", "v1beta2", "foo", "v1", "v10", "v1beta10"];
-        versions.sort_by_key(|v| std::cmp::Reverse(priority(v)));
+        versions.sort_by_key(|v| std::cmp::Reverse(version_priority(v)));
         assert_eq!(versions, ["v10", "v2", "v1", "v1beta10", "v1beta2", "v1alpha1", "foo"]);
     }
 }

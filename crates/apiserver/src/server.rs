@@ -241,6 +241,11 @@ impl Server {
         self.tasks.lock().push(task);
     }
 
+    /// What time it is to the server.
+    pub fn now(&self) -> jiff::Timestamp {
+        self.clock.now()
+    }
+
     /// What `/` lists: the paths that are served.
     pub(crate) fn paths(&self) -> Vec<String> {
         let served = self.served.load();

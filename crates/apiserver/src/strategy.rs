@@ -59,8 +59,13 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// The `Warning` of every answer about a kind that upstream has deprecated.
-    fn deprecation(&self) -> Option<&'static str> {
+    fn deprecation(&self) -> Option<&str> {
         None
+    }
+
+    /// Whether finalizers must be Kubernetes' own or name a domain.
+    fn qualified_finalizers(&self) -> bool {
+        true
     }
 
     /// What a name must look like; upstream's default is an RFC 1123 subdomain.

@@ -265,7 +265,9 @@ impl<'a> Writer<'a> {
         }
         strategy.claim(&self.context(), object, None, &chain.transaction).await?;
         strategy.prepare_for_create(&self.context(), object);
-        let mut errors = metadata::validate(object, resource.namespaced, |name| strategy.validate_name(name));
+        let mut errors = metadata::validate(object, resource.namespaced, strategy.qualified_finalizers(), |name| {
+            strategy.validate_name(name)
+        });
         errors.extend(strategy.validate(object));
         errors.extend(strategy.validate_create(object));
         self.invalid(object::name(object), &errors)?;
@@ -327,7 +329,9 @@ impl<'a> Writer<'a> {
         strategy.claim(&self.context(), object, Some(before), &chain.transaction).await?;
         strategy.prepare_for_update(&self.context(), object, before);
         metadata::count_generation(object, before, resource.generation, self.subresource);
-        let mut errors = metadata::validate(object, resource.namespaced, |name| main.validate_name(name));
+        let mut errors = metadata::validate(object, resource.namespaced, main.qualified_finalizers(), |name| {
+            main.validate_name(name)
+        });
         errors.extend(metadata::validate_update(object, before));
         errors.extend(strategy.validate(object));
         errors.extend(strategy.validate_update(object, before));

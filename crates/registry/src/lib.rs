@@ -8,6 +8,7 @@ pub mod bootstrap;
 mod columns;
 pub mod connect;
 mod conversion;
+mod custom;
 mod selectable;
 mod service_addresses;
 mod strategy;
@@ -29,6 +30,7 @@ pub use admission::{Views as AdmissionViews, WebhookMetrics, plugins as admissio
 pub use allocation::ServiceAllocators;
 pub use connect::TokenLimits;
 pub use connect::kubelet::{KubeletClient, KubeletOptions};
+pub use custom::Definitions;
 pub use service_addresses::ServiceAddresses;
 pub use table::resources;
 
@@ -51,6 +53,8 @@ pub struct Deps {
     /// Makes clients of the webhooks that objects name.
     pub webhooks: Arc<ClientManager>,
     pub webhook_metrics: Arc<WebhookMetrics>,
+    /// Custom resources; to be started once the server is.
+    pub definitions: Definitions,
     /// Reaches kubelets for logs, exec and the like.
     pub kubelet: Arc<KubeletClient>,
 }
@@ -58,7 +62,7 @@ pub struct Deps {
 impl Deps {
     /// What of this has to see the stored objects.
     pub fn observers(&self) -> Vec<Arc<dyn Observer>> {
-        let mut observers: Vec<Arc<dyn Observer>> = vec![self.services.clone()];
+        let mut observers: Vec<Arc<dyn Observer>> = vec![self.services.clone(), self.definitions.observer()];
         observers.extend(self.admission_views.observers());
         observers
     }

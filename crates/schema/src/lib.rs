@@ -7,6 +7,7 @@ pub mod defaults;
 pub mod duration;
 #[cfg(test)]
 mod fixture;
+pub mod jsonpath;
 pub mod lenient;
 pub mod openapi;
 pub mod patch;

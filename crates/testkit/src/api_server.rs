@@ -88,6 +88,7 @@ impl ApiServer {
             admission_views: Default::default(),
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
             webhook_metrics: Default::default(),
+            definitions: Default::default(),
             kubelet: Arc::new(KubeletClient::of(pki).expect("a way to kubelets")),
         };
         let mut options = Options::new(storage);
@@ -99,6 +100,7 @@ impl ApiServer {
         options.clock = clock;
         let server = Server::start(options).await?;
         slot.fill(server.clone());
+        deps.definitions.start(&server, deps.webhooks.clone()).await?;
         let options = BootstrapOptions {
             advertise_address: ADDRESS.into(),
             secure_port: 6443,

@@ -37,8 +37,10 @@ impl Patch {
         Ok(match codec::content_type(&exchange.parts.headers) {
             JSON => Self::Json(json()?),
             MERGE => Self::Merge(json()?),
-            STRATEGIC => Self::Strategic(json()?),
+            // Custom resources know no strategies.
+            STRATEGIC if exchange.resource.schema.is_none() => Self::Strategic(json()?),
             APPLY => Self::Apply(kybern_schema::decode::yaml_to_value(&bytes).map_err(refuse)?),
+            _ if exchange.resource.schema.is_some() => return Err(codec::unsupported(&[JSON, MERGE, APPLY])),
             _ => return Err(codec::unsupported(&[JSON, MERGE, STRATEGIC, APPLY])),
         })
     }

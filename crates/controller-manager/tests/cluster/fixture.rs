@@ -125,6 +125,7 @@ impl Cluster {
             admission_views: Default::default(),
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
             webhook_metrics: Default::default(),
+            definitions: Default::default(),
             kubelet: Arc::new(KubeletClient::of(&pki).expect("certificates")),
         };
         let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
@@ -136,6 +137,7 @@ impl Cluster {
         options.observers.push(rbac);
         let server = Server::start(options).await.expect("an empty store loads");
         slot.fill(server.clone());
+        deps.definitions.start(&server, deps.webhooks.clone()).await.unwrap();
         let bootstrap = BootstrapOptions {
             advertise_address: [192, 0, 2, 1].into(),
             secure_port: 6443,

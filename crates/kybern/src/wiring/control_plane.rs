@@ -169,6 +169,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         admission_views: Default::default(),
         webhooks: Arc::new(ClientManager::new(service_addresses.clone(), "kube-apiserver-admission")),
         webhook_metrics: Arc::clone(&webhook_metrics),
+        definitions: Default::default(),
         kubelet: Arc::new(match &options.kubelets {
             Some(access) => access.client(&pki)?,
             None => KubeletClient::of(&pki)?,
@@ -210,6 +211,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.metrics().register(kybern_client::register_informer_metrics);
     server.metrics().register(|registry| webhook_metrics.register(registry));
     slot.fill(server.clone());
+    deps.definitions.start(&server, deps.webhooks.clone()).await.context("cannot serve the custom resources")?;
     let bootstrap = BootstrapOptions {
         advertise_address: options.advertise_address,
         secure_port: options.secure_port,

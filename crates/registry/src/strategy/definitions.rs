@@ -1,15 +1,19 @@
 //! CustomResourceDefinition objects: names, versions, conversion, and the root of each schema.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::time::parse_rfc3339;
 use kybern_apimachinery::validation::{dns1035_label, dns1123_subdomain};
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
+use kybern_schema::jsonpath::JsonPath;
+use kybern_schema::structural;
 
 use super::webhooks::{webhook_service, webhook_url};
-use crate::tree::{default, flag, has, list, text};
+use crate::custom::{Condition, FINALIZER, approval, is_protected, is_true, set_condition};
+use crate::tree::{default, flag, has, list, map, text};
 use crate::validation::{Errors, format};
 
-const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
+const MAX_SELECTABLE_FIELDS: usize = 8;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CustomResourceDefinition;
@@ -68,8 +72,114 @@ impl Strategy for CustomResourceDefinition {
         out
     }
 
+    fn validate_create(&self, definition: &Value) -> Vec<FieldError> {
+        let mut out = Vec::new();
+        approved(&mut out, definition, None);
+        preserving(&mut out, definition);
+        out
+    }
+
+    fn validate_update(&self, definition: &Value, old: &Value) -> Vec<FieldError> {
+        let (mut out, path) = (Vec::new(), FieldPath::new("spec"));
+        let (spec, before) = (&definition["spec"], &old["spec"]);
+        let mut kept = |path: FieldPath, new: &Value, old: &Value| {
+            if new != old {
+                out.push(FieldError::invalid(&path, new.clone(), "field is immutable"));
+            }
+        };
+        let names = path.child("names");
+        // Where objects are, and what they say they are.
+        if is_true(old, "Established") {
+            kept(path.child("scope"), &spec["scope"], &before["scope"]);
+            kept(names.child("kind"), &spec["names"]["kind"], &before["names"]["kind"]);
+        }
+        kept(path.child("group"), &spec["group"], &before["group"]);
+        kept(names.child("plural"), &spec["names"]["plural"], &before["names"]["plural"]);
+        approved(&mut out, definition, Some(old));
+        if before["preserveUnknownFields"] != true {
+            preserving(&mut out, definition);
+        }
+        out
+    }
+
+    /// A definition goes after its objects, whoever deletes it.
+    fn deletion_pending(&self, definition: &Value) -> bool {
+        !object::is_deleting(definition)
+    }
+
+    fn prepare_for_delete(&self, definition: &mut Value) {
+        let mut finalizers: Vec<String> = object::finalizers(definition).map(str::to_owned).collect();
+        if !finalizers.iter().any(|f| f == FINALIZER) {
+            finalizers.push(FINALIZER.to_owned());
+            object::set(definition, &["metadata", "finalizers"], finalizers);
+        }
+        object::remove(definition, &["metadata", "deletionGracePeriodSeconds"]);
+        let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+        let condition = Condition::new("Terminating", "True", "InstanceDeletionPending", message);
+        let at = parse_rfc3339(object::str_at(definition, &["metadata", "deletionTimestamp"]));
+        set_condition(definition, &condition, at.unwrap_or_default());
+    }
+
+    fn warnings(&self, definition: &Value, old: Option<&Value>) -> Vec<String> {
+        let known = old.map(unrecognized).unwrap_or_default();
+        let new = unrecognized(definition).into_iter().filter(|format| !known.contains(format));
+        new.map(|format| format!("unrecognized format {format:?}")).collect()
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+}
+
+/// The formats of texts that nobody checks.
+fn unrecognized(definition: &Value) -> Vec<String> {
+    fn walk(schema: &Value, found: &mut Vec<String>) {
+        if let (Some(format), true) = (schema["format"].as_str(), text(schema, "type") == "string")
+            && !format.is_empty()
+            && !structural::formats::is_known(format)
+        {
+            found.push(format.to_owned());
+        }
+        let children = ["items", "additionalProperties", "not"].into_iter().map(|key| &schema[key]);
+        children.filter(|child| child.is_object()).for_each(|child| walk(child, found));
+        map(schema, "properties").for_each(|(_, child)| walk(child, found));
+        for key in ["allOf", "anyOf", "oneOf"] {
+            list(schema, key).iter().for_each(|child| walk(child, found));
+        }
+    }
+    let mut found = Vec::new();
+    for version in list(&definition["spec"], "versions") {
+        walk(&version["schema"]["openAPIV3Schema"], &mut found);
+    }
+    found
+}
+
+/// A group of the Kubernetes project says where its API was approved. What was wrong before may stay so.
+fn approved(out: &mut Errors, definition: &Value, old: Option<&Value>) {
+    if !is_protected(text(&definition["spec"], "group")) {
+        return;
+    }
+    let (reason, message) = approval(definition);
+    if old.is_some_and(|old| approval(old).0 == reason) {
+        return;
+    }
+    const KEY: &str = "api-approved.kubernetes.io";
+    let path = FieldPath::new("metadata.annotations").key(KEY);
+    match reason {
+        "MissingAnnotation" => out.push(FieldError::required(&path, message)),
+        "InvalidAnnotation" => {
+            let value = object::annotation(definition, KEY).unwrap_or("");
+            out.push(FieldError::invalid(&path, value, message));
+        }
+        _ => {}
+    }
+}
+
+fn preserving(out: &mut Errors, definition: &Value) {
+    if flag(&definition["spec"], "preserveUnknownFields") {
+        let detail =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        out.push(FieldError::invalid(&FieldPath::new("spec.preserveUnknownFields"), true, detail));
     }
 }
 
@@ -101,7 +211,8 @@ fn versions(out: &mut Errors, path: &FieldPath, versions: &[Value]) {
         if has(&version["schema"], "openAPIV3Schema") {
             // Upstream's paths name where a single schema used to be.
             let path = if versions.len() == 1 { FieldPath::new("spec.validation") } else { each.child("schema") };
-            root(out, &path.child("openAPIV3Schema"), &version["schema"]["openAPIV3Schema"]);
+            out.extend(structural::check(&version["schema"]["openAPIV3Schema"], &path.child("openAPIV3Schema")));
+            parts(out, &each, version);
         }
     }
     let given = || if versions.is_empty() { Value::Null } else { versions.to_vec().into() };
@@ -114,14 +225,93 @@ fn versions(out: &mut Errors, path: &FieldPath, versions: &[Value]) {
     }
 }
 
-/// A custom resource is an object.
-fn root(out: &mut Errors, path: &FieldPath, schema: &Value) {
-    let (kind, path) = (text(schema, "type"), path.child("type"));
-    if kind.is_empty() {
-        out.push(FieldError::required(&path, "must not be empty at the root"));
-    } else if kind != "object" {
-        out.push(FieldError::invalid(&path, kind, "must be object at the root"));
-        format::one_of(out, &path, kind, &TYPES);
+/// What a version has besides its schema.
+fn parts(out: &mut Errors, path: &FieldPath, version: &Value) {
+    let (schema, scale) = (&version["schema"]["openAPIV3Schema"], &version["subresources"]["scale"]);
+    if scale.is_object() {
+        let path = path.child("subresources").child("scale");
+        for (field, needed, below) in [
+            ("specReplicasPath", true, &[".spec."][..]),
+            ("statusReplicasPath", true, &[".status."]),
+            ("labelSelectorPath", false, &[".spec.", ".status."]),
+        ] {
+            let (path, given) = (path.child(field), text(scale, field));
+            match (given, given.starts_with('.')) {
+                ("", _) if needed => out.push(FieldError::required(&path, "")),
+                ("", _) => {}
+                (given, false) => {
+                    out.push(FieldError::invalid(&path, given, "must be a simple json path starting with ."));
+                }
+                (given, true) if !below.iter().any(|root| given.starts_with(root)) => {
+                    let places: Vec<&str> = below.iter().map(|root| root.trim_end_matches('.')).collect();
+                    let either = if places.len() > 1 { "either " } else { "" };
+                    let detail = format!("should be a json path under {either}{}", places.join(" or "));
+                    out.push(FieldError::invalid(&path, given, detail));
+                }
+                _ => {}
+            }
+        }
+    }
+    for (i, column) in list(version, "additionalPrinterColumns").iter().enumerate() {
+        column_of(out, &path.child("additionalPrinterColumns").index(i), column);
+    }
+    let (fields, path) = (list(version, "selectableFields"), path.child("selectableFields"));
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, field) in fields.iter().enumerate() {
+        let (path, given) = (path.index(i).child("jsonPath"), text(field, "jsonPath"));
+        if given.is_empty() {
+            out.push(FieldError::required(&path, ""));
+            continue;
+        }
+        let names = JsonPath::parse(given).ok().and_then(|path| path.fields());
+        let Some(names) = names.filter(|names| !names.is_empty()) else {
+            out.push(FieldError::invalid(&path, given, "is an invalid path: it must name fields"));
+            continue;
+        };
+        if names[0] == "metadata" {
+            out.push(FieldError::invalid(&path, given, "must not point to fields in metadata"));
+        }
+        let found = names.iter().try_fold(schema, |schema, name| schema["properties"].get(name));
+        if !found.is_some_and(|found| matches!(text(found, "type"), "string" | "boolean" | "integer")) {
+            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+            out.push(FieldError::invalid(&path, given, detail));
+        }
+        if seen.contains(&given) {
+            out.push(FieldError::duplicate(&path, given));
+        }
+        seen.push(given);
+    }
+    if seen.len() > MAX_SELECTABLE_FIELDS {
+        out.push(FieldError::too_many(&path, seen.len(), MAX_SELECTABLE_FIELDS));
+    }
+}
+
+fn column_of(out: &mut Errors, path: &FieldPath, column: &Value) {
+    const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
+    const FORMATS: [&str; 10] =
+        ["byte", "date", "date-time", "double", "float", "int32", "int64", "password", "string", "name"];
+    if text(column, "name").is_empty() {
+        out.push(FieldError::required(&path.child("name"), ""));
+    }
+    let (ty, detail) = (text(column, "type"), format!("must be one of {}", COLUMN_TYPES.join(",")));
+    match ty {
+        "" => out.push(FieldError::required(&path.child("type"), detail)),
+        ty if !COLUMN_TYPES.contains(&ty) => out.push(FieldError::invalid(&path.child("type"), ty, detail)),
+        _ => {}
+    }
+    let format = text(column, "format");
+    if !format.is_empty() && !FORMATS.contains(&format) {
+        let detail = format!("must be one of {}", FORMATS.join(","));
+        out.push(FieldError::invalid(&path.child("format"), format, detail));
+    }
+    // Upstream's path is that of the internal version.
+    let (given, path) = (text(column, "jsonPath"), path.child("JSONPath"));
+    match given {
+        "" => out.push(FieldError::required(&path, "")),
+        given if !given.starts_with('.') => {
+            out.push(FieldError::invalid(&path, given, "must be a simple json path starting with ."));
+        }
+        _ => {}
     }
 }
 

@@ -100,6 +100,7 @@ impl Cluster {
             admission_views: Default::default(),
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
             webhook_metrics: Default::default(),
+            definitions: Default::default(),
             kubelet: Arc::new(KubeletClient::of(&pki).unwrap()),
         };
         let mut options = Options::new(storage);
@@ -114,6 +115,7 @@ impl Cluster {
         options.observers.extend([rbac as Arc<dyn Observer>, nodes]);
         let server = Server::start(options).await.unwrap();
         slot.fill(server.clone());
+        deps.definitions.start(&server, deps.webhooks.clone()).await.unwrap();
         let options = BootstrapOptions {
             advertise_address: [192, 0, 2, 1].into(),
             secure_port: 6443,

@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod custom;
 mod every_kind;
 mod every_verb;
 mod harness;

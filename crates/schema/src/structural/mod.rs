@@ -3,6 +3,10 @@
 //! A shape says which fields there are, what their defaults are and how lists and maps merge. Whether a value obeys the
 //! schema (ranges, patterns, required fields, types) is [`Validator`]'s to say; decoding keeps wrong types for it to find.
 
+mod check;
+mod compile;
+pub mod formats;
+mod objects;
 mod validation;
 
 use std::sync::Arc;
@@ -12,7 +16,8 @@ use kybern_apimachinery::{Gvk, Value};
 use crate::builtin;
 use crate::types::{EitherType, Field, KindType, ListKind, ListType, MapType, Schema, StructId, StructType, Type};
 
-pub use validation::{PatternError, Validator};
+pub use check::check;
+pub use validation::{PatternError, Validator, check_pattern};
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 

@@ -1,229 +1,326 @@
 //! Validation of custom resources against their schema (OpenAPI v3 as `CustomResourceDefinition` allows it), with
-//! upstream's texts. A schema is compiled once, when the definition is accepted.
-
-use std::collections::BTreeMap;
+//! upstream's texts (`k8s.io/kube-openapi/pkg/validation`). A schema is compiled once, when its definition is served.
+//!
+//! An update is ratcheted: what is as it was is not looked at again, however wrong it is under the schema of today.
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldErrorType, FieldPath};
-use regex_lite::Regex;
+
+use super::compile::{Node, Uniqueness, compile};
+pub use super::compile::{PatternError, check_pattern};
+use super::formats;
+use super::objects;
 
 /// A compiled schema.
-#[derive(Debug, Default)]
-pub struct Validator {
-    ty: Option<String>,
-    int_or_string: bool,
-    nullable: bool,
-    allowed: Vec<Value>,
-    required: Vec<String>,
-    properties: BTreeMap<String, Validator>,
-    additional: Option<Box<Validator>>,
-    items: Option<Box<Validator>>,
-    pattern: Option<(String, Regex)>,
-    minimum: Option<(f64, bool)>,
-    maximum: Option<(f64, bool)>,
-    multiple_of: Option<f64>,
-    length: Range,
-    count: Range,
-    entries: Range,
-    unique: Unique,
-    all_of: Vec<Validator>,
-    any_of: Vec<Validator>,
-    one_of: Vec<Validator>,
-    not: Option<Box<Validator>>,
-}
-
-/// Inclusive bounds of a size.
-#[derive(Debug, Default)]
-struct Range {
-    min: Option<usize>,
-    max: Option<usize>,
-}
-
-/// What may be in a list only once.
-#[derive(Debug, Default)]
-enum Unique {
-    #[default]
-    Nothing,
-    Items,
-    Keys(Vec<String>),
-}
-
-/// A `pattern` that is no regular expression.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: Invalid value: {pattern:?}: must be a valid regular expression: {problem}")]
-pub struct PatternError {
-    pub path: String,
-    pub pattern: String,
-    pub problem: String,
-}
+#[derive(Debug)]
+pub struct Validator(Node);
 
 impl Validator {
     /// Compiles an `openAPIV3Schema`.
     pub fn new(schema: &Value) -> Result<Self, PatternError> {
-        compile(schema, &FieldPath::new("openAPIV3Schema"))
+        compile(schema, &FieldPath::new("openAPIV3Schema")).map(Self)
     }
 
-    /// Everything that is wrong with an object.
+    /// Everything that is wrong with a new object.
     pub fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        self.value(object, &FieldPath::root(), &mut errors);
+        let mut errors = self.against_schema(object, None);
+        objects::embedded(&self.0, object, &FieldPath::root(), &mut errors);
+        objects::lists(&self.0, object, &FieldPath::root(), &mut errors);
         errors
     }
 
-    fn holds(&self, value: &Value) -> bool {
+    /// Everything that is wrong with an object that takes the place of another.
+    pub fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = self.against_schema(object, Some(old));
+        objects::embedded(&self.0, object, &FieldPath::root(), &mut errors);
+        self.ratcheted_lists(object, old, &mut errors);
+        errors
+    }
+
+    /// Everything that is wrong with the status of an object that takes the place of another.
+    pub fn validate_status(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        self.value(value, &FieldPath::root(), &mut errors);
-        errors.is_empty()
+        if let (Some(status), Some(node)) = (object.get("status"), self.0.properties.get("status")) {
+            let mut findings = Findings { under: FieldPath::new("status"), ..Findings::default() };
+            node.check(status, old.get("status"), "", &mut findings);
+            errors = findings.errors;
+        }
+        self.ratcheted_lists(object, old, &mut errors);
+        errors
     }
 
-    fn value(&self, value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
-        if value.is_null() && self.nullable {
-            return;
-        }
-        if let Some(expected) = self.mismatch(value) {
-            let shown = value.as_str().map_or_else(|| type_name(value).to_owned(), |_| "string".to_owned());
-            let detail = format!("{} in body must be of type {expected}: {shown:?}", path.as_str());
-            errors.push(FieldError {
-                kind: FieldErrorType::TypeInvalid,
-                path: path.clone(),
-                value: Some(shown.into()),
-                detail,
-            });
-            return;
-        }
-        if !self.allowed.is_empty() && !self.allowed.contains(value) {
-            let texts: Vec<String> =
-                self.allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            errors.push(FieldError::not_supported(path, value.clone(), &texts));
-        }
-        match value {
-            Value::String(text) => self.string(text, path, errors),
-            Value::Number(number) => self.number(number.as_f64().unwrap_or_default(), value, path, errors),
-            Value::Array(items) => self.list(items, path, errors),
-            Value::Object(object) => {
-                self.entries.check(object.len(), "properties", value, path, errors);
-                for name in self.required.iter().filter(|n| !object.contains_key(*n)) {
-                    errors.push(FieldError::required(&path.child(name), ""));
-                }
-                for (key, child) in object {
-                    match (self.properties.get(key), &self.additional) {
-                        (Some(property), _) => property.value(child, &path.child(key), errors),
-                        (None, Some(additional)) => additional.value(child, &path.child(key), errors),
-                        (None, None) => {}
-                    }
-                }
-            }
-            Value::Null | Value::Bool(_) => {}
-        }
-        self.combinations(value, path, errors);
+    /// Only what the schema itself says: such as of a default.
+    pub(crate) fn against_schema(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut findings = Findings::default();
+        self.0.check(object, old, "", &mut findings);
+        findings.errors
     }
 
-    /// The type that the value should have had.
-    fn mismatch(&self, value: &Value) -> Option<&str> {
-        if self.int_or_string {
-            return (!(value.is_string() || is_whole(value))).then_some("integer,string");
+    fn ratcheted_lists(&self, object: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+        let (mut new, mut before) = (Vec::new(), Vec::new());
+        objects::lists(&self.0, object, &FieldPath::root(), &mut new);
+        if !new.is_empty() {
+            objects::lists(&self.0, old, &FieldPath::root(), &mut before);
         }
-        let expected = self.ty.as_deref()?;
-        let fits = match expected {
-            "object" => value.is_object(),
-            "array" => value.is_array(),
-            "string" => value.is_string(),
-            "boolean" => value.is_boolean(),
-            "integer" => is_whole(value),
-            "number" => value.is_number(),
-            _ => true,
-        };
-        (!fits).then_some(expected)
-    }
-
-    fn string(&self, text: &str, path: &FieldPath, errors: &mut Vec<FieldError>) {
-        let length = text.chars().count();
-        if let Some(max) = self.length.max.filter(|max| length > *max) {
-            errors.push(FieldError::too_long(path, max));
-        }
-        let name = path.as_str();
-        if let Some(min) = self.length.min.filter(|min| length < *min) {
-            errors.push(FieldError::invalid(path, text, format!("{name} in body should be at least {min} chars long")));
-        }
-        if let Some((source, _)) = self.pattern.as_ref().filter(|(_, regex)| !regex.is_match(text)) {
-            errors.push(FieldError::invalid(path, text, format!("{name} in body should match '{source}'")));
-        }
-    }
-
-    fn number(&self, number: f64, value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
-        let mut wrong = |rule: String| {
-            errors.push(FieldError::invalid(
-                path,
-                value.clone(),
-                format!("{} in body should be {rule}", path.as_str()),
-            ));
-        };
-        let or_equal = |exclusive: bool| if exclusive { "" } else { "or equal to " };
-        if let Some((min, exclusive)) = self.minimum.filter(|(min, ex)| number < *min || (*ex && number == *min)) {
-            wrong(format!("greater than {}{min}", or_equal(exclusive)));
-        }
-        if let Some((max, exclusive)) = self.maximum.filter(|(max, ex)| number > *max || (*ex && number == *max)) {
-            wrong(format!("less than {}{max}", or_equal(exclusive)));
-        }
-        if let Some(factor) = self.multiple_of.filter(|f| *f != 0.0 && (number / f).fract() != 0.0) {
-            wrong(format!("a multiple of {factor}"));
-        }
-    }
-
-    fn list(&self, items: &[Value], path: &FieldPath, errors: &mut Vec<FieldError>) {
-        self.count.check(items.len(), "items", &Value::Null, path, errors);
-        if let Some(item) = &self.items {
-            items.iter().enumerate().for_each(|(i, value)| item.value(value, &path.index(i), errors));
-        }
-        let identity = |value: &Value| match &self.unique {
-            Unique::Nothing => None,
-            Unique::Items => Some(value.clone()),
-            Unique::Keys(keys) => {
-                Some(keys.iter().filter_map(|k| Some((k.clone(), value.get(k)?.clone()))).collect::<Value>())
-            }
-        };
-        let mut seen = std::collections::BTreeSet::new();
-        for (index, item) in items.iter().enumerate() {
-            if let Some(identity) = identity(item)
-                && !seen.insert(identity.to_string())
-            {
-                errors.push(FieldError::duplicate(&path.index(index), identity));
-            }
-        }
-    }
-
-    fn combinations(&self, value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
-        let mut wrong = |rule: &str| {
-            let detail = format!("{:?} must {rule}", path.as_str());
-            errors.push(FieldError::invalid(path, value.clone(), detail));
-        };
-        if !self.any_of.is_empty() && !self.any_of.iter().any(|s| s.holds(value)) {
-            wrong("validate at least one schema (anyOf)");
-        }
-        if !self.one_of.is_empty() && self.one_of.iter().filter(|s| s.holds(value)).count() != 1 {
-            wrong("validate one and only one schema (oneOf)");
-        }
-        if !self.all_of.iter().all(|s| s.holds(value)) {
-            wrong("validate all the schemas (allOf)");
-        }
-        if self.not.as_ref().is_some_and(|s| s.holds(value)) {
-            wrong("not validate the schema (not)");
+        if before.is_empty() {
+            errors.extend(new);
         }
     }
 }
 
-impl Range {
-    fn check(&self, size: usize, what: &str, value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
-        if let Some(max) = self.max.filter(|max| size > *max) {
-            errors.push(FieldError::too_many(path, size, max));
-        }
-        if let Some(min) = self.min.filter(|min| size < *min) {
-            let detail = format!("{} in body should have at least {min} {what}", path.as_str());
-            let value = if value.is_null() { size.into() } else { value.clone() };
-            errors.push(FieldError::invalid(path, value, detail));
+/// What a check has found.
+#[derive(Debug, Default)]
+struct Findings {
+    errors: Vec<FieldError>,
+    /// How many checks were made: of alternatives that fail, the one that came furthest is told of.
+    checks: usize,
+    /// What errors' paths begin with, unlike those in their texts.
+    under: FieldPath,
+}
+
+impl Findings {
+    fn nested(&self) -> Self {
+        Self { under: self.under.clone(), ..Self::default() }
+    }
+
+    fn path(&self, name: &str) -> FieldPath {
+        match name.strip_prefix('.').unwrap_or(name) {
+            "" => self.under.clone(),
+            name if name.starts_with('[') => FieldPath::new(&format!("{}{name}", self.under.as_str())),
+            name => self.under.child(name),
         }
     }
+
+    fn invalid(&mut self, name: &str, value: impl Into<Value>, rule: &str) {
+        let detail = format!("{name} in body {rule}");
+        self.errors.push(FieldError::invalid(&self.path(name), value, detail));
+    }
+
+    /// A fault of a combination, which upstream tells without its place.
+    fn composite(&mut self, detail: String) {
+        let error = FieldError::invalid(&self.under, "", detail);
+        if !self.errors.iter().any(|known| known.detail == error.detail) {
+            self.errors.push(error);
+        }
+    }
+
+    fn take(&mut self, other: Self) {
+        self.checks += other.checks;
+        for error in other.errors {
+            let same = |known: &FieldError| known.path == error.path && known.to_string() == error.to_string();
+            if !self.errors.iter().any(same) {
+                self.errors.push(error);
+            }
+        }
+    }
+}
+
+impl Node {
+    fn check(&self, value: &Value, old: Option<&Value>, name: &str, findings: &mut Findings) {
+        if old == Some(value) {
+            return;
+        }
+        self.type_of(value, name, findings);
+        if value.is_null() {
+            self.common(value, name, findings);
+            return;
+        }
+        self.combinations(value, old, name, findings);
+        match value {
+            Value::String(text) => self.string(text, name, findings),
+            Value::Number(_) => self.number(value, name, findings),
+            Value::Array(items) => self.list(items, old, name, findings),
+            _ => {}
+        }
+        self.common(value, name, findings);
+        if let Value::Object(_) = value {
+            self.object(value, old, name, findings);
+        }
+        findings.checks += 1;
+    }
+
+    fn type_of(&self, value: &Value, name: &str, findings: &mut Findings) {
+        if self.types.is_empty() || (value.is_null() && self.nullable) {
+            return;
+        }
+        findings.checks += 1;
+        let is = type_name(value);
+        let fits = self.types.iter().any(|ty| {
+            *ty == is || (ty == "integer" && is == "number" && is_whole(value)) || (ty == "number" && is == "integer")
+        });
+        if fits {
+            return;
+        }
+        let detail = format!("{name} in body must be of type {}: {is:?}", self.types.join(","));
+        let kind = FieldErrorType::TypeInvalid;
+        findings.errors.push(FieldError { kind, path: findings.path(name), value: Some(is.into()), detail });
+    }
+
+    fn common(&self, value: &Value, name: &str, findings: &mut Findings) {
+        findings.checks += 1;
+        if self.allowed.is_empty() || self.allowed.iter().any(|allowed| same(allowed, value)) {
+            return;
+        }
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let texts: Vec<String> = self.allowed.iter().map(text).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        findings.errors.push(FieldError::not_supported(&findings.path(name), value.clone(), &texts));
+    }
+
+    fn string(&self, text: &str, name: &str, findings: &mut Findings) {
+        findings.checks += 1;
+        let length = text.chars().count();
+        // The first of these counts.
+        if let Some(max) = self.length.max.filter(|max| length > *max) {
+            findings.errors.push(FieldError::too_long(&findings.path(name), max));
+        } else if let Some(min) = self.length.min.filter(|min| length < *min) {
+            findings.invalid(name, text, &format!("should be at least {min} chars long"));
+        } else if let Some((source, _)) = self.pattern.as_ref().filter(|(_, regex)| !regex.is_match(text)) {
+            findings.invalid(name, text, &format!("should match '{source}'"));
+        }
+        if let Some(format) = self.format.as_deref() {
+            findings.checks += 1;
+            if !formats::holds(format, text) {
+                let detail = format!("{name} in body must be of type {format}: {text:?}");
+                let kind = FieldErrorType::TypeInvalid;
+                findings.errors.push(FieldError { kind, path: findings.path(name), value: Some(text.into()), detail });
+            }
+        }
+    }
+
+    fn number(&self, value: &Value, name: &str, findings: &mut Findings) {
+        findings.checks += 1;
+        let number = value.as_f64().unwrap_or_default();
+        if let Some(ty) = self.types.first()
+            && !formats::in_range(ty, self.number_format.as_deref().unwrap_or(""), value)
+        {
+            let format = match self.number_format.as_deref() {
+                Some(format) => format!("with format {format}"),
+                None => "(default format)".to_owned(),
+            };
+            findings.composite(format!("Checked value must be of type {ty} {format} in {name}"));
+        }
+        if let Some(factor) = self.multiple_of {
+            if factor <= 0.0 {
+                findings.invalid(name, factor, "must be positive");
+            } else if !is_multiple(value, factor) {
+                findings.invalid(name, value.clone(), &format!("should be a multiple of {factor}"));
+            }
+        }
+        let or_equal = |exclusive: bool| if exclusive { "" } else { "or equal to " };
+        if let Some((min, exclusive)) = self.minimum.filter(|(min, ex)| number < *min || (*ex && number == *min)) {
+            findings.invalid(name, value.clone(), &format!("should be greater than {}{min}", or_equal(exclusive)));
+        }
+        if let Some((max, exclusive)) = self.maximum.filter(|(max, ex)| number > *max || (*ex && number == *max)) {
+            findings.invalid(name, value.clone(), &format!("should be less than {}{max}", or_equal(exclusive)));
+        }
+    }
+
+    fn list(&self, items: &[Value], old: Option<&Value>, name: &str, findings: &mut Findings) {
+        findings.checks += 1;
+        if let Some(item) = &self.items {
+            for (i, value) in items.iter().enumerate() {
+                item.check(value, self.correlated(value, old), &format!("{name}[{i}]"), findings);
+            }
+        }
+        let size = items.len();
+        if let Some(min) = self.count.min.filter(|min| size < *min) {
+            findings.invalid(name, size, &format!("should have at least {min} items"));
+        }
+        if let Some(max) = self.count.max.filter(|max| size > *max) {
+            findings.errors.push(FieldError::too_many(&findings.path(name), size, max));
+        }
+    }
+
+    /// The item that an item was before: only keys tell.
+    pub(super) fn correlated<'a>(&self, item: &Value, old: Option<&'a Value>) -> Option<&'a Value> {
+        let Uniqueness::Keys(keys) = &self.unique else { return None };
+        let key = |item: &Value| keys.iter().map(|key| item.get(key).cloned()).collect::<Vec<_>>();
+        let wanted = key(item);
+        old?.as_array()?.iter().find(|old| key(old) == wanted)
+    }
+
+    fn object(&self, value: &Value, old: Option<&Value>, name: &str, findings: &mut Findings) {
+        let Some(object) = value.as_object() else { return };
+        findings.checks += 1;
+        let size = object.len();
+        if let Some(min) = self.entries.min.filter(|min| size < *min) {
+            findings.invalid(name, size, &format!("should have at least {min} properties"));
+        }
+        if let Some(max) = self.entries.max.filter(|max| size > *max) {
+            findings.errors.push(FieldError::too_many(&findings.path(name), size, max));
+        }
+        for (key, child) in object {
+            let old = old.and_then(|old| old.get(key));
+            match (self.properties.get(key), &self.additional) {
+                (Some(property), _) => {
+                    let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                    property.check(child, old, &name, findings);
+                }
+                (None, Some(additional)) => additional.check(child, old, &format!("{name}.{key}"), findings),
+                (None, None) if self.closed => {
+                    let detail = format!("{name}.{key} in body is a forbidden property");
+                    findings.errors.push(FieldError::invalid(&findings.path(name), key.as_str(), detail));
+                }
+                (None, None) => {}
+            }
+        }
+        for key in self.required.iter().filter(|key| !object.contains_key(*key)) {
+            findings.errors.push(FieldError::required(&findings.path(&format!("{name}.{key}")), ""));
+        }
+    }
+
+    fn combinations(&self, value: &Value, old: Option<&Value>, name: &str, findings: &mut Findings) {
+        findings.checks += 1;
+        let tried = |node: &Node, findings: &Findings| {
+            let mut found = findings.nested();
+            node.check(value, old, name, &mut found);
+            found
+        };
+        let closest = |failed: Vec<Findings>| {
+            // Of equals the first.
+            failed.into_iter().reduce(|best, other| if other.checks > best.checks { other } else { best })
+        };
+        if !self.any_of.is_empty() {
+            let all: Vec<Findings> = self.any_of.iter().map(|node| tried(node, findings)).collect();
+            if all.iter().all(|found| !found.errors.is_empty()) {
+                findings.composite(format!("{name:?} must validate at least one schema (anyOf)"));
+                closest(all).into_iter().for_each(|found| findings.take(found));
+            }
+        }
+        if !self.one_of.is_empty() {
+            let all: Vec<Findings> = self.one_of.iter().map(|node| tried(node, findings)).collect();
+            let valid = all.iter().filter(|found| found.errors.is_empty()).count();
+            if valid != 1 {
+                let which = match valid {
+                    0 => "Found none valid".to_owned(),
+                    more => format!("Found {more} valid alternatives"),
+                };
+                findings.composite(format!("{name:?} must validate one and only one schema (oneOf). {which}"));
+                if valid == 0 {
+                    closest(all).into_iter().for_each(|found| findings.take(found));
+                }
+            }
+        }
+        if !self.all_of.is_empty() {
+            let all: Vec<Findings> = self.all_of.iter().map(|node| tried(node, findings)).collect();
+            let valid = all.iter().filter(|found| found.errors.is_empty()).count();
+            all.into_iter().for_each(|found| findings.take(found));
+            if valid != self.all_of.len() {
+                let none = if valid == 0 { ". None validated" } else { "" };
+                findings.composite(format!("{name:?} must validate all the schemas (allOf){none}"));
+            }
+        }
+        if self.not.as_ref().is_some_and(|node| tried(node, findings).errors.is_empty()) {
+            findings.composite(format!("{name:?} must not validate the schema (not)"));
+        }
+    }
+}
+
+/// Whether two values are the same to upstream, for which `1` and `1.0` are.
+fn same(allowed: &Value, value: &Value) -> bool {
+    allowed == value
+        || (allowed.is_number() && value.is_number() && allowed.as_f64() == value.as_f64() && value.as_f64().is_some())
 }
 
 /// An integer, or a float without a fraction: upstream takes `1.0` for one.
@@ -231,73 +328,26 @@ fn is_whole(value: &Value) -> bool {
     value.as_f64().is_some_and(|n| n.fract() == 0.0)
 }
 
+fn is_multiple(value: &Value, factor: f64) -> bool {
+    if let (Some(value), true) = (value.as_i64(), factor.fract() == 0.0) {
+        return value % (factor as i64).max(1) == 0;
+    }
+    let number = value.as_f64().unwrap_or_default();
+    let times = if factor < 1.0 { 1.0 / factor * number } else { number / factor };
+    // As close to a whole number as upstream takes for one.
+    (times - times.round()).abs() < 1e-9
+}
+
 fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
-        Value::Number(_) if is_whole(value) => "integer",
-        Value::Number(_) => "number",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     }
-}
-
-fn compile(schema: &Value, path: &FieldPath) -> Result<Validator, PatternError> {
-    let is = |key: &str| schema[key] == Value::Bool(true);
-    let child = |key: &str| -> Result<Option<Box<Validator>>, PatternError> {
-        let nested = schema[key].is_object().then(|| compile(&schema[key], &path.child(key)).map(Box::new));
-        nested.transpose()
-    };
-    let list = |key: &str| -> Result<Vec<Validator>, PatternError> {
-        let schemas = schema[key].as_array().into_iter().flatten().enumerate();
-        schemas.map(|(i, s)| compile(s, &path.child(key).index(i))).collect()
-    };
-    let words = |key: &str| -> Vec<String> {
-        schema[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-    };
-    let size = |key: &str| schema[key].as_u64().and_then(|n| usize::try_from(n).ok());
-    let range = |min: &str, max: &str| Range { min: size(min), max: size(max) };
-    let pattern = match schema["pattern"].as_str() {
-        None => None,
-        Some(source) => match Regex::new(source) {
-            Ok(regex) => Some((source.to_owned(), regex)),
-            Err(error) => {
-                let path = path.child("pattern").to_string();
-                return Err(PatternError { path, pattern: source.to_owned(), problem: error.to_string() });
-            }
-        },
-    };
-    let properties = schema["properties"].as_object().into_iter().flatten();
-    Ok(Validator {
-        ty: schema["type"].as_str().map(str::to_owned),
-        int_or_string: is("x-kubernetes-int-or-string"),
-        nullable: is("nullable"),
-        allowed: schema["enum"].as_array().cloned().unwrap_or_default(),
-        required: words("required"),
-        properties: properties
-            .map(|(name, property)| Ok((name.clone(), compile(property, &path.child("properties").key(name))?)))
-            .collect::<Result<_, PatternError>>()?,
-        additional: child("additionalProperties")?,
-        items: child("items")?,
-        pattern,
-        minimum: schema["minimum"].as_f64().map(|n| (n, is("exclusiveMinimum"))),
-        maximum: schema["maximum"].as_f64().map(|n| (n, is("exclusiveMaximum"))),
-        multiple_of: schema["multipleOf"].as_f64(),
-        length: range("minLength", "maxLength"),
-        count: range("minItems", "maxItems"),
-        entries: range("minProperties", "maxProperties"),
-        unique: match schema["x-kubernetes-list-type"].as_str() {
-            Some("set") => Unique::Items,
-            Some("map") => Unique::Keys(words("x-kubernetes-list-map-keys")),
-            _ if is("uniqueItems") => Unique::Items,
-            _ => Unique::Nothing,
-        },
-        all_of: list("allOf")?,
-        any_of: list("anyOf")?,
-        one_of: list("oneOf")?,
-        not: child("not")?,
-    })
 }
 
 #[cfg(test)]
@@ -306,11 +356,14 @@ mod tests {
 
     use super::*;
 
+    fn texts(errors: &[FieldError]) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
     fn check(schema: &Value, value: Value, expect: &[&str]) {
         let schema = json!({"type": "object", "properties": {"spec": schema}});
         let errors = Validator::new(&schema).unwrap().validate(&json!({"spec": value}));
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(texts, expect);
+        assert_eq!(texts(&errors), expect);
     }
 
     #[test]
@@ -321,6 +374,7 @@ mod tests {
             "name": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 3},
         }});
         check(&object, json!({"size": 5, "mode": "a", "name": "abc", "unknown": 1}), &[]);
+        check(&object, json!({"size": 5.0}), &[]);
         check(&object, json!({}), &["spec.size: Required value"]);
         check(
             &object,
@@ -329,13 +383,22 @@ mod tests {
         );
         check(
             &object,
+            json!({"size": null}),
+            &[r#"spec.size: Invalid value: "null": spec.size in body must be of type integer: "null""#],
+        );
+        check(
+            &object,
             json!({"size": 0, "mode": "c", "name": "ABCD"}),
             &[
                 r#"spec.mode: Unsupported value: "c": supported values: "a", "b""#,
                 "spec.name: Too long: may not be more than 3 bytes",
-                r#"spec.name: Invalid value: "ABCD": spec.name in body should match '^[a-z]+$'"#,
                 "spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1",
             ],
+        );
+        check(
+            &object,
+            json!({"size": 1, "name": "A"}),
+            &[r#"spec.name: Invalid value: "A": spec.name in body should match '^[a-z]+$'"#],
         );
     }
 
@@ -369,10 +432,54 @@ mod tests {
         check(
             &one,
             json!({"a": 1, "b": 1}),
-            &[r#"spec: Invalid value: {"a":1,"b":1}: "spec" must validate one and only one schema (oneOf)"#],
+            &[
+                r#"<nil>: Invalid value: "": "spec" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
+            ],
+        );
+        check(
+            &one,
+            json!({}),
+            &[
+                r#"<nil>: Invalid value: "": "spec" must validate one and only one schema (oneOf). Found none valid"#,
+                "spec.a: Required value",
+            ],
         );
         let not = json!({"not": {"required": ["a"]}});
-        check(&not, json!({"a": 1}), &[r#"spec: Invalid value: {"a":1}: "spec" must not validate the schema (not)"#]);
+        check(&not, json!({"a": 1}), &[r#"<nil>: Invalid value: "": "spec" must not validate the schema (not)"#]);
         assert!(Validator::new(&json!({"properties": {"a": {"pattern": "("}}})).is_err());
+    }
+
+    #[test]
+    fn what_stays_wrong_is_let_be() {
+        let schema = json!({"type": "object", "properties": {
+            "spec": {"type": "object", "properties": {
+                "a": {"type": "string", "maxLength": 1}, "b": {"type": "string", "maxLength": 1},
+                "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+                "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"],
+                    "items": {"type": "object", "properties": {"id": {"type": "string"}, "n": {"type": "integer", "maximum": 1}}}},
+                "plain": {"type": "array", "items": {"type": "integer", "maximum": 1}},
+            }},
+            "status": {"type": "object", "required": ["x"]},
+        }});
+        let validator = Validator::new(&schema).unwrap();
+        let old = json!({"spec": {"a": "long", "set": ["x", "x"], "list": [{"id": "1", "n": 5}], "plain": [5, 0]}});
+        assert_eq!(validator.validate(&old).len(), 4);
+        assert!(validator.validate_update(&old, &old).is_empty());
+        let mut new = old.clone();
+        new["spec"]["b"] = "x".into();
+        new["spec"]["list"] = json!([{"id": "2", "n": 0}, {"id": "1", "n": 5}]);
+        new["spec"]["set"] = json!(["y", "y"]);
+        assert!(validator.validate_update(&new, &old).is_empty(), "{:?}", validator.validate_update(&new, &old));
+        new["spec"]["b"] = "long".into();
+        new["spec"]["plain"] = json!([5]);
+        assert_eq!(
+            texts(&validator.validate_update(&new, &old)),
+            [
+                "spec.b: Too long: may not be more than 1 bytes",
+                "spec.plain[0]: Invalid value: 5: spec.plain[0] in body should be less than or equal to 1",
+            ]
+        );
+        new["status"] = json!({"y": 1});
+        assert_eq!(texts(&validator.validate_status(&new, &old)), ["status.x: Required value"]);
     }
 }

@@ -1,0 +1,200 @@
+//! The rules of a custom resource in one version: its schema's, and those of its definition.
+
+use std::sync::{Arc, Weak};
+
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::validation::label_key;
+use kybern_apimachinery::{ApiError, GroupResource, Value, object};
+use kybern_apiserver::BoxFuture;
+use kybern_apiserver::strategy::{Strategy, StrategyContext};
+use kybern_apiserver::transaction::Transaction;
+use kybern_schema::structural::Validator;
+use kybern_storage::Guard;
+
+use super::Shared;
+
+/// What is known of a version that objects are checked against.
+pub(super) struct Version {
+    pub(super) resource: GroupResource,
+    pub(super) validator: Validator,
+    pub(super) has_status: bool,
+    /// The `scale` of its subresources.
+    pub(super) scale: Option<Value>,
+    /// The warning that it is deprecated.
+    pub(super) deprecation: Option<String>,
+    /// The name of its definition, and who knows what becomes of that.
+    pub(super) definition: String,
+    pub(super) known: Weak<Shared>,
+}
+
+/// The object itself.
+pub(super) struct Custom(pub(super) Arc<Version>);
+
+/// Its `status`.
+pub(super) struct CustomStatus(pub(super) Arc<Version>);
+
+impl Version {
+    /// Where a scale of it would lie must be what a scale can hold.
+    fn scale(&self, object: &Value, spec: bool, errors: &mut Vec<FieldError>) {
+        let Some(scale) = &self.scale else { return };
+        let at = |path: &str| {
+            let path = path.trim_start_matches('.');
+            path.split('.').try_fold(object, |value, key| value.get(key)).filter(|value| !value.is_null())
+        };
+        let field = if spec { "specReplicasPath" } else { "statusReplicasPath" };
+        let path = scale[field].as_str().unwrap_or("");
+        let place = FieldPath::new(path);
+        match at(path).map(|value| (value, value.as_i64())) {
+            None => {}
+            Some((value, None)) => {
+                let detail = format!(
+                    "{path} accessor error: {} is of the type {}, expected int64",
+                    shown(value),
+                    go_type(value)
+                );
+                errors.push(FieldError::invalid(&place, 0, detail));
+            }
+            Some((_, Some(n))) if n < 0 => {
+                errors.push(FieldError::invalid(&place, n, "should be a non-negative integer"));
+            }
+            Some((_, Some(n))) if n > i64::from(i32::MAX) => {
+                let detail = format!("should be less than or equal to {}", i32::MAX);
+                errors.push(FieldError::invalid(&place, n, detail));
+            }
+            Some(_) => {}
+        }
+        if let (false, Some(path)) = (spec, scale["labelSelectorPath"].as_str())
+            && let Some(value) = at(path).filter(|value| !value.is_string())
+        {
+            let detail =
+                format!("{path} accessor error: {} is of the type {}, expected string", shown(value), go_type(value));
+            errors.push(FieldError::invalid(&FieldPath::new(path), "", detail));
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_i64() || number.is_u64() => "int64",
+        Value::Number(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+impl Strategy for Custom {
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = self.0.validator.validate(object);
+        self.0.scale(object, true, &mut errors);
+        self.0.scale(object, false, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = self.0.validator.validate_update(object, old);
+        self.0.scale(object, true, &mut errors);
+        self.0.scale(object, false, &mut errors);
+        errors
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let known: Vec<&str> = old.map(|old| object::finalizers(old).collect()).unwrap_or_default();
+        let mut new: Vec<&str> = object::finalizers(object).filter(|f| !known.contains(f)).collect();
+        new.sort_unstable();
+        new.dedup();
+        new.into_iter().flat_map(finalizer_warnings).collect()
+    }
+
+    fn deprecation(&self) -> Option<&str> {
+        self.0.deprecation.as_deref()
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn qualified_finalizers(&self) -> bool {
+        false
+    }
+
+    /// A new object is committed only while its definition is as it was seen here, and not being removed: whoever counts the
+    /// objects that are left of a definition finds all that there will be.
+    fn claim<'a>(
+        &'a self,
+        _: &'a StrategyContext<'a>,
+        object: &'a mut Value,
+        old: Option<&'a Value>,
+        transaction: &'a Transaction,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            if old.is_some() {
+                return Ok(());
+            }
+            let Version { resource, definition, known, .. } = &*self.0;
+            let Some((revision, terminating)) = known.upgrade().and_then(|known| known.standing(definition)) else {
+                return Err(ApiError::no_such_path());
+            };
+            if terminating {
+                let reason = "create not allowed while custom resource definition is terminating";
+                return Err(ApiError::forbidden(resource, object::name(object), reason));
+            }
+            let key = format!("/registry/apiextensions.k8s.io/customresourcedefinitions/{definition}");
+            transaction.guard(Guard::At(key.into(), revision));
+            Ok(())
+        })
+    }
+}
+
+fn finalizer_warnings(name: &str) -> Vec<String> {
+    let mut warnings: Vec<String> =
+        label_key(name).into_iter().map(|fault| format!("metadata.finalizers: {name:?}: {fault}")).collect();
+    if !name.contains('/') && !["orphan", "foregroundDeletion", "kubernetes"].contains(&name) {
+        let (including, others) = if name.contains('.') {
+            (" including a path (/)", " with other finalizer writers")
+        } else {
+            ("", " with other finalizer writers")
+        };
+        warnings.push(format!(
+            "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name{including} to avoid accidental conflicts{others}"
+        ));
+    }
+    warnings
+}
+
+impl Strategy for CustomStatus {
+    fn prepare_for_update(&self, _: &StrategyContext<'_>, object: &mut Value, old: &Value) {
+        // Nothing but the status and who owns it is taken.
+        let managed = object::remove(object, &["metadata", "managedFields"]);
+        let mut metadata = old["metadata"].clone();
+        object::remove(&mut metadata, &["managedFields"]);
+        if let Some(managed) = managed {
+            metadata["managedFields"] = managed;
+        }
+        object["metadata"] = metadata;
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = self.0.validator.validate_status(object, old);
+        self.0.scale(object, false, &mut errors);
+        errors
+    }
+
+    fn deprecation(&self) -> Option<&str> {
+        self.0.deprecation.as_deref()
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn qualified_finalizers(&self) -> bool {
+        false
+    }
+}
