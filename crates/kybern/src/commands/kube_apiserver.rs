@@ -1,6 +1,7 @@
 //! `kybern kube-apiserver`, with upstream's flags.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -241,6 +242,12 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     let running = control_plane::start(&server_options, |step| notifier.status(step)).await?;
     let admin = running.pki.admin(jiff::Timestamp::now())?;
     let server = format!("https://{}:{}", loopback_or(options.bind_address), options.secure_port);
+    // With an etcd and certificates elsewhere nothing has made it yet.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&options.data_dir)
+        .with_context(|| format!("cannot make {}", options.data_dir.display()))?;
     let kubeconfig = options.data_dir.join("admin.kubeconfig");
     Kubeconfig::with_certificate(&server, &running.server_ca_pem, "kubernetes-admin", &admin)
         .write(&kubeconfig)
