@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use kybern_apimachinery::{ApiError, Value};
+use kybern_apimachinery::{ApiError, Gvk, Gvr, Value};
 
 use crate::access::UserInfo;
 use crate::audit::Record;
@@ -49,8 +49,19 @@ pub struct Stored {
     pub revision: u64,
 }
 
+/// Where the objects of a kind are.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub gvr: Gvr,
+    pub namespaced: bool,
+}
+
 /// The stored objects, as connectors, admission plugins and allocators reach them.
 pub trait Objects: Send + Sync {
+    /// Where the objects of a kind are.
+    fn place(&self, kind: &Gvk) -> Option<Place>;
+    /// Objects of a kind in the version that it names.
+    fn shown<'a>(&'a self, kind: &'a Gvk, objects: Vec<Value>) -> BoxFuture<'a, Result<Vec<Value>, ApiError>>;
     /// From the watch cache, in the stored version.
     fn get<'a>(
         &'a self,

@@ -1,15 +1,18 @@
 //! The stored objects for the server's own parts: connectors, admission plugins, allocators, bootstrap.
 
-use kybern_apimachinery::{ApiError, Value, object};
+use std::sync::Arc;
+
+use kybern_apimachinery::{ApiError, Gvk, Value, object};
 use kybern_storage::RangeRequest;
 
 use crate::BoxFuture;
 use crate::access::UserInfo;
 use crate::cache::Selection;
-use crate::connect::{Objects, Stored};
+use crate::connect::{Objects, Place, Stored};
 use crate::convert;
 use crate::deletion::{Deleted, Deletion, Shown};
 use crate::options::{DeleteOptions, FieldValidation, Query, WriteOptions};
+use crate::resource::Resource;
 use crate::server::Server;
 use crate::transaction::Transaction;
 use crate::write::{Failure, TRIES, Writer, encode, storage_error};
@@ -34,7 +37,30 @@ fn own_options() -> WriteOptions {
     }
 }
 
+fn row_of(server: &Server, kind: &Gvk) -> Option<Arc<Resource>> {
+    server.served.load().table.group(&kind.group)?.rows().find(|row| row.ty.gvk == *kind).cloned()
+}
+
 impl Objects for Server {
+    fn place(&self, kind: &Gvk) -> Option<Place> {
+        let row = row_of(self, kind)?;
+        Some(Place { gvr: row.gvr.clone(), namespaced: row.namespaced })
+    }
+
+    fn shown<'a>(&'a self, kind: &'a Gvk, mut objects: Vec<Value>) -> BoxFuture<'a, Result<Vec<Value>, ApiError>> {
+        Box::pin(async move {
+            let version = kind.api_version();
+            if objects.iter().all(|object| object::api_version(object) == version) {
+                return Ok(objects);
+            }
+            if let Some(conversion) = row_of(self, kind).and_then(|row| row.conversion.clone()) {
+                return conversion.convert(objects, &version).await;
+            }
+            objects.iter_mut().for_each(|object| object["apiVersion"] = version.as_str().into());
+            Ok(objects)
+        })
+    }
+
     fn get<'a>(
         &'a self,
         group: &'a str,

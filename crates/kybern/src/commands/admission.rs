@@ -28,7 +28,6 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("PodTolerationRestriction", Some("pods could tolerate what their namespace may not")),
     ("PodTopologyLabels", None),
     ("ResourceQuota", Some("quotas would not hold")),
-    ("ValidatingAdmissionPolicy", Some("policies would not be asked")),
 ];
 
 /// Not one of upstream's: there the storage of roles has its checks.

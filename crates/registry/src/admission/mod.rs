@@ -4,6 +4,7 @@ mod certificates;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_defaults;
+pub(crate) mod policy;
 mod priority;
 mod rbac_escalation;
 mod runtime_class;
@@ -26,11 +27,20 @@ pub struct Views {
     namespaces: Arc<namespace_lifecycle::Namespaces>,
     priority_classes: Arc<priority::PriorityClasses>,
     webhooks: Arc<webhook::Configurations>,
+    policies: Arc<policy::ValidatingPolicies>,
+    namespace_objects: Arc<policy::NamespaceObjects>,
 }
 
 impl Views {
-    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 4] {
-        [self.accounts.clone(), self.namespaces.clone(), self.priority_classes.clone(), self.webhooks.clone()]
+    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 6] {
+        [
+            self.accounts.clone(),
+            self.namespaces.clone(),
+            self.priority_classes.clone(),
+            self.webhooks.clone(),
+            self.policies.clone(),
+            self.namespace_objects.clone(),
+        ]
     }
 }
 
@@ -59,6 +69,12 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         metrics: deps.webhook_metrics.clone(),
     };
     plugins.push(Arc::new(webhook::MutatingAdmissionWebhook(webhooks.clone())));
+    plugins.push(Arc::new(policy::ValidatingAdmissionPolicy::new(
+        deps.admission_views.policies.clone(),
+        deps.admission_views.namespace_objects.clone(),
+        deps.objects.clone(),
+        deps.authorizer.clone(),
+    )));
     plugins.push(Arc::new(webhook::ValidatingAdmissionWebhook(webhooks)));
     plugins
 }

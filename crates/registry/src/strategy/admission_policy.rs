@@ -4,9 +4,11 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::validation::{dns1035_label, dns1123_subdomain, label_key};
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
+use kybern_cel::Env;
 
-use super::admission_rules::{self, FAILURE_POLICIES, MATCH_POLICIES};
+use super::admission_rules::{self, FAILURE_POLICIES, MATCH_POLICIES, compiles};
 use super::status::reset_status;
+use crate::admission::policy::{Options, Returns, Variables, environment};
 use crate::tree::{default, has, list, text};
 use crate::validation::{Errors, conditions, format, meta};
 
@@ -88,8 +90,10 @@ fn policy_spec(name: &str, spec: &Value, with_conditions: bool) -> Errors {
     }
     if with_conditions {
         let conditions = list(spec, "matchConditions");
-        admission_rules::match_conditions(&mut out, &path.child("matchConditions"), conditions);
+        let params = has(spec, "paramKind");
+        admission_rules::match_conditions(&mut out, &path.child("matchConditions"), conditions, params);
     }
+    let environments = Environments::of(spec);
     for (i, variable) in list(spec, "variables").iter().enumerate() {
         let (path, name) = (path.child("variables").index(i), text(variable, "name"));
         if name.trim().is_empty() {
@@ -99,6 +103,9 @@ fn policy_spec(name: &str, spec: &Value, with_conditions: bool) -> Errors {
         }
         if text(variable, "expression").trim().is_empty() {
             out.push(FieldError::required(&path.child("expression"), "expression is not specified"));
+        } else if let Some(error) = environments.variables.error(i) {
+            let path = path.child("expression");
+            out.push(FieldError::invalid(&path, text(variable, "expression"), error));
         }
     }
     let (validations, annotations) = (list(spec, "validations"), list(spec, "auditAnnotations"));
@@ -110,10 +117,31 @@ fn policy_spec(name: &str, spec: &Value, with_conditions: bool) -> Errors {
         return out;
     }
     for (i, item) in validations.iter().enumerate() {
-        validation(&mut out, &path.child("validations").index(i), item);
+        validation(&mut out, &path.child("validations").index(i), item, &environments);
     }
-    audit_annotations(&mut out, &path.child("auditAnnotations"), name, annotations);
+    audit_annotations(&mut out, &path.child("auditAnnotations"), name, annotations, &environments.all);
     out
+}
+
+/// What the expressions of a policy are compiled in.
+struct Environments {
+    variables: Variables,
+    all: Env,
+    /// Of messages, which may not ask the authorizer.
+    messages: Env,
+}
+
+impl Environments {
+    fn of(spec: &Value) -> Self {
+        let with = |authorizer| environment(Options { params: has(spec, "paramKind"), authorizer, patches: false });
+        let specs = list(spec, "variables").iter().map(|v| (text(v, "name"), text(v, "expression")));
+        let (variables, all) = Variables::compile(with(true), specs);
+        let mut messages = with(false);
+        for (name, of) in variables.types() {
+            messages = messages.with_lazy_field("variables", name, of);
+        }
+        Self { variables, all, messages }
+    }
 }
 
 /// What CEL takes as a name, and does not keep for itself.
@@ -147,14 +175,21 @@ fn is_identifier(name: &str) -> bool {
         && !RESERVED.contains(&name)
 }
 
-fn validation(out: &mut Errors, path: &FieldPath, validation: &Value) {
-    if text(validation, "expression").trim().is_empty() {
+fn validation(out: &mut Errors, path: &FieldPath, validation: &Value, environments: &Environments) {
+    let expression = text(validation, "expression");
+    if expression.trim().is_empty() {
         out.push(FieldError::required(&path.child("expression"), "expression is not specified"));
+    } else {
+        compiles(out, &path.child("expression"), &environments.all, expression, Returns::Bool);
     }
     for field in ["messageExpression", "message"] {
         let (value, path) = (text(validation, field), path.child(field));
         if !value.is_empty() && value.trim().is_empty() {
             out.push(FieldError::invalid(&path, value, "must be non-empty if specified"));
+        } else if field == "messageExpression" {
+            if !value.is_empty() {
+                compiles(out, &path, &environments.messages, value, Returns::Text);
+            }
         } else if field == "message" && value.trim().contains(['\n', '\r']) {
             out.push(FieldError::invalid(&path, value, "must not contain line breaks"));
         }
@@ -164,7 +199,7 @@ fn validation(out: &mut Errors, path: &FieldPath, validation: &Value) {
     }
 }
 
-fn audit_annotations(out: &mut Errors, path: &FieldPath, policy: &str, annotations: &[Value]) {
+fn audit_annotations(out: &mut Errors, path: &FieldPath, policy: &str, annotations: &[Value], env: &Env) {
     if annotations.len() > MAX_ANNOTATIONS {
         let detail = format!("must not have more than {MAX_ANNOTATIONS} auditAnnotations");
         out.push(FieldError::invalid(path, annotations.to_vec(), detail));
@@ -183,6 +218,8 @@ fn audit_annotations(out: &mut Errors, path: &FieldPath, policy: &str, annotatio
         } else if expression.len() > MAX_ANNOTATION_EXPRESSION {
             let detail = format!("must not exceed {MAX_ANNOTATION_EXPRESSION} bytes in length");
             out.push(FieldError::required(&path.child("valueExpression"), detail));
+        } else {
+            compiles(out, &path.child("valueExpression"), env, expression, Returns::TextOrNull);
         }
         if annotations[..i].iter().any(|earlier| text(earlier, "key") == key) {
             out.push(FieldError::duplicate(&path.child("key"), key));

@@ -1,11 +1,10 @@
 //! What webhooks and admission policies have in common: rules, match conditions, defaults.
-//!
-//! Expressions are CEL; that they compile is not checked here.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::validation::label_key;
 use kybern_apimachinery::{Value, json};
 
+use crate::admission::policy::{Options, Returns, compile, stateless};
 use crate::tree::{default, has, list, list_mut, text};
 use crate::validation::names::path_segment;
 use crate::validation::{Errors, format};
@@ -119,14 +118,29 @@ pub(super) fn named_rule(out: &mut Errors, path: &FieldPath, named: &Value) {
     rule(out, path, named);
 }
 
-pub(super) fn match_conditions(out: &mut Errors, path: &FieldPath, conditions: &[Value]) {
+/// A complaint where an expression does not compile to what it has to be.
+pub(super) fn compiles(out: &mut Errors, path: &FieldPath, env: &kybern_cel::Env, text: &str, returns: Returns) {
+    if let Err(error) = compile(env, text, returns) {
+        out.push(match error.strip_prefix("program instantiation failed: ") {
+            Some(_) => FieldError::internal(path, error),
+            None => FieldError::invalid(path, text, error),
+        });
+    }
+}
+
+/// `params` are those of a policy; webhooks have none.
+pub(super) fn match_conditions(out: &mut Errors, path: &FieldPath, conditions: &[Value], params: bool) {
+    let env = stateless(Options { params, authorizer: true, patches: false });
     if conditions.len() > MAX_CONDITIONS {
         out.push(FieldError::too_many(path, conditions.len(), MAX_CONDITIONS));
     }
     for (i, condition) in conditions.iter().enumerate() {
         let (path, name) = (path.index(i), text(condition, "name"));
-        if text(condition, "expression").trim().is_empty() {
+        let expression = text(condition, "expression").trim();
+        if expression.is_empty() {
             out.push(FieldError::required(&path.child("expression"), ""));
+        } else {
+            compiles(out, &path.child("expression"), env, expression, Returns::Bool);
         }
         format::required_name(out, &path.child("name"), name, label_key);
         if !name.is_empty() && conditions[..i].iter().any(|earlier| text(earlier, "name") == name) {

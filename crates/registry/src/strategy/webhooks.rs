@@ -128,7 +128,7 @@ impl WebhookConfiguration {
         }
         client(out, &path.child("clientConfig"), &hook["clientConfig"]);
         if demands.conditions {
-            match_conditions(out, &path.child("matchConditions"), list(hook, "matchConditions"));
+            match_conditions(out, &path.child("matchConditions"), list(hook, "matchConditions"), false);
         }
     }
 }

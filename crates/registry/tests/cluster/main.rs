@@ -11,6 +11,7 @@ mod minimal;
 mod node_attacks;
 mod nodes;
 mod pods;
+mod policies;
 mod proxied;
 mod proxy_attacks;
 mod published;

@@ -1,0 +1,76 @@
+//! The variables `request` and `namespaceObject`.
+
+use kybern_apimachinery::{Gvk, Gvr, Value, json};
+use kybern_apiserver::admission::AdmissionRequest;
+
+/// `request`: what is empty is not there, as in an AdmissionReview.
+pub(crate) fn request_value(request: &AdmissionRequest<'_>, name: &str, resource: &Gvr, kind: &Gvk) -> Value {
+    let gvk = |kind: &Gvk| json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+    let gvr = |of: &Gvr| json!({"group": of.group, "version": of.version, "resource": of.resource});
+    let mut user = json!({});
+    for (field, text) in [("username", &request.user.name), ("uid", &request.user.uid)] {
+        if !text.is_empty() {
+            user[field] = text.as_str().into();
+        }
+    }
+    if !request.user.groups.is_empty() {
+        user["groups"] = json!(request.user.groups);
+    }
+    if !request.user.extra.is_empty() {
+        user["extra"] = json!(request.user.extra);
+    }
+    let mut value = json!({
+        "uid": "",
+        "kind": gvk(kind),
+        "resource": gvr(resource),
+        "requestKind": gvk(request.kind),
+        "requestResource": gvr(&request.resource.gvr),
+        "operation": request.operation.as_str(),
+        "userInfo": user,
+        "object": null,
+        "oldObject": null,
+        "dryRun": request.dry_run,
+        "options": request.options,
+    });
+    for (field, text) in [
+        ("subResource", request.subresource),
+        ("requestSubResource", request.subresource),
+        ("name", name),
+        ("namespace", request.namespace),
+    ] {
+        if !text.is_empty() {
+            value[field] = text.into();
+        }
+    }
+    value
+}
+
+/// `namespaceObject`: without what is none of a policy's business.
+pub(crate) fn namespace_value(namespace: &Value) -> Value {
+    const METADATA: &[&str] = &[
+        "name",
+        "generateName",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "labels",
+        "annotations",
+        "finalizers",
+    ];
+    let mut value = json!({"metadata": {}});
+    for field in METADATA {
+        if let Some(known) = namespace["metadata"].get(*field) {
+            value["metadata"][field] = known.clone();
+        }
+    }
+    for field in ["spec", "status"] {
+        if let Some(known) = namespace.get(field) {
+            value[field] = known.clone();
+        }
+    }
+    value
+}
