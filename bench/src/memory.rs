@@ -38,8 +38,17 @@ fn parent(pid: u32) -> Option<u32> {
 
 /// Resident memory in MiB, as `VmRSS` counts it.
 pub(crate) fn resident(pid: u32) -> f64 {
+    in_status(pid, "VmRSS:")
+}
+
+/// The most that `VmRSS` ever was, in MiB.
+pub(crate) fn peak(pid: u32) -> f64 {
+    in_status(pid, "VmHWM:")
+}
+
+fn in_status(pid: u32, label: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or("0");
+    let line = status.lines().find_map(|l| l.strip_prefix(label)).unwrap_or("0");
     line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 
