@@ -72,6 +72,7 @@ impl<'a> Deletion<'a> {
         let mut attempt = 1;
         loop {
             self.server.catch_up().await?;
+            kind.check_readable(namespace, name)?;
             let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
             match self.try_delete(&old).await {
                 Err(Failure::Changed) if attempt < TRIES => attempt += 1,

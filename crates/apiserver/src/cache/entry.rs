@@ -176,6 +176,9 @@ const METADATA: &[u8] = b"\"metadata\":{";
 
 /// A value that someone else wrote: JSON in another order of keys, or protobuf, upstream's form of built-in kinds.
 fn tree(value: &[u8]) -> Result<Value, String> {
+    if value.starts_with(kybern_storage::encryption::ENCRYPTED) {
+        return Err("no key of --encryption-provider-config opens it".to_owned());
+    }
     if !value.starts_with(proto::MAGIC) {
         return serde_json::from_slice(value).map_err(|e| e.to_string());
     }

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use super::change::{Change, WatchEvent};
 use super::objects::{Objects, overlaid};
+use super::sealed::Sealed;
 use super::subscription::{Backlog, Subscription};
 use super::watchers::{Member, Watchers};
-use super::{Entry, Selection};
+use super::{BadEntry, Entry, Selection};
 use crate::resource::StoredKind;
 
 /// Changes that are kept however old they are.
@@ -32,6 +33,7 @@ pub struct KindCache {
     pub kind: Arc<StoredKind>,
     /// `/registry/pods/`.
     pub prefix: String,
+    pub(super) sealed: Sealed,
     state: RwLock<State>,
     /// Taken after the state, never before it.
     watchers: Mutex<Watchers>,
@@ -84,6 +86,7 @@ impl KindCache {
         Self {
             kind,
             prefix,
+            sealed: Sealed::default(),
             state: RwLock::new(state),
             watchers: Mutex::default(),
             endings: AtomicU64::new(0),
@@ -99,6 +102,16 @@ impl KindCache {
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry>> {
         self.state.read().objects.get(&self.key(namespace, name)).cloned()
+    }
+
+    /// Fails where the object of a name is there and no key opens it.
+    pub(crate) fn check_readable(&self, namespace: &str, name: &str) -> Result<(), BadEntry> {
+        self.sealed.get(&self.key(namespace, name)).map_or(Ok(()), Err)
+    }
+
+    /// Fails where no key opens some object in a selection's scope.
+    pub(crate) fn check_all_readable(&self, selection: &Selection) -> Result<(), BadEntry> {
+        self.sealed.first(&self.scope(selection)).map_or(Ok(()), Err)
     }
 
     /// The object under a storage key.

@@ -6,6 +6,7 @@ mod entry;
 mod extract;
 mod kind;
 mod objects;
+mod sealed;
 mod selection;
 mod subscription;
 mod watchers;
@@ -27,6 +28,7 @@ pub use change::{EventKind, Form, WatchEvent};
 pub(crate) use entry::canonical;
 pub use entry::{BadEntry, Entry};
 pub use kind::{KindCache, Listing, TooOld};
+use sealed::Sealed;
 pub use selection::Selection;
 pub use subscription::Subscription;
 pub use watchers::Behind;
@@ -101,7 +103,10 @@ impl Cache {
                 self.observe(&cache.kind, entry.namespace(), entry.name(), Some(&entry));
                 cache.load(entry);
             }
-            Err(error) => tracing::error!(%error, "an object is left out"),
+            Err(error) => {
+                tracing::error!(%error, "an object cannot be read");
+                cache.sealed.note(&kv.value, error);
+            }
         }
     }
 
@@ -270,6 +275,7 @@ impl Cache {
         );
         let kinds = self.kinds.load_full();
         let mut found: HashMap<&str, Vec<Arc<Entry>>> = HashMap::new();
+        let mut sealed: HashMap<&str, Sealed> = HashMap::new();
         let mut scan = self.storage.scan(ROOT, at).await?;
         while let Some(piece) = scan.recv().await {
             for kv in piece? {
@@ -281,7 +287,10 @@ impl Cache {
                 };
                 match known.map_or_else(made, Ok) {
                     Ok(entry) => found.entry(&cache.kind.prefix).or_default().push(entry),
-                    Err(error) => tracing::error!(%error, "an object is left out"),
+                    Err(error) => {
+                        tracing::error!(%error, "an object cannot be read");
+                        sealed.entry(&cache.kind.prefix).or_default().note(&kv.value, error);
+                    }
                 }
             }
         }
@@ -290,6 +299,7 @@ impl Cache {
             return Ok(None);
         }
         for (prefix, cache) in kinds.iter() {
+            cache.sealed.replace(sealed.remove(prefix.as_str()).unwrap_or_default());
             for (entry, there) in cache.replace(found.remove(prefix.as_str()).unwrap_or_default(), at) {
                 let is = there.then_some(&*entry);
                 self.observe(&cache.kind, entry.namespace(), entry.name(), is);
@@ -327,10 +337,18 @@ impl Cache {
         let entry = match &event.value {
             Some(value) => {
                 let entry = Entry::new(&cache.kind, cache.prefix.len(), event.key.clone(), value, event.revision);
-                Some(entry.inspect_err(|error| tracing::error!(%error, "a change is left out")).ok()?)
+                match entry {
+                    Ok(entry) => Some(entry),
+                    Err(error) => {
+                        tracing::error!(%error, "a changed object cannot be read");
+                        cache.sealed.note(value, error);
+                        return None;
+                    }
+                }
             }
             None => None,
         };
+        cache.sealed.forget(&event.key);
         let own = &event.key[cache.prefix.len()..];
         let (namespace, name) =
             if cache.kind.namespaced { own.split_once('/').unwrap_or(("", own)) } else { ("", own) };

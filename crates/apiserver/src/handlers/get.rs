@@ -15,6 +15,7 @@ pub(super) async fn get(exchange: &Exchange) -> Result<Response<Body>, ApiError>
         Some(revision) => super::list::wait_for(&exchange.server, revision).await?,
         None => exchange.server.catch_up().await?,
     }
+    kind.check_readable(&exchange.info.namespace, &exchange.info.name)?;
     let entry = kind.get(&exchange.info.namespace, &exchange.info.name).ok_or_else(|| exchange.not_found())?;
     respond::entry(&exchange.resource, &entry, presentation, StatusCode::OK).await
 }

@@ -48,6 +48,7 @@ pub(super) async fn list(exchange: &Exchange) -> Result<Response<Body>, ApiError
         let (revision, key) = continue_token::decode(&options.continue_token, &kind.prefix)?;
         (at, after) = (revision, Some(key));
     }
+    kind.check_all_readable(&selection)?;
     // Where any state is good enough there is nothing that pages could be of.
     let limit = if options.resource_version == "0" { 0 } else { options.limit };
     let listed = kind.list(&selection, after.as_deref(), limit, at, || server.cache.revision());

@@ -69,6 +69,7 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
     let mut attempt = 1;
     loop {
         exchange.server.catch_up().await?;
+        kind.check_readable(&exchange.info.namespace, &exchange.info.name)?;
         let old = kind.get(&exchange.info.namespace, &exchange.info.name);
         if old.is_none() && !(writer.applies && exchange.info.subresource.is_empty()) {
             return Err(exchange.not_found());

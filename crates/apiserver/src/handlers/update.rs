@@ -32,6 +32,7 @@ async fn put(exchange: &Exchange, writer: &mut Writer<'_>, object: Value) -> Res
     let mut attempt = 1;
     loop {
         exchange.server.catch_up().await?;
+        kind.check_readable(&exchange.info.namespace, &exchange.info.name)?;
         let Some(old) = kind.get(&exchange.info.namespace, &exchange.info.name) else {
             if !exchange.info.subresource.is_empty() || !strategy.allow_create_on_update() || expected.is_some() {
                 return Err(exchange.not_found());

@@ -146,3 +146,29 @@ async fn an_unreadable_object_is_an_error_by_its_name_and_stops_no_other() {
     assert_eq!(client.get(&format!("{CONFIG_MAPS}/other")).await.code, 404, "the others are deleted");
     assert_eq!(client.get(&path).await.code, 200, "and it is not");
 }
+
+/// A Secret's value that no key opens is neither absent nor empty: whoever asks for it, or for all, is told. Others go on.
+#[tokio::test]
+async fn what_no_key_opens_is_an_error_and_never_absent() {
+    let storage = Arc::new(Memory::default());
+    let client = Client::on(storage.clone()).await;
+    client.post(CONFIG_MAPS, config_map("good", "1")).await.ok();
+    let key: Arc<str> = "/registry/configmaps/ns/sealed".into();
+    let sealed = storage.txn(Txn::create(key.clone(), "k8s:enc:aesgcm:v1:key1:xyz".into())).await.unwrap();
+    let name = format!("{CONFIG_MAPS}/sealed");
+    for answer in [
+        client.get(&name).await,
+        client.get(CONFIG_MAPS).await,
+        client.delete(&name).await,
+        client.put(&name, config_map("sealed", "2")).await,
+    ] {
+        let (code, message) = answer.status();
+        assert_eq!(code, 500, "{message}");
+        assert!(message.contains("/registry/configmaps/ns/sealed") && message.contains("no key"), "{message}");
+    }
+    assert_eq!(client.post(CONFIG_MAPS, config_map("sealed", "2")).await.code, 409);
+    assert_eq!(client.get(&format!("{CONFIG_MAPS}/good")).await.code, 200);
+    assert_eq!(client.get("/api/v1/namespaces/other/configmaps").await.code, 200);
+    storage.txn(Txn::delete(key, sealed)).await.unwrap();
+    assert_eq!(client.get(CONFIG_MAPS).await.code, 200);
+}

@@ -52,6 +52,9 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
         (None, _) => server.catch_up().await?,
         _ => {}
     }
+    if revision.is_none() || initial == Some(true) {
+        kind.check_all_readable(&selection)?;
+    }
     let subscription = match (revision, initial) {
         (_, Some(true)) | (None, None) => Ok(kind.watch_from_now(&selection, || server.cache.revision())),
         (None, Some(false)) => kind.watch(&selection, server.cache.revision()),
