@@ -1,5 +1,6 @@
 //! The subresources that are neither a read nor a write of their object, and the resources that are never stored.
 
+mod access_review;
 mod binding;
 mod component_status;
 mod dial;
@@ -42,7 +43,7 @@ pub fn connector(resource: &str, subresource: &str, deps: &Deps) -> Option<Arc<d
 
 /// Serves a resource that is never stored; `None` for all that are.
 pub fn unstored(group: &str, resource: &str, deps: &Deps) -> Option<Arc<dyn Connector>> {
-    let access = |scope| Arc::new(review::AccessReview { authorizer: deps.authorizer.clone(), scope });
+    let access = |scope| Arc::new(access_review::AccessReview { authorizer: deps.authorizer.clone(), scope });
     Some(match (group, resource) {
         ("", "bindings") => Arc::new(binding::Binding { clock: deps.clock.clone() }),
         ("", "componentstatuses") => Arc::new(component_status::ComponentStatuses),
@@ -50,9 +51,9 @@ pub fn unstored(group: &str, resource: &str, deps: &Deps) -> Option<Arc<dyn Conn
         ("authentication.k8s.io", "selfsubjectreviews") => {
             Arc::new(review::SelfSubjectReview { clock: deps.clock.clone() })
         }
-        ("authorization.k8s.io", "subjectaccessreviews") => access(review::Scope::Subject),
-        ("authorization.k8s.io", "localsubjectaccessreviews") => access(review::Scope::Local),
-        ("authorization.k8s.io", "selfsubjectaccessreviews") => access(review::Scope::Own),
+        ("authorization.k8s.io", "subjectaccessreviews") => access(access_review::Scope::Subject),
+        ("authorization.k8s.io", "localsubjectaccessreviews") => access(access_review::Scope::Local),
+        ("authorization.k8s.io", "selfsubjectaccessreviews") => access(access_review::Scope::Own),
         ("authorization.k8s.io", "selfsubjectrulesreviews") => {
             Arc::new(review::RulesReview { rbac: deps.rbac.clone() })
         }
