@@ -1,10 +1,11 @@
 //! A server in this process and requests to it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::{Method, Request};
 use kybern_apimachinery::time::{Clock, SystemClock};
-use kybern_apimachinery::{Value, json};
+use kybern_apimachinery::{Gvk, Value, json};
 use kybern_apiserver::access::{Authorizer, UserInfo};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::{Options, Server, body};
@@ -22,6 +23,8 @@ pub(crate) struct Cluster {
     pub(crate) server: Arc<Server>,
     pub(crate) tokens: Arc<BearerTokens>,
     pub(crate) pki: Pki,
+    /// Where and as what each resource's objects are stored, by group and name.
+    pub(crate) stored: BTreeMap<(String, String), (String, Gvk)>,
     _directory: tempfile::TempDir,
 }
 
@@ -105,6 +108,11 @@ impl Cluster {
         };
         let mut options = Options::new(storage);
         options.resources = kybern_registry::resources(&deps);
+        let stored = options.resources.iter().map(|row| {
+            let name = (row.gvr.group.clone(), row.gvr.resource.clone());
+            (name, (row.stored.prefix.clone(), row.stored.gvk.clone()))
+        });
+        let stored = stored.collect();
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = authorizers;
         options.authenticators = vec![Arc::new(BearerTokens::new(
@@ -124,7 +132,7 @@ impl Cluster {
             kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &options).await.unwrap();
-        Self { server, tokens, pki, _directory: directory }
+        Self { server, tokens, pki, stored, _directory: directory }
     }
 
     pub(crate) async fn send(

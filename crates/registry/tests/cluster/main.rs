@@ -5,6 +5,7 @@ mod answers;
 mod custom;
 mod every_kind;
 mod every_verb;
+mod forms;
 mod harness;
 mod kubelets;
 mod minimal;
