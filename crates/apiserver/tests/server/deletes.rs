@@ -160,3 +160,31 @@ async fn a_collection() {
     let left = client.get(CONFIG_MAPS).await.ok();
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_collection_goes_in_groups() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = kybern_storage::sqlite::Sqlite::open(directory.path(), Default::default()).unwrap();
+    let client = Client::on(std::sync::Arc::new(storage)).await;
+    let mut held = config_map("held", "");
+    object::set(&mut held, &["metadata", "finalizers"], json!(["a/b"]));
+    client.post(CONFIG_MAPS, held).await.ok();
+    // Fewer at once than the server takes.
+    for hundred in 0..3 {
+        let made = (0..100).map(|i| {
+            let (client, name) = (&client, format!("c{hundred}-{i}"));
+            async move { client.post(CONFIG_MAPS, config_map(&name, "")).await.ok() }
+        });
+        futures_util::future::join_all(made).await;
+    }
+    let before = client.get(CONFIG_MAPS).await.ok()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let deleted = client.delete(CONFIG_MAPS).await.ok();
+    assert_eq!(deleted["items"].as_array().unwrap().len(), 301);
+    let left = client.get(CONFIG_MAPS).await.ok();
+    assert_eq!(left["items"].as_array().unwrap().len(), 1, "what has a finalizer is marked");
+    let events = client.get(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&resourceVersion={before}")).await;
+    let lines = String::from_utf8_lossy(&events.bytes).into_owned();
+    let revisions: std::collections::BTreeSet<u64> =
+        lines.lines().map(|line| revision(&serde_json::from_str::<Value>(line).unwrap()["object"])).collect();
+    assert_eq!((revisions.len(), lines.lines().count()), (301, 301), "each has a revision of its own");
+}

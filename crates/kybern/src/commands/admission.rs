@@ -9,8 +9,6 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("AlwaysDeny", Some("nothing would be refused")),
     ("AlwaysPullImages", Some("pods could use images that they may not pull")),
     ("ClusterTrustBundleAttest", Some("bundles could be attested that one may not")),
-    ("DefaultIngressClass", None),
-    ("DefaultStorageClass", None),
     ("DenyServiceExternalIPs", Some("Services could take the addresses of others")),
     ("EventRateLimit", Some("events would not be limited")),
     ("ExtendedResourceToleration", None),
@@ -22,7 +20,6 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("NamespaceExists", None),
     ("NodeDeclaredFeatureValidator", None),
     ("OwnerReferencesPermissionEnforcement", Some("owners could be named that one may not delete")),
-    ("PersistentVolumeClaimResize", Some("claims could grow whose class does not allow it")),
     ("PodNodeSelector", Some("pods could leave their namespace's nodes")),
     ("PodSecurity", Some("the pod security levels of namespaces would not hold")),
     ("PodTolerationRestriction", Some("pods could tolerate what their namespace may not")),
@@ -76,7 +73,7 @@ mod tests {
         assert_eq!(check("", "Priority,PodSecurity"), Ok(list("Priority,PodSecurity")));
         assert!(check("Nonsense", "").unwrap_err().contains("\"Nonsense\" is unknown"));
         assert!(check("Priority", "Priority").unwrap_err().contains("overlapped"));
-        assert_eq!(check("DefaultStorageClass", ""), Ok(Vec::new()));
+        assert_eq!(check("PodTopologyLabels", ""), Ok(Vec::new()));
         assert!(check("", ALWAYS).unwrap_err().contains("is unknown"));
         assert!(check("AlwaysPullImages", "").unwrap_err().contains("cannot be honoured"));
     }

@@ -1,6 +1,7 @@
 //! The admission plugins, in the order in which they run (upstream's `AllOrderedPlugins`).
 
 mod certificates;
+mod classes;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_defaults;
@@ -24,6 +25,7 @@ pub use webhook::WebhookMetrics;
 #[derive(Clone, Default)]
 pub struct Views {
     accounts: Arc<service_account::AccountArrivals>,
+    classes: Arc<classes::Classes>,
     namespaces: Arc<namespace_lifecycle::Namespaces>,
     priority_classes: Arc<priority::PriorityClasses>,
     webhooks: Arc<webhook::Configurations>,
@@ -32,9 +34,10 @@ pub struct Views {
 }
 
 impl Views {
-    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 6] {
+    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 7] {
         [
             self.accounts.clone(),
+            self.classes.clone(),
             self.namespaces.clone(),
             self.priority_classes.clone(),
             self.webhooks.clone(),
@@ -53,10 +56,13 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(pod_defaults::TaintNodesByCondition),
         Arc::new(priority::Priority::new(deps.admission_views.priority_classes.clone())),
         Arc::new(pod_defaults::DefaultTolerationSeconds),
+        Arc::new(classes::DefaultStorageClass(deps.admission_views.classes.clone())),
         Arc::new(storage_in_use::StorageObjectInUseProtection),
+        Arc::new(classes::PersistentVolumeClaimResize(deps.admission_views.classes.clone())),
         Arc::new(runtime_class::RuntimeClass::new(deps.objects.clone())),
     ];
     plugins.extend(certificates::plugins(&deps.authorizer));
+    plugins.push(Arc::new(classes::DefaultIngressClass(deps.admission_views.classes.clone())));
     plugins.push(Arc::new(rbac_escalation::RbacEscalation::new(
         deps.objects.clone(),
         deps.authorizer.clone(),

@@ -225,3 +225,30 @@ async fn attack_who_may_approve_is_not_who_may_sign() {
     let (code, answer) = cluster.patch(&format!("{requests}/r/approval"), approval).await;
     assert_eq!(code, 200, "{answer}");
 }
+
+#[tokio::test]
+async fn classes_are_chosen_for_what_names_none() {
+    let cluster = Cluster::start().await;
+    let class = |name: &str, annotation: &str| json!({"metadata": {"name": name, "annotations": {annotation: "true"}}});
+    let mut storage = class("fast", "storageclass.kubernetes.io/is-default-class");
+    storage["provisioner"] = "a.example/p".into();
+    let mut ingress = class("edge", "ingressclass.kubernetes.io/is-default-class");
+    ingress["spec"] = json!({"controller": "a.example/c"});
+    let claim = |name: &str| json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let none = cluster.create(claims, claim("before")).await;
+    assert!(none["spec"].get("storageClassName").is_none(), "{none}");
+    cluster.create("/apis/storage.k8s.io/v1/storageclasses", storage).await;
+    cluster.create("/apis/networking.k8s.io/v1/ingressclasses", ingress).await;
+    assert_eq!(cluster.create(claims, claim("after")).await["spec"]["storageClassName"], "fast");
+    let mut own = claim("own");
+    own["spec"]["storageClassName"] = "".into();
+    assert_eq!(cluster.create(claims, own).await["spec"]["storageClassName"], "");
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let made = json!({"metadata": {"name": "i"}, "spec": {"defaultBackend": backend}});
+    let made = cluster.create("/apis/networking.k8s.io/v1/namespaces/default/ingresses", made).await;
+    assert_eq!(made["spec"]["ingressClassName"], "edge");
+    let grow = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    let (code, refused) = cluster.patch(&format!("{claims}/after"), grow).await;
+    assert_eq!(code, 422, "the strategy comes first: {refused}");
+}
