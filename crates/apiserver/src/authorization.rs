@@ -24,6 +24,20 @@ pub(crate) enum Refusal {
     Failed(String),
 }
 
+impl Refusal {
+    fn into_api_error(self, info: &RequestInfo, attributes: &Attributes) -> ApiError {
+        match self {
+            Self::Forbidden(reason) => {
+                let resource = GroupResource::new(&info.group, &info.resource);
+                ApiError::forbidden(&resource, &info.name, &attributes.refusal(&reason))
+            }
+            Self::Failed(text) => {
+                ApiError::new(Reason::InternalError, format!("Internal Server Error: {:?}: {text}", info.path))
+            }
+        }
+    }
+}
+
 /// What a request is to those who judge it.
 pub(crate) fn attributes(info: &RequestInfo, user: &UserInfo) -> Attributes {
     Attributes {
@@ -62,13 +76,11 @@ pub(crate) async fn check(
         }
         audit.annotate("authorization.k8s.io/reason", reason);
     }
-    decision.map_err(|refusal| match refusal {
-        Refusal::Forbidden(reason) => {
-            let resource = GroupResource::new(&info.group, &info.resource);
-            ApiError::forbidden(&resource, &info.name, &attributes.refusal(&reason))
-        }
-        Refusal::Failed(text) => {
-            ApiError::new(Reason::InternalError, format!("Internal Server Error: {:?}: {text}", info.path))
-        }
-    })
+    decision.map_err(|refusal| refusal.into_api_error(info, &attributes))
+}
+
+/// Whoever may update or patch may not create by that what is not there yet: a PUT or an apply that creates asks again.
+pub(crate) async fn check_creation(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
+    let attributes = Attributes { verb: "create".to_owned(), ..attributes(info, user) };
+    authorize(server, &attributes).await.map_err(|refusal| refusal.into_api_error(info, &attributes))
 }

@@ -10,7 +10,7 @@ use super::{Exchange, check_name, check_namespace};
 use crate::convert;
 use crate::options::{WriteOptions, invalid, parse_revision};
 use crate::write::{Failure, TRIES, Writer};
-use crate::{Body, body, codec, managed, respond};
+use crate::{Body, authorization, body, codec, managed, respond};
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
@@ -84,6 +84,9 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
             let cause =
                 format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
             return Err(ApiError::conflict(&exchange.group_resource(), &exchange.info.name, &cause));
+        }
+        if old.is_none() {
+            authorization::check_creation(&exchange.server, &exchange.info, &exchange.user).await?;
         }
         let written = match &old {
             None => writer.create(object).await.map_err(Failure::Refused),

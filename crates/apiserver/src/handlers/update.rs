@@ -7,6 +7,7 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{ApiError, Value, object};
 
 use super::{Exchange, check_name, read_object};
+use crate::authorization;
 use crate::cache::Entry;
 use crate::options::parse_revision;
 use crate::write::{Failure, TRIES, Writer};
@@ -37,6 +38,7 @@ async fn put(exchange: &Exchange, writer: &mut Writer<'_>, object: Value) -> Res
             if !exchange.info.subresource.is_empty() || !strategy.allow_create_on_update() || expected.is_some() {
                 return Err(exchange.not_found());
             }
+            authorization::check_creation(&exchange.server, &exchange.info, &exchange.user).await?;
             return writer.create(object).await.map(|entry| (entry, true));
         };
         if expected.is_none() && !strategy.allow_unconditional_update() {

@@ -107,6 +107,20 @@ async fn the_deepest_object_lives_as_any_other() {
     assert_eq!(client.get(&path).await.code, 404);
 }
 
+#[tokio::test]
+async fn whoever_may_change_may_not_create_by_that() {
+    let mut client = Client::new().await;
+    let path = format!("{CONFIG_MAPS}/new?fieldManager=m");
+    let apply = || config_map("new", "1");
+    let refusal = r#"configmaps "new" is forbidden: User "changer" cannot create resource "configmaps" in API group "" in the namespace "ns""#;
+    client.user = "changer";
+    assert_eq!(client.patch(&path, APPLY, apply()).await.status(), (403, refusal.to_owned()));
+    client.user = "admin";
+    assert_eq!(client.patch(&path, APPLY, apply()).await.code, 201);
+    client.user = "changer";
+    assert_eq!(client.patch(&path, APPLY, apply()).await.code, 200);
+}
+
 /// Such as another version, or another program, has stored.
 #[tokio::test]
 async fn an_unreadable_object_is_an_error_by_its_name_and_stops_no_other() {
