@@ -157,11 +157,15 @@ impl Authentication {
             trust.front_proxies.as_ref().map(|a| a as &dyn Authenticator),
             trust.certificates.as_ref().map(|a| a as &dyn Authenticator),
         ];
+        let mut bad = false;
         for authenticator in certified.into_iter().flatten() {
             match authenticator.authenticate(credentials).await {
                 Ok(Some(user)) => return Some(user),
                 Ok(None) => {}
-                Err(error) => tracing::debug!(error, "unable to authenticate the request"),
+                Err(error) => {
+                    tracing::debug!(error, "unable to authenticate the request");
+                    bad = true;
+                }
             }
         }
         let header = credentials.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -176,6 +180,10 @@ impl Authentication {
                 Ok(None) => {}
                 Err(error) => tracing::warn!("cannot ask whose a token is: {error}"),
             }
+        }
+        if bad || token.is_some() {
+            // A bad credential is not the same as none.
+            return None;
         }
         Anonymous.authenticate(credentials).await.ok().flatten()
     }
