@@ -116,8 +116,8 @@ async function informers() {
   await core.deleteNamespacedSecret({ name: 'after', namespace });
   await until('its end', () => seen.includes('delete after'));
   assert.equal(informer.get('before', namespace).metadata.name, 'before');
-  await informer.stop();
   assert.ok(!seen.some((event) => event.startsWith('error')), `${seen}`);
+  await informer.stop();
   step('an informer lists, watches and keeps');
 }
 
@@ -179,7 +179,7 @@ async function deployments() {
   step('a Deployment: roll out, scale, delete in the foreground');
 }
 
-// The untyped client finds kinds in discovery, custom ones as well.
+// The untyped client writes `_default` for `default`, and finds kinds in discovery, custom ones as well.
 async function customResources() {
   const objects = k8s.KubernetesObjectApi.makeApiClient(config);
   const group = `js-${namespace}.example.com`;
@@ -187,7 +187,7 @@ async function customResources() {
     openAPIV3Schema: {
       type: 'object',
       properties: {
-        spec: { type: 'object', properties: { size: { type: 'integer', minimum: 1 }, tier: { type: 'string', default: 'low' } } },
+        spec: { type: 'object', properties: { size: { type: 'integer', minimum: 1 }, tier: { type: 'string', _default: 'low' } } },
       },
     },
   };

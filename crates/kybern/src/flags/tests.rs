@@ -81,7 +81,8 @@ fn refusals_say_why() {
         let refusal = read(line).unwrap_err();
         assert!(refusal.contains(expect), "{line}: {refusal}");
     }
-    let both = read("kybern kube-apiserver --oidc-client-id=y --oidc-issuer-url=x --profiling=true").unwrap_err();
+    let both =
+        read("kybern kube-apiserver --etcd-servers-overrides=y --oidc-issuer-url=x --profiling=true").unwrap_err();
     assert_eq!(both.lines().count(), 2, "{both}");
 }
 
