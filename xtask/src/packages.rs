@@ -14,6 +14,7 @@ const TESTS: &[Package] = &[
     ("/usr/sbin/nginx", "nginx-light"),
     ("/bin/busybox", "busybox-static"),
     ("/usr/bin/docker-registry", "docker-registry"),
+    ("/usr/bin/etcd", "etcd-server"),
     ("/usr/bin/curl", "curl"),
     ("/usr/bin/htpasswd", "apache2-utils"),
     ("/usr/sbin/nft", "nftables"),

