@@ -1,6 +1,5 @@
 //! The Service `kubernetes`: how pods reach the API server. Its endpoint is not a pod, so the server itself writes it.
 
-use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{ApiError, Reason, Value, json, object};
 use kybern_apiserver::connect::Objects;
 
@@ -42,13 +41,14 @@ async fn service_cidr(objects: &dyn Objects, options: &BootstrapOptions) -> Resu
         widens
     };
     ensure(objects, GROUP, "servicecidrs", wanted.clone(), widen).await?;
-    let now = jiff::Timestamp::now();
     let ready = |live: &mut Value| {
         let same = live["spec"]["cidrs"] == wanted["spec"]["cidrs"];
         let known = list(&live["status"], "conditions").iter().any(|c| text(c, "type") == "Ready");
         if same && !known && !object::is_deleting(live) {
+            // The server's own clock: the range is ready since it was made.
+            let since = text(&live["metadata"], "creationTimestamp").to_owned();
             live["status"]["conditions"] = json!([{
-                "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": to_rfc3339(now),
+                "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": since,
                 "message": "Kubernetes default Service CIDR is ready",
             }]);
         }
