@@ -1,4 +1,4 @@
-//! Field names that are not identifiers of the language: `a-b` is written `a__dash__b`.
+//! Identifiers, and field names that are none: `a-b` is written `a__dash__b`.
 
 use std::borrow::Cow;
 
@@ -25,6 +25,19 @@ const RESERVED: &[&str] = &[
     "void",
     "while",
 ];
+
+/// Whether the language keeps a word for itself.
+pub(crate) fn is_reserved(word: &str) -> bool {
+    RESERVED.contains(&word)
+}
+
+/// Whether a variable can have this name.
+pub fn is_identifier(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && !is_reserved(name)
+}
 
 /// The identifier for a field's name; none where there is none.
 pub fn escape(name: &str) -> Option<Cow<'_, str>> {

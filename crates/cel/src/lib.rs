@@ -61,7 +61,7 @@ mod value;
 pub use cost::CostEstimate;
 pub use env::{CompileError, Env};
 pub use error::{ErrorKind, EvalError};
-pub use escape::{escape, unescape};
+pub use escape::{escape, is_identifier, unescape};
 pub use functions::authorizer::{Authorizer, Check, Decision, ResourceCheck, What};
 pub use issues::{Issue, Issues};
 pub use list::List;

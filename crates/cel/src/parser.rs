@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::ast::{Element, Entry, Expr, Field, Id, Kind, Literal};
+use crate::escape::is_reserved;
 use crate::issues::Issues;
 use crate::lexer::{Lexeme, Token, tokens};
 use crate::{literal, macros};
@@ -20,30 +21,6 @@ const START_OF_LIST: &str = "{'[', ']', '{', '(', '.', ',', '-', '!', '?', 'true
 const START_OF_MAP: &str = "{'[', '{', '}', '(', '.', ',', '-', '!', '?', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, \
                             NUM_UINT, STRING, BYTES, IDENTIFIER}";
 const START_OF_FIELDS: &str = "{'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}";
-
-const RESERVED: &[&str] = &[
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "false",
-    "for",
-    "function",
-    "if",
-    "import",
-    "in",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "null",
-    "return",
-    "true",
-    "var",
-    "void",
-    "while",
-];
 
 /// A parsed expression: the tree and where its nodes stand.
 pub(crate) struct Parsed {
@@ -530,7 +507,7 @@ impl Parser<'_> {
         }
         self.advance();
         let word = self.text(lexeme);
-        let reserved = RESERVED.contains(&word.as_str());
+        let reserved = is_reserved(&word);
         let name: Arc<str> = if dot { format!(".{word}").into() } else { word.as_str().into() };
         if let Some(open) = self.eat("(") {
             let id = self.factory.id(open.start);

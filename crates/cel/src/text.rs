@@ -29,6 +29,15 @@ pub(crate) fn scientific(number: f64, decimals: usize) -> String {
 
 /// In double quotes, as `%q`.
 pub(crate) fn quote(text: &str) -> String {
+    quoted(text, true)
+}
+
+/// In double quotes; of what is not printable only what has an escape with a name is escaped.
+pub(crate) fn quote_named(text: &str) -> String {
+    quoted(text, false)
+}
+
+fn quoted(text: &str, unnamed: bool) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {
@@ -42,7 +51,7 @@ pub(crate) fn quote(text: &str) -> String {
             '\r' => quoted.push_str("\\r"),
             '\t' => quoted.push_str("\\t"),
             '\u{b}' => quoted.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => quoted.push_str(&format!("\\x{:02x}", c as u32)),
+            c if unnamed && ((c as u32) < 0x20 || c as u32 == 0x7f) => quoted.push_str(&format!("\\x{:02x}", c as u32)),
             c => quoted.push(c),
         }
     }

@@ -5,15 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::StatusCode;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_client::{Client, ClientError};
 use kybern_component_base::{Reply, Server, metrics as encode_metrics};
-use kybern_linux::inotify::DirectoryWatch;
-use tokio::io::unix::AsyncFd;
+use kybern_linux::inotify::FileChanges;
 use tokio::task::AbortHandle;
 
 use crate::corefile::CorefileError;
@@ -23,9 +21,6 @@ use crate::message::{Query, rtype};
 use crate::metrics::Metrics;
 use crate::setup::{self, Setup};
 use crate::zone::Cluster;
-
-/// An editor or the kubelet changes a file in several steps; they are taken together.
-const SETTLE: Duration = Duration::from_millis(100);
 
 /// What cluster DNS is told.
 #[derive(Clone, Debug)]
@@ -106,22 +101,17 @@ fn read(config: &Config, cluster: &Arc<Cluster>, metrics: &Metrics) -> Result<(S
     Ok((text, setup))
 }
 
-// Its replacement is unsafe because a descriptor might be closed early; a `DirectoryWatch` owns its own.
-#[allow(deprecated)]
-fn watch(corefile: &Path) -> Option<AsyncFd<DirectoryWatch>> {
-    let directory = corefile.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let watch = DirectoryWatch::new(directory).and_then(AsyncFd::new);
-    watch.inspect_err(|error| tracing::warn!(%error, "cannot watch the Corefile: changes need a restart")).ok()
+fn watch(corefile: &Path) -> Option<FileChanges> {
+    FileChanges::of(corefile)
+        .inspect_err(|error| tracing::warn!(%error, "cannot watch the Corefile: changes need a restart"))
+        .ok()
 }
 
-async fn changed(watch: Option<&AsyncFd<DirectoryWatch>>) {
+async fn changed(watch: Option<&FileChanges>) {
     let Some(watch) = watch else { return std::future::pending().await };
-    let Ok(mut ready) = watch.readable().await else { return std::future::pending().await };
-    tokio::time::sleep(SETTLE).await;
-    if watch.get_ref().drain().is_err() {
-        return std::future::pending().await;
+    if watch.next().await.is_err() {
+        std::future::pending().await
     }
-    ready.clear_ready();
 }
 
 /// A task that ends with its owner.

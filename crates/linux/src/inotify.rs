@@ -3,8 +3,36 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use tokio::io::unix::AsyncFd;
+
+/// An editor, and a mounted ConfigMap, change a file in several steps: they are taken together.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Waits for a file to change, be it rewritten or replaced.
+#[derive(Debug)]
+pub struct FileChanges(AsyncFd<DirectoryWatch>);
+
+impl FileChanges {
+    /// From now on: whoever reads the file after this misses nothing. Must be called within a tokio runtime.
+    // Its replacement is unsafe because a descriptor might be closed early; a `DirectoryWatch` owns its own.
+    #[allow(deprecated)]
+    pub fn of(file: &Path) -> io::Result<Self> {
+        let directory = file.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Self(AsyncFd::new(DirectoryWatch::new(directory)?)?))
+    }
+
+    /// Something in the file's directory has changed; whether the file has is for the caller to find out.
+    pub async fn next(&self) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        tokio::time::sleep(SETTLE).await;
+        self.0.get_ref().drain()?;
+        ready.clear_ready();
+        Ok(())
+    }
+}
 
 /// A watch on one directory. Its descriptor is readable when something has changed.
 #[derive(Debug)]

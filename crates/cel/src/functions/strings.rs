@@ -3,6 +3,7 @@
 use crate::decl::{Functions, Native};
 use crate::error::EvalError;
 use crate::ops::MAX_OUTPUT;
+use crate::text::quote_named;
 use crate::value::Value;
 
 use super::{int, list, str};
@@ -44,7 +45,7 @@ pub(super) fn declare(f: &mut Functions) {
     let join: Native = join;
     f.add("join", "list_join", "list(string).() -> string", join);
     f.add("join", "list_join_string", "list(string).(string) -> string", join);
-    f.add("strings.quote", "strings_quote", "(string) -> string", |a| Ok(Value::string(quote(str(&a[0])?))));
+    f.add("strings.quote", "strings_quote", "(string) -> string", |a| Ok(Value::string(quote_named(str(&a[0])?))));
     f.add("format", "string_format", "string.(list(dyn)) -> string", |a| {
         super::format::format(str(&a[0])?, list(&a[1])?).map(Value::string)
     });
@@ -172,26 +173,4 @@ fn join<'a>(a: &[Value<'a>]) -> super::Result<'a> {
         }
     }
     Ok(Value::string(joined))
-}
-
-/// In double quotes, with what is not printable in it escaped; unlike Go's, only the named escapes.
-fn quote(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for c in text.chars() {
-        match c {
-            '\u{7}' => quoted.push_str("\\a"),
-            '\u{8}' => quoted.push_str("\\b"),
-            '\u{c}' => quoted.push_str("\\f"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            '\u{b}' => quoted.push_str("\\v"),
-            '\\' => quoted.push_str("\\\\"),
-            '"' => quoted.push_str("\\\""),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
 }

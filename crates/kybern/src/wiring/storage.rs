@@ -1,12 +1,13 @@
 //! Opens the store that the API server works on.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kybern_apiserver::Checks;
 use kybern_apiserver::resource::Resource;
+use kybern_linux::inotify::FileChanges;
 use kybern_storage::Storage;
 use kybern_storage::encryption::{Encrypted, Health};
 use kybern_storage::etcd::{self, Etcd};
@@ -82,9 +83,27 @@ impl StorageOptions {
         let stored = rows.iter().filter(|row| row.unstored.is_none()).map(|row| &row.stored);
         let kinds = stored.map(|kind| (kind.prefix.clone(), (kind.gvk.group.to_string(), kind.resource.clone())));
         let prefix = self.etcd.as_ref().map_or("/registry", |etcd| &etcd.prefix);
-        let encrypted = Encrypted::open(storage, file, kinds.collect(), prefix, *reload).await?;
+        // Watched before it is read, so that no change is missed.
+        let changes = reload.then(|| FileChanges::of(file)).transpose();
+        let changes = changes.with_context(|| format!("cannot watch {}", file.display()))?;
+        let encrypted = Arc::new(Encrypted::open(storage, file, kinds.collect(), prefix).await?);
+        if let Some(changes) = changes {
+            tokio::spawn(reload_encryption(changes, Arc::downgrade(&encrypted)));
+        }
         let health = encrypted.health();
-        Ok((Arc::new(encrypted), Some(health)))
+        Ok((encrypted, Some(health)))
+    }
+}
+
+/// Reads the configuration of encryption anew when its file changes, for as long as the store is there.
+async fn reload_encryption(changes: FileChanges, encrypted: Weak<Encrypted>) {
+    while changes.next().await.is_ok() {
+        let Some(encrypted) = encrypted.upgrade() else { return };
+        match encrypted.reload().await {
+            Ok(true) => tracing::info!("--encryption-provider-config changed and was read anew"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the configuration that was read before stays"),
+        }
     }
 }
 

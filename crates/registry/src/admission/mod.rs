@@ -1,5 +1,6 @@
 //! The admission plugins, in the order in which they run (upstream's `AllOrderedPlugins`).
 
+mod authorization;
 mod certificates;
 mod classes;
 mod namespace_lifecycle;

@@ -98,7 +98,7 @@ fn policy_spec(name: &str, spec: &Value, with_conditions: bool) -> Errors {
         let (path, name) = (path.child("variables").index(i), text(variable, "name"));
         if name.trim().is_empty() {
             out.push(FieldError::required(&path.child("name"), "name is not specified"));
-        } else if !is_identifier(name) {
+        } else if !kybern_cel::is_identifier(name) {
             out.push(FieldError::invalid(&path.child("name"), name, "must be a valid CEL identifier"));
         }
         if text(variable, "expression").trim().is_empty() {
@@ -142,37 +142,6 @@ impl Environments {
         }
         Self { variables, all, messages }
     }
-}
-
-/// What CEL takes as a name, and does not keep for itself.
-fn is_identifier(name: &str) -> bool {
-    const RESERVED: [&str; 20] = [
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "false",
-        "for",
-        "function",
-        "if",
-        "import",
-        "in",
-        "let",
-        "loop",
-        "namespace",
-        "null",
-        "package",
-        "return",
-        "true",
-        "var",
-        "void",
-    ];
-    let mut chars = name.chars();
-    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && name != "while"
-        && !RESERVED.contains(&name)
 }
 
 fn validation(out: &mut Errors, path: &FieldPath, validation: &Value, environments: &Environments) {

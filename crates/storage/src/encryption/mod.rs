@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -28,8 +27,6 @@ use kms::Plugin;
 
 /// What every encrypted value begins with.
 pub const ENCRYPTED: &[u8] = b"k8s:enc:";
-/// How often the file is looked at where it is to be read anew when it changes.
-const RELOAD_PERIOD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 #[error("--encryption-provider-config is not usable: {path}: {cause}")]
@@ -44,7 +41,8 @@ pub type Kinds = HashMap<String, (String, String)>;
 /// See the module.
 pub struct Encrypted {
     inner: Arc<Inner>,
-    tasks: Vec<tokio::task::AbortHandle>,
+    file: PathBuf,
+    asking: tokio::task::AbortHandle,
 }
 
 struct Inner {
@@ -73,22 +71,14 @@ struct Config {
 
 impl Drop for Encrypted {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.asking.abort();
     }
 }
 
 impl Encrypted {
-    /// Reads the configuration and asks plugins for their keys; one that is away is asked again. With `reload`, the file is
-    /// read anew when it changes. Must be called within a tokio runtime.
-    pub async fn open(
-        storage: Arc<dyn Storage>,
-        file: &Path,
-        kinds: Kinds,
-        prefix: &str,
-        reload: bool,
-    ) -> Result<Self, OpenError> {
+    /// Reads the configuration and asks plugins for their keys; one that is away is asked again. Must be called within a tokio
+    /// runtime.
+    pub async fn open(storage: Arc<dyn Storage>, file: &Path, kinds: Kinds, prefix: &str) -> Result<Self, OpenError> {
         let config = Config::read(file, None)?;
         config.check().await;
         let health = config.health();
@@ -102,11 +92,24 @@ impl Encrypted {
             reread: broadcast::channel(1).0,
             health: watch::channel(health).0,
         });
-        let mut tasks = vec![tokio::spawn(poll(inner.clone())).abort_handle()];
-        if reload {
-            tasks.push(tokio::spawn(follow(inner.clone(), file.to_owned())).abort_handle());
+        let asking = tokio::spawn(poll(inner.clone())).abort_handle();
+        Ok(Self { inner, file: file.to_owned(), asking })
+    }
+
+    /// Reads the file anew; whether it had changed. After an error, such as of one that is just being replaced, all is as it
+    /// was.
+    pub async fn reload(&self) -> Result<bool, OpenError> {
+        let inner = &self.inner;
+        let before = inner.config.load_full();
+        let config = Config::read(&self.file, Some(&before))?;
+        if config.text == before.text {
+            return Ok(false);
         }
-        Ok(Self { inner, tasks })
+        config.check().await;
+        inner.health.send_replace(config.health());
+        inner.config.store(Arc::new(config));
+        inner.read_anew();
+        Ok(true)
     }
 
     /// What the health check `kms-providers` says, whenever plugins were asked.
@@ -160,28 +163,6 @@ async fn poll(inner: Arc<Inner>) {
         inner.health.send_replace(config.health());
         if well && !before {
             inner.read_anew();
-        }
-    }
-}
-
-/// Reads the file anew when it changes.
-async fn follow(inner: Arc<Inner>, file: PathBuf) {
-    loop {
-        tokio::time::sleep(RELOAD_PERIOD).await;
-        let before = inner.config.load_full();
-        // A file that is being replaced, or is wrong, changes nothing.
-        if std::fs::read_to_string(&file).is_ok_and(|text| text == before.text) {
-            continue;
-        }
-        match Config::read(&file, Some(&before)) {
-            Ok(config) => {
-                config.check().await;
-                inner.health.send_replace(config.health());
-                inner.config.store(Arc::new(config));
-                tracing::info!(file = %file.display(), "--encryption-provider-config changed and was read anew");
-                inner.read_anew();
-            }
-            Err(error) => tracing::error!(%error, "the configuration that was read before stays"),
         }
     }
 }

@@ -53,7 +53,7 @@ impl Setup {
 
     async fn open(&self, providers: &str) -> Encrypted {
         self.write("secrets", providers);
-        Encrypted::open(self.below.clone(), &self.file(), kinds(), "/registry", false).await.unwrap()
+        Encrypted::open(self.below.clone(), &self.file(), kinds(), "/registry").await.unwrap()
     }
 
     async fn stored(&self, key: &str) -> Bytes {
@@ -94,7 +94,7 @@ async fn each_provider_writes_what_upstream_reads_and_reads_it_back() {
         assert_eq!(seen, ["password", "plain"]);
         let mut scan = storage.scan("/registry/secrets/", storage.revision().await.unwrap()).await.unwrap();
         assert_eq!(scan.recv().await.unwrap().unwrap()[0].value, "password");
-        let renamed = Encrypted::open(setup.below.clone(), &setup.file(), kinds(), "/other", false).await.unwrap();
+        let renamed = Encrypted::open(setup.below.clone(), &setup.file(), kinds(), "/other").await.unwrap();
         let held = kind == "aesgcm";
         assert_eq!(read(&renamed, SECRET).await != "password", held, "{kind} binds a value to its key");
     }
@@ -125,6 +125,18 @@ async fn keys_rotate_by_their_order() {
     second.txn(Txn::update(SECRET.into(), at, value("one"))).await.unwrap();
     assert!(setup.stored(SECRET).await.starts_with(b"k8s:enc:aesgcm:v1:key2:"));
     drop(second);
+
+    // Another key, and then a file that is wrong, while the store is open.
+    let again = setup.open(&keyed("aesgcm", &turned)).await;
+    assert_eq!(read(&again, SECRET).await, "one");
+    assert!(!again.reload().await.unwrap() && !again.wants_rewrite(SECRET), "it is the same");
+    setup.write("secrets", &keyed("aesgcm", &both));
+    assert!(again.reload().await.unwrap());
+    assert!(again.wants_rewrite(SECRET), "another key is the first one now");
+    setup.write("secrets", "{nonsense: {}}");
+    again.reload().await.unwrap_err();
+    assert_eq!(read(&again, SECRET).await, "one");
+    drop(again);
 
     // The old key is gone, and identity before the key decrypts all the same.
     let away = setup.open(&format!("{{identity: {{}}}}, {}", keyed("aesgcm", &both[1..]))).await;
@@ -163,7 +175,7 @@ async fn what_does_not_open_comes_sealed_and_holds_up_no_other() {
 async fn a_rule_of_all_reaches_custom_resources_and_services() {
     let setup = Setup::new();
     setup.write("'*.*'", &keyed("aescbc", &[("key1", KEY_A)]));
-    let storage = Encrypted::open(setup.below.clone(), &setup.file(), kinds(), "/registry", false).await.unwrap();
+    let storage = Encrypted::open(setup.below.clone(), &setup.file(), kinds(), "/registry").await.unwrap();
     for key in ["/registry/example.com/widgets/ns/a", "/registry/services/specs/ns/a", "/registry/configmaps/ns/a"] {
         storage.txn(Txn::create(key.into(), value("x"))).await.unwrap();
         assert!(setup.stored(key).await.starts_with(b"k8s:enc:aescbc:v1:key1:"), "{key}");
@@ -174,12 +186,12 @@ async fn a_rule_of_all_reaches_custom_resources_and_services() {
 #[tokio::test]
 async fn a_file_that_is_wrong_is_refused_by_name() {
     let setup = Setup::new();
-    let open = || Encrypted::open(setup.below.clone(), Path::new("/nonexistent/e.yaml"), kinds(), "/registry", false);
+    let open = || Encrypted::open(setup.below.clone(), Path::new("/nonexistent/e.yaml"), kinds(), "/registry");
     let text = open().await.err().unwrap().to_string();
     assert!(text.contains("--encryption-provider-config") && text.contains("/nonexistent/e.yaml"), "{text}");
     setup.write("secrets", "{aesgcm: {keys: [{name: k, secret: '!'}]}}");
     let file = setup.file();
-    let open = Encrypted::open(setup.below.clone(), &file, kinds(), "/registry", false);
+    let open = Encrypted::open(setup.below.clone(), &file, kinds(), "/registry");
     let text = open.await.err().unwrap().to_string();
     assert!(text.contains("encryption.yaml") && text.contains("base64"), "{text}");
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
 use kybern_schema::proto::{ProtoError, Writer};
 use kybern_schema::types::KindType;
@@ -25,14 +26,16 @@ pub(super) struct Encoder {
     first: bool,
     /// Watchers of equal forms share the events' bytes.
     shared: cache::Form,
+    /// Ages in tables are as of an event.
+    clock: Arc<dyn Clock>,
 }
 
 impl Encoder {
-    pub(super) fn new(resource: Arc<Resource>, presentation: Presentation) -> Self {
+    pub(super) fn new(resource: Arc<Resource>, presentation: Presentation, clock: Arc<dyn Clock>) -> Self {
         let wanted = presentation.format.encoding == Encoding::Protobuf;
         let protobuf = wanted.then(|| Form::new(&resource, presentation.format)).flatten();
         let shared = cache::Form { row: resource.clone(), number: number(presentation) };
-        Self { resource, presentation, protobuf, first: true, shared }
+        Self { resource, presentation, protobuf, first: true, shared, clock }
     }
 
     pub(super) fn media_type(&self) -> &'static str {
@@ -87,7 +90,7 @@ impl Encoder {
                 let metadata = json!({"resourceVersion": event.entry.revision.to_string()});
                 let first = std::mem::take(&mut self.first);
                 let head = table::head(&self.resource, format.version, &metadata, first);
-                let now = jiff::Timestamp::now();
+                let now = self.clock.now();
                 let row = table::row(&self.resource, &event.entry, view, include, format.version, now);
                 text(name, &[head.as_bytes(), &row[..], table::TAIL.as_bytes()])
             }

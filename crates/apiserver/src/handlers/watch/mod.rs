@@ -65,7 +65,7 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
         return Err(ApiError::new(Reason::ServiceUnavailable, "the resource has just changed: try again"));
     }
     let timeout = options.timeout_seconds.unwrap_or_else(|| MIN_TIMEOUT + spread(MIN_TIMEOUT)).min(MAX_TIMEOUT);
-    let encoder = Encoder::new(exchange.resource.clone(), presentation);
+    let encoder = Encoder::new(exchange.resource.clone(), presentation, exchange.server.clock.clone());
     let media = encoder.media_type();
     let watcher = match subscription {
         Err(too_old) => Watcher::refused(encoder, too_old),

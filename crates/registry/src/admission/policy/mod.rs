@@ -3,7 +3,6 @@
 //! `views` keeps policies with their bindings, `compiled` is a policy whose expressions are compiled, `matching` says which
 //! requests it is about, `params` finds its parameters, `decision` evaluates it, `validating` is the plugin.
 
-mod authorization;
 mod compiled;
 mod conditions;
 mod decision;

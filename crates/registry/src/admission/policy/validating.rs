@@ -8,7 +8,6 @@ use kybern_apiserver::access::Authorizer;
 use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest};
 use kybern_apiserver::connect::{Objects, ObjectsSlot};
 
-use super::authorization::Answers;
 use super::compiled::FailurePolicy;
 use super::decision::{Decisions, Denial, decide};
 use super::expression::{Authorization, Inputs};
@@ -16,6 +15,7 @@ use super::matching::{self, Subject};
 use super::params;
 use super::request::{namespace_value, request_value};
 use super::views::{Hook, NamespaceObjects, ValidatingPolicies};
+use crate::admission::authorization::Answers;
 use crate::tree::list;
 
 /// Reviews are asked about everything else: to judge them by policies may break the cluster.

@@ -78,7 +78,7 @@ impl Shared {
             seen: &shown.seen,
             authorizer: &self.authorizer,
         };
-        match hook.conditions.match_all(&inputs) {
+        match hook.conditions.match_all(&inputs).await {
             Ok(true) => Ok(Some(shown)),
             Ok(false) => {
                 self.metrics.excluded(&hook.name, kind, request.operation);

@@ -3,12 +3,13 @@
 use std::sync::{Arc, LazyLock};
 
 use kybern_apimachinery::{Value, json};
-use kybern_apiserver::access::{Answer, Attributes, Authorizer, Decision, UserInfo};
+use kybern_apiserver::access::Authorizer;
 use kybern_apiserver::admission::{AdmissionRequest, Equivalent};
 use kybern_cel::{
-    Budget, CompileError, Env, Limits, MATCH_CONDITIONS_COST_BUDGET, Program, Type, Value as Cel, Variables, What,
+    Budget, CompileError, Env, Limits, MATCH_CONDITIONS_COST_BUDGET, Program, Type, Value as Cel, Variables,
 };
 
+use crate::admission::authorization::Answers;
 use crate::tree::text;
 
 /// The conditions of one webhook.
@@ -61,17 +62,27 @@ impl Conditions {
 
     /// Whether the webhook is to be asked. One that is false decides; what cannot be evaluated is an error, unless failures
     /// are to be ignored.
-    pub(super) fn match_all(&self, inputs: &Inputs<'_>) -> Result<bool, String> {
+    pub(super) async fn match_all(&self, inputs: &Inputs<'_>) -> Result<bool, String> {
         let request = request_value(inputs.request, inputs.seen);
+        let answers = Arc::new(Answers::new(inputs.authorizer.clone(), inputs.request.user.clone()));
+        loop {
+            let matched = self.evaluate(inputs, &request, &answers);
+            if !answers.find_out().await {
+                return matched;
+            }
+        }
+    }
+
+    fn evaluate(&self, inputs: &Inputs<'_>, request: &Value, answers: &Arc<Answers>) -> Result<bool, String> {
         let gvr = &inputs.request.resource.gvr;
-        let check = Arc::new(Checker { authorizer: inputs.authorizer.clone(), user: inputs.request.user.clone() });
+        let check = answers.clone();
         let (group, resource, sub) = (gvr.group.as_str(), gvr.resource.as_str(), inputs.request.subresource);
         let (namespace, name) = (inputs.request.namespace, inputs.request.name);
         let requested = Cel::resource_check(check.clone(), group, resource, sub, namespace, name);
         let variables = Variables::new()
             .with("object", Cel::json(inputs.object))
             .with("oldObject", Cel::json(inputs.old))
-            .with("request", Cel::json(&request))
+            .with("request", Cel::json(request))
             .with("authorizer", Cel::authorizer(check))
             .with("authorizer.requestResource", requested);
         let mut budget = Budget::new(MATCH_CONDITIONS_COST_BUDGET);
@@ -121,64 +132,4 @@ fn request_value(request: &AdmissionRequest<'_>, seen: &Equivalent) -> Value {
         "operation": request.operation.as_str(), "dryRun": request.dry_run, "options": request.options,
         "userInfo": {"username": user.name, "uid": user.uid, "groups": user.groups, "extra": user.extra},
     })
-}
-
-/// Answers what expressions ask about access.
-struct Checker {
-    authorizer: Arc<dyn Authorizer>,
-    user: UserInfo,
-}
-
-impl kybern_cel::Authorizer for Checker {
-    fn authorize(&self, check: &kybern_cel::Check<'_>) -> kybern_cel::Decision {
-        let user = match check.service_account {
-            None => self.user.clone(),
-            Some((namespace, name)) => UserInfo {
-                name: format!("system:serviceaccount:{namespace}:{name}"),
-                groups: vec![
-                    "system:serviceaccounts".to_owned(),
-                    format!("system:serviceaccounts:{namespace}"),
-                    kybern_auth::AUTHENTICATED.to_owned(),
-                ],
-                ..UserInfo::default()
-            },
-        };
-        let verb = check.verb.to_owned();
-        let attributes = match check.what {
-            What::Path(path) => Attributes { user, verb, path: path.to_owned(), ..Attributes::default() },
-            What::Resource(of) => Attributes {
-                user,
-                verb,
-                resource_request: true,
-                group: of.group.clone(),
-                version: "*".to_owned(),
-                resource: of.resource.clone(),
-                subresource: of.subresource.clone(),
-                namespace: of.namespace.clone(),
-                name: of.name.clone(),
-                ..Attributes::default()
-            },
-        };
-        let decision = match self.authorizer.authorize(&attributes) {
-            Answer::Now(decision) => decision,
-            Answer::Later(decision) => wait(decision),
-        };
-        match decision {
-            Decision::Allow => kybern_cel::Decision { allowed: true, ..Default::default() },
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-                kybern_cel::Decision { reason, ..Default::default() }
-            }
-            Decision::Error { text, .. } => kybern_cel::Decision { error: Some(text), ..Default::default() },
-        }
-    }
-}
-
-/// Expressions cannot wait, but a thread of several can, for a webhook of authorization.
-fn wait(decision: kybern_apiserver::BoxFuture<'_, Decision>) -> Decision {
-    let handle = tokio::runtime::Handle::current();
-    if handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread {
-        let text = "an expression cannot wait for an authorizer that has to ask somebody".to_owned();
-        return Decision::Error { text, deny: false };
-    }
-    tokio::task::block_in_place(|| handle.block_on(decision))
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 /// No evaluation has more to ask than this: each check is a good part of what one may cost.
 const MAX_QUESTIONS: usize = 64;
 
-pub(super) struct Answers {
+pub(in crate::admission) struct Answers {
     authorizer: Arc<dyn Authorizer>,
     user: UserInfo,
     state: Mutex<State>,
@@ -26,12 +26,12 @@ struct State {
 }
 
 impl Answers {
-    pub(super) fn new(authorizer: Arc<dyn Authorizer>, user: UserInfo) -> Self {
+    pub(in crate::admission) fn new(authorizer: Arc<dyn Authorizer>, user: UserInfo) -> Self {
         Self { authorizer, user, state: Mutex::default() }
     }
 
     /// Finds out what the last evaluation wanted to know; whether there was something, and it is to be repeated.
-    pub(super) async fn find_out(&self) -> bool {
+    pub(in crate::admission) async fn find_out(&self) -> bool {
         let Some(wanted) = self.state.lock().wanted.take() else { return false };
         let decision = self.authorizer.authorize(&wanted).decision().await;
         let mut state = self.state.lock();
@@ -47,7 +47,7 @@ impl Answers {
                 groups: vec![
                     "system:serviceaccounts".to_owned(),
                     format!("system:serviceaccounts:{namespace}"),
-                    "system:authenticated".to_owned(),
+                    kybern_auth::AUTHENTICATED.to_owned(),
                 ],
                 ..UserInfo::default()
             },
@@ -99,4 +99,36 @@ fn told(decision: &Decision) -> kybern_cel::Decision {
         Decision::Error { text, .. } => (false, String::new(), Some(text.clone())),
     };
     kybern_cel::Decision { allowed, reason, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kybern_cel::Authorizer as _;
+
+    /// Knows nothing by itself.
+    struct Asks;
+
+    impl Authorizer for Asks {
+        fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
+            Answer::Later(Box::pin(async {
+                tokio::task::yield_now().await;
+                if attributes.verb == "get" { Decision::Allow } else { Decision::NoOpinion("no".to_owned()) }
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_to_ask_is_waited_for_between_two_evaluations() {
+        let answers = Answers::new(Arc::new(Asks), UserInfo::default());
+        let check = |verb| Check { verb, service_account: None, what: What::Path("/metrics") };
+        assert!(!answers.find_out().await, "nothing was asked");
+        assert!(answers.authorize(&check("get")).error.is_some());
+        assert!(answers.find_out().await);
+        assert!(answers.authorize(&check("get")).allowed);
+        assert!(!answers.find_out().await, "all is known");
+        assert!(answers.authorize(&check("post")).error.is_some() && answers.find_out().await);
+        let refused = answers.authorize(&check("post"));
+        assert_eq!((refused.allowed, refused.reason.as_str(), refused.error), (false, "no", None));
+    }
 }
