@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kybern_apimachinery::{Budget, Value, json, object};
-use kybern_apiserver::strategy::Plain;
+use kybern_apiserver::strategy::{Plain, Strategy};
 use kybern_apiserver::{Options, Server};
 use kybern_storage::{Storage, Txn, memory::Memory};
 
@@ -107,9 +107,24 @@ async fn the_deepest_object_lives_as_any_other() {
     assert_eq!(client.get(&path).await.code, 404);
 }
 
+/// A PUT to a missing name creates.
+struct MadeByPut;
+
+impl Strategy for MadeByPut {
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
+
 #[tokio::test]
 async fn whoever_may_change_may_not_create_by_that() {
-    let mut client = Client::new().await;
+    let mut client =
+        Client::with(|options| options.resources.push(row("", "v1", "Node", false, Arc::new(MadeByPut)))).await;
+    let (nodes, node) = ("/api/v1/nodes/new", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "new"}}));
+    for (user, code) in [("changer", 403), ("admin", 201), ("changer", 200)] {
+        client.user = user;
+        assert_eq!(client.send("PUT", nodes, &[], node.to_string()).await.code, code, "{user}");
+    }
     let path = format!("{CONFIG_MAPS}/new?fieldManager=m");
     let apply = || config_map("new", "1");
     let refusal = r#"configmaps "new" is forbidden: User "changer" cannot create resource "configmaps" in API group "" in the namespace "ns""#;
