@@ -90,6 +90,8 @@ async fn two_servers_share_addresses(storage: Arc<dyn Storage>) {
     servers[1].refusal(Method::DELETE, &format!("{SERVICES}/nobody"), None, 404).await;
     let (code, _) = servers[1].ask(Method::DELETE, &format!("{SERVICES}/{}", made[1]), None).await;
     assert_eq!(code, 200);
+    // What one server freed is free to the other when it has read of it.
+    assert_eq!(held(&servers[0]).await, addresses(&servers[0]).await);
     servers[0].refusal(Method::POST, SERVICES, Some(again), 409).await;
     let refused = service("bad", json!({"type": "NodePort", "sessionAffinity": "Odd"}));
     servers[0].refusal(Method::POST, SERVICES, Some(refused), 422).await;
