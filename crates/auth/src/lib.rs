@@ -3,9 +3,12 @@
 
 pub mod authn;
 pub mod authz;
+mod config_file;
 mod der;
+mod hash;
 pub mod pem;
 pub mod pki;
+pub mod reload;
 #[cfg(test)]
 mod testing;
 pub mod token;

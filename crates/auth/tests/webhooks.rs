@@ -10,7 +10,7 @@ use http::{Request, Response};
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
 use kybern_auth::authn::{BearerTokens, TokenAuthenticator, TokenWebhook, TokenWebhookSettings};
-use kybern_auth::authz::{AccessWebhook, AccessWebhookSettings};
+use kybern_auth::authz::{AccessConditions, AccessWebhook, AccessWebhookSettings};
 use kybern_testbed::https::{HttpsOptions, HttpsServer, TestCa};
 use kybern_webhook::{Backoff, Client};
 use parking_lot::Mutex;
@@ -204,7 +204,7 @@ fn pods(verb: &str) -> Attributes {
 fn access(hook: &mut Hook, deny_on_error: bool, v1: bool) -> AccessWebhook {
     let timeout = Duration::from_millis(500);
     let settings = AccessWebhookSettings { deny_on_error, v1, timeout, backoff: QUICK, ..Default::default() };
-    AccessWebhook::new(hook.client(), settings)
+    AccessWebhook::new(hook.client(), settings, Arc::default())
 }
 
 async fn decide(authorizer: &dyn Authorizer, attributes: &Attributes) -> Decision {
@@ -317,4 +317,22 @@ async fn attack_long_questions_fill_no_memory() {
     }
     assert_eq!((hook.asked(), webhook.kept()), (20, 0));
     assert!(hook.server.connections() <= 2);
+}
+
+#[tokio::test]
+async fn only_what_meets_the_conditions_is_asked() {
+    let mut hook = hook(|_| access_review(json!({"allowed": true}))).await;
+    let mut conditions = AccessConditions::default();
+    conditions.add("request.resourceAttributes.verb != 'get'").unwrap();
+    let settings = AccessWebhookSettings { deny_on_error: true, v1: true, backoff: QUICK, ..Default::default() };
+    let webhook = AccessWebhook::named("one", hook.client(), settings, conditions, Arc::default());
+    assert_eq!(decide(&webhook, &pods("get")).await, Decision::NoOpinion(String::new()));
+    assert_eq!(hook.asked(), 0);
+    assert_eq!(decide(&webhook, &pods("list")).await, Decision::Allow);
+    let path = Attributes { path: "/healthz".into(), resource_request: false, ..pods("list") };
+    match decide(&webhook, &path).await {
+        Decision::Error { text, deny: true } => assert!(text.contains("no such key: resourceAttributes"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(hook.asked(), 1);
 }

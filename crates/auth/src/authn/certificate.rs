@@ -6,6 +6,7 @@ use kybern_component_base::x509::Subject;
 
 use super::ClientAuthorities;
 use crate::AUTHENTICATED;
+use crate::hash::sha256_hex;
 
 /// Reads who a certificate names that one of the clients' authorities certifies. TLS lets others in, too: the front proxies'.
 #[derive(Clone, Debug)]
@@ -34,11 +35,7 @@ fn user(der: &[u8]) -> Result<UserInfo, String> {
         return Err("the client certificate has no common name to take the user's name from".to_owned());
     }
     groups.push(AUTHENTICATED.to_owned());
-    let hash = ring::digest::digest(&ring::digest::SHA256, der);
-    let mut id = String::from("X509SHA256=");
-    for byte in hash.as_ref() {
-        id.push_str(&format!("{byte:02x}"));
-    }
+    let id = format!("X509SHA256={}", sha256_hex(der));
     let extra = [("authentication.kubernetes.io/credential-id".to_owned(), vec![id])].into();
     Ok(UserInfo { name, uid: String::new(), groups, extra })
 }

@@ -1,17 +1,25 @@
 //! The authorizers, in the order of `--authorization-mode`. Members of `system:masters` are allowed before any is asked.
 
 pub mod abac;
+mod conditions;
+mod configuration;
+mod metrics;
 mod modes;
 pub mod node;
 pub mod rbac;
+mod replaceable;
 mod webhook;
 
 use std::sync::Arc;
 
 use kybern_apiserver::access::{self, Answer, Attributes, Authorizer, Decision};
 
+pub use conditions::AccessConditions;
+pub use configuration::{ConfiguredAuthorizer, ConfiguredWebhook, Connection, parse_configuration};
+pub use metrics::Metrics as AuthorizationMetrics;
 pub use modes::{Mode, UnknownMode, parse_modes};
 
+pub use replaceable::Replaceable;
 pub use webhook::{AccessWebhook, AccessWebhookSettings};
 
 use crate::MASTERS;

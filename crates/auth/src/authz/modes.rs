@@ -17,19 +17,43 @@ pub enum Mode {
 )]
 pub struct UnknownMode(String);
 
+impl Mode {
+    const ALL: [Self; 6] = [Self::Node, Self::Rbac, Self::Webhook, Self::Abac, Self::AlwaysAllow, Self::AlwaysDeny];
+
+    /// The mode of upstream's name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == name)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "Node",
+            Self::Rbac => "RBAC",
+            Self::Webhook => "Webhook",
+            Self::Abac => "ABAC",
+            Self::AlwaysAllow => "AlwaysAllow",
+            Self::AlwaysDeny => "AlwaysDeny",
+        }
+    }
+
+    /// What an authorizer is called that is none of several: in metrics, and in the file of authorizers.
+    pub fn usual_name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Rbac => "rbac",
+            Self::Webhook => "default",
+            Self::Abac => "abac",
+            Self::AlwaysAllow => "alwaysallow",
+            Self::AlwaysDeny => "alwaysdeny",
+        }
+    }
+}
+
 /// Reads a comma-separated list such as `Node,RBAC`.
 pub fn parse_modes(text: &str) -> Result<Vec<Mode>, UnknownMode> {
     let mut modes = Vec::new();
     for word in text.split(',').map(str::trim) {
-        let mode = match word {
-            "Node" => Mode::Node,
-            "RBAC" => Mode::Rbac,
-            "Webhook" => Mode::Webhook,
-            "ABAC" => Mode::Abac,
-            "AlwaysAllow" => Mode::AlwaysAllow,
-            "AlwaysDeny" => Mode::AlwaysDeny,
-            other => return Err(UnknownMode(other.to_owned())),
-        };
+        let mode = Mode::named(word).ok_or_else(|| UnknownMode(word.to_owned()))?;
         if modes.contains(&mode) {
             return Err(UnknownMode(word.to_owned()));
         }

@@ -1,14 +1,16 @@
 //! Access that a webhook decides on: it is sent SubjectAccessReviews, and its answers are kept for a while.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kybern_apimachinery::selector::Operator;
 use kybern_apimachinery::{Value, json};
 use kybern_apiserver::access::{Answer, Attributes, Authorizer, Decision};
 use kybern_component_base::Kept;
-use kybern_webhook::{Backoff, Client};
+use kybern_webhook::{Backoff, CallError, Client};
+
+use super::{AccessConditions, AuthorizationMetrics, Mode};
 
 /// How many answers are kept.
 const KEPT_MAX: usize = 8192;
@@ -50,6 +52,10 @@ struct Inner {
     client: Client,
     settings: AccessWebhookSettings,
     kept: Kept<String, Status>,
+    conditions: AccessConditions,
+    /// What it is called in metrics.
+    name: String,
+    metrics: Arc<AuthorizationMetrics>,
 }
 
 /// What the webhook says.
@@ -61,8 +67,21 @@ struct Status {
 }
 
 impl AccessWebhook {
-    pub fn new(client: Client, settings: AccessWebhookSettings) -> Self {
-        Self(Arc::new(Inner { client, settings, kept: Kept::new(KEPT_MAX) }))
+    /// The webhook of the flags.
+    pub fn new(client: Client, settings: AccessWebhookSettings, metrics: Arc<AuthorizationMetrics>) -> Self {
+        Self::named(Mode::Webhook.usual_name(), client, settings, AccessConditions::default(), metrics)
+    }
+
+    /// Asked only about what meets the conditions.
+    pub fn named(
+        name: &str,
+        client: Client,
+        settings: AccessWebhookSettings,
+        conditions: AccessConditions,
+        metrics: Arc<AuthorizationMetrics>,
+    ) -> Self {
+        let kept = Kept::new(KEPT_MAX);
+        Self(Arc::new(Inner { client, settings, kept, conditions, name: name.to_owned(), metrics }))
     }
 
     /// How many answers are kept.
@@ -84,13 +103,19 @@ impl Inner {
         ));
         let timeout = self.settings.timeout;
         let attempt = || async {
+            let started = Instant::now();
             let answer = tokio::time::timeout(timeout, self.client.post(body.clone(), None)).await;
-            answer.unwrap_or_else(|_| Err(self.client.deadline_exceeded()))
+            let answer = answer.unwrap_or_else(|_| Err(self.client.deadline_exceeded()));
+            self.metrics.called(&self.name, result(&answer), started.elapsed());
+            answer
         };
         let answer = match self.settings.backoff.run(attempt).await {
             Ok(answer) => answer,
             Err(error) => {
-                tracing::warn!("cannot ask the webhook who may do what: {error}");
+                tracing::warn!("cannot ask the webhook {:?} who may do what: {error}", self.name);
+                if !self.settings.deny_on_error {
+                    self.metrics.failed_open(&self.name, outcome(&error));
+                }
                 return self.failed(error.to_string());
             }
         };
@@ -117,6 +142,16 @@ impl Inner {
     }
 }
 
+/// What metrics call the end of a call.
+fn result(answer: &Result<Bytes, CallError>) -> &'static str {
+    answer.as_ref().err().map_or("success", outcome)
+}
+
+fn outcome(error: &CallError) -> &'static str {
+    const GATEWAY_TIMEOUT: u16 = 504;
+    if error.is_deadline() || error.code() == Some(GATEWAY_TIMEOUT) { "timeout" } else { "error" }
+}
+
 impl Status {
     fn decision(self) -> Decision {
         match (self.denied, self.allowed) {
@@ -133,6 +168,16 @@ impl Status {
 
 impl Authorizer for AccessWebhook {
     fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
+        if !self.0.conditions.is_empty() {
+            let started = Instant::now();
+            let met = self.0.conditions.match_all(&spec(attributes, true));
+            self.0.metrics.conditions_met(&self.0.name, &met, started.elapsed());
+            match met {
+                Ok(true) => {}
+                Ok(false) => return Decision::NoOpinion(String::new()).into(),
+                Err(error) => return self.0.failed(error).into(),
+            }
+        }
         let question = spec(attributes, self.0.settings.v1).to_string();
         if let Some(status) = self.0.kept.get(&question) {
             return status.decision().into();

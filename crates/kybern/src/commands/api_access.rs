@@ -9,7 +9,7 @@ use clap::Args;
 use kybern_apiserver::access::Authorizer;
 use kybern_auth::authn::{TokenAuthenticator, TokenWebhook, TokenWebhookSettings};
 use kybern_auth::authz::abac::Policies;
-use kybern_auth::authz::{AccessWebhook, AccessWebhookSettings, Mode};
+use kybern_auth::authz::{AccessWebhook, AccessWebhookSettings, AuthorizationMetrics, Mode, parse_modes};
 use kybern_webhook::{Backoff, Client};
 
 use crate::serving::seconds;
@@ -26,6 +26,9 @@ pub(crate) struct AccessFlags {
     /// How long its answers are kept.
     #[arg(long, default_value = "2m0s", value_parser = seconds)]
     authentication_token_webhook_cache_ttl: Duration,
+    /// Of Node, RBAC, Webhook, ABAC, AlwaysAllow, AlwaysDeny, in the order in which they are asked.
+    #[arg(long, default_value = "Node,RBAC")]
+    authorization_mode: String,
     /// kubeconfig of a webhook that says who may do what, with --authorization-mode=Webhook.
     #[arg(long)]
     authorization_webhook_config_file: Option<PathBuf>,
@@ -38,6 +41,15 @@ pub(crate) struct AccessFlags {
     /// How long its refusals are kept.
     #[arg(long, default_value = "30s", value_parser = seconds)]
     authorization_webhook_cache_unauthorized_ttl: Duration,
+    /// The authorizers, as a file lists them, in place of the modes and of the webhook's flags; read again when it changes.
+    #[arg(long, conflicts_with_all = [
+        "authorization_mode",
+        "authorization_webhook_config_file",
+        "authorization_webhook_version",
+        "authorization_webhook_cache_authorized_ttl",
+        "authorization_webhook_cache_unauthorized_ttl",
+    ])]
+    authorization_config: Option<PathBuf>,
     /// Policies, one a line, with --authorization-mode=ABAC.
     #[arg(long)]
     authorization_policy_file: Option<PathBuf>,
@@ -52,14 +64,27 @@ fn is_v1(flag: &str, version: &str) -> Result<bool> {
     }
 }
 
+/// As what webhooks are called by.
+pub(crate) fn user_agent() -> String {
+    format!("kube-apiserver/{} (linux/{}) kybern", version::KUBERNETES, version::architecture())
+}
+
 fn client(flag: &str, file: &Path) -> Result<Client> {
-    let agent = format!("kube-apiserver/{} (linux/{}) kybern", version::KUBERNETES, version::architecture());
-    Client::from_kubeconfig(file, &agent).with_context(|| format!("--{flag} is not usable"))
+    Client::from_kubeconfig(file, &user_agent()).with_context(|| format!("--{flag} is not usable"))
 }
 
 impl AccessFlags {
-    /// Files that a mode needs, and modes that a file needs, as upstream has it.
-    pub(crate) fn check(&self, modes: &[Mode]) -> Result<()> {
+    /// The modes of authorization. Some need a file, and files need their mode, as upstream has it.
+    pub(crate) fn modes(&self) -> Result<Vec<Mode>> {
+        let modes = parse_modes(&self.authorization_mode)?;
+        self.check(&modes)?;
+        Ok(modes)
+    }
+
+    fn check(&self, modes: &[Mode]) -> Result<()> {
+        if self.authorization_config.is_some() {
+            return Ok(());
+        }
         for (mode, file, name, flag) in [
             (Mode::Abac, &self.authorization_policy_file, "ABAC", "authorization-policy-file"),
             (Mode::Webhook, &self.authorization_webhook_config_file, "Webhook", "authorization-webhook-config-file"),
@@ -73,6 +98,11 @@ impl AccessFlags {
         Ok(())
     }
 
+    /// The file that lists the authorizers.
+    pub(crate) fn configuration(&self) -> Option<&Path> {
+        self.authorization_config.as_deref()
+    }
+
     pub(crate) fn token_authenticator(&self) -> Result<Option<Arc<dyn TokenAuthenticator>>> {
         let Some(file) = &self.authentication_token_webhook_config_file else { return Ok(None) };
         let settings = TokenWebhookSettings {
@@ -84,7 +114,7 @@ impl AccessFlags {
         Ok(Some(Arc::new(TokenWebhook::new(client, settings))))
     }
 
-    pub(crate) fn authorizer(&self) -> Result<Arc<dyn Authorizer>> {
+    pub(crate) fn authorizer(&self, metrics: Arc<AuthorizationMetrics>) -> Result<Arc<dyn Authorizer>> {
         let flag = "authorization-webhook-config-file";
         let file = self.authorization_webhook_config_file.as_deref();
         let settings = AccessWebhookSettings {
@@ -94,7 +124,7 @@ impl AccessFlags {
             ..AccessWebhookSettings::default()
         };
         let file = file.with_context(|| format!("authorization-mode Webhook's {flag} not passed"))?;
-        Ok(Arc::new(AccessWebhook::new(client(flag, file)?, settings)))
+        Ok(Arc::new(AccessWebhook::new(client(flag, file)?, settings, metrics)))
     }
 
     pub(crate) fn policies(&self) -> Result<Arc<dyn Authorizer>> {
@@ -124,6 +154,12 @@ mod tests {
     #[test]
     fn modes_need_their_files_and_files_their_modes() {
         let check = |words: &[&str], modes: &[Mode]| flags(words).check(modes).map_err(|e| e.to_string());
+        assert_eq!(flags(&[]).modes().unwrap(), [Mode::Node, Mode::Rbac]);
+        for other in ["--authorization-mode=RBAC", "--authorization-webhook-version=v1"] {
+            let both = Line::try_parse_from(["kybern", "--authorization-config=f", other]).unwrap_err().to_string();
+            assert!(both.contains("cannot be used with"), "{both}");
+        }
+        assert!(Line::try_parse_from(["kybern", "--authorization-config=f"]).is_ok());
         assert_eq!(check(&[], &[Mode::Node, Mode::Rbac]), Ok(()));
         assert_eq!(check(&["--authorization-policy-file=f"], &[Mode::Abac]), Ok(()));
         let missing = "authorization-mode Webhook's authorization-webhook-config-file not passed".to_owned();

@@ -10,7 +10,6 @@ use clap::Args;
 use ipnet::IpNet;
 use kybern_apimachinery::time;
 use kybern_auth::authn::RequestHeaderNames;
-use kybern_auth::authz::parse_modes;
 use kybern_auth::pki::Kubeconfig;
 use kybern_registry::TokenLimits;
 
@@ -105,9 +104,6 @@ pub(crate) struct KubeApiserver {
     /// The audiences that tokens are good for [default: the issuer].
     #[arg(long, value_delimiter = ',')]
     api_audiences: Vec<String>,
-    /// Of Node, RBAC, Webhook, ABAC, AlwaysAllow, AlwaysDeny, in the order in which they are asked.
-    #[arg(long, default_value = "Node,RBAC")]
-    authorization_mode: String,
     #[command(flatten)]
     access: AccessFlags,
     /// PEM file of the certificate that kubelets are shown [default: one of the cluster's authority].
@@ -189,8 +185,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         );
     }
     let notifier = Notifier::from_env();
-    let authorization = parse_modes(&options.authorization_mode)?;
-    options.access.check(&authorization)?;
+    let authorization = options.access.modes()?;
     let server_options = ApiServerOptions {
         storage: StorageOptions {
             encryption: options.encryption.file(),

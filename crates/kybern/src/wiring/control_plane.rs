@@ -9,15 +9,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use kybern_apimachinery::json;
 use kybern_apimachinery::time::{Clock, SystemClock};
-use kybern_apiserver::access::{Authenticator, Authorizer};
+use kybern_apiserver::access::Authenticator;
 use kybern_apiserver::audit::Audit;
-use kybern_apiserver::connect::{ObjectsSlot, Observer};
+use kybern_apiserver::connect::ObjectsSlot;
 use kybern_apiserver::{Options, Server, serve};
 use kybern_auth::authn::{
     Anonymous, BearerTokens, BootstrapTokens, ClientAuthorities, ClientCertificate, RequestHeader, RequestHeaderNames,
     ServiceAccountTokens, TokenAuthenticator, TokenFile,
 };
-use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::authz::{self, Mode};
 use kybern_auth::pki::{KUBELET_CLIENT, Pki, PkiOptions};
 use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
@@ -29,8 +28,10 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 
+use super::authorization::Authorization;
 use super::certificate::Certificate;
 use super::discovery_routes;
+use super::identity;
 use super::kubelet_access::KubeletAccess;
 use super::storage::{StorageOptions, report_health};
 use crate::commands::admission;
@@ -148,9 +149,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let slot = ObjectsSlot::default();
     let issuer = Arc::new(issuer(options, &pki)?);
-    let rbac = options.authorization.contains(&Mode::Rbac).then(|| Arc::new(Rbac::default()));
-    let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
-    let authorizers = authorizers(options, rbac.as_ref(), &mut observers)?;
+    let server_id = identity::server_id();
+    let authorization = Authorization::new(options, &server_id)?;
+    let Authorization { list: authorizers, rbac, mut observers, metrics: authorization_metrics } = authorization;
     options.check_service_ranges()?;
     let services = Arc::new(ServiceAllocators::new(&options.service_cidrs, options.node_ports.clone(), slot.clone()));
     let tokens = Arc::new(bearer_tokens(options, &issuer, &slot, &clock)?);
@@ -210,6 +211,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.keep_flow_conditions();
     server.metrics().register(kybern_client::register_informer_metrics);
     server.metrics().register(|registry| webhook_metrics.register(registry));
+    server.metrics().register(|registry| authorization_metrics.register(registry));
     slot.fill(server.clone());
     deps.definitions.start(&server, deps.webhooks.clone()).await.context("cannot serve the custom resources")?;
     let bootstrap = BootstrapOptions {
@@ -358,34 +360,6 @@ fn authenticators(
         list.push(Arc::new(Anonymous));
     }
     list
-}
-
-/// In the order in which they are asked. Members of `system:masters` pass before all others, as upstream has it.
-fn authorizers(
-    options: &ApiServerOptions,
-    rbac: Option<&Arc<Rbac>>,
-    observers: &mut Vec<Arc<dyn Observer>>,
-) -> Result<Vec<Arc<dyn Authorizer>>> {
-    let mut list: Vec<Arc<dyn Authorizer>> = vec![Arc::new(authz::Masters)];
-    for mode in &options.authorization {
-        match mode {
-            Mode::Node => {
-                let node = Arc::new(authz::node::NodeAuthorizer::default());
-                observers.push(node.clone());
-                list.push(node);
-            }
-            Mode::Rbac => {
-                let rbac = rbac.expect("made when the mode is on");
-                observers.push(rbac.clone());
-                list.push(rbac.clone());
-            }
-            Mode::Webhook => list.push(options.access.authorizer()?),
-            Mode::Abac => list.push(options.access.policies()?),
-            Mode::AlwaysAllow => list.push(Arc::new(authz::AlwaysAllow)),
-            Mode::AlwaysDeny => list.push(Arc::new(authz::AlwaysDeny)),
-        }
-    }
-    Ok(list)
 }
 
 /// `version.Info`, the body of `/version`.

@@ -1,9 +1,11 @@
 //! Putting the parts together: which part gets which configuration, in which order they start.
 
+mod authorization;
 pub(crate) mod certificate;
 pub(crate) mod control_plane;
 mod control_plane_node;
 mod discovery_routes;
+mod identity;
 pub(crate) mod in_process;
 pub(crate) mod kubelet_access;
 pub(crate) mod kubelet_certificate;
@@ -13,6 +15,7 @@ pub(crate) mod removal;
 pub(crate) mod server;
 pub(crate) mod shutdown;
 pub(crate) mod storage;
+mod watched_files;
 
 use std::net::IpAddr;
 
