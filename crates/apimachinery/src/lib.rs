@@ -6,6 +6,7 @@
 
 pub mod budget;
 pub mod field;
+pub mod go;
 pub mod gvk;
 pub mod object;
 pub mod percent;

@@ -115,12 +115,7 @@ fn misshapen_claim(body: &[u8]) -> Option<String> {
     let (field, value) = ["kind", "apiVersion"].into_iter().find_map(|field| {
         whole.get(field).filter(|value| !value.is_string() && !value.is_null()).map(|value| (field, value))
     })?;
-    let found = match value {
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::Array(_) => "array",
-        _ => "object",
-    };
+    let found = kybern_apimachinery::go::json_name(value);
     Some(format!("json: cannot unmarshal {found} into Go struct field .{field} of type string"))
 }
 

@@ -1,5 +1,6 @@
 //! Values of an evaluation. What comes from an object stays where it is: values refer to its tree.
 
+use kybern_apimachinery::go;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -102,7 +103,8 @@ impl<'a> Value<'a> {
 
     /// A value of an object's tree as its schema says; an error where it is not of that form.
     pub fn typed(json: &'a Json, schema: &'a DeclType) -> Result<Self, EvalError> {
-        let wrong = |wanted: &str| EvalError::new(format!("invalid data, expected {wanted}, got {}", go_type(json)));
+        let wrong =
+            |wanted: &str| EvalError::new(format!("invalid data, expected {wanted}, got {}", go::type_of(json)));
         if json.is_null() && !matches!(schema.kind, DeclKind::Unknown | DeclKind::Dyn) {
             if schema.nullable {
                 return Ok(Self::Null);
@@ -259,18 +261,5 @@ impl<'a> Value<'a> {
                 .ok()
                 .map_or_else(|| other.type_name().to_owned(), |text| text.to_string()),
         }
-    }
-}
-
-/// What Go calls the type of a decoded JSON value.
-fn go_type(json: &Json) -> &'static str {
-    match json {
-        Json::Null => "<nil>",
-        Json::Bool(_) => "bool",
-        Json::Number(n) if n.is_i64() => "int64",
-        Json::Number(_) => "float64",
-        Json::String(_) => "string",
-        Json::Array(_) => "[]interface {}",
-        Json::Object(_) => "map[string]interface {}",
     }
 }

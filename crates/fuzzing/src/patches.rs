@@ -27,7 +27,7 @@ pub(crate) fn merge(data: &[u8]) {
 
 pub(crate) fn strategic(data: &[u8]) {
     let Some((object, patch)) = both(data) else { return };
-    let _ = strategic::go_value(&patch);
+    let _ = kybern_apimachinery::go::value(&patch);
     let _ = strategic::apply(&KINDS[0], object, patch);
 }
 

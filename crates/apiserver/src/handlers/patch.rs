@@ -8,7 +8,7 @@ use kybern_schema::{DecodeError, decode_value};
 
 use super::{Exchange, check_name, check_namespace};
 use crate::convert;
-use crate::options::{WriteOptions, invalid, parse_revision};
+use crate::options::{FieldValidation, WriteOptions, invalid, parse_revision};
 use crate::write::{Failure, TRIES, Writer};
 use crate::{Body, authorization, body, codec, managed, respond};
 
@@ -27,19 +27,15 @@ pub(super) enum Patch {
 }
 
 impl Patch {
-    pub(super) async fn read(exchange: &Exchange, body: Body) -> Result<Self, ApiError> {
+    pub(super) async fn read(exchange: &Exchange, body: Body, options: &WriteOptions) -> Result<Self, ApiError> {
         let bytes = body::read(body).await?;
-        let refuse = |error: DecodeError| match error {
-            DecodeError::OverBudget(over @ OverBudget::Nodes(_)) => ApiError::from(over),
-            error => ApiError::bad_request(format!("error decoding patch: {error}")),
-        };
-        let json = || kybern_schema::decode::json_to_value(&bytes).map_err(refuse);
+        let json = || kybern_schema::decode::json_to_value(&bytes).map_err(|error| refuse("patch", error));
         Ok(match codec::content_type(&exchange.parts.headers) {
             JSON => Self::Json(json()?),
             MERGE => Self::Merge(json()?),
             // Custom resources know no strategies.
             STRATEGIC if exchange.resource.schema.is_none() => Self::Strategic(json()?),
-            APPLY => Self::Apply(kybern_schema::decode::yaml_to_value(&bytes).map_err(refuse)?),
+            APPLY => Self::Apply(configuration(exchange, &bytes, options.field_validation)?),
             _ if exchange.resource.schema.is_some() => return Err(codec::unsupported(&[JSON, MERGE, APPLY])),
             _ => return Err(codec::unsupported(&[JSON, MERGE, STRATEGIC, APPLY])),
         })
@@ -56,10 +52,33 @@ impl Patch {
     }
 }
 
+fn refuse(what: &str, error: DecodeError) -> ApiError {
+    match error {
+        DecodeError::OverBudget(over @ OverBudget::Nodes(_)) => ApiError::from(over),
+        error => ApiError::bad_request(format!("error decoding {what}: {error}")),
+    }
+}
+
+/// An applied configuration. Whether its fields are known is asked when it is applied, whatever `fieldValidation` says.
+fn configuration(exchange: &Exchange, bytes: &[u8], validation: FieldValidation) -> Result<Value, ApiError> {
+    if validation == FieldValidation::Ignore {
+        return kybern_schema::decode::yaml_to_value(bytes).map_err(|error| refuse("YAML", error));
+    }
+    let (config, duplicates) = kybern_schema::decode::yaml_strictly(bytes).map_err(|error| refuse("YAML", error))?;
+    if validation == FieldValidation::Strict && !duplicates.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
+            duplicates.join("\n  ")
+        )));
+    }
+    exchange.warnings.extend(duplicates);
+    Ok(config)
+}
+
 pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let presentation = exchange.presentation()?;
     let options = exchange.write_options("PatchOptions")?;
-    let patch = Patch::read(exchange, body).await?;
+    let patch = Patch::read(exchange, body, &options).await?;
     let (Patch::Json(sent) | Patch::Merge(sent) | Patch::Strategic(sent) | Patch::Apply(sent)) = &patch;
     exchange.audit.request_patch(sent);
     check_options(exchange, &patch, &options)?;
@@ -141,23 +160,27 @@ async fn patched(
     let refuse = |error: DecodeError| error.into_api_error(&resource.ty.gvk);
     let patched = match patch {
         Patch::Apply(config) => {
-            let mut config = config.clone();
-            if object::kind(&config) != resource.kind {
+            if !config.is_object() && !config.is_null() {
+                let found = kybern_apimachinery::go::json_name(config);
                 return Err(ApiError::bad_request(format!(
-                    "the kind of the applied configuration ({}) does not match the resource's ({})",
-                    object::kind(&config),
-                    resource.kind
+                    "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go \
+                     value of type map[string]interface {{}}"
                 )));
             }
-            // Of unknown fields the merge would see nothing.
-            let decoded = decode_value(&resource.ty, config.clone(), options.field_validation.into());
-            exchange.warnings.extend(decoded.map_err(refuse)?.1);
-            check_namespace(exchange, &mut config)?;
-            if object::name(&config).is_empty() {
-                object::set(&mut config, &["metadata", "name"], exchange.info.name.as_str());
+            if object::kind(config) != resource.kind {
+                let version = object::api_version(config);
+                let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+                return Err(ApiError::bad_request(format!(
+                    "invalid object type: {version}, Kind={}",
+                    object::kind(config)
+                )));
             }
-            check_name(exchange, &config)?;
-            managed::apply(exchange, options, live.as_ref(), &config).await?
+            let mut applied = managed::apply(exchange, options, live.as_ref(), config).await?;
+            if object::name(&applied).is_empty() {
+                object::set(&mut applied, &["metadata", "name"], exchange.info.name.as_str());
+            }
+            check_name(exchange, &applied)?;
+            applied
         }
         _ => patch.apply(&resource.ty, live.unwrap_or_default())?,
     };
@@ -166,7 +189,7 @@ async fn patched(
         // The object was good before the patch.
         _ => {
             let shown = match patch {
-                Patch::Strategic(patch) => kybern_schema::patch::strategic::go_value(patch),
+                Patch::Strategic(patch) => kybern_apimachinery::go::value(patch),
                 _ => patched.to_string(),
             };
             let error = FieldError::invalid(&FieldPath::new("patch"), shown, error.to_string());

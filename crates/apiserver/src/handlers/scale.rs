@@ -91,7 +91,7 @@ pub(super) async fn update(exchange: &Exchange, paths: &Scale, body: Body) -> Re
 
 pub(super) async fn patch(exchange: &Exchange, paths: &Scale, body: Body) -> Result<Response<Body>, ApiError> {
     let options = exchange.write_options("PatchOptions")?;
-    let patch = Patch::read(exchange, body).await?;
+    let patch = Patch::read(exchange, body, &options).await?;
     check_options(exchange, &patch, &options)?;
     let kind = kind()?;
     let patched = |old: Value| {

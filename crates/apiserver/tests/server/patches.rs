@@ -90,7 +90,7 @@ async fn apply_creates_updates_and_conflicts() {
     assert_eq!(forced["data"]["k"], "2");
     let wrong = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "nonsense": 1});
     let strict = format!("{path}?fieldManager=two&force=true&fieldValidation=Strict");
-    assert_eq!(client.patch(&strict, APPLY, wrong).await.code, 400);
+    assert_eq!(client.patch(&strict, APPLY, wrong).await.code, 500);
 }
 
 #[tokio::test]
@@ -102,4 +102,48 @@ async fn status_is_owned_through_its_subresource() {
     assert_eq!(patched["status"]["replicas"], 1);
     let entries = patched["metadata"]["managedFields"].as_array().unwrap();
     assert!(entries.iter().any(|e| e["subresource"] == "status" && e["manager"] == "test"), "{entries:?}");
+}
+
+/// What an applied configuration may hold does not depend on `fieldValidation`; only keys that are there twice do.
+#[tokio::test]
+async fn configurations_that_are_refused() {
+    let client = Client::new().await;
+    let apply = async |validation: &str, body: &str| {
+        let path = format!("{CONFIG_MAPS}/a?fieldManager=m&fieldValidation={validation}");
+        let answer = client.send("PATCH", &path, &[("content-type", APPLY)], body.to_owned()).await;
+        let warning = answer.headers.get("warning").map(|w| w.to_str().unwrap().to_owned()).unwrap_or_default();
+        let status: kybern_apimachinery::Value = serde_json::from_slice(&answer.bytes).unwrap();
+        (answer.code.as_u16(), status["message"].as_str().unwrap_or("").to_owned(), warning)
+    };
+    let head = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n";
+    let untyped = "failed to create typed patch object (/a; /v1, Kind=ConfigMap): ";
+    for validation in ["Strict", "Warn", "Ignore"] {
+        for (rest, message) in [
+            ("  foo: 1\n", ".metadata.foo: field not declared in schema"),
+            ("data: [1]\n", ".data: expected map, got &{[1]}"),
+            ("data: {k: no}\n", ".data.k: expected string, got &value.valueUnstructured{Value:false}"),
+        ] {
+            let expect = (500, format!("{untyped}{message}"), String::new());
+            assert_eq!(apply(validation, &format!("{head}{rest}")).await, expect, "{validation}");
+        }
+        for (body, message) in [
+            (
+                "[1]",
+                "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go value of type map[string]interface {}",
+            ),
+            ("", "invalid object type: /, Kind="),
+            ("{apiVersion: v1, kind: Secret}", "invalid object type: /v1, Kind=Secret"),
+        ] {
+            assert_eq!(apply(validation, body).await, (400, message.to_owned(), String::new()));
+        }
+    }
+    let twice = format!("{head}data:\n  k: a\n  k: b\n");
+    let line = r#"line 7: key "k" already set in map"#;
+    let message =
+        format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {line}");
+    assert_eq!(apply("Strict", &twice).await, (400, message, String::new()));
+    assert_eq!(client.get(&format!("{CONFIG_MAPS}/a")).await.code, 404);
+    let warning = format!("299 - \"{}\"", line.replace('"', "\\\""));
+    assert_eq!(apply("Warn", &twice).await, (201, String::new(), warning));
+    assert_eq!(apply("Ignore", &twice).await, (200, String::new(), String::new()));
 }

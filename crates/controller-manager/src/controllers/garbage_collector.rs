@@ -4,6 +4,7 @@
 //! The graph is the inventory: an object's owners are looked up by kind and name, its dependents by the index over owner
 //! uids. Before anything is deleted because an owner is missing, the server is asked whether it really is.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -197,12 +198,35 @@ fn await_dependents(inventory: &Inventory, gvr: &Gvr, object: &PartialMetadata) 
     if !inventory.is_complete() {
         return again();
     }
-    let blocks = |d: &PartialMetadata| d.owners.iter().any(|o| o.uid == object.uid && o.block_owner_deletion);
-    let blocking = inventory.dependents(&object.uid).iter().filter(|(_, d)| blocks(d)).count();
+    let blocking = blocking(inventory, object).filter(|dependent| !waits_for(inventory, dependent, object)).count();
     if blocking > 0 {
         return Plan { waiting: Some(format!("{blocking} dependents of {}", object.key())), ..Plan::idle() };
     }
     Plan::of(vec![drop_finalizer(gvr, object, FOREGROUND)])
+}
+
+/// The dependents that say that they hold up their owner's deletion.
+fn blocking(inventory: &Inventory, owner: &PartialMetadata) -> impl Iterator<Item = Arc<PartialMetadata>> + use<> {
+    let uid = owner.uid.clone();
+    let blocks = move |d: &PartialMetadata| d.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion);
+    inventory.dependents(&owner.uid).into_iter().map(|(_, dependent)| dependent).filter(move |d| blocks(d))
+}
+
+/// Whether `object`, deleted in the foreground, waits for `other`, be it by way of others that wait as well: then `other` must
+/// not wait for it, or none of the circle would ever go.
+fn waits_for(inventory: &Inventory, object: &PartialMetadata, other: &PartialMetadata) -> bool {
+    let waits = |o: &PartialMetadata| o.deleting && o.has_finalizer(FOREGROUND);
+    let mut seen = HashSet::from([object.uid.clone()]);
+    let mut open = if waits(object) { blocking(inventory, object).collect() } else { Vec::new() };
+    while let Some(next) = open.pop() {
+        if next.uid == other.uid {
+            return true;
+        }
+        if seen.insert(next.uid.clone()) && waits(&next) {
+            open.extend(blocking(inventory, &next));
+        }
+    }
+    false
 }
 
 /// Orphan: the dependents lose the reference, then the owner goes.
@@ -335,6 +359,32 @@ mod tests {
         let plan = world.reconcile(&GarbageCollector, SET);
         let Op::Patch { patch: Patch::Merge(patch), .. } = &plan.ops[0] else { panic!("{plan:?}") };
         assert_eq!(patch["metadata"]["finalizers"], json!(["other"]));
+    }
+
+    #[test]
+    fn a_circle_of_owners_goes() {
+        let world = world();
+        let pods = ["1", "2", "3"].map(|n| format!("|v1|pods|default/{n}"));
+        let add = |name: &str, owner: &str, deleting: bool| {
+            let pod = object(name, &[("Pod", owner)]);
+            world.inventory["pods"].upsert(if deleting { finalizing(pod, FOREGROUND) } else { pod });
+        };
+        add("1", "3", true);
+        add("2", "1", false);
+        add("3", "2", false);
+        // As long as one of them is only to be deleted, each waits for the next.
+        assert!(world.reconcile(&GarbageCollector, &pods[0]).ops.is_empty());
+        assert_eq!(deleted(&world.reconcile(&GarbageCollector, &pods[1])), ["2"]);
+        add("2", "1", true);
+        assert!(world.reconcile(&GarbageCollector, &pods[0]).ops.is_empty());
+        assert!(world.reconcile(&GarbageCollector, &pods[1]).ops.is_empty());
+        add("3", "2", true);
+        for pod in &pods {
+            assert!(matches!(&world.reconcile(&GarbageCollector, pod).ops[..], [Op::Patch { .. }]), "{pod}");
+        }
+        // Who is in no circle is waited for.
+        world.inventory["pods"].upsert(object("4", &[("Pod", "1")]));
+        assert!(world.reconcile(&GarbageCollector, &pods[0]).ops.is_empty());
     }
 
     #[test]

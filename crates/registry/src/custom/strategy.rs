@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::go;
 use kybern_apimachinery::validation::label_key;
 use kybern_apimachinery::{ApiError, GroupResource, Value, object};
 use kybern_apiserver::BoxFuture;
@@ -50,7 +51,7 @@ impl Version {
                 let detail = format!(
                     "{path} accessor error: {} is of the type {}, expected int64",
                     shown(value),
-                    go_type(value)
+                    go::type_of(value)
                 );
                 errors.push(FieldError::invalid(&place, 0, detail));
             }
@@ -66,8 +67,11 @@ impl Version {
         if let (false, Some(path)) = (spec, scale["labelSelectorPath"].as_str())
             && let Some(value) = at(path).filter(|value| !value.is_string())
         {
-            let detail =
-                format!("{path} accessor error: {} is of the type {}, expected string", shown(value), go_type(value));
+            let detail = format!(
+                "{path} accessor error: {} is of the type {}, expected string",
+                shown(value),
+                go::type_of(value)
+            );
             errors.push(FieldError::invalid(&FieldPath::new(path), "", detail));
         }
     }
@@ -75,18 +79,6 @@ impl Version {
 
 fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_i64() || number.is_u64() => "int64",
-        Value::Number(_) => "float64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
 }
 
 impl Strategy for Custom {

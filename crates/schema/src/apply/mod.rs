@@ -71,6 +71,9 @@ pub enum ApplyError {
     Conflicts(Vec<Conflict>),
     #[error("{0}")]
     Malformed(String),
+    /// The configuration does not fit its kind.
+    #[error("failed to create typed patch object {0}")]
+    Untyped(String),
     /// The live object's own managed fields cannot be read.
     #[error("failed to decode managed fields: {0}")]
     ManagedFields(String),
@@ -81,6 +84,8 @@ impl From<ApplyError> for ApiError {
         let text = error.to_string();
         match error {
             ApplyError::Malformed(_) => Self::bad_request(text),
+            // Upstream has no reason for it either.
+            ApplyError::Untyped(_) => Self::new(Reason::Unknown, text),
             ApplyError::ManagedFields(_) => Self::internal(text),
             ApplyError::Conflicts(conflicts) => {
                 let cause = |conflict: &Conflict| {
@@ -163,7 +168,7 @@ pub fn apply_patch(ctx: &Context<'_>, live: Option<&Value>, config: &Value, forc
     }
     validate::validate(kind, config).map_err(|text| {
         let (namespace, name) = (object::namespace(config), object::name(config));
-        ApplyError::Malformed(format!("failed to create typed patch object ({namespace}/{name}; {}): {text}", kind.gvk))
+        ApplyError::Untyped(format!("({namespace}/{name}; {}): {text}", kind.gvk))
     })?;
     let empty = json!({"apiVersion": api_version, "kind": kind.gvk.kind});
     let base = live.unwrap_or(&empty);

@@ -336,21 +336,24 @@ fn clients_may_write_managed_fields() {
 #[test]
 fn malformed_configurations() {
     let mut server = Server::new("Pod");
-    let mut check = |config: Value, expect: &str| {
+    let mut check = |config: Value, code: u16, expect: &str| {
         let error = server.apply("me", config, false).unwrap_err();
         assert_eq!(error.to_string(), expect);
-        assert_eq!(ApiError::from(error).code(), 400);
+        assert_eq!(ApiError::from(error).code(), code);
     };
     check(
         json!({"apiVersion": "v2", "kind": "Pod"}),
+        400,
         "Incorrect version specified in apply patch. Specified patch version: v2, expected: v1",
     );
     check(
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"managedFields": []}}),
+        400,
         "metadata.managedFields must be nil",
     );
     check(
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": {"foo": 1}}),
+        500,
         "failed to create typed patch object (default/p; /v1, Kind=Pod): .spec.foo: field not declared in schema",
     );
 }

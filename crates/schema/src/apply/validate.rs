@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kybern_apimachinery::Value;
+use kybern_apimachinery::{Value, go};
 
 use super::path::{PathElement, display};
 use super::shape::{Shape, Typed, field_element};
@@ -27,7 +27,7 @@ fn check(typed: Typed<'_>, value: &Value, path: &mut Vec<PathElement>, errors: &
     match typed.shape(&[value]) {
         Shape::Leaf => {
             if let Some(expected) = typed.ty().and_then(|ty| mismatch(ty, value)) {
-                errors.push(at(path, format!("expected {expected}, got &value.valueUnstructured{{Value:{value}}}")));
+                errors.push(at(path, expected));
             }
         }
         Shape::Struct(ty) => {
@@ -71,16 +71,20 @@ fn at(path: &[PathElement], text: impl std::fmt::Display) -> String {
 }
 
 /// What the type wants, where the value is something else.
-fn mismatch(ty: &Type, value: &Value) -> Option<&'static str> {
-    let (fits, expected) = match ty {
-        Type::Bool => (value.is_boolean(), "boolean"),
-        Type::Int32 | Type::Int64 | Type::Double => (value.is_number(), "numeric (int or float)"),
-        Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration => (value.is_string(), "string"),
-        Type::Struct(_) | Type::Map(_) => (value.is_object(), "map"),
-        Type::List(_) => (value.is_array(), "list"),
-        _ => (true, ""),
-    };
-    (!fits).then_some(expected)
+fn mismatch(ty: &Type, value: &Value) -> Option<String> {
+    let plain = || format!("&{{{}}}", go::value(value));
+    match ty {
+        Type::Bool if !value.is_boolean() => Some(format!("expected boolean, got {}", plain())),
+        Type::Int32 | Type::Int64 | Type::Double if !value.is_number() => {
+            Some(format!("expected numeric (int or float), got {}", go::type_of(value)))
+        }
+        Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration if !value.is_string() => {
+            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", go::literal(value)))
+        }
+        Type::Struct(_) | Type::Map(_) if !value.is_object() => Some(format!("expected map, got {}", plain())),
+        Type::List(_) if !value.is_array() => Some(format!("expected list, got {}", plain())),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -108,9 +112,9 @@ mod tests {
         check(
             "Deployment",
             json!({"spec": {"replicas": "3", "paused": 1}}),
-            "errors:\n  .spec.paused: expected boolean, got &value.valueUnstructured{Value:1}\n  .spec.replicas: expected numeric (int or float), got &value.valueUnstructured{Value:\"3\"}",
+            "errors:\n  .spec.paused: expected boolean, got &{1}\n  .spec.replicas: expected numeric (int or float), got string",
         );
-        check("ConfigMap", json!({"data": [1]}), ".data: expected map, got &value.valueUnstructured{Value:[1]}");
+        check("ConfigMap", json!({"data": [1]}), ".data: expected map, got &{[1]}");
         check(
             "ConfigMap",
             json!({"data": {"a": true}}),

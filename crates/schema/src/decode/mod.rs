@@ -9,6 +9,7 @@
 //!
 //! Fields of custom resources are kept as they are: their schema's validation, not decoding, reports wrong types.
 
+mod duplicates;
 mod embedded;
 mod presence;
 mod scalar;
@@ -18,7 +19,7 @@ mod yaml;
 
 use std::cell::RefCell;
 
-use kybern_apimachinery::{ApiError, Budget, Gvk, OverBudget, Reason, Value};
+use kybern_apimachinery::{ApiError, Budget, Gvk, OverBudget, Reason, Value, go};
 use serde::de::DeserializeSeed;
 
 use crate::types::{KindType, Type};
@@ -27,7 +28,7 @@ use walk::{Node, Place};
 pub use presence::zero;
 pub(crate) use presence::{fill, omits};
 pub(crate) use scalar::canonical;
-pub use yaml::{documents as yaml_documents, to_value as yaml_to_value};
+pub use yaml::{documents as yaml_documents, strictly as yaml_strictly, to_value as yaml_to_value};
 
 /// What to do about unknown and duplicate fields: the request's `fieldValidation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +151,7 @@ pub fn json_object_fault(json: &[u8]) -> Option<String> {
     match serde_json::from_slice::<Value>(json) {
         Ok(Value::Object(_) | Value::Null) => None,
         Ok(other) => {
-            let found = scalar::name_of(&other);
+            let found = go::json_name(&other);
             Some(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
         }
         Err(error) => Some(syntax::message(json, &error)),

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
-use kybern_apimachinery::Value;
 use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::time::{parse_rfc3339, to_rfc3339, to_rfc3339_micro};
+use kybern_apimachinery::{Value, go};
 
 use crate::duration;
 use crate::types::{Schema, Type};
@@ -35,7 +35,7 @@ pub(super) fn read(ty: &Type, found: Value) -> Result<Value, Problem> {
             Some(Ok(_)) => Ok(found),
             _ => Err(Problem::Inner(format!("number {n}"), "int32")),
         },
-        (Type::IntOrString, _) => Err(Problem::Inner(name_of(&found).to_owned(), "int32")),
+        (Type::IntOrString, _) => Err(Problem::Inner(go::json_name(&found).to_owned(), "int32")),
         (Type::Double, Value::Number(_)) => Ok(canonical(ty, found)),
         (Type::Quantity, Value::Number(n)) => quantity(&n.to_string()),
         (Type::Quantity, Value::String(s)) => quantity(s.trim()),
@@ -53,8 +53,10 @@ pub(super) fn read(ty: &Type, found: Value) -> Result<Value, Problem> {
             Some(nanos) => Ok(duration::format(nanos).into()),
             None => Err(Problem::Notation(format!("time: invalid duration {s:?}"))),
         },
-        (Type::Time | Type::MicroTime | Type::Duration, _) => Err(Problem::Inner(name_of(&found).to_owned(), "string")),
-        _ => Err(Problem::Type(name_of(&found).to_owned())),
+        (Type::Time | Type::MicroTime | Type::Duration, _) => {
+            Err(Problem::Inner(go::json_name(&found).to_owned(), "string"))
+        }
+        _ => Err(Problem::Type(go::json_name(&found).to_owned())),
     }
 }
 
@@ -66,17 +68,6 @@ pub(crate) fn canonical(ty: &Type, found: Value) -> Value {
             (number as i64).into()
         }
         _ => found,
-    }
-}
-
-pub(super) fn name_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }
 

@@ -5,6 +5,7 @@ use serde::de::{Deserialize, DeserializeSeed};
 use serde_saphyr::{DuplicateKeyPolicy, Options};
 
 use super::DecodeError;
+use super::duplicates::duplicates;
 use super::walk::Node;
 
 /// Bytes of scalars, keys included, that a document may have once its aliases are resolved.
@@ -72,7 +73,24 @@ pub(super) fn read(yaml: &[u8], node: Node) -> Result<Option<Value>, DecodeError
 
 /// One YAML document as a tree, of no particular kind: a patch, a configuration file. Empty input is `null`.
 pub fn to_value(yaml: &[u8]) -> Result<Value, DecodeError> {
-    let read = || serde_saphyr::with_deserializer_from_slice_with_options(yaml, options(), |d| Value::deserialize(d));
+    tree(yaml, DuplicateKeyPolicy::LastWins)
+}
+
+/// [`to_value`], and which keys a mapping has twice, each with its line.
+pub fn strictly(yaml: &[u8]) -> Result<(Value, Vec<String>), DecodeError> {
+    // Where there is no duplicate, and no other fault, one reading is enough.
+    match tree(yaml, DuplicateKeyPolicy::Error) {
+        Ok(tree) => Ok((tree, Vec::new())),
+        Err(_) => Ok((to_value(yaml)?, duplicates(&String::from_utf8_lossy(yaml)))),
+    }
+}
+
+fn tree(yaml: &[u8], duplicates: DuplicateKeyPolicy) -> Result<Value, DecodeError> {
+    let read = || {
+        let mut options = options();
+        options.duplicate_keys = duplicates;
+        serde_saphyr::with_deserializer_from_slice_with_options(yaml, options, |d| Value::deserialize(d))
+    };
     let tree = on_own_stack(|| read().map_err(|e| failed(&e)))?;
     Budget::REQUEST.check(&tree)?;
     Ok(tree)

@@ -165,43 +165,98 @@ impl Definitions {
         }
     }
 
+    /// A field that every object has.
+    fn own_field(&self, name: &str, mut property: Value) -> Value {
+        if self.flavor == Flavor::V3 && property.get("$ref").is_some() {
+            property = json!({"allOf": [property]});
+        }
+        if let Some(text) = self.descriptions.of_any(name) {
+            property["description"] = text.into();
+        }
+        property
+    }
+
+    /// Gives a custom resource's schema, and the objects embedded in it, the fields that every object has.
+    fn add_own_fields(&self, schema: &mut Value, embedded: Embedded) {
+        let meta = self.flavor.reference(&format!("{META}.ObjectMeta"));
+        let Some(object) = schema.as_object_mut() else { return };
+        for (key, child) in object.iter_mut() {
+            let inside = |child: &mut Value| self.add_own_fields(child, Embedded::Yes);
+            match (key.as_str(), child) {
+                ("properties", Value::Object(properties)) => properties.values_mut().for_each(inside),
+                ("items" | "additionalProperties", child) => inside(child),
+                _ => {}
+            }
+        }
+        if embedded == Embedded::Yes {
+            let is_embedded = object.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true));
+            let open = object.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+            if !is_embedded || (open && self.flavor == Flavor::V2) {
+                return;
+            }
+            let required = object.entry("required").or_insert_with(|| json!([]));
+            if let Some(required) = required.as_array_mut() {
+                for name in ["kind", "apiVersion"] {
+                    if !required.iter().any(|r| r == name) {
+                        required.push(name.into());
+                    }
+                }
+            }
+        }
+        let properties = object.entry("properties").or_insert_with(|| json!({}));
+        for name in ["apiVersion", "kind"] {
+            properties[name] = self.own_field(name, json!({"type": "string"}));
+        }
+        properties["metadata"] = self.own_field("metadata", json!({"$ref": meta}));
+    }
+
     /// A custom resource's schema with the fields that every object has, and its list.
     fn add_custom(&mut self, served: &Served, schema: &Value) {
         let meta = format!("{META}.ObjectMeta");
         let list_meta = format!("{META}.ListMeta");
         self.add(&meta);
         self.add(&list_meta);
-        let mut definition = match schema {
-            Value::Object(_) => schema.clone(),
-            _ => json!({"type": "object"}),
-        };
-        if self.flavor == Flavor::V2 {
-            to_v2(&mut definition);
+        // kubectl takes the properties of what has some for all that there may be.
+        let open = self.flavor == Flavor::V2 && preserves_unknown(schema);
+        let mut definition = if schema.is_object() && !open { schema.clone() } else { json!({"type": "object"}) };
+        if schema.is_object() && !open {
+            if self.flavor == Flavor::V2 {
+                to_v2(&mut definition);
+            }
+            self.add_own_fields(&mut definition, Embedded::No);
         }
-        let gvk = [gvk_json(&served.gvk)];
-        let Some(object) = definition.as_object_mut() else { return };
-        object.insert("x-kubernetes-group-version-kind".into(), gvk.as_slice().into());
-        let properties = object.entry("properties").or_insert_with(|| json!({}));
-        if let Some(properties) = properties.as_object_mut() {
-            properties.insert("apiVersion".into(), json!({"type": "string"}));
-            properties.insert("kind".into(), json!({"type": "string"}));
-            properties.insert("metadata".into(), json!({"$ref": self.flavor.reference(&meta)}));
-        }
+        definition["x-kubernetes-group-version-kind"] = json!([gvk_json(&served.gvk)]);
         let list = Gvk { kind: format!("{}List", served.gvk.kind), ..served.gvk.clone() };
         let list = json!({
             "type": "object",
             "required": ["items"],
             "properties": {
-                "apiVersion": {"type": "string"},
-                "kind": {"type": "string"},
+                "apiVersion": self.own_field("apiVersion", json!({"type": "string"})),
+                "kind": self.own_field("kind", json!({"type": "string"})),
                 "metadata": {"$ref": self.flavor.reference(&list_meta)},
-                "items": {"type": "array", "items": {"$ref": self.flavor.reference(&served.definition)}},
+                "items": {
+                    "type": "array",
+                    "items": {"$ref": self.flavor.reference(&served.definition)},
+                    "description": format!("The objects of the list of {}.", served.resource),
+                },
             },
+            "description": format!("{} is a list of {}.", list.kind, served.gvk.kind),
             "x-kubernetes-group-version-kind": [gvk_json(&list)],
         });
         self.done.insert(served.definition.clone(), definition);
         self.done.insert(served.list_definition.clone(), list);
     }
+}
+
+/// Whether a node of a schema is the whole, or holds an object with a kind of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Embedded {
+    No,
+    Yes,
+}
+
+fn preserves_unknown(schema: &Value) -> bool {
+    schema["x-kubernetes-preserve-unknown-fields"] == true
 }
 
 /// Drops what OpenAPI v2 cannot say, as upstream does: a node that may be null or several types becomes untyped.
@@ -212,7 +267,8 @@ fn to_v2(schema: &mut Value) {
     }
     let untyped = object.remove("nullable") == Some(Value::Bool(true))
         || object.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true))
-        || object.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+        || object.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true))
+        || object.get("type").is_some_and(|ty| ty == "array") && !object.contains_key("items");
     if untyped {
         for key in ["type", "properties", "items", "additionalProperties"] {
             object.remove(key);

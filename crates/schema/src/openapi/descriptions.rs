@@ -46,6 +46,11 @@ impl Descriptions {
         self.0.get(&(definition.strip_prefix(PREFIX)?, "")).copied()
     }
 
+    /// Of a field that every object has.
+    pub(super) fn of_any(&self, field: &str) -> Option<&'static str> {
+        self.0.get(&(ANY, field)).copied()
+    }
+
     /// Of a field: what is said of it, or else of the field of every kind with its name.
     pub(super) fn of_field(&self, definition: &str, field: &str, in_kind: bool) -> Option<&'static str> {
         let own = self.0.get(&(definition.strip_prefix(PREFIX)?, field));

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use kybern_apimachinery::{Map, Value};
+use kybern_apimachinery::{Map, Value, go};
 
 use super::PatchError;
 use crate::types::{KindType, PatchStrategy, Schema, Type};
@@ -116,7 +116,7 @@ impl<'a> Merger<'a> {
         let list = |tree: &mut Tree| match tree.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Array(list)) => Ok(Some(list)),
-            Some(other) => malformed(format!("expected a []interface {{}}, but received a {}", go_type(&other))),
+            Some(other) => malformed(format!("expected a []interface {{}}, but received a {}", go::type_of(&other))),
         };
         // A null in the patch deletes the list; the order then says nothing.
         if patch.get(name).is_some_and(Value::is_null) {
@@ -249,8 +249,8 @@ fn holds_maps(original: &[Value], patch: &[Value]) -> Result<Option<bool>> {
         if *kind.get_or_insert(this) != this {
             return malformed(format!(
                 "list element types are not identical: [{} {}]",
-                go_list(original),
-                go_list(patch)
+                go::list(original),
+                go::list(patch)
             ));
         }
     }
@@ -272,8 +272,8 @@ fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<()
                 None => {
                     return malformed(format!(
                         "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
-                        go_list(patch),
-                        go_list(order)
+                        go::list(patch),
+                        go::list(order)
                     ));
                 }
             }
@@ -290,7 +290,7 @@ fn identity(item: &Value, key: Option<&str>) -> Result<String> {
             None => no_merge_key(item, key),
         },
         (Some(_), other) => {
-            malformed(format!("expected a map[string]interface {{}}, but received a {}", go_type(other)))
+            malformed(format!("expected a map[string]interface {{}}, but received a {}", go::type_of(other)))
         }
         (None, scalar) => Ok(scalar.to_string()),
     }
@@ -393,41 +393,15 @@ fn clean_list(list: Vec<Value>) -> Vec<Value> {
 }
 
 fn no_merge_key<T>(item: &Value, key: &str) -> Result<T> {
-    malformed(format!("map: {} does not contain declared merge key: {key}", go_value(item)))
+    malformed(format!("map: {} does not contain declared merge key: {key}", go::value(item)))
 }
 
 fn unknown_directive<T>(directive: &Value, map: &Tree) -> Result<T> {
-    malformed(format!("unknown patch type: {} in map: {}", go_value(directive), go_value(&Value::Object(map.clone()))))
-}
-
-/// A value as Go's `%v` prints it, which upstream's texts contain.
-pub fn go_value(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => go_list(list),
-        Value::Object(map) => {
-            let pairs: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", go_value(v))).collect();
-            format!("map[{}]", pairs.join(" "))
-        }
-        other => other.to_string(),
-    }
-}
-
-fn go_list(list: &[Value]) -> String {
-    format!("[{}]", list.iter().map(go_value).collect::<Vec<_>>().join(" "))
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
+    malformed(format!(
+        "unknown patch type: {} in map: {}",
+        go::value(directive),
+        go::value(&Value::Object(map.clone()))
+    ))
 }
 
 #[cfg(test)]
