@@ -16,6 +16,8 @@ const LAYERS: &[&str] = &[
     "kybern-component-base",
     "kybern-webhook",
     "kybern-cel",
+    "kybern-quota",
+    "kybern-pod-security",
     "kybern-schema",
     "kybern-storage",
     "kybern-apiserver",

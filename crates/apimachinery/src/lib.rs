@@ -14,6 +14,7 @@ pub mod quantity;
 pub mod selector;
 pub mod status;
 pub mod time;
+pub mod tree;
 pub mod validation;
 
 pub use budget::{Budget, OverBudget};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::Value;
+
 /// How a quantity is written back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -96,6 +98,15 @@ impl Quantity {
         Ok(Self { nanos: if negative { -nanos } else { nanos }, format })
     }
 
+    /// A quantity in an object: a string, or a number as written.
+    pub fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) => Self::parse(text).ok(),
+            Value::Number(number) => Self::parse(&number.to_string()).ok(),
+            _ => None,
+        }
+    }
+
     pub fn format(&self) -> Format {
         self.format
     }
@@ -133,16 +144,28 @@ impl Quantity {
         self.nanos as f64 / NANO as f64
     }
 
-    /// The sum, in this quantity's format.
+    /// The sum, in this quantity's format; nothing takes on the other's.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self { nanos: self.nanos.saturating_add(other.nanos), format: self.format }
+        Self { nanos: self.nanos.saturating_add(other.nanos), format: self.joined(other) }
     }
 
-    /// The difference, in this quantity's format.
+    /// The difference, in this quantity's format; nothing takes on the other's.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
-        Self { nanos: self.nanos.saturating_sub(other.nanos), format: self.format }
+        Self { nanos: self.nanos.saturating_sub(other.nanos), format: self.joined(other) }
+    }
+
+    fn joined(self, other: Self) -> Format {
+        if self.is_zero() { other.format } else { self.format }
+    }
+
+    /// The next whole unit, away from zero.
+    #[must_use]
+    pub fn rounded_up(self) -> Self {
+        let rest = self.nanos % NANO;
+        let nanos = if rest == 0 { self.nanos } else { self.nanos - rest + NANO * self.nanos.signum() };
+        Self { nanos, format: self.format }
     }
 }
 
@@ -228,7 +251,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_has_no_form() {
+        let of = |text: &str| Quantity::parse(text).unwrap();
+        assert_eq!(of("0").plus(of("1024Mi")).to_string(), "1Gi");
+        assert_eq!(of("1000").plus(of("1Ki")).to_string(), "2024");
+        assert_eq!(of("0").minus(of("1Ki")).to_string(), "-1Ki");
+    }
+
+    #[test]
     fn rounding_is_up() {
+        assert_eq!(Quantity::parse("1.5").unwrap().rounded_up().to_string(), "2");
+        assert_eq!(Quantity::parse("-1.5").unwrap().rounded_up().to_string(), "-2");
+        assert_eq!(Quantity::parse("1Ki").unwrap().rounded_up().to_string(), "1Ki");
         assert_eq!(Quantity::parse("1m").unwrap().value(), 1);
         assert_eq!(Quantity::parse("-1500m").unwrap().value(), -2);
         assert_eq!(Quantity::parse("100u").unwrap().milli_value(), 1);

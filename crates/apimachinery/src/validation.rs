@@ -131,6 +131,16 @@ pub fn path_segment(name: &str) -> Vec<String> {
     }
 }
 
+/// Whether Kubernetes itself defines a resource of nodes and containers: it has no domain, or Kubernetes' own.
+pub fn is_native_resource(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+/// Whether a name is that of a resource outside `kubernetes.io`, as devices have.
+pub fn is_extended_resource(name: &str) -> bool {
+    !is_native_resource(name) && !name.starts_with("requests.") && label_key(&format!("requests.{name}")).is_empty()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

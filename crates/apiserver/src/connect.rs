@@ -109,6 +109,15 @@ pub trait Objects: Send + Sync {
         resource: &'a str,
         object: &'a Value,
     ) -> BoxFuture<'a, Result<bytes::Bytes, ApiError>>;
+    /// An object of the internal version with another status in place of `old`, as it is stored when the server itself writes
+    /// that: for a transaction that replaces it.
+    fn with_status<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        old: &'a Value,
+        object: Value,
+    ) -> BoxFuture<'a, Result<bytes::Bytes, ApiError>>;
     /// What is stored under a key that is no object's, read from the store.
     fn raw<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Stored>, ApiError>>;
     /// Waits until the watch cache, and whoever observes it, knows all that was committed before this call.

@@ -219,6 +219,22 @@ impl Objects for Server {
         Box::pin(async move { encode(&*self.row(group, resource)?, object).await })
     }
 
+    fn with_status<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        old: &'a Value,
+        mut object: Value,
+    ) -> BoxFuture<'a, Result<bytes::Bytes, ApiError>> {
+        Box::pin(async move {
+            let (row, options, now) = (self.row(group, resource)?, own_options(), self.clock.now());
+            let manager = options.field_manager.as_str();
+            let author = managed::Author { server: self, resource: &row, subresource: "status", manager, now };
+            managed::track(author, Some(old), &mut object).await?;
+            encode(&row, &object).await
+        })
+    }
+
     fn raw<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Stored>, ApiError>> {
         Box::pin(async move {
             let request = RangeRequest { prefix: key, after: "", limit: 1, at: None };

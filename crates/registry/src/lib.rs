@@ -13,12 +13,12 @@ mod selectable;
 mod service_addresses;
 mod strategy;
 mod table;
-mod tree;
 mod validation;
 
 use std::sync::Arc;
 
 use kybern_apimachinery::time::Clock;
+pub(crate) use kybern_apimachinery::tree;
 use kybern_apiserver::access::Authorizer;
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_auth::authn::BearerTokens;
@@ -26,7 +26,7 @@ use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::token::Issuer;
 use kybern_webhook::ClientManager;
 
-pub use admission::{Views as AdmissionViews, WebhookMetrics, plugins as admission_plugins};
+pub use admission::{AdmissionConfiguration, Views as AdmissionViews, WebhookMetrics, plugins as admission_plugins};
 pub use allocation::ServiceAllocators;
 pub use connect::TokenLimits;
 pub use connect::kubelet::{KubeletClient, KubeletOptions};
@@ -50,6 +50,8 @@ pub struct Deps {
     pub rbac: Option<Arc<Rbac>>,
     pub services: Arc<ServiceAllocators>,
     pub admission_views: AdmissionViews,
+    /// What plugins are told by `--admission-control-config-file`.
+    pub admission: AdmissionConfiguration,
     /// Makes clients of the webhooks that objects name.
     pub webhooks: Arc<ClientManager>,
     pub webhook_metrics: Arc<WebhookMetrics>,

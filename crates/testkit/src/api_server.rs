@@ -86,6 +86,7 @@ impl ApiServer {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
+            admission: Default::default(),
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
             webhook_metrics: Default::default(),
             definitions: Default::default(),

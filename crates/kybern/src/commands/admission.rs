@@ -24,7 +24,6 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("PodSecurity", Some("the pod security levels of namespaces would not hold")),
     ("PodTolerationRestriction", Some("pods could tolerate what their namespace may not")),
     ("PodTopologyLabels", None),
-    ("ResourceQuota", Some("quotas would not hold")),
 ];
 
 /// Not one of upstream's: there the storage of roles has its checks.

@@ -168,6 +168,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         rbac,
         services,
         admission_views: Default::default(),
+        admission: Default::default(),
         webhooks: Arc::new(ClientManager::new(service_addresses.clone(), "kube-apiserver-admission")),
         webhook_metrics: Arc::clone(&webhook_metrics),
         definitions: Default::default(),

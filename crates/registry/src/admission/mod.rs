@@ -3,12 +3,14 @@
 mod authorization;
 mod certificates;
 mod classes;
+mod configuration;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_defaults;
 pub(crate) mod policy;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_in_use;
@@ -20,6 +22,7 @@ use kybern_apiserver::admission::AdmissionPlugin;
 use kybern_apiserver::connect::Observer;
 
 use crate::Deps;
+pub use configuration::AdmissionConfiguration;
 pub use webhook::WebhookMetrics;
 
 /// What the plugins keep of the stored objects, so that a write need not read them.
@@ -32,10 +35,11 @@ pub struct Views {
     webhooks: Arc<webhook::Configurations>,
     policies: Arc<policy::ValidatingPolicies>,
     namespace_objects: Arc<policy::NamespaceObjects>,
+    quotas: Arc<resource_quota::Quotas>,
 }
 
 impl Views {
-    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 7] {
+    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 8] {
         [
             self.accounts.clone(),
             self.classes.clone(),
@@ -44,6 +48,7 @@ impl Views {
             self.webhooks.clone(),
             self.policies.clone(),
             self.namespace_objects.clone(),
+            self.quotas.clone(),
         ]
     }
 }
@@ -83,5 +88,11 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         deps.authorizer.clone(),
     )));
     plugins.push(Arc::new(webhook::ValidatingAdmissionWebhook(webhooks)));
+    plugins.push(Arc::new(resource_quota::ResourceQuota::new(
+        deps.admission_views.quotas.clone(),
+        deps.objects.clone(),
+        deps.clock.clone(),
+        deps.admission.limited.clone(),
+    )));
     plugins
 }

@@ -12,13 +12,7 @@ const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', foll
 consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', \
 regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 
-/// Whether a name is that of a resource outside `kubernetes.io`, as devices have.
-pub(crate) fn is_extended_resource(name: &str) -> bool {
-    let native = !name.contains('/') || name.contains("kubernetes.io/");
-    !native && !name.starts_with("requests.") && label_key(&format!("requests.{name}")).is_empty()
-}
-
-pub(crate) use kybern_apimachinery::validation::path_segment;
+pub(crate) use kybern_apimachinery::validation::{is_extended_resource, path_segment};
 
 /// The name of a device's attribute or capacity: an identifier, perhaps below a domain.
 pub(crate) fn attribute_name(out: &mut Errors, path: &FieldPath, name: &str) {

@@ -6,19 +6,15 @@ use std::collections::BTreeSet;
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::quantity::Quantity;
-use kybern_apimachinery::validation::{dns1123_label, label_key};
+use kybern_apimachinery::validation::{dns1123_label, is_native_resource, label_key};
 
 use super::format::{self, Errors};
 use super::names::is_extended_resource;
 use crate::tree::{list, map, text};
 
-/// A quantity in an object: a string, or a number as written.
+/// A quantity in an object.
 pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    }
+    Quantity::of(value)
 }
 
 const REQUESTS_PREFIX: &str = "requests.";
@@ -64,14 +60,9 @@ fn is_huge(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
-/// Whether Kubernetes itself defines a resource: it has no domain, or Kubernetes' own.
-fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
 /// Resources of which requests and limits may differ.
 pub(crate) fn overcommittable(name: &str) -> bool {
-    is_native(name) && !is_huge(name)
+    is_native_resource(name) && !is_huge(name)
 }
 
 /// The name of any resource.
@@ -107,7 +98,7 @@ pub(crate) fn container_name(out: &mut Errors, path: &FieldPath, name: &str) {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge(name) {
             out.push(FieldError::invalid(path, name, "must be a standard resource for containers"));
         }
-    } else if !is_native(name) && !is_extended_resource(name) {
+    } else if !is_native_resource(name) && !is_extended_resource(name) {
         out.push(FieldError::invalid(path, name, "doesn't follow extended resource name standard"));
     }
 }

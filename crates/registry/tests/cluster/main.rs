@@ -16,6 +16,7 @@ mod policies;
 mod proxied;
 mod proxy_attacks;
 mod published;
+mod quotas;
 mod selectors;
 mod service_claims;
 mod services;

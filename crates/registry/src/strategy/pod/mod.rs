@@ -3,7 +3,6 @@
 pub(crate) mod defaults;
 pub(crate) mod parts;
 pub(crate) mod prepare;
-pub(crate) mod qos;
 mod update;
 
 use kybern_apimachinery::field::{FieldError, FieldPath};

@@ -111,7 +111,7 @@ impl Strategy for Resize {
     }
 
     fn validate_update(&self, pod: &Value, old: &Value) -> Vec<FieldError> {
-        let (new_class, old_class) = (super::qos::class(&pod["spec"]), super::qos::class(&old["spec"]));
+        let (new_class, old_class) = (kybern_quota::qos::class(&pod["spec"]), kybern_quota::qos::class(&old["spec"]));
         if new_class == old_class {
             return Vec::new();
         }

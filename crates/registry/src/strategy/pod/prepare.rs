@@ -2,9 +2,9 @@
 
 use kybern_apimachinery::{Value, json};
 
-use crate::strategy::pod::qos;
 use crate::tree::{drop_field, list, list_mut, text};
 use crate::validation::scheduling::{PREFERRED, REQUIRED};
+use kybern_quota::qos;
 
 /// Fields of containers that upstream's early 1.35 knows and has not turned on.
 const OFF_IN_CONTAINERS: [&str; 1] = ["restartPolicyRules"];

@@ -1,13 +1,12 @@
 //! A pod's quality-of-service class (`pkg/apis/core/v1/helper/qos`).
 
 use kybern_apimachinery::Value;
-
-use crate::tree::{list, map};
-use crate::validation::resources::quantity;
+use kybern_apimachinery::quantity::Quantity;
+use kybern_apimachinery::tree::{list, map};
 
 /// `Guaranteed`: every container limits CPU and memory and requests as much; `BestEffort`: none asks for anything;
 /// `Burstable`: the rest.
-pub(crate) fn class(spec: &Value) -> &'static str {
+pub fn class(spec: &Value) -> &'static str {
     let pod_level = spec.get("resources").filter(|r| ["requests", "limits"].iter().any(|p| map(r, p).next().is_some()));
     let none = Value::Null;
     let units: Vec<&Value> = match pod_level {
@@ -18,8 +17,9 @@ pub(crate) fn class(spec: &Value) -> &'static str {
             .map(|c| c.get("resources").unwrap_or(&none))
             .collect(),
     };
-    let amount =
-        |unit: &Value, part: &str, name: &str| unit.get(part)?.get(name).and_then(quantity).filter(|q| !q.is_zero());
+    let amount = |unit: &Value, part: &str, name: &str| {
+        unit.get(part)?.get(name).and_then(Quantity::of).filter(|q| !q.is_zero())
+    };
     let (mut any, mut guaranteed) = (false, true);
     for unit in units {
         for name in ["cpu", "memory"] {
