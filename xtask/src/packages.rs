@@ -15,6 +15,7 @@ const TESTS: &[Package] = &[
     ("/bin/busybox", "busybox-static"),
     ("/usr/bin/docker-registry", "docker-registry"),
     ("/usr/bin/etcd", "etcd-server"),
+    ("/usr/bin/etcdctl", "etcd-client"),
     ("/usr/bin/curl", "curl"),
     ("/usr/bin/htpasswd", "apache2-utils"),
     ("/usr/sbin/nft", "nftables"),

@@ -25,6 +25,8 @@ pub struct Env {
     objects: BTreeMap<Arc<str>, Arc<DeclType>>,
     /// Whether `Object{}` and `JSONPatch{}` are there.
     mutation: bool,
+    /// Whether there is `cel.bind`.
+    bindings: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +67,13 @@ impl From<Issues> for CompileError {
 impl Env {
     /// The libraries of Kubernetes 1.35, and no variables.
     pub fn kubernetes() -> Self {
-        Self { functions: functions::base(), variables: BTreeMap::new(), objects: BTreeMap::new(), mutation: false }
+        Self {
+            functions: functions::base(),
+            variables: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            mutation: false,
+            bindings: false,
+        }
     }
 
     /// With what expressions of mutating policies have beside: `Object{}`, `JSONPatch{}`, `jsonpatch.escapeKey`.
@@ -73,6 +81,13 @@ impl Env {
     pub fn with_mutation(mut self) -> Self {
         self.functions = functions::mutation();
         self.mutation = true;
+        self
+    }
+
+    /// With `cel.bind(name, value, result)`, which selectors of devices have.
+    #[must_use]
+    pub fn with_bindings(mut self) -> Self {
+        self.bindings = true;
         self
     }
 
@@ -133,7 +148,7 @@ impl Env {
 
     /// Compiles an expression to what can be evaluated, any number of times and at once.
     pub fn compile(&self, text: &str) -> Result<Program, CompileError> {
-        let parsed = parse(text)?;
+        let parsed = parse(text, self.bindings)?;
         let (checked, places) = check(self, text, parsed)?;
         validate::validate(text, &checked, &places)?;
         let estimate = cost::estimate(self, &checked);

@@ -25,6 +25,7 @@
 //! its literals, `cost` estimates, `plan` makes it compact, `interp` evaluates. `functions/` holds the libraries. Hostile
 //! expressions are bounded everywhere: length, depth, the growth of macros and types, the sizes of values, the cost.
 
+pub mod admission;
 mod ast;
 mod call_cost;
 mod call_estimate;

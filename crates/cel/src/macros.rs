@@ -8,6 +8,8 @@ use crate::parser::{Factory, Parser};
 /// A call, or what the macro of its name and number of arguments makes of it.
 pub(crate) fn call(parser: &mut Parser<'_>, id: Id, function: &str, target: Option<Expr>, args: Vec<Expr>) -> Expr {
     let place = parser.factory.place(id);
+    let binds =
+        parser.bindings && target.as_ref().is_some_and(|t| matches!(&t.kind, Kind::Ident(name) if **name == *"cel"));
     let mut maker = Maker { factory: &mut parser.factory, place };
     let expanded = match (&target, function, args.len()) {
         (None, "has", 1) => maker.has(args),
@@ -18,6 +20,7 @@ pub(crate) fn call(parser: &mut Parser<'_>, id: Id, function: &str, target: Opti
             maker.transform(function, target, args)
         }
         (Some(_), "optMap" | "optFlatMap", 2) => maker.optional_map(function, target, args),
+        (Some(_), "bind", 3) if binds => maker.named(args),
         (Some(_), "sortBy", 2) => maker.sort_by(target, args),
         _ => {
             let kind = Kind::Call { function: function.into(), target: target.map(Box::new), args };
@@ -236,6 +239,18 @@ impl Maker<'_> {
             result,
         };
         self.expr(Kind::Comprehension(Box::new(parts)))
+    }
+
+    /// `cel.bind(name, value, result)`.
+    fn named(&mut self, mut args: Vec<Expr>) -> Expanded {
+        let (result, value, variable) = (args.pop(), args.pop(), args.pop());
+        let (Some(variable), Some(value), Some(result)) = (variable, value, result) else {
+            return Err((0, "cel.bind() takes three arguments".to_owned()));
+        };
+        match variable.kind {
+            Kind::Ident(name) => Ok(self.bind(name, value, result)),
+            _ => Err((variable.id, "cel.bind() variable names must be simple identifiers".to_owned())),
+        }
     }
 
     fn optional_map(&mut self, function: &str, target: Option<Expr>, mut args: Vec<Expr>) -> Expanded {

@@ -28,7 +28,8 @@ pub(crate) struct Parsed {
     pub places: Vec<usize>,
 }
 
-pub(crate) fn parse(text: &str) -> Result<Parsed, Issues> {
+/// `bindings`: whether there is `cel.bind`.
+pub(crate) fn parse(text: &str, bindings: bool) -> Result<Parsed, Issues> {
     let mut issues = Issues::new(text);
     let source: Vec<char> = text.chars().collect();
     if source.len() > MAX_CODE_POINTS {
@@ -47,6 +48,7 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, Issues> {
         depth: 0,
         recovering: false,
         gave_up: false,
+        bindings,
     };
     let expr = parser.expression();
     if !parser.gave_up {
@@ -96,6 +98,8 @@ pub(crate) struct Parser<'s> {
     recovering: bool,
     /// The expression is too deep: no more is looked at.
     gave_up: bool,
+    /// Whether `cel.bind` is a macro.
+    pub(crate) bindings: bool,
 }
 
 impl Parser<'_> {

@@ -109,6 +109,17 @@ impl Type {
         }
     }
 
+    /// What is known of a policy's variable of this type: only of simple types, lists and maps; what else it is shows when it
+    /// is evaluated.
+    pub fn of_variable(&self) -> Self {
+        match self {
+            Self::List(element) => Self::list(element.of_variable()),
+            Self::Map(entry) => Self::map(entry.0.of_variable(), entry.1.of_variable()),
+            Self::Object(_) | Self::Opaque(..) | Self::Type(_) => Self::Dyn,
+            simple => simple.clone(),
+        }
+    }
+
     /// How many parts it is made of, up to a bound: a type that is built from itself over and over grows exponentially.
     pub(crate) fn size(&self, bound: usize) -> usize {
         if bound == 0 {

@@ -159,10 +159,6 @@ impl Paths {
         self.data.join("admin.kubeconfig")
     }
 
-    pub(crate) fn store(&self) -> PathBuf {
-        self.data.join("server/db")
-    }
-
     pub(crate) fn pki(&self) -> PathBuf {
         self.data.join("server/pki")
     }

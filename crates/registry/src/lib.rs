@@ -26,7 +26,9 @@ use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::token::Issuer;
 use kybern_webhook::ClientManager;
 
-pub use admission::{AdmissionConfiguration, Views as AdmissionViews, WebhookMetrics, plugins as admission_plugins};
+pub use admission::{
+    AdmissionConfiguration, PolicyMetrics, Views as AdmissionViews, WebhookMetrics, plugins as admission_plugins,
+};
 pub use allocation::ServiceAllocators;
 pub use connect::TokenLimits;
 pub use connect::kubelet::{KubeletClient, KubeletOptions};
@@ -55,6 +57,7 @@ pub struct Deps {
     /// Makes clients of the webhooks that objects name.
     pub webhooks: Arc<ClientManager>,
     pub webhook_metrics: Arc<WebhookMetrics>,
+    pub policy_metrics: Arc<PolicyMetrics>,
     /// Custom resources; to be started once the server is.
     pub definitions: Definitions,
     /// Reaches kubelets for logs, exec and the like.

@@ -89,6 +89,7 @@ impl ApiServer {
             admission: Default::default(),
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
             webhook_metrics: Default::default(),
+            policy_metrics: Default::default(),
             definitions: Default::default(),
             kubelet: Arc::new(KubeletClient::of(pki).expect("a way to kubelets")),
         };

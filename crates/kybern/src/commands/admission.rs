@@ -15,7 +15,6 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("ImagePolicyWebhook", Some("images would not be judged")),
     ("LimitPodHardAntiAffinityTopology", Some("pods could keep others off whole zones")),
     ("LimitRanger", Some("limits would not hold")),
-    ("MutatingAdmissionPolicy", Some("policies would not be applied")),
     ("NamespaceAutoProvision", None),
     ("NamespaceExists", None),
     ("NodeDeclaredFeatureValidator", None),

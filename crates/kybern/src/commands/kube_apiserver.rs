@@ -16,14 +16,14 @@ use kybern_registry::TokenLimits;
 use super::api_access::AccessFlags;
 use super::audit::AuditFlags;
 use super::runtime_config::RuntimeConfig;
-use super::storage::{EncryptionFlags, EtcdFlags, SnapshotFlags};
+use super::storage::StorageFlags;
+use crate::flags::Gates;
 use crate::node_address;
 use crate::notify::Notifier;
 use crate::serving::TlsFlags;
 use crate::wiring::control_plane::{self, ApiServerOptions};
 use crate::wiring::kubelet_access::KubeletAccess;
 use crate::wiring::shutdown;
-use crate::wiring::storage::StorageOptions;
 
 #[derive(Debug, Args)]
 pub(crate) struct KubeApiserver {
@@ -40,11 +40,7 @@ pub(crate) struct KubeApiserver {
     #[arg(long, default_value = "/var/lib/kybern")]
     data_dir: PathBuf,
     #[command(flatten)]
-    etcd: EtcdFlags,
-    #[command(flatten)]
-    encryption: EncryptionFlags,
-    #[command(flatten)]
-    snapshots: SnapshotFlags,
+    storage: StorageFlags,
     /// Holds certificates and keys [default: <data-dir>/server/pki].
     #[arg(long)]
     cert_dir: Option<PathBuf>,
@@ -131,6 +127,9 @@ pub(crate) struct KubeApiserver {
     /// api/alpha.
     #[arg(long, value_delimiter = ',')]
     runtime_config: Vec<String>,
+    /// Upstream's gates: MutatingAdmissionPolicy=true.
+    #[arg(long, value_delimiter = ',', hide = true)]
+    feature_gates: Vec<String>,
     /// Admission plugins that must run beside those that always do.
     #[arg(long, value_delimiter = ',')]
     enable_admission_plugins: Vec<String>,
@@ -187,11 +186,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
     let notifier = Notifier::from_env();
     let authorization = options.access.modes()?;
     let server_options = ApiServerOptions {
-        storage: StorageOptions {
-            encryption: options.encryption.file(),
-            snapshots: options.snapshots.schedule(&options.data_dir),
-            ..options.etcd.storage(&options.data_dir.join("server/db"))
-        },
+        storage: options.storage.options(&options.data_dir),
         cert_dir: options.cert_dir.clone().unwrap_or_else(|| options.data_dir.join("server/pki")),
         bind_address: options.bind_address,
         secure_port: options.secure_port,
@@ -219,6 +214,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         bootstrap_tokens: options.enable_bootstrap_token_auth,
         tls: options.tls.policy()?,
         runtime_config: RuntimeConfig::parse(&options.runtime_config)?,
+        gates: Gates::parse(options.feature_gates.iter().map(String::as_str)).map_err(anyhow::Error::msg)?,
         enable_admission: options.enable_admission_plugins.clone(),
         disable_admission: options.disable_admission_plugins.clone(),
         max_requests_in_flight: options.max_requests_inflight,

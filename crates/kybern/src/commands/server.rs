@@ -7,7 +7,8 @@ use clap::{Args, Parser};
 use ipnet::IpNet;
 
 use super::runtime_config::RuntimeConfig;
-use super::storage::SnapshotFlags;
+use super::storage::StorageFlags;
+use crate::flags::Gates;
 use crate::node_address;
 use crate::paths::Directories;
 use crate::wiring::{Cluster, server};
@@ -50,8 +51,11 @@ pub(crate) struct ClusterOptions {
     /// Versions of the API that are served beside the stable ones or not, such as api/beta=true; may be repeated.
     #[arg(long, value_delimiter = ',')]
     runtime_config: Vec<String>,
+    /// Upstream's gates of the API server, such as MutatingAdmissionPolicy=true; may be repeated.
+    #[arg(long, value_delimiter = ',')]
+    feature_gates: Vec<String>,
     #[command(flatten)]
-    snapshots: SnapshotFlags,
+    storage: StorageFlags,
     /// Leaves kube-proxy and coredns out.
     #[arg(long)]
     no_add_ons: bool,
@@ -85,8 +89,9 @@ impl ClusterOptions {
             dns_ip: service_ip(9)?,
             cluster_domain: self.cluster_domain.clone(),
             tls_sans: self.tls_san.clone(),
-            snapshots: self.snapshots.schedule(&self.directories.data_dir),
+            storage: self.storage.options(&self.directories.data_dir),
             runtime_config: RuntimeConfig::parse(&self.runtime_config)?,
+            gates: Gates::parse(self.feature_gates.iter().map(String::as_str)).map_err(anyhow::Error::msg)?,
             add_ons: !self.no_add_ons,
         })
     }
@@ -107,10 +112,11 @@ impl ClusterOptions {
             format!("--service-cluster-ip-range={}", self.service_cluster_ip_range),
             format!("--cluster-domain={}", self.cluster_domain),
         ]);
-        arguments.extend(self.snapshots.to_arguments());
+        arguments.extend(self.storage.to_arguments());
         arguments.extend(self.node_name.iter().map(|name| format!("--node-name={name}")));
         arguments.extend(self.node_ip.iter().map(|ip| format!("--node-ip={ip}")));
         arguments.extend(self.tls_san.iter().map(|san| format!("--tls-san={san}")));
+        arguments.extend(self.feature_gates.iter().map(|gate| format!("--feature-gates={gate}")));
         arguments.extend(self.runtime_config.iter().map(|setting| format!("--runtime-config={setting}")));
         if self.no_add_ons {
             arguments.push("--no-add-ons".to_owned());

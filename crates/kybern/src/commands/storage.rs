@@ -9,6 +9,45 @@ use kybern_storage::etcd;
 
 use crate::wiring::storage::{Schedule, StorageOptions};
 
+/// Where the objects of a server lie, and in what form.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StorageFlags {
+    #[command(flatten)]
+    etcd: EtcdFlags,
+    #[command(flatten)]
+    events: EventFlags,
+    #[command(flatten)]
+    encryption: EncryptionFlags,
+    #[command(flatten)]
+    snapshots: SnapshotFlags,
+}
+
+impl StorageFlags {
+    /// What is used: the etcd, or a store below the data directory.
+    pub(crate) fn options(&self, data_dir: &Path) -> StorageOptions {
+        StorageOptions {
+            etcd: self.etcd.etcd().map(|etcd| etcd::Options { expiring: self.events.expiring(), ..etcd }),
+            patience: self.etcd.storage_initialization_timeout,
+            health_timeout: self.etcd.etcd_healthcheck_timeout,
+            readiness_timeout: self.etcd.etcd_readycheck_timeout,
+            encryption: self.encryption.file(),
+            snapshots: self.snapshots.schedule(data_dir),
+            ..StorageOptions::own(&data_dir.join("server/db"))
+        }
+    }
+
+    /// The same as arguments of another `kybern`.
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = self.snapshots.to_arguments();
+        if self.etcd.etcd().is_some() {
+            arguments.extend(self.etcd.to_arguments());
+            arguments.extend(self.events.to_arguments());
+        }
+        arguments.extend(self.encryption.to_arguments());
+        arguments
+    }
+}
+
 /// Upstream's flags of an etcd. Without --etcd-servers objects lie in a store of this server's own.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EtcdFlags {
@@ -43,17 +82,6 @@ pub(crate) struct EtcdFlags {
 }
 
 impl EtcdFlags {
-    /// What is used: the etcd, or the store in a folder.
-    pub(crate) fn storage(&self, folder: &Path) -> StorageOptions {
-        StorageOptions {
-            etcd: self.etcd(),
-            patience: self.storage_initialization_timeout,
-            health_timeout: self.etcd_healthcheck_timeout,
-            readiness_timeout: self.etcd_readycheck_timeout,
-            ..StorageOptions::own(folder)
-        }
-    }
-
     /// The etcd, if there is to be one.
     pub(crate) fn etcd(&self) -> Option<etcd::Options> {
         let servers: Vec<String> = self.etcd_servers.iter().filter(|server| !server.is_empty()).cloned().collect();
@@ -72,6 +100,53 @@ impl EtcdFlags {
         options.compaction_interval = Some(self.etcd_compaction_interval).filter(|interval| !interval.is_zero());
         Some(options)
     }
+
+    fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--etcd-servers={}", self.etcd_servers.join(",")),
+            format!("--etcd-prefix={}", self.etcd_prefix),
+        ];
+        for (flag, file) in
+            [("cafile", &self.etcd_cafile), ("certfile", &self.etcd_certfile), ("keyfile", &self.etcd_keyfile)]
+        {
+            arguments.extend(file.iter().map(|path| format!("--etcd-{flag}={}", path.display())));
+        }
+        let periods = [
+            ("etcd-compaction-interval", self.etcd_compaction_interval),
+            ("etcd-healthcheck-timeout", self.etcd_healthcheck_timeout),
+            ("etcd-readycheck-timeout", self.etcd_readycheck_timeout),
+            ("storage-initialization-timeout", self.storage_initialization_timeout),
+        ];
+        arguments.extend(periods.map(|(flag, period)| format!("--{flag}={}ms", period.as_millis())));
+        arguments
+    }
+}
+
+/// Upstream's flags of events, which etcd ends by itself.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EventFlags {
+    /// How long an event stays in etcd after it was last written; 0: until the controller manager removes it.
+    #[arg(long, default_value = "1h0m0s", value_parser = parse_period)]
+    event_ttl: Duration,
+    /// For how many seconds events are given the same lease of etcd.
+    #[arg(long, default_value_t = 60)]
+    lease_reuse_duration_seconds: u64,
+}
+
+impl EventFlags {
+    fn expiring(&self) -> Option<etcd::TimeToLive> {
+        // Both APIs of events have one place.
+        let prefix = "/registry/events/".to_owned();
+        let reuse = Duration::from_secs(self.lease_reuse_duration_seconds);
+        (!self.event_ttl.is_zero()).then_some(etcd::TimeToLive { prefix, ttl: self.event_ttl, reuse })
+    }
+
+    fn to_arguments(&self) -> [String; 2] {
+        [
+            format!("--event-ttl={}ms", self.event_ttl.as_millis()),
+            format!("--lease-reuse-duration-seconds={}", self.lease_reuse_duration_seconds),
+        ]
+    }
 }
 
 /// Upstream's flags of encryption at rest.
@@ -88,9 +163,17 @@ pub(crate) struct EncryptionFlags {
 
 impl EncryptionFlags {
     /// The file, and whether it is read anew.
-    pub(crate) fn file(&self) -> Option<(PathBuf, bool)> {
+    fn file(&self) -> Option<(PathBuf, bool)> {
         let file = self.encryption_provider_config.clone().filter(|path| !path.as_os_str().is_empty())?;
         Some((file, self.encryption_provider_config_automatic_reload))
+    }
+
+    fn to_arguments(&self) -> Vec<String> {
+        let Some((file, reload)) = self.file() else { return Vec::new() };
+        vec![
+            format!("--encryption-provider-config={}", file.display()),
+            format!("--encryption-provider-config-automatic-reload={reload}"),
+        ]
     }
 }
 
@@ -110,14 +193,14 @@ pub(crate) struct SnapshotFlags {
 
 impl SnapshotFlags {
     /// What is copied when, if anything is.
-    pub(crate) fn schedule(&self, data_dir: &Path) -> Option<Schedule> {
+    fn schedule(&self, data_dir: &Path) -> Option<Schedule> {
         let folder = self.snapshot_dir.clone().unwrap_or_else(|| data_dir.join("server/snapshots"));
         let (interval, retention) = (self.snapshot_interval, self.snapshot_retention);
         (!interval.is_zero()).then_some(Schedule { folder, interval, retention })
     }
 
     /// The same as arguments of another `kybern`.
-    pub(crate) fn to_arguments(&self) -> Vec<String> {
+    fn to_arguments(&self) -> Vec<String> {
         let mut arguments = vec![
             format!("--snapshot-interval={}s", self.snapshot_interval.as_secs()),
             format!("--snapshot-retention={}", self.snapshot_retention),

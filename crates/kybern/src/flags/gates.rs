@@ -1,38 +1,77 @@
-//! `--feature-gates`. Gates are upstream's; what a gate switches is here as it is in a cluster that sets none.
+//! `--feature-gates`. Gates are upstream's; what a gate switches is here as it is in a cluster that sets none, but for those of
+//! the API server that are in [`SWITCHED`].
 
 use super::values;
 
 /// A gate a line: name, default, stage, and `locked` where it cannot be set otherwise.
 const GATES: &str = include_str!("data/feature.gates");
 
-/// Says which settings have no effect; an error in upstream's words for what is no gate.
-pub(super) fn check(text: &str) -> Result<Vec<String>, String> {
-    let mut notes = Vec::new();
-    for item in values::items(text).filter(|item| !item.is_empty()) {
-        // `kube:` names the component whose gate it is.
-        let item = item.strip_prefix("kube:").unwrap_or(item);
-        let (name, value) = item.split_once('=').ok_or_else(|| format!("missing bool value for {item}"))?;
-        let (name, value) = (name.trim(), value.trim());
-        let wanted = values::parse_bool(value).map_err(|why| format!("invalid value of {name}={value}, err: {why}"))?;
-        let (default, locked) = gate(name).ok_or_else(|| format!("unrecognized feature gate: {name}"))?;
-        match wanted == default {
-            true => {}
-            false if locked => {
+/// What the API server switches by its gates.
+const SWITCHED: [&str; 1] = ["MutatingAdmissionPolicy"];
+
+/// What was set, in its order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gates(Vec<(String, bool)>);
+
+impl Gates {
+    /// An error in upstream's words for what is no gate.
+    pub(crate) fn parse<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut gates = Vec::new();
+        for item in flags.into_iter().flat_map(values::items).filter(|item| !item.is_empty()) {
+            // `kube:` names the component whose gate it is.
+            let item = item.strip_prefix("kube:").unwrap_or(item);
+            let (name, value) = item.split_once('=').ok_or_else(|| format!("missing bool value for {item}"))?;
+            let (name, value) = (name.trim(), value.trim());
+            let wanted =
+                values::parse_bool(value).map_err(|why| format!("invalid value of {name}={value}, err: {why}"))?;
+            let Gate { default, locked, .. } =
+                gate(name).ok_or_else(|| format!("unrecognized feature gate: {name}"))?;
+            if wanted != default && locked {
                 return Err(format!("cannot set feature gate {name} to {wanted}, feature is locked to {default}"));
             }
-            false => notes.push(format!(
-                "--feature-gates: {name}={wanted} has no effect: what the gate switches is as with {name}={default}"
-            )),
+            gates.push((name.to_owned(), wanted));
         }
+        Ok(Self(gates))
     }
-    Ok(notes)
+
+    /// Whether a gate is open: as it was set, else as all of its stage were, else by default.
+    pub(crate) fn enabled(&self, name: &str) -> bool {
+        let set = |name: &str| self.0.iter().rev().find(|(known, _)| known == name).map(|(_, on)| *on);
+        let Some(Gate { default, stage, .. }) = gate(name) else { return false };
+        let all = match stage {
+            "ALPHA" => set("AllAlpha"),
+            "BETA" => set("AllBeta"),
+            _ => None,
+        };
+        set(name).or(all).unwrap_or(default)
+    }
+
+    /// Says which settings have no effect.
+    pub(super) fn notes(&self, switches: bool) -> Vec<String> {
+        let idle = |(name, wanted): &&(String, bool)| {
+            *wanted != gate(name).is_some_and(|gate| gate.default) && !(switches && SWITCHED.contains(&name.as_str()))
+        };
+        let note = |(name, wanted): &(String, bool)| {
+            let default = !wanted;
+            format!(
+                "--feature-gates: {name}={wanted} has no effect: what the gate switches is as with {name}={default}"
+            )
+        };
+        self.0.iter().filter(idle).map(note).collect()
+    }
 }
 
-/// A gate's default, and whether it is locked to it.
-fn gate(name: &str) -> Option<(bool, bool)> {
+struct Gate {
+    default: bool,
+    stage: &'static str,
+    locked: bool,
+}
+
+fn gate(name: &str) -> Option<Gate> {
     let mut words = GATES.lines().map(str::split_whitespace);
     let mut gate = words.find_map(|mut words| (words.next() == Some(name)).then_some(words))?;
-    Some((gate.next() == Some("true"), gate.any(|word| word == "locked")))
+    let default = gate.next() == Some("true");
+    Some(Gate { default, stage: gate.next().unwrap_or(""), locked: gate.any(|word| word == "locked") })
 }
 
 #[cfg(test)]
@@ -41,6 +80,7 @@ mod tests {
 
     #[test]
     fn gates_are_known_by_name() {
+        let check = |text: &str| Gates::parse([text]).map(|gates| gates.notes(false));
         assert_eq!(check(""), Ok(Vec::new()));
         assert_eq!(check("AllAlpha=false,kube:AllBeta=false"), Ok(Vec::new()));
         let notes = check("AllAlpha=true").unwrap();
@@ -56,5 +96,23 @@ mod tests {
         let (name, rest) = locked.split_once(' ').unwrap();
         let other = !rest.starts_with("true");
         assert!(check(&format!("{name}={other}")).unwrap_err().contains("feature is locked to"), "{locked}");
+    }
+
+    #[test]
+    fn a_gate_is_as_it_was_set_or_as_its_stage() {
+        let name = "MutatingAdmissionPolicy";
+        let enabled = |text: &str| Gates::parse([text]).unwrap().enabled(name);
+        for (text, expect) in [
+            ("", false),
+            ("MutatingAdmissionPolicy=true", true),
+            ("AllBeta=true", true),
+            ("AllAlpha=true", false),
+            ("MutatingAdmissionPolicy=false,AllBeta=true", false),
+            ("MutatingAdmissionPolicy=true,MutatingAdmissionPolicy=false", false),
+        ] {
+            assert_eq!(enabled(text), expect, "{text}");
+        }
+        let notes = |switches| Gates::parse(["MutatingAdmissionPolicy=true"]).unwrap().notes(switches).len();
+        assert_eq!((notes(true), notes(false)), (0, 1));
     }
 }

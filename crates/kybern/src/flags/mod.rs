@@ -17,6 +17,7 @@ use tracing::Level;
 
 use crate::cli::Cli;
 use crate::version;
+pub(crate) use gates::Gates;
 pub(crate) use help::help;
 use syntax::{Given, Known, Shape, SyntaxError};
 use table::{Fate, Table};
@@ -141,9 +142,12 @@ impl Flags<'_> {
                 "v" => prepared.level = level(value),
                 "version" => prepared.answer = version(value)?,
                 "feature-gates" => {
-                    for value in &values {
-                        let notes = gates::check(value).map_err(|why| self.invalid(&name, value, &why))?;
-                        prepared.notes.extend(notes);
+                    let gates = Gates::parse(values.iter().map(String::as_str));
+                    let gates = gates.map_err(|why| self.invalid(&name, value, &why))?;
+                    let switches = self.ours(&name).is_some();
+                    prepared.notes.extend(gates.notes(switches));
+                    if switches {
+                        prepared.arguments.extend(self.for_clap(&name, &values));
                     }
                 }
                 _ => match self.table.fates.get(name.as_str()) {

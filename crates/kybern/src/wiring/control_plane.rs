@@ -22,7 +22,9 @@ use kybern_auth::pki::{KUBELET_CLIENT, Pki, PkiOptions};
 use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_component_base::TlsPolicy;
 use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
-use kybern_registry::{Deps, KubeletClient, ServiceAddresses, ServiceAllocators, TokenLimits, WebhookMetrics};
+use kybern_registry::{
+    Deps, KubeletClient, PolicyMetrics, ServiceAddresses, ServiceAllocators, TokenLimits, WebhookMetrics,
+};
 use kybern_webhook::ClientManager;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -37,6 +39,7 @@ use super::storage::{StorageOptions, report_health};
 use crate::commands::admission;
 use crate::commands::api_access::AccessFlags;
 use crate::commands::runtime_config::RuntimeConfig;
+use crate::flags::Gates;
 use crate::{preflight, version};
 
 /// What an API server is told.
@@ -77,8 +80,9 @@ pub(crate) struct ApiServerOptions {
     pub(crate) bootstrap_tokens: bool,
     /// Versions of TLS and ciphers.
     pub(crate) tls: TlsPolicy,
-    /// Admission plugins by name, in addition to those that always run; and those that must not.
     pub(crate) runtime_config: RuntimeConfig,
+    pub(crate) gates: Gates,
+    /// Admission plugins by name, in addition to those that always run; and those that must not.
     pub(crate) enable_admission: Vec<String>,
     pub(crate) disable_admission: Vec<String>,
     pub(crate) max_requests_in_flight: usize,
@@ -89,6 +93,9 @@ pub(crate) struct ApiServerOptions {
     /// `None`: kubelets are of the cluster's authority.
     pub(crate) kubelets: Option<KubeletAccess>,
 }
+
+/// A plugin and the gate that it is behind.
+const MUTATING_POLICIES: &str = "MutatingAdmissionPolicy";
 
 /// A running API server.
 pub(crate) struct ApiServer {
@@ -158,6 +165,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let service_addresses = Arc::new(ServiceAddresses::default());
     observers.push(service_addresses.clone());
     let webhook_metrics = Arc::new(WebhookMetrics::default());
+    let policy_metrics = Arc::new(PolicyMetrics::default());
     let deps = Deps {
         objects: slot.clone(),
         clock: Arc::clone(&clock),
@@ -171,6 +179,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         admission: Default::default(),
         webhooks: Arc::new(ClientManager::new(service_addresses.clone(), "kube-apiserver-admission")),
         webhook_metrics: Arc::clone(&webhook_metrics),
+        policy_metrics: Arc::clone(&policy_metrics),
         definitions: Default::default(),
         kubelet: Arc::new(match &options.kubelets {
             Some(access) => access.client(&pki)?,
@@ -189,6 +198,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let names: Vec<&str> = server.admission.iter().map(|plugin| plugin.name()).collect();
     let left_out = admission::left_out(&names, &options.enable_admission, &options.disable_admission)?;
     server.admission.retain(|plugin| !left_out.iter().any(|name| name == plugin.name()));
+    if !options.gates.enabled(MUTATING_POLICIES) {
+        server.admission.retain(|plugin| plugin.name() != MUTATING_POLICIES);
+    }
     server.max_requests_in_flight = options.max_requests_in_flight;
     server.max_mutating_requests_in_flight = options.max_mutating_requests_in_flight;
     server.priority_and_fairness = options.priority_and_fairness;
@@ -213,6 +225,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.metrics().register(kybern_client::register_informer_metrics);
     server.metrics().register(|registry| webhook_metrics.register(registry));
     server.metrics().register(|registry| authorization_metrics.register(registry));
+    server.metrics().register(|registry| policy_metrics.register(registry));
     slot.fill(server.clone());
     deps.definitions.start(&server, deps.webhooks.clone()).await.context("cannot serve the custom resources")?;
     let bootstrap = BootstrapOptions {

@@ -33,9 +33,10 @@ fn cluster(folder: &Path) -> Cluster {
         service_cidr: "10.96.0.0/12".parse().unwrap(),
         dns_ip: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
         cluster_domain: "cluster.local".to_owned(),
-        snapshots: None,
+        storage: crate::wiring::storage::StorageOptions::own(&within("data/server/db")),
         tls_sans: Vec::new(),
         runtime_config: Default::default(),
+        gates: Default::default(),
         add_ons: false,
     }
 }

@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::commands::runtime_config::RuntimeConfig;
+use crate::flags::Gates;
 use crate::paths::Paths;
 
 /// One cluster's settings, complete.
@@ -37,7 +38,8 @@ pub(crate) struct Cluster {
     pub(crate) dns_ip: IpAddr,
     pub(crate) cluster_domain: String,
     pub(crate) tls_sans: Vec<String>,
-    pub(crate) snapshots: Option<storage::Schedule>,
+    pub(crate) storage: storage::StorageOptions,
     pub(crate) runtime_config: RuntimeConfig,
+    pub(crate) gates: Gates,
     pub(crate) add_ons: bool,
 }

@@ -14,7 +14,6 @@ use kybern_registry::bootstrap;
 use kybern_storage::lock::{DirectoryLock, LockError};
 
 use super::control_plane::{self, ApiServer, ApiServerOptions};
-use super::storage::StorageOptions;
 use super::{Cluster, control_plane_node, in_process, node, shutdown};
 use crate::addons;
 use crate::commands::kube_apiserver::loopback_or;
@@ -76,7 +75,7 @@ pub(super) async fn start_control_plane(cluster: &Cluster, on_step: impl Fn(&str
 
 fn options(cluster: &Cluster) -> ApiServerOptions {
     ApiServerOptions {
-        storage: StorageOptions { snapshots: cluster.snapshots.clone(), ..StorageOptions::own(&cluster.paths.store()) },
+        storage: cluster.storage.clone(),
         cert_dir: cluster.paths.pki(),
         bind_address: cluster.bind_address,
         secure_port: cluster.secure_port,
@@ -101,6 +100,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         bootstrap_tokens: true,
         tls: Default::default(),
         runtime_config: cluster.runtime_config.clone(),
+        gates: cluster.gates.clone(),
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
         max_requests_in_flight: 400,
@@ -135,6 +135,7 @@ fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster) {
         node_ranges: node_ranges(cluster),
         signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
         client_for: Some(controllers_own_clients(Arc::clone(server))),
+        event_ttl: if cluster.storage.expires_events() { Duration::ZERO } else { Duration::from_secs(3600) },
         ..kybern_controller_manager::Config::default()
     };
     tokio::spawn(kybern_controller_manager::run(config, client, std::future::pending()));

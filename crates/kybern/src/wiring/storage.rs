@@ -55,6 +55,11 @@ impl StorageOptions {
         }
     }
 
+    /// Whether events go by themselves.
+    pub(crate) fn expires_events(&self) -> bool {
+        self.etcd.as_ref().is_some_and(|etcd| etcd.expiring.is_some())
+    }
+
     pub(crate) async fn open(&self) -> Result<Arc<dyn Storage>> {
         let Some(options) = &self.etcd else {
             let storage = Sqlite::open(&self.folder, sqlite::Options::default())?;

@@ -4,7 +4,10 @@ mod authorization;
 mod certificates;
 mod classes;
 mod configuration;
+mod matching;
+mod memory;
 mod namespace_lifecycle;
+mod namespaces;
 mod node_restriction;
 mod pod_defaults;
 pub(crate) mod policy;
@@ -23,6 +26,7 @@ use kybern_apiserver::connect::Observer;
 
 use crate::Deps;
 pub use configuration::AdmissionConfiguration;
+pub use policy::PolicyMetrics;
 pub use webhook::WebhookMetrics;
 
 /// What the plugins keep of the stored objects, so that a write need not read them.
@@ -33,20 +37,22 @@ pub struct Views {
     namespaces: Arc<namespace_lifecycle::Namespaces>,
     priority_classes: Arc<priority::PriorityClasses>,
     webhooks: Arc<webhook::Configurations>,
-    policies: Arc<policy::ValidatingPolicies>,
-    namespace_objects: Arc<policy::NamespaceObjects>,
+    mutating_policies: Arc<policy::Policies<policy::MutatingPolicy>>,
+    validating_policies: Arc<policy::Policies<policy::ValidatingPolicy>>,
+    namespace_objects: Arc<namespaces::NamespaceObjects>,
     quotas: Arc<resource_quota::Quotas>,
 }
 
 impl Views {
-    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 8] {
+    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 9] {
         [
             self.accounts.clone(),
             self.classes.clone(),
             self.namespaces.clone(),
             self.priority_classes.clone(),
             self.webhooks.clone(),
-            self.policies.clone(),
+            self.mutating_policies.clone(),
+            self.validating_policies.clone(),
             self.namespace_objects.clone(),
             self.quotas.clone(),
         ]
@@ -74,19 +80,24 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         deps.authorizer.clone(),
         deps.rbac.clone(),
     )));
+    let views = &deps.admission_views;
+    let policies = policy::Shared {
+        namespaces: views.namespace_objects.clone(),
+        objects: deps.objects.clone(),
+        authorizer: deps.authorizer.clone(),
+        metrics: deps.policy_metrics.clone(),
+    };
     let webhooks = webhook::Shared {
-        view: deps.admission_views.webhooks.clone(),
+        view: views.webhooks.clone(),
         clients: deps.webhooks.clone(),
         authorizer: deps.authorizer.clone(),
         metrics: deps.webhook_metrics.clone(),
+        namespaces: views.namespace_objects.clone(),
+        policy_metrics: deps.policy_metrics.clone(),
     };
+    plugins.push(Arc::new(policy::MutatingAdmissionPolicy::new(views.mutating_policies.clone(), policies.clone())));
     plugins.push(Arc::new(webhook::MutatingAdmissionWebhook(webhooks.clone())));
-    plugins.push(Arc::new(policy::ValidatingAdmissionPolicy::new(
-        deps.admission_views.policies.clone(),
-        deps.admission_views.namespace_objects.clone(),
-        deps.objects.clone(),
-        deps.authorizer.clone(),
-    )));
+    plugins.push(Arc::new(policy::ValidatingAdmissionPolicy::new(views.validating_policies.clone(), policies)));
     plugins.push(Arc::new(webhook::ValidatingAdmissionWebhook(webhooks)));
     plugins.push(Arc::new(resource_quota::ResourceQuota::new(
         deps.admission_views.quotas.clone(),

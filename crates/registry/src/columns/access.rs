@@ -87,18 +87,25 @@ pub(super) const WEBHOOKS: Printer = Printer {
     cells: |w, now| vec![object_name(w), list(w, "webhooks").len().into(), age(w, now)],
 };
 
-pub(super) const ADMISSION_POLICIES: Printer = Printer {
+pub(super) const VALIDATING_POLICIES: Printer = Printer {
     definitions: &[name(), integer("Validations"), string("ParamKind"), string("Age")],
-    cells: |p, now| {
-        let kind = &p["spec"]["paramKind"];
-        let kind = if has(&p["spec"], "paramKind") {
-            format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind"))
-        } else {
-            "<unset>".to_owned()
-        };
-        vec![object_name(p), list(&p["spec"], "validations").len().into(), kind.into(), age(p, now)]
-    },
+    cells: |p, now| policy(p, "validations", now),
 };
+
+pub(super) const MUTATING_POLICIES: Printer = Printer {
+    definitions: &[name(), integer("Mutations"), string("ParamKind"), string("Age")],
+    cells: |p, now| policy(p, "mutations", now),
+};
+
+fn policy(policy: &Value, counted: &str, now: jiff::Timestamp) -> Vec<Value> {
+    let (spec, kind) = (&policy["spec"], &policy["spec"]["paramKind"]);
+    let kind = if has(spec, "paramKind") {
+        format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind"))
+    } else {
+        "<unset>".to_owned()
+    };
+    vec![object_name(policy), list(spec, counted).len().into(), kind.into(), age(policy, now)]
+}
 
 pub(super) const POLICY_BINDINGS: Printer = Printer {
     definitions: &[name(), string("PolicyName"), string("ParamRef"), string("Age")],

@@ -78,14 +78,17 @@ fn printer(group: &str, resource: &str) -> Printer {
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
             access::WEBHOOKS
         }
-        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => access::ADMISSION_POLICIES,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => access::VALIDATING_POLICIES,
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => access::MUTATING_POLICIES,
         ("apiextensions.k8s.io", "customresourcedefinitions") => access::CUSTOM_RESOURCE_DEFINITIONS,
         ("apiregistration.k8s.io", "apiservices") => access::API_SERVICES,
         ("flowcontrol.apiserver.k8s.io", "flowschemas") => access::FLOW_SCHEMAS,
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => access::PRIORITY_LEVELS,
         ("", "persistentvolumes") => storage::VOLUMES,
         ("", "persistentvolumeclaims") => storage::CLAIMS,
-        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => access::POLICY_BINDINGS,
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings" | "validatingadmissionpolicybindings") => {
+            access::POLICY_BINDINGS
+        }
         ("resource.k8s.io", "resourceclaims") => devices::CLAIMS,
         ("resource.k8s.io", "resourceslices") => devices::SLICES,
         ("storage.k8s.io", "volumeattributesclasses") => storage::ATTRIBUTES_CLASSES,

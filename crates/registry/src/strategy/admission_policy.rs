@@ -1,4 +1,4 @@
-//! ValidatingAdmissionPolicy and its binding.
+//! ValidatingAdmissionPolicy and its binding, and what MutatingAdmissionPolicy has in common with them.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::validation::{dns1035_label, dns1123_subdomain, label_key};
@@ -8,7 +8,7 @@ use kybern_cel::Env;
 
 use super::admission_rules::{self, FAILURE_POLICIES, MATCH_POLICIES, compiles};
 use super::status::reset_status;
-use crate::admission::policy::{Options, Returns, Variables, environment};
+use crate::admission::policy::{Environments, Returns};
 use crate::tree::{default, has, list, text};
 use crate::validation::{Errors, conditions, format, meta};
 
@@ -20,7 +20,7 @@ const MAX_ANNOTATION_EXPRESSION: usize = 5 << 10;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ValidatingAdmissionPolicy;
 
-fn default_resources(owner: &mut Value, field: &str) {
+pub(super) fn default_resources(owner: &mut Value, field: &str) {
     if has(owner, field) {
         let resources = &mut owner[field];
         admission_rules::default_matching(resources);
@@ -79,23 +79,45 @@ fn policy_spec(name: &str, spec: &Value, with_conditions: bool) -> Errors {
     if has(spec, "paramKind") {
         param_kind(&mut out, &path.child("paramKind"), &spec["paramKind"]);
     }
-    let (constraints, constraints_path) = (&spec["matchConstraints"], path.child("matchConstraints"));
-    if !has(spec, "matchConstraints") {
-        out.push(FieldError::required(&constraints_path, ""));
-    } else {
-        match_resources(&mut out, &constraints_path, constraints);
-        if list(constraints, "resourceRules").is_empty() {
-            out.push(FieldError::required(&constraints_path.child("resourceRules"), ""));
-        }
-    }
+    constraints(&mut out, &path.child("matchConstraints"), spec);
     if with_conditions {
         let conditions = list(spec, "matchConditions");
         let params = has(spec, "paramKind");
         admission_rules::match_conditions(&mut out, &path.child("matchConditions"), conditions, params);
     }
     let environments = Environments::of(spec);
+    variables(&mut out, &path.child("variables"), spec, &environments);
+    let (validations, annotations) = (list(spec, "validations"), list(spec, "auditAnnotations"));
+    if validations.is_empty() && annotations.is_empty() {
+        for field in ["validations", "auditAnnotations"] {
+            let detail = "validations or auditAnnotations must contain at least one item";
+            out.push(FieldError::required(&path.child(field), detail));
+        }
+        return out;
+    }
+    let messages = environments.messages();
+    for (i, item) in validations.iter().enumerate() {
+        validation(&mut out, &path.child("validations").index(i), item, &environments.all, &messages);
+    }
+    audit_annotations(&mut out, &path.child("auditAnnotations"), name, annotations, &environments.all);
+    out
+}
+
+/// At least one rule, to know of what type objects are.
+pub(super) fn constraints(out: &mut Errors, path: &FieldPath, spec: &Value) {
+    if !has(spec, "matchConstraints") {
+        out.push(FieldError::required(path, ""));
+        return;
+    }
+    match_resources(out, path, &spec["matchConstraints"]);
+    if list(&spec["matchConstraints"], "resourceRules").is_empty() {
+        out.push(FieldError::required(&path.child("resourceRules"), ""));
+    }
+}
+
+pub(super) fn variables(out: &mut Errors, path: &FieldPath, spec: &Value, environments: &Environments) {
     for (i, variable) in list(spec, "variables").iter().enumerate() {
-        let (path, name) = (path.child("variables").index(i), text(variable, "name"));
+        let (path, name) = (path.index(i), text(variable, "name"));
         if name.trim().is_empty() {
             out.push(FieldError::required(&path.child("name"), "name is not specified"));
         } else if !kybern_cel::is_identifier(name) {
@@ -108,48 +130,14 @@ fn policy_spec(name: &str, spec: &Value, with_conditions: bool) -> Errors {
             out.push(FieldError::invalid(&path, text(variable, "expression"), error));
         }
     }
-    let (validations, annotations) = (list(spec, "validations"), list(spec, "auditAnnotations"));
-    if validations.is_empty() && annotations.is_empty() {
-        for field in ["validations", "auditAnnotations"] {
-            let detail = "validations or auditAnnotations must contain at least one item";
-            out.push(FieldError::required(&path.child(field), detail));
-        }
-        return out;
-    }
-    for (i, item) in validations.iter().enumerate() {
-        validation(&mut out, &path.child("validations").index(i), item, &environments);
-    }
-    audit_annotations(&mut out, &path.child("auditAnnotations"), name, annotations, &environments.all);
-    out
 }
 
-/// What the expressions of a policy are compiled in.
-struct Environments {
-    variables: Variables,
-    all: Env,
-    /// Of messages, which may not ask the authorizer.
-    messages: Env,
-}
-
-impl Environments {
-    fn of(spec: &Value) -> Self {
-        let with = |authorizer| environment(Options { params: has(spec, "paramKind"), authorizer, patches: false });
-        let specs = list(spec, "variables").iter().map(|v| (text(v, "name"), text(v, "expression")));
-        let (variables, all) = Variables::compile(with(true), specs);
-        let mut messages = with(false);
-        for (name, of) in variables.types() {
-            messages = messages.with_lazy_field("variables", name, of);
-        }
-        Self { variables, all, messages }
-    }
-}
-
-fn validation(out: &mut Errors, path: &FieldPath, validation: &Value, environments: &Environments) {
+fn validation(out: &mut Errors, path: &FieldPath, validation: &Value, env: &Env, messages: &Env) {
     let expression = text(validation, "expression");
     if expression.trim().is_empty() {
         out.push(FieldError::required(&path.child("expression"), "expression is not specified"));
     } else {
-        compiles(out, &path.child("expression"), &environments.all, expression, Returns::Bool);
+        compiles(out, &path.child("expression"), env, expression, Returns::Bool);
     }
     for field in ["messageExpression", "message"] {
         let (value, path) = (text(validation, field), path.child(field));
@@ -157,7 +145,7 @@ fn validation(out: &mut Errors, path: &FieldPath, validation: &Value, environmen
             out.push(FieldError::invalid(&path, value, "must be non-empty if specified"));
         } else if field == "messageExpression" {
             if !value.is_empty() {
-                compiles(out, &path, &environments.messages, value, Returns::Text);
+                compiles(out, &path, messages, value, Returns::Text);
             }
         } else if field == "message" && value.trim().contains(['\n', '\r']) {
             out.push(FieldError::invalid(&path, value, "must not contain line breaks"));
@@ -196,7 +184,7 @@ fn audit_annotations(out: &mut Errors, path: &FieldPath, policy: &str, annotatio
     }
 }
 
-fn param_kind(out: &mut Errors, path: &FieldPath, kind: &Value) {
+pub(super) fn param_kind(out: &mut Errors, path: &FieldPath, kind: &Value) {
     let (version, version_path) = (text(kind, "apiVersion"), path.child("apiVersion"));
     if version.is_empty() {
         out.push(FieldError::required(&version_path, ""));
@@ -248,13 +236,7 @@ impl Strategy for ValidatingAdmissionPolicyBinding {
 
     fn validate(&self, binding: &Value) -> Vec<FieldError> {
         let (mut out, spec, path) = (Vec::new(), &binding["spec"], FieldPath::new("spec"));
-        format::required_name(&mut out, &path.child("policyName"), text(spec, "policyName"), dns1123_subdomain);
-        if has(spec, "paramRef") {
-            param_ref(&mut out, &path.child("paramRef"), &spec["paramRef"]);
-        }
-        if has(spec, "matchResources") {
-            match_resources(&mut out, &path.child("matchResources"), &spec["matchResources"]);
-        }
+        bound(&mut out, &path, spec);
         let (actions, path) = (list(spec, "validationActions"), path.child("validationActions"));
         for (i, action) in actions.iter().enumerate() {
             let text = action.as_str().unwrap_or("");
@@ -275,6 +257,17 @@ impl Strategy for ValidatingAdmissionPolicyBinding {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+}
+
+/// What bindings of all sorts say.
+pub(super) fn bound(out: &mut Errors, path: &FieldPath, spec: &Value) {
+    format::required_name(out, &path.child("policyName"), text(spec, "policyName"), dns1123_subdomain);
+    if has(spec, "paramRef") {
+        param_ref(out, &path.child("paramRef"), &spec["paramRef"]);
+    }
+    if has(spec, "matchResources") {
+        match_resources(out, &path.child("matchResources"), &spec["matchResources"]);
     }
 }
 

@@ -19,6 +19,7 @@ mod event;
 mod flow_control;
 mod ingress;
 mod limit_range;
+mod mutating_policy;
 mod namespace;
 mod network;
 mod network_policy;

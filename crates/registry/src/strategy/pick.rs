@@ -8,8 +8,9 @@ use super::pod::{PodStrategy, parts};
 use super::{
     PlainWithStatus, ServiceStrategy, Status, StatusOnly, admission_policy, api_service, apps, autoscaling, batch,
     certificate_status, certificates, config, csi, definitions, device_claims, device_slices, disruption,
-    endpoint_slice, event, flow_control, ingress, limit_range, namespace, network, network_policy, node, pod_template,
-    rbac, resource_quota, runtime_class, scheduling, service_range, storage, storage_class, webhooks,
+    endpoint_slice, event, flow_control, ingress, limit_range, mutating_policy, namespace, network, network_policy,
+    node, pod_template, rbac, resource_quota, runtime_class, scheduling, service_range, storage, storage_class,
+    webhooks,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -47,6 +48,12 @@ pub(crate) fn strategy(
         }
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
             Arc::new(admission_policy::ValidatingAdmissionPolicy)
+        }
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => {
+            Arc::new(mutating_policy::MutatingAdmissionPolicy)
+        }
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => {
+            Arc::new(mutating_policy::MutatingAdmissionPolicyBinding)
         }
         ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
             Arc::new(admission_policy::ValidatingAdmissionPolicyBinding)

@@ -9,6 +9,7 @@ mod forms;
 mod harness;
 mod kubelets;
 mod minimal;
+mod mutating_policies;
 mod node_attacks;
 mod nodes;
 mod pods;

@@ -6,6 +6,7 @@
 //! that changes nothing is none. Everything here is pure.
 
 mod compare;
+mod configuration;
 mod fields;
 mod last_applied;
 mod managed;
@@ -20,6 +21,7 @@ mod validate;
 
 use kybern_apimachinery::{ApiError, Reason, Value, json, object};
 
+pub use configuration::merge_configuration;
 pub use managed::{Identity, ManagedFields, Operation, Owned};
 pub use owners::Conflict;
 pub use path::PathElement;

@@ -65,6 +65,21 @@ impl<'a> Typed<'a> {
         }
     }
 
+    /// The shape of a value that is looked into though it may be atomic; and whether it is.
+    pub(super) fn within(self, value: &Value) -> (Shape<'a>, bool) {
+        match (self.ty, value) {
+            (Some(Type::Struct(id)), Value::Object(_)) => {
+                let ty = self.schema.get(*id);
+                (Shape::Struct(ty), ty.atomic && !self.granular)
+            }
+            (Some(Type::List(list)), Value::Array(_)) => {
+                (Shape::List(Items { schema: self.schema, list }), list.kind == ListKind::Atomic)
+            }
+            (Some(Type::Map(map)), Value::Object(_)) => (self.shape(&[value]), map.atomic),
+            _ => (self.shape(&[value]), false),
+        }
+    }
+
     /// The type of a struct's field; `None` for one that the schema does not allow.
     pub(super) fn field(self, ty: &'a StructType, name: &str) -> Option<Self> {
         match ty.field(name) {

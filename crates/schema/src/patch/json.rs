@@ -122,8 +122,8 @@ fn replace(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
     Ok(())
 }
 
-fn test(root: &mut Value, path: &str, expect: Option<&Value>) -> Result<(), String> {
-    let failed = || format!("testing value {path} failed: test failed");
+fn test(root: &mut Value, path: &str, expect: Option<&Value>) -> Result<(), PatchError> {
+    let failed = || PatchError::TestFailed(format!("testing value {path} failed: test failed"));
     if path.is_empty() {
         return if Some(&*root) == expect { Ok(()) } else { Err(failed()) };
     }

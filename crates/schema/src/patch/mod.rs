@@ -16,6 +16,9 @@ pub enum PatchError {
     /// The patch makes sense, but not for this object: 422.
     #[error("{0}")]
     NotApplicable(String),
+    /// A `test` of a JSON patch does not hold: 422.
+    #[error("{0}")]
+    TestFailed(String),
     /// A JSON patch of more than [`json::MAX_OPERATIONS`]: 413.
     #[error("Request entity too large: The allowed maximum operations in a JSON patch is {max}, got {0}", max = json::MAX_OPERATIONS)]
     TooManyOperations(usize),
@@ -48,7 +51,7 @@ impl From<PatchError> for ApiError {
                 Self::new(Reason::RequestEntityTooLarge, text)
             }
             // Upstream's message, "the server rejected our request due to an error in our request", hides the reason.
-            PatchError::NotApplicable(_) => Self::new(Reason::Invalid, text),
+            PatchError::NotApplicable(_) | PatchError::TestFailed(_) => Self::new(Reason::Invalid, text),
         }
     }
 }

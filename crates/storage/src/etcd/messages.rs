@@ -201,6 +201,22 @@ pub(super) struct WatchResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct LeaseGrantRequest {
+    /// In seconds.
+    #[prost(int64, tag = "1")]
+    pub(super) ttl: i64,
+    /// 0: the etcd chooses one.
+    #[prost(int64, tag = "2")]
+    pub(super) id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeaseGrantResponse {
+    #[prost(int64, tag = "2")]
+    pub(super) id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct StatusRequest {}
 
 #[derive(Clone, PartialEq, Message)]

@@ -6,6 +6,7 @@
 mod calls;
 mod compactor;
 mod endpoints;
+mod lease;
 mod messages;
 mod revision;
 mod snapshot;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub use endpoints::{ConfigError, TlsFiles};
+pub use lease::TimeToLive;
 pub use snapshot::Snapshot;
 
 use crate::{
@@ -47,6 +49,8 @@ pub struct Options {
     pub compaction_interval: Option<Duration>,
     /// How long a request may take.
     pub timeout: Duration,
+    /// Keys that go by themselves.
+    pub expiring: Option<TimeToLive>,
 }
 
 impl Options {
@@ -57,6 +61,7 @@ impl Options {
             prefix: ROOT.to_owned(),
             compaction_interval: Some(Duration::from_secs(300)),
             timeout: Duration::from_secs(20),
+            expiring: None,
         }
     }
 }
@@ -73,6 +78,7 @@ struct Inner {
     /// The oldest revision kept, as far as is known.
     oldest: AtomicU64,
     revision: revision::Coalesced,
+    leases: Option<lease::Leases>,
     /// To the open watches that can be asked for progress.
     progress: Mutex<Vec<mpsc::WeakSender<pb::WatchRequest>>>,
 }
@@ -94,6 +100,7 @@ impl Etcd {
             prefix: format!("/{}", options.prefix.trim_matches('/')),
             oldest: 1.into(),
             revision: revision::Coalesced::default(),
+            leases: options.expiring.map(lease::Leases::new),
             progress: Mutex::default(),
         });
         let compactor = options
@@ -198,6 +205,29 @@ impl Inner {
 
     async fn txn(&self, txn: Txn) -> Result<Revision, StorageError> {
         txn.check()?;
+        let lease = self.lease(&txn).await?;
+        match self.commit(&txn, lease).await {
+            // The lease has gone before its time. Nothing was written.
+            Err(StorageError::Refused(text)) if lease != 0 && text.contains("lease not found") => {
+                if let Some(leases) = &self.leases {
+                    leases.forget(lease).await;
+                }
+                let lease = self.lease(&txn).await?;
+                self.commit(&txn, lease).await
+            }
+            result => result,
+        }
+    }
+
+    /// The lease for what of a transaction is to go by itself; 0 where nothing is.
+    async fn lease(&self, txn: &Txn) -> Result<i64, StorageError> {
+        let Some(leases) = &self.leases else { return Ok(0) };
+        let expires = |write: &Write| matches!(write, Write::Put(key, _) if leases.covers(key));
+        if txn.writes.iter().any(expires) { leases.lease(&self.calls).await } else { Ok(0) }
+    }
+
+    async fn commit(&self, txn: &Txn, lease: i64) -> Result<Revision, StorageError> {
+        let expires = |key: &str| self.leases.as_ref().is_some_and(|leases| leases.covers(key));
         let compare = txn.guards.iter().map(|guard| {
             let revision = match guard {
                 Guard::Absent(_) => 0,
@@ -212,7 +242,8 @@ impl Inner {
         });
         let success = txn.writes.iter().map(|write| match write {
             Write::Put(key, value) => {
-                pb::Op::Put(pb::PutRequest { key: self.outer(key), value: value.clone(), lease: 0 })
+                let lease = if expires(key) { lease } else { 0 };
+                pb::Op::Put(pb::PutRequest { key: self.outer(key), value: value.clone(), lease })
             }
             Write::Delete(key) => pb::Op::Delete(pb::DeleteRangeRequest { key: self.outer(key) }),
         });

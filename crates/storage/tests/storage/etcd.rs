@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kybern_storage::etcd::{Etcd, Options};
+use kybern_storage::etcd::{Etcd, Options, TimeToLive};
 use kybern_storage::{Storage, StorageError, Txn};
 
 use crate::etcd_server::Server;
@@ -67,6 +67,61 @@ async fn keys_lie_below_the_prefix_that_is_asked_for() {
         ["/other/place/pods/ns/a", "/other/place/pods/ns/b"]
     );
     assert_eq!(&*watch.next().await.unwrap().events[0].key, "/registry/pods/ns/b");
+}
+
+/// An etcd whose events go after a time.
+async fn with_events(server: &Server, seconds: u64) -> Etcd {
+    let ttl = Duration::from_secs(seconds);
+    let expiring = TimeToLive { prefix: "/registry/events/".to_owned(), ttl, reuse: Duration::from_secs(60) };
+    let etcd = Etcd::new(Options { expiring: Some(expiring), ..server.options() }).unwrap();
+    etcd.wait_until_ready(Duration::from_secs(60)).await.unwrap();
+    etcd
+}
+
+fn leases(server: &Server) -> Vec<String> {
+    server.ctl(&["lease", "list"]).lines().filter(|line| line.len() == 16).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn keys_that_expire_share_leases_and_go() {
+    let Some(server) = Server::start("keys_that_expire_share_leases_and_go", 1, false) else { return };
+    let etcd = Arc::new(with_events(&server, 3600).await);
+    let writes = (0..50).map(|n| {
+        let etcd = etcd.clone();
+        async move { etcd.txn(Txn::create(format!("/registry/events/ns/{n}").into(), value("1"))).await.unwrap() }
+    });
+    futures_util::future::join_all(writes).await;
+    assert_eq!(leases(&server).len(), 1);
+
+    let etcd = with_events(&server, 2).await;
+    let created = Instant::now();
+    let mut from = etcd.txn(Txn::create("/registry/pods/ns/a".into(), value("1"))).await.unwrap();
+    for n in 0..3 {
+        from = etcd.txn(Txn::create(format!("/registry/events/short/{n}").into(), value("1"))).await.unwrap();
+    }
+    // What goes is told to watchers as a deletion, and not before its time.
+    let mut watch = etcd.watch("/registry/events/", from).await.unwrap();
+    let mut gone = 0;
+    while gone < 3 {
+        let batch = tokio::time::timeout(Duration::from_secs(30), watch.next()).await.expect("they go").unwrap();
+        assert!(batch.events.iter().all(|event| event.value.is_none()));
+        gone += batch.events.len();
+    }
+    assert!(created.elapsed() >= Duration::from_secs(2), "{:?}", created.elapsed());
+    assert_eq!(range(&etcd, "/registry/", None).await.unwrap().items.len(), 51);
+}
+
+#[tokio::test]
+async fn a_lease_that_has_gone_is_replaced() {
+    let Some(server) = Server::start("a_lease_that_has_gone_is_replaced", 1, false) else { return };
+    let etcd = with_events(&server, 3600).await;
+    etcd.txn(Txn::create("/registry/events/ns/a".into(), value("1"))).await.unwrap();
+    let id = leases(&server).remove(0);
+    server.ctl(&["lease", "revoke", &id]);
+    etcd.txn(Txn::create("/registry/events/ns/b".into(), value("1"))).await.unwrap();
+    let keys: Vec<_> = range(&etcd, "/registry/", None).await.unwrap().items;
+    assert_eq!(keys.iter().map(|kv| &*kv.key).collect::<Vec<_>>(), ["/registry/events/ns/b"]);
+    assert!(!leases(&server).contains(&id));
 }
 
 /// Writes until told to stop, and answers what was acknowledged.

@@ -109,6 +109,15 @@ impl Server {
         self.members.iter().map(|m| format!("{scheme}://127.0.0.1:{}", m.client)).collect()
     }
 
+    /// What `etcdctl` says of an etcd without TLS.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(self.binary.with_file_name("etcdctl"));
+        let output = command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.urls()[0])).args(arguments);
+        let output = output.output().unwrap_or_else(|error| panic!("etcdctl (Debian: etcd-client): {error}"));
+        assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -1,10 +1,14 @@
-//! A policy with its expressions compiled.
+//! Policies with their expressions compiled.
 
 use kybern_apimachinery::Value;
+use kybern_cel::Env;
 
-use super::environment::{Options, environment};
+use super::environment::Environments;
 use super::expression::{Expression, Returns, Variables};
-use crate::tree::{has, list, text};
+use super::views::PolicySort;
+use crate::tree::{list, text};
+
+const GROUP: &str = "admissionregistration.k8s.io";
 
 /// What to do when a policy cannot be evaluated or configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +24,14 @@ impl FailurePolicy {
 }
 
 #[derive(Debug)]
-pub(super) struct ValidatingPolicy {
-    pub failure: FailurePolicy,
-    pub variables: Variables,
+pub(crate) struct ValidatingPolicy {
+    pub(super) failure: FailurePolicy,
+    pub(super) variables: Variables,
     /// By their names.
-    pub conditions: Vec<(String, Expression)>,
-    pub validations: Vec<Validation>,
+    pub(super) conditions: Vec<(String, Expression)>,
+    pub(super) validations: Vec<Validation>,
     /// By their keys.
-    pub annotations: Vec<(String, Expression)>,
+    pub(super) annotations: Vec<(String, Expression)>,
 }
 
 #[derive(Debug)]
@@ -38,22 +42,18 @@ pub(super) struct Validation {
     pub reason: String,
 }
 
-impl ValidatingPolicy {
-    pub(super) fn compile(policy: &Value) -> Self {
+impl PolicySort for ValidatingPolicy {
+    const RESOURCES: [(&'static str, &'static str); 2] =
+        [(GROUP, "validatingadmissionpolicies"), (GROUP, "validatingadmissionpolicybindings")];
+
+    fn compile(policy: &Value) -> Self {
         let spec = &policy["spec"];
-        let params = has(spec, "paramKind");
-        let specs = || list(spec, "variables").iter().map(|v| (text(v, "name"), text(v, "expression")));
-        let with_authorizer = environment(Options { params, authorizer: true, patches: false });
-        let (variables, env) = Variables::compile(with_authorizer, specs());
-        // Messages are not to depend on what others may do, except by variables.
-        let mut messages = environment(Options { params, authorizer: false, patches: false });
-        for (name, of) in variables.types() {
-            messages = messages.with_lazy_field("variables", name, of);
-        }
+        let environments = Environments::of(spec);
+        let messages = environments.messages();
         let validations = list(spec, "validations")
             .iter()
             .map(|validation| Validation {
-                expression: Expression::new(&env, text(validation, "expression"), Returns::Bool),
+                expression: Expression::new(&environments.all, text(validation, "expression"), Returns::Bool),
                 message: text(validation, "message").to_owned(),
                 message_expression: Some(text(validation, "messageExpression"))
                     .filter(|text| !text.is_empty())
@@ -61,18 +61,68 @@ impl ValidatingPolicy {
                 reason: text(validation, "reason").to_owned(),
             })
             .collect();
-        let named = |field: &str, name: &str, expression: &str, returns: Returns| {
-            list(spec, field)
-                .iter()
-                .map(|item| (text(item, name).to_owned(), Expression::new(&env, text(item, expression), returns)))
-                .collect()
-        };
         Self {
             failure: FailurePolicy::of(spec),
-            conditions: named("matchConditions", "name", "expression", Returns::Bool),
+            conditions: named(spec, ("matchConditions", "name", "expression"), &environments.all, Returns::Bool),
             validations,
-            annotations: named("auditAnnotations", "key", "valueExpression", Returns::TextOrNull),
-            variables,
+            annotations: named(
+                spec,
+                ("auditAnnotations", "key", "valueExpression"),
+                &environments.all,
+                Returns::TextOrNull,
+            ),
+            variables: environments.variables,
+        }
+    }
+}
+
+/// The expressions of a list, by what they are called.
+fn named(spec: &Value, fields: (&str, &str, &str), env: &Env, returns: Returns) -> Vec<(String, Expression)> {
+    let (list_field, name, expression) = fields;
+    let expression = |item| Expression::new(env, text(item, expression), returns);
+    list(spec, list_field).iter().map(|item| (text(item, name).to_owned(), expression(item))).collect()
+}
+
+#[derive(Debug)]
+pub(crate) struct MutatingPolicy {
+    pub(super) variables: Variables,
+    /// By their names.
+    pub(super) conditions: Vec<(String, Expression)>,
+    pub(super) mutations: Vec<Mutation>,
+    /// Whether it wants to see again what others have changed after it.
+    pub(super) reinvoke: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Mutation {
+    /// An object that is merged into the other.
+    Configuration(Expression),
+    /// Operations of a JSON patch.
+    Patch(Expression),
+}
+
+impl PolicySort for MutatingPolicy {
+    const RESOURCES: [(&'static str, &'static str); 2] =
+        [(GROUP, "mutatingadmissionpolicies"), (GROUP, "mutatingadmissionpolicybindings")];
+
+    fn compile(policy: &Value) -> Self {
+        let spec = &policy["spec"];
+        let environments = Environments::of(spec);
+        let patches = environments.patches();
+        let mutation = |mutation: &Value| {
+            if text(mutation, "patchType") == "JSONPatch" {
+                let expression = text(&mutation["jsonPatch"], "expression");
+                Mutation::Patch(Expression::new(&patches, expression, Returns::Patches))
+            } else {
+                let expression = text(&mutation["applyConfiguration"], "expression");
+                Mutation::Configuration(Expression::new(&patches, expression, Returns::Object))
+            }
+        };
+        Self {
+            conditions: named(spec, ("matchConditions", "name", "expression"), &environments.all, Returns::Bool),
+            mutations: list(spec, "mutations").iter().map(mutation).collect(),
+            reinvoke: text(spec, "reinvocationPolicy") == "IfNeeded",
+            variables: environments.variables,
         }
     }
 }

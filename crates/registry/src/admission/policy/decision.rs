@@ -1,9 +1,11 @@
 //! What a policy decides about a request.
 
+use std::time::{Duration, Instant};
+
 use kybern_cel::{RUNTIME_COST_BUDGET, Value};
 
 use super::compiled::{FailurePolicy, ValidatingPolicy, Validation};
-use super::conditions::{self, Conditions};
+use super::conditions::Conditions;
 use super::expression::{Evaluator, Inputs, OUT_OF_BUDGET};
 
 /// Longer messages of expressions are not used.
@@ -18,6 +20,15 @@ pub(super) struct Denial {
     pub message: String,
     /// Empty where evaluating failed.
     pub reason: String,
+    /// How long the expression took.
+    pub took: Duration,
+}
+
+impl Denial {
+    /// Evaluating failed.
+    pub(super) fn failure(message: impl Into<String>, took: Duration) -> Self {
+        Self { message: message.into(), reason: String::new(), took }
+    }
 }
 
 /// What one parameter of a binding leads to.
@@ -25,43 +36,47 @@ pub(super) struct Denial {
 pub(super) struct Decisions {
     /// By the index of the validation.
     pub denials: Vec<(usize, Denial)>,
+    /// What would deny, if failures were not to be ignored.
+    pub ignored: Vec<Denial>,
     /// Key and value.
     pub annotations: Vec<(String, String)>,
     /// Annotations that cannot be evaluated deny, whatever the binding's actions.
-    pub annotation_errors: Vec<String>,
+    pub annotation_errors: Vec<Denial>,
 }
 
-/// Others get their turn between expressions.
-pub(super) async fn decide<'a>(policy: &'a ValidatingPolicy, inputs: Inputs<'a>) -> Decisions {
+impl Decisions {
+    /// Nothing but a failure of the whole policy.
+    fn failed(policy: &ValidatingPolicy, message: &str, took: Duration) -> Self {
+        let failure = Denial::failure(message, took);
+        match policy.failure {
+            FailurePolicy::Ignore => Self { ignored: vec![failure], ..Self::default() },
+            FailurePolicy::Fail => Self { denials: vec![(0, failure)], ..Self::default() },
+        }
+    }
+}
+
+/// Others get their turn between expressions. `conditions` are what the policy's own say.
+pub(super) async fn decide<'a>(policy: &'a ValidatingPolicy, conditions: &Conditions, inputs: Inputs<'a>) -> Decisions {
     let mut decisions = Decisions::default();
-    let failed = |message: String| match policy.failure {
-        FailurePolicy::Ignore => Vec::new(),
-        FailurePolicy::Fail => vec![(0, Denial { message, reason: String::new() })],
-    };
-    // Upstream has no namespace for match conditions.
-    match conditions::evaluate(&policy.conditions, Inputs { namespace: &NULL, ..inputs }, &policy.variables) {
+    match conditions {
         Conditions::Match => {}
         Conditions::NoMatch => return decisions,
-        Conditions::Failed(message) => {
-            decisions.denials = failed(message);
-            return decisions;
-        }
+        // Failures of conditions leave no trace where they are to be ignored.
+        Conditions::Failed(_) if policy.failure == FailurePolicy::Ignore => return decisions,
+        Conditions::Failed(message) => return Decisions::failed(policy, message, Duration::ZERO),
     }
     let mut evaluator = Evaluator::new(inputs, &policy.variables, RUNTIME_COST_BUDGET);
     let mut results = Vec::with_capacity(policy.validations.len());
     for validation in &policy.validations {
-        let before = evaluator.budget();
+        let (started, before) = (Instant::now(), evaluator.budget());
         match evaluator.evaluate(&validation.expression) {
             Ok(result) => {
-                results.push(result);
+                results.push((result, started.elapsed()));
                 if before - evaluator.budget() > LONG {
                     tokio::task::yield_now().await;
                 }
             }
-            Err(_) => {
-                decisions.denials = failed(OUT_OF_BUDGET.to_owned());
-                return decisions;
-            }
+            Err(_) => return Decisions::failed(policy, OUT_OF_BUDGET, started.elapsed()),
         }
     }
     deny(policy, inputs, evaluator.budget(), results, &mut decisions);
@@ -69,32 +84,36 @@ pub(super) async fn decide<'a>(policy: &'a ValidatingPolicy, inputs: Inputs<'a>)
     decisions
 }
 
-const NULL: kybern_apimachinery::Value = kybern_apimachinery::Value::Null;
+/// What an expression evaluated to, and how long that took.
+type Outcome<'a> = (Result<Value<'a>, String>, Duration);
 
 fn deny<'a>(
     policy: &'a ValidatingPolicy,
     inputs: Inputs<'a>,
     budget: u64,
-    results: Vec<Result<Value<'a>, String>>,
+    results: Vec<Outcome<'a>>,
     decisions: &mut Decisions,
 ) {
     // Messages are evaluated where one is needed; upstream evaluates them all, with what is left of the budget.
-    let needed = results.iter().any(|result| !matches!(result, Ok(Value::Bool(true))));
+    let needed = results.iter().any(|(result, _)| !matches!(result, Ok(Value::Bool(true))));
     let messages = if needed { messages(policy, inputs, budget) } else { Ok(Vec::new()) };
-    for (index, (validation, result)) in policy.validations.iter().zip(results).enumerate() {
+    for (index, (validation, (result, took))) in policy.validations.iter().zip(results).enumerate() {
         let failed = match (&result, &messages) {
             (Err(error), _) => Some(error.clone()),
             (Ok(_), Err(())) => Some(format!("failed messageExpression: {OUT_OF_BUDGET}")),
             (Ok(_), Ok(_)) => None,
         };
         let denial = match (failed, result) {
-            (Some(_), _) if policy.failure == FailurePolicy::Ignore => continue,
-            (Some(message), _) => Denial { message, reason: String::new() },
+            (Some(message), _) if policy.failure == FailurePolicy::Ignore => {
+                decisions.ignored.push(Denial::failure(message, took));
+                continue;
+            }
+            (Some(message), _) => Denial::failure(message, took),
             (None, Ok(Value::Bool(true))) => continue,
             (None, _) => {
                 let evaluated = messages.as_ref().ok().and_then(|all| all.get(index)).and_then(Option::as_ref);
                 let reason = if validation.reason.is_empty() { "Invalid" } else { &validation.reason };
-                Denial { message: message(validation, evaluated), reason: reason.to_owned() }
+                Denial { message: message(validation, evaluated), reason: reason.to_owned(), took }
             }
         };
         decisions.denials.push((index, denial));
@@ -134,20 +153,16 @@ fn annotate<'a>(policy: &'a ValidatingPolicy, inputs: Inputs<'a>, decisions: &mu
     let without = Inputs { authorizer: None, ..inputs };
     let mut evaluator = Evaluator::new(without, &policy.variables, RUNTIME_COST_BUDGET);
     for (key, expression) in &policy.annotations {
+        let started = Instant::now();
         match evaluator.evaluate(expression) {
             Err(_) => {
                 // Nothing else of the policy counts then, as upstream has it.
-                decisions.annotations.clear();
-                decisions.annotation_errors.clear();
-                decisions.denials = match policy.failure {
-                    FailurePolicy::Ignore => Vec::new(),
-                    FailurePolicy::Fail => {
-                        vec![(0, Denial { message: OUT_OF_BUDGET.to_owned(), reason: String::new() })]
-                    }
-                };
+                *decisions = Decisions::failed(policy, OUT_OF_BUDGET, started.elapsed());
                 return;
             }
-            Ok(Err(error)) if policy.failure == FailurePolicy::Fail => decisions.annotation_errors.push(error),
+            Ok(Err(error)) if policy.failure == FailurePolicy::Fail => {
+                decisions.annotation_errors.push(Denial::failure(error, started.elapsed()));
+            }
             Ok(Err(_)) => {}
             Ok(Ok(value)) => {
                 if let Some(text) = value.as_str().map(str::trim).filter(|text| !text.is_empty()) {

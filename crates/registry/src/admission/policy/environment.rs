@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use kybern_cel::{DeclType, Env, Type};
+use kybern_apimachinery::Value;
+use kybern_cel::{Env, Type};
+
+use super::expression::Variables;
+use crate::tree::{has, list, text};
 
 /// Which variables there are beside those that always are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +17,45 @@ pub(crate) struct Options {
     pub patches: bool,
 }
 
+/// What the expressions of a policy are compiled in.
+pub(crate) struct Environments {
+    pub variables: Variables,
+    /// Of all expressions but those that have one of their own below.
+    pub all: Env,
+    params: bool,
+}
+
+impl Environments {
+    /// Of a policy's spec: with its parameters and its `variables`.
+    pub(crate) fn of(spec: &Value) -> Self {
+        let params = has(spec, "paramKind");
+        let specs = list(spec, "variables").iter().map(|v| (text(v, "name"), text(v, "expression")));
+        let with_authorizer = environment(Options { params, authorizer: true, patches: false });
+        let (variables, all) = Variables::compile(with_authorizer, specs);
+        Self { variables, all, params }
+    }
+
+    /// Of messages, which are not to depend on what others may do, except by variables.
+    pub(crate) fn messages(&self) -> Env {
+        self.with(Options { params: self.params, authorizer: false, patches: false })
+    }
+
+    /// Of mutations.
+    pub(crate) fn patches(&self) -> Env {
+        self.with(Options { params: self.params, authorizer: true, patches: true })
+    }
+
+    fn with(&self, options: Options) -> Env {
+        let mut env = environment(options);
+        for (name, of) in self.variables.types() {
+            env = env.with_lazy_field("variables", name, of);
+        }
+        env
+    }
+}
+
 /// The environment with these variables, and `variables` without fields.
-pub(crate) fn environment(options: Options) -> Env {
+fn environment(options: Options) -> Env {
     stateless(options).clone().with_lazy("variables", [])
 }
 
@@ -33,8 +74,8 @@ fn build(options: Options) -> Env {
     let mut env = Env::kubernetes()
         .with_variable("object", Type::Dyn)
         .with_variable("oldObject", Type::Dyn)
-        .with_declared("namespaceObject", Arc::new(namespace_type()))
-        .with_declared("request", Arc::new(request_type()));
+        .with_declared("namespaceObject", Arc::new(kybern_cel::admission::namespace_type()))
+        .with_declared("request", Arc::new(kybern_cel::admission::request_type()));
     if options.params {
         env = env.with_variable("params", Type::Dyn);
     }
@@ -47,74 +88,4 @@ fn build(options: Options) -> Env {
         env = env.with_mutation();
     }
     env
-}
-
-fn texts() -> DeclType {
-    DeclType::list(DeclType::string())
-}
-
-fn request_type() -> DeclType {
-    let text = DeclType::string;
-    let triple = |name: &str, last: &'static str| {
-        DeclType::object(name, [("group", text()), ("version", text()), (last, text())])
-    };
-    let kind = || triple("kubernetes.GroupVersionKind", "kind");
-    let resource = || triple("kubernetes.GroupVersionResource", "resource");
-    let user = DeclType::object(
-        "kubernetes.UserInfo",
-        [("username", text()), ("uid", text()), ("groups", texts()), ("extra", DeclType::map(texts()))],
-    );
-    DeclType::object(
-        "kubernetes.AdmissionRequest",
-        [
-            ("kind", kind()),
-            ("resource", resource()),
-            ("subResource", text()),
-            ("requestKind", kind()),
-            ("requestResource", resource()),
-            ("requestSubResource", text()),
-            ("name", text()),
-            ("namespace", text()),
-            ("operation", text()),
-            ("userInfo", user),
-            ("dryRun", DeclType::bool()),
-            ("options", DeclType::dynamic()),
-        ],
-    )
-}
-
-fn namespace_type() -> DeclType {
-    let text = DeclType::string;
-    let labels = || DeclType::map(DeclType::string());
-    let condition = DeclType::object(
-        "kubernetes.NamespaceCondition",
-        [
-            ("status", text()),
-            ("type", text()),
-            ("lastTransitionTime", DeclType::timestamp()),
-            ("message", text()),
-            ("reason", text()),
-        ],
-    );
-    let metadata = DeclType::object(
-        "kubernetes.NamespaceMetadata",
-        [
-            ("name", text()),
-            ("generateName", text()),
-            ("namespace", text()),
-            ("labels", labels()),
-            ("annotations", labels()),
-            ("UID", text()),
-            ("creationTimestamp", DeclType::timestamp()),
-            ("deletionGracePeriodSeconds", DeclType::int()),
-            ("deletionTimestamp", DeclType::timestamp()),
-            ("generation", DeclType::int()),
-            ("resourceVersion", text()),
-            ("finalizers", texts()),
-        ],
-    );
-    let status =
-        DeclType::object("kubernetes.NamespaceStatus", [("conditions", DeclType::list(condition)), ("phase", text())]);
-    let spec = DeclType::object("kubernetes.NamespaceSpec", [("finalizers", texts())]);
-    DeclType::object("kubernetes.Namespace", [("metadata", metadata), ("spec", spec), ("status", status)])
 }

@@ -4,7 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use kybern_apimachinery::Value as Json;
+use kybern_apiserver::admission::AdmissionRequest;
 use kybern_cel::{Activation, Authorizer, CompileError, Env, EvalError, Limits, PER_CALL_LIMIT, Program, Type, Value};
+
+use crate::admission::authorization::Answers;
 
 /// An expression, compiled or not.
 #[derive(Debug)]
@@ -20,6 +23,10 @@ pub(crate) enum Returns {
     Text,
     TextOrNull,
     Anything,
+    /// `Object{}`.
+    Object,
+    /// A list of `JSONPatch{}`.
+    Patches,
 }
 
 impl Returns {
@@ -29,6 +36,8 @@ impl Returns {
             Self::Text => *t == Type::String,
             Self::TextOrNull => matches!(t, Type::String | Type::Null),
             Self::Anything => true,
+            Self::Object => *t == Type::object("Object"),
+            Self::Patches => *t == Type::list(Type::object("JSONPatch")),
         }
     }
 
@@ -38,6 +47,8 @@ impl Returns {
             Self::Text => "string",
             Self::TextOrNull => "one of [string null_type]",
             Self::Anything => "any",
+            Self::Object => "Object",
+            Self::Patches => "list(JSONPatch)",
         }
     }
 }
@@ -83,7 +94,7 @@ impl Variables {
         let mut variables: Vec<Variable> = Vec::new();
         for (name, text) in specs {
             let expression = Expression::new(&env, text, Returns::Anything);
-            let of = expression.program.as_ref().map_or(Type::Dyn, |program| field_type(program.result_type()));
+            let of = expression.program.as_ref().map_or(Type::Dyn, |program| program.result_type().of_variable());
             env = env.with_lazy_field("variables", name, of);
             let position = |field: &str| variables.iter().rposition(|v| v.name == field);
             let uses: Vec<usize> =
@@ -104,19 +115,9 @@ impl Variables {
         self.0.iter().map(|v| {
             (
                 v.name.as_str(),
-                v.expression.program.as_ref().map_or(Type::Dyn, |program| field_type(program.result_type())),
+                v.expression.program.as_ref().map_or(Type::Dyn, |program| program.result_type().of_variable()),
             )
         })
-    }
-}
-
-/// Only simple types, lists and maps are known of variables; what else they are shows when they are evaluated.
-fn field_type(t: &Type) -> Type {
-    match t {
-        Type::List(element) => Type::list(field_type(element)),
-        Type::Map(entry) => Type::map(field_type(&entry.0), field_type(&entry.1)),
-        Type::Object(_) | Type::Opaque(..) | Type::Type(_) => Type::Dyn,
-        simple => simple.clone(),
     }
 }
 
@@ -141,9 +142,24 @@ pub(crate) struct Authorization {
     pub name: String,
 }
 
+impl Authorization {
+    pub(crate) fn of(request: &AdmissionRequest<'_>, answers: &Arc<Answers>) -> Self {
+        let own = &request.resource.gvr;
+        Self {
+            authorizer: answers.clone(),
+            group: own.group.clone(),
+            resource: own.resource.clone(),
+            subresource: request.subresource.to_owned(),
+            namespace: request.namespace.to_owned(),
+            name: request.name.to_owned(),
+        }
+    }
+}
+
 /// The budget is used up: nothing more is evaluated.
 pub(crate) const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
+pub(super) const OUT_OF_BUDGET_BEGINS: &str = "validation failed due to running out of cost budget";
 
 #[derive(Debug)]
 pub(crate) struct OutOfBudget;

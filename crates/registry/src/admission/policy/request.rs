@@ -1,10 +1,10 @@
 //! The variables `request` and `namespaceObject`.
 
 use kybern_apimachinery::{Gvk, Gvr, Value, json};
-use kybern_apiserver::admission::AdmissionRequest;
+use kybern_apiserver::admission::{AdmissionRequest, Equivalent};
 
 /// `request`: what is empty is not there, as in an AdmissionReview.
-pub(crate) fn request_value(request: &AdmissionRequest<'_>, name: &str, resource: &Gvr, kind: &Gvk) -> Value {
+pub(crate) fn request_value(request: &AdmissionRequest<'_>, seen: &Equivalent) -> Value {
     let gvk = |kind: &Gvk| json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
     let gvr = |of: &Gvr| json!({"group": of.group, "version": of.version, "resource": of.resource});
     let mut user = json!({});
@@ -21,8 +21,8 @@ pub(crate) fn request_value(request: &AdmissionRequest<'_>, name: &str, resource
     }
     let mut value = json!({
         "uid": "",
-        "kind": gvk(kind),
-        "resource": gvr(resource),
+        "kind": gvk(&seen.kind),
+        "resource": gvr(&seen.resource),
         "requestKind": gvk(request.kind),
         "requestResource": gvr(&request.resource.gvr),
         "operation": request.operation.as_str(),
@@ -35,7 +35,7 @@ pub(crate) fn request_value(request: &AdmissionRequest<'_>, name: &str, resource
     for (field, text) in [
         ("subResource", request.subresource),
         ("requestSubResource", request.subresource),
-        ("name", name),
+        ("name", request.name),
         ("namespace", request.namespace),
     ] {
         if !text.is_empty() {

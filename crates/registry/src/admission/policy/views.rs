@@ -1,106 +1,131 @@
-//! What policies keep of the stored objects: themselves with their bindings, compiled once, and the namespaces.
+//! What policies keep of the stored objects: themselves with their bindings, compiled once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use kybern_apimachinery::{Value, object};
+use kybern_apimachinery::{Gvk, Value, object};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
 
-use super::compiled::ValidatingPolicy;
-use crate::tree::text;
+use super::compiled::FailurePolicy;
+use super::params;
+use crate::admission::matching::Criteria;
+use crate::tree::{has, text};
+
+/// A sort of policies: where its objects are, and what their specs are compiled to.
+pub(crate) trait PolicySort: Send + Sync + Sized + 'static {
+    /// The policies and the bindings.
+    const RESOURCES: [(&'static str, &'static str); 2];
+
+    fn compile(policy: &Value) -> Self;
+}
 
 /// A policy, and what binds it.
-#[derive(Clone)]
-pub(super) struct Hook {
-    pub policy: Arc<Policy>,
-    pub bindings: Vec<Arc<Value>>,
+pub(super) struct Hook<S> {
+    pub policy: Arc<Policy<S>>,
+    pub bindings: Vec<Arc<Binding>>,
 }
 
-pub(super) struct Policy {
+pub(super) struct Policy<S> {
     pub object: Value,
-    compiled: OnceLock<ValidatingPolicy>,
+    /// None where it has none, which nobody could have written.
+    pub constraints: Option<Criteria>,
+    pub param_kind: Option<Gvk>,
+    pub failure: FailurePolicy,
+    compiled: OnceLock<S>,
 }
 
-impl Policy {
+impl<S: PolicySort> Policy<S> {
+    fn new(object: &Value) -> Self {
+        let spec = &object["spec"];
+        Self {
+            constraints: has(spec, "matchConstraints").then(|| Criteria::of_resources(&spec["matchConstraints"])),
+            param_kind: params::kind(spec),
+            failure: FailurePolicy::of(spec),
+            object: object.clone(),
+            compiled: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        object::name(&self.object)
+    }
+
     /// With its expressions compiled, when it is first asked for: not in the path of commits.
-    pub(super) fn compiled(&self) -> &ValidatingPolicy {
-        self.compiled.get_or_init(|| ValidatingPolicy::compile(&self.object))
+    pub(super) fn compiled(&self) -> &S {
+        self.compiled.get_or_init(|| S::compile(&self.object))
     }
 }
 
-#[derive(Default)]
-struct State {
-    policies: BTreeMap<String, Arc<Policy>>,
-    bindings: BTreeMap<String, Arc<Value>>,
-    hooks: Arc<Vec<Hook>>,
+pub(super) struct Binding {
+    pub object: Value,
+    pub resources: Option<Criteria>,
 }
 
-/// The validating policies that are bound.
-#[derive(Default)]
-pub(crate) struct ValidatingPolicies(RwLock<State>);
+impl Binding {
+    fn new(object: &Value) -> Self {
+        let spec = &object["spec"];
+        let resources = has(spec, "matchResources").then(|| Criteria::of_resources(&spec["matchResources"]));
+        Self { object: object.clone(), resources }
+    }
 
-impl ValidatingPolicies {
-    pub(super) fn hooks(&self) -> Arc<Vec<Hook>> {
+    pub(super) fn name(&self) -> &str {
+        object::name(&self.object)
+    }
+}
+
+struct State<S> {
+    policies: BTreeMap<String, Arc<Policy<S>>>,
+    bindings: BTreeMap<String, Arc<Binding>>,
+    hooks: Arc<Vec<Hook<S>>>,
+}
+
+/// The policies of a sort that are bound.
+pub(crate) struct Policies<S>(RwLock<State<S>>);
+
+impl<S> Default for Policies<S> {
+    fn default() -> Self {
+        let hooks = Arc::new(Vec::new());
+        Self(RwLock::new(State { policies: BTreeMap::new(), bindings: BTreeMap::new(), hooks }))
+    }
+}
+
+impl<S> Policies<S> {
+    pub(super) fn hooks(&self) -> Arc<Vec<Hook<S>>> {
         self.0.read().hooks.clone()
     }
 }
 
-impl Observer for ValidatingPolicies {
+impl<S: PolicySort> Observer for Policies<S> {
     fn observes(&self) -> &'static [(&'static str, &'static str)] {
-        const GROUP: &str = "admissionregistration.k8s.io";
-        &[(GROUP, "validatingadmissionpolicies"), (GROUP, "validatingadmissionpolicybindings")]
+        &S::RESOURCES
     }
 
     fn changed(&self, _group: &str, resource: &str, _namespace: &str, name: &str, object: Option<&Value>) {
         let mut state = self.0.write();
-        match (resource, object) {
-            ("validatingadmissionpolicies", Some(policy)) => {
+        match (resource == S::RESOURCES[0].1, object) {
+            (true, Some(policy)) => {
                 // A change of the status leaves it as it is.
-                let same = |known: &Arc<Policy>| {
+                let same = |known: &Arc<Policy<S>>| {
                     object::uid(&known.object) == object::uid(policy) && known.object["spec"] == policy["spec"]
                 };
                 if state.policies.get(name).is_some_and(same) {
                     return;
                 }
-                let policy = Policy { object: policy.clone(), compiled: OnceLock::new() };
-                state.policies.insert(name.to_owned(), Arc::new(policy));
+                state.policies.insert(name.to_owned(), Arc::new(Policy::new(policy)));
             }
-            ("validatingadmissionpolicies", None) => drop(state.policies.remove(name)),
-            (_, Some(binding)) => drop(state.bindings.insert(name.to_owned(), Arc::new(binding.clone()))),
-            (_, None) => drop(state.bindings.remove(name)),
+            (true, None) => drop(state.policies.remove(name)),
+            (false, Some(binding)) => drop(state.bindings.insert(name.to_owned(), Arc::new(Binding::new(binding)))),
+            (false, None) => drop(state.bindings.remove(name)),
         }
-        let mut bound: BTreeMap<&str, Vec<Arc<Value>>> = BTreeMap::new();
+        let mut bound: BTreeMap<&str, Vec<Arc<Binding>>> = BTreeMap::new();
         for binding in state.bindings.values() {
-            bound.entry(text(&binding["spec"], "policyName")).or_default().push(binding.clone());
+            bound.entry(text(&binding.object["spec"], "policyName")).or_default().push(binding.clone());
         }
         let hooks = bound
             .into_iter()
             .filter_map(|(name, bindings)| Some(Hook { policy: state.policies.get(name)?.clone(), bindings }));
-        state.hooks = Arc::new(hooks.collect());
-    }
-}
-
-/// The namespaces as they are stored.
-#[derive(Default)]
-pub(crate) struct NamespaceObjects(RwLock<HashMap<String, Arc<Value>>>);
-
-impl NamespaceObjects {
-    pub(super) fn get(&self, name: &str) -> Option<Arc<Value>> {
-        self.0.read().get(name).cloned()
-    }
-}
-
-impl Observer for NamespaceObjects {
-    fn observes(&self) -> &'static [(&'static str, &'static str)] {
-        &[("", "namespaces")]
-    }
-
-    fn changed(&self, _group: &str, _resource: &str, _namespace: &str, name: &str, object: Option<&Value>) {
-        let mut all = self.0.write();
-        match object {
-            Some(namespace) => drop(all.insert(name.to_owned(), Arc::new(namespace.clone()))),
-            None => drop(all.remove(name)),
-        }
+        let hooks = hooks.collect();
+        state.hooks = Arc::new(hooks);
     }
 }

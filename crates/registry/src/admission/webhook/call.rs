@@ -1,14 +1,21 @@
 //! Asking one webhook about one request.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kybern_apimachinery::{ApiError, Value};
 use kybern_apiserver::admission::{AdmissionRequest, Equivalent};
 use kybern_component_base::uuid;
 use kybern_webhook::failed_calling;
 
+use super::Shared;
 use super::hook::Hook;
 use super::review::{self, Verdict};
-use super::{Shared, conditions, matching};
+use crate::admission::authorization::Answers;
+use crate::admission::matching::Candidate;
+use crate::admission::policy::{
+    Authorization, Conditions, ConditionsOf, Inputs, Variables, evaluate_conditions, request_value,
+};
 
 /// Why a request does not go on, or the webhook's patch is not applied.
 #[derive(Debug)]
@@ -63,28 +70,39 @@ impl Shared {
         &self,
         hook: &Hook,
         kind: &'static str,
+        candidate: &Candidate<'_>,
         request: &AdmissionRequest<'_>,
         object: Option<&Value>,
     ) -> Result<Option<Shown>, ApiError> {
-        let Some(seen) = matching::matches(hook, &self.view, request, object)? else { return Ok(None) };
+        let Some(seen) = candidate.matches(&hook.criteria, object)? else { return Ok(None) };
         let shown = Shown::new(request, seen, object).await?;
         if hook.conditions.is_empty() {
             return Ok(Some(shown));
         }
-        let inputs = conditions::Inputs {
+        let answers = Arc::new(Answers::new(self.authorizer.clone(), request.user.clone()));
+        let (value, authorization) = (request_value(request, &shown.seen), Authorization::of(request, &answers));
+        let inputs = Inputs {
             object: &shown.object,
-            old: &shown.old,
-            request,
-            seen: &shown.seen,
-            authorizer: &self.authorizer,
+            old_object: &shown.old,
+            params: &Value::Null,
+            request: &value,
+            namespace: &Value::Null,
+            authorizer: Some(&authorization),
         };
-        match hook.conditions.match_all(&inputs).await {
-            Ok(true) => Ok(Some(shown)),
-            Ok(false) => {
-                self.metrics.excluded(&hook.name, kind, request.operation);
-                Ok(None)
+        let none = Variables::default();
+        let matched = loop {
+            let matched = evaluate_conditions(&hook.conditions, inputs, &none);
+            if !answers.find_out().await {
+                break matched;
             }
-            Err(error) => {
+        };
+        let of = ConditionsOf { name: &hook.name, kind: "webhook", r#type: kind, operation: request.operation };
+        self.policy_metrics.matched(of, &matched);
+        match matched.conditions {
+            Conditions::Match => Ok(Some(shown)),
+            Conditions::NoMatch => Ok(None),
+            Conditions::Failed(_) if hook.ignore_failure => Ok(None),
+            Conditions::Failed(error) => {
                 let resource = request.resource.gvr.group_resource();
                 Err(ApiError::forbidden(&resource, request.name, &error))
             }

@@ -5,11 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kybern_apimachinery::Value;
-use kybern_apimachinery::selector::LabelSelector;
 use kybern_webhook::{Client, ClientConfig, ClientManager};
 
-use super::conditions::Conditions;
-use super::matching::Rule;
+use crate::admission::matching::Criteria;
+use crate::admission::policy::{Expression, Options, Returns, stateless};
 use crate::tree::{list, text};
 
 pub(super) struct Hook {
@@ -18,12 +17,9 @@ pub(super) struct Hook {
     /// Tells it from all others, as long as its configuration does not change its order.
     pub(super) id: String,
     config: Result<ClientConfig, String>,
-    pub(super) rules: Vec<Rule>,
-    /// Whether rules about other versions of a resource count, too.
-    pub(super) equivalent: bool,
-    pub(super) namespace_selector: Result<LabelSelector, String>,
-    pub(super) object_selector: Result<LabelSelector, String>,
-    pub(super) conditions: Conditions,
+    pub(super) criteria: Criteria,
+    /// By their names.
+    pub(super) conditions: Vec<(String, Expression)>,
     pub(super) reinvoke: bool,
     /// Whether a request goes on when the webhook cannot be asked.
     pub(super) ignore_failure: bool,
@@ -51,9 +47,10 @@ pub(super) fn compile(configuration: &Value) -> Vec<Arc<Hook>> {
         let number = seen.entry(name).or_default();
         let id = format!("{of}/{name}/{number}");
         *number += 1;
-        let selector = |field: &str| match &hook[field] {
-            Value::Null => Ok(LabelSelector::everything()),
-            selector => LabelSelector::from_object(selector),
+        let env = stateless(Options { params: false, authorizer: true, patches: false });
+        let condition = |condition: &Value| {
+            let expression = Expression::new(env, text(condition, "expression"), Returns::Bool);
+            (text(condition, "name").to_owned(), expression)
         };
         let ignore_failure = text(hook, "failurePolicy") == "Ignore";
         Arc::new(Hook {
@@ -61,11 +58,8 @@ pub(super) fn compile(configuration: &Value) -> Vec<Arc<Hook>> {
             configuration: of.to_owned(),
             id,
             config: ClientConfig::from_value(&hook["clientConfig"]),
-            rules: list(hook, "rules").iter().map(Rule::compile).collect(),
-            equivalent: text(hook, "matchPolicy") != "Exact",
-            namespace_selector: selector("namespaceSelector"),
-            object_selector: selector("objectSelector"),
-            conditions: Conditions::compile(list(hook, "matchConditions"), ignore_failure),
+            criteria: Criteria::of_webhook(hook),
+            conditions: list(hook, "matchConditions").iter().map(condition).collect(),
             reinvoke: text(hook, "reinvocationPolicy") == "IfNeeded",
             ignore_failure,
             timeout: Duration::from_secs(hook["timeoutSeconds"].as_u64().unwrap_or(10)),

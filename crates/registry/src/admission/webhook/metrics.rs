@@ -44,14 +44,6 @@ struct NameLabels {
     r#type: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ExclusionLabels {
-    name: String,
-    kind: &'static str,
-    r#type: &'static str,
-    operation: &'static str,
-}
-
 const BUCKETS: [f64; 7] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0];
 
 /// See the module.
@@ -60,7 +52,6 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     rejections: Family<RejectionLabels, Counter>,
     failed_open: Family<NameLabels, Counter>,
-    excluded: Family<ExclusionLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -70,7 +61,6 @@ impl Default for Metrics {
             requests: Family::default(),
             rejections: Family::default(),
             failed_open: Family::default(),
-            excluded: Family::default(),
         }
     }
 }
@@ -94,11 +84,6 @@ impl Metrics {
             format!("{PREFIX}_fail_open_count"),
             "Requests that went on though a webhook could not be asked",
             self.failed_open.clone(),
-        );
-        registry.register(
-            "apiserver_admission_match_condition_exclusions",
-            "Webhooks left out by their match conditions",
-            self.excluded.clone(),
         );
     }
 
@@ -130,11 +115,5 @@ impl Metrics {
 
     pub(super) fn failed_open(&self, name: &str, kind: &'static str) {
         self.failed_open.get_or_create(&NameLabels { name: name.to_owned(), r#type: kind }).inc();
-    }
-
-    pub(super) fn excluded(&self, name: &str, kind: &'static str, operation: Operation) {
-        let labels =
-            ExclusionLabels { name: name.to_owned(), kind: "webhook", r#type: kind, operation: operation.as_str() };
-        self.excluded.get_or_create(&labels).inc();
     }
 }

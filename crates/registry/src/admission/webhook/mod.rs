@@ -5,9 +5,7 @@
 //! costs a look at the rules.
 
 mod call;
-mod conditions;
 mod hook;
-mod matching;
 mod metrics;
 mod mutating;
 mod review;
@@ -17,13 +15,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use kybern_apimachinery::{Value, object};
+use kybern_apimachinery::Value;
 use kybern_apiserver::access::Authorizer;
 use kybern_apiserver::admission::AdmissionRequest;
 use kybern_apiserver::connect::Observer;
 use kybern_webhook::ClientManager;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use super::namespaces::NamespaceObjects;
+use super::policy::PolicyMetrics;
 use hook::Hook;
 pub use metrics::Metrics as WebhookMetrics;
 pub(super) use mutating::MutatingAdmissionWebhook;
@@ -38,14 +38,15 @@ pub(super) struct Shared {
     pub(super) clients: Arc<ClientManager>,
     pub(super) authorizer: Arc<dyn Authorizer>,
     pub(super) metrics: Arc<WebhookMetrics>,
+    pub(super) namespaces: Arc<NamespaceObjects>,
+    pub(super) policy_metrics: Arc<PolicyMetrics>,
 }
 
-/// The webhooks of all configurations, and the labels of namespaces, by which they choose.
+/// The webhooks of all configurations.
 #[derive(Default)]
 pub(super) struct Configurations {
     mutating: Webhooks,
     validating: Webhooks,
-    namespaces: RwLock<BTreeMap<String, Value>>,
 }
 
 /// The webhooks of one kind, in the order of their configurations' names.
@@ -66,33 +67,14 @@ impl Webhooks {
     }
 }
 
-impl Configurations {
-    /// The labels of a namespace; `None` where it does not exist.
-    fn namespace_labels(&self, name: &str) -> Option<Value> {
-        self.namespaces.read().get(name).cloned()
-    }
-}
-
 impl Observer for Configurations {
     fn observes(&self) -> &'static [(&'static str, &'static str)] {
-        &[(GROUP, "mutatingwebhookconfigurations"), (GROUP, "validatingwebhookconfigurations"), ("", "namespaces")]
+        &[(GROUP, "mutatingwebhookconfigurations"), (GROUP, "validatingwebhookconfigurations")]
     }
 
     fn changed(&self, _group: &str, resource: &str, _namespace: &str, name: &str, object: Option<&Value>) {
-        match resource {
-            "mutatingwebhookconfigurations" => self.mutating.changed(name, object),
-            "validatingwebhookconfigurations" => self.validating.changed(name, object),
-            _ => {
-                let mut namespaces = self.namespaces.write();
-                match object {
-                    Some(namespace) => {
-                        let labels = object::labels(namespace).cloned().unwrap_or_default();
-                        namespaces.insert(name.to_owned(), Value::Object(labels));
-                    }
-                    None => drop(namespaces.remove(name)),
-                }
-            }
-        }
+        let webhooks = if resource == "mutatingwebhookconfigurations" { &self.mutating } else { &self.validating };
+        webhooks.changed(name, object);
     }
 }
 

@@ -1,7 +1,6 @@
 //! `MutatingAdmissionWebhook`: webhooks are asked one after the other, each sees what those before it have made; those that
 //! want to are asked once more where a later one has changed something.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use kybern_apimachinery::{ApiError, Value, json};
@@ -13,29 +12,13 @@ use super::call::{Failure, Shown};
 use super::hook::Hook;
 use super::review::Verdict;
 use super::{Shared, is_exempt};
+use crate::admission::matching::Candidate;
+use crate::admission::memory::Memory;
 
 const NAME: &str = "MutatingAdmissionWebhook";
 const KIND: &str = "admit";
 
 pub(in super::super) struct MutatingAdmissionWebhook(pub(in super::super) Shared);
-
-/// What is remembered from the first run of the chain to the second.
-#[derive(Clone, Default)]
-struct Memory {
-    /// Webhooks that want to be asked again, and have been since the object changed last.
-    asked: BTreeSet<String>,
-    /// Those that are to be asked again.
-    again: BTreeSet<String>,
-    /// The object as the last webhook left it.
-    left: Value,
-}
-
-impl Memory {
-    /// The object has changed: who was asked before wants to see it.
-    fn changed(&mut self) {
-        self.again.append(&mut self.asked);
-    }
-}
 
 impl AdmissionPlugin for MutatingAdmissionWebhook {
     fn name(&self) -> &'static str {
@@ -52,19 +35,16 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
             if hooks.is_empty() || is_exempt(request) {
                 return Ok(());
             }
-            let mut memory = request.reinvocation.recall::<Memory>(NAME).map(|m| (*m).clone()).unwrap_or_default();
+            let mut memory = Memory::recall(request, NAME, object.as_deref());
             let again = request.reinvocation.is_again();
-            if again && object.as_deref().is_some_and(|object| *object != memory.left) {
-                // A plugin of the server's own has changed it meanwhile.
-                memory.changed();
-            }
+            let candidate = Candidate::new(request, &self.0.namespaces);
             let mut object = object;
             for (index, hook) in hooks.iter().enumerate() {
-                // Who was not asked in the first run is not asked in the second.
-                if again && !memory.again.contains(&hook.id) {
+                if !memory.is_wanted(request, &hook.id) {
                     continue;
                 }
-                let Some(shown) = self.0.chosen(hook, KIND, request, object.as_deref()).await? else { continue };
+                let shown = self.0.chosen(hook, KIND, &candidate, request, object.as_deref()).await?;
+                let Some(shown) = shown else { continue };
                 let place = format!("round_{}_index_{index}", u8::from(again));
                 let changed = self.ask(hook, request, &shown, object.as_deref_mut(), &place).await?;
                 if changed {
@@ -72,13 +52,10 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
                     request.reinvocation.request();
                 }
                 if hook.reinvoke {
-                    memory.asked.insert(hook.id.clone());
+                    memory.has_asked(hook.id.clone());
                 }
             }
-            if !memory.asked.is_empty() || !memory.again.is_empty() {
-                memory.left = object.as_deref().cloned().unwrap_or_default();
-                request.reinvocation.remember(NAME, memory);
-            }
+            memory.keep(request, NAME, object.as_deref());
             Ok(())
         })
     }

@@ -9,6 +9,7 @@ use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest};
 
 use super::call::Failure;
 use super::{Shared, is_exempt};
+use crate::admission::matching::Candidate;
 
 const KIND: &str = "validating";
 
@@ -29,9 +30,10 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
             if hooks.is_empty() || is_exempt(request) {
                 return Ok(());
             }
+            let candidate = Candidate::new(request, &self.0.namespaces);
             let mut chosen = Vec::new();
             for hook in hooks.iter() {
-                if let Some(shown) = self.0.chosen(hook, KIND, request, object).await? {
+                if let Some(shown) = self.0.chosen(hook, KIND, &candidate, request, object).await? {
                     chosen.push((hook, shown));
                 }
             }
