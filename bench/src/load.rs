@@ -5,8 +5,24 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::memory::{Cores, Processor};
 use crate::report::percentile;
 use crate::server::{PORT, TOKEN};
+
+/// What is loaded.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) port: u16,
+    /// The process whose processor time counts.
+    pub(crate) process: u32,
+}
+
+impl Target {
+    /// A server of ours.
+    pub(crate) fn server(process: u32) -> Self {
+        Self { port: PORT, process }
+    }
+}
 
 /// One run's outcome.
 #[derive(Debug)]
@@ -16,6 +32,18 @@ pub(crate) struct Outcome {
     /// Milliseconds.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    pub(crate) cores: Cores,
+}
+
+impl Outcome {
+    /// Microseconds of the server's processor time for one request.
+    pub(crate) fn server_time(&self) -> f64 {
+        self.cores.server / self.requests_per_second * 1e6
+    }
+
+    pub(crate) fn note(&self) -> String {
+        format!("{}; {:.1} µs of the server's for each", self.cores, self.server_time())
+    }
 }
 
 /// Runs of which the medians are taken.
@@ -23,26 +51,29 @@ const RUNS: usize = 3;
 
 /// Loads one path for some seconds, several times; answers each figure's median. `script` is a wrk script that changes the
 /// request.
-pub(crate) fn run(path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
-    let runs = (0..RUNS).map(|_| run_once(path, connections, seconds, script)).collect::<Result<Vec<_>>>()?;
+pub(crate) fn run(target: Target, path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
+    let runs = (0..RUNS).map(|_| once(target, path, connections, seconds, script)).collect::<Result<Vec<_>>>()?;
     let median = |of: fn(&Outcome) -> f64| percentile(&mut runs.iter().map(of).collect::<Vec<_>>(), 50.0);
     Ok(Outcome {
         requests_per_second: median(|o| o.requests_per_second),
         megabytes_per_second: median(|o| o.megabytes_per_second),
         p50: median(|o| o.p50),
         p99: median(|o| o.p99),
+        cores: Cores { server: median(|o| o.cores.server), load: median(|o| o.cores.load) },
     })
 }
 
-fn run_once(path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
+pub(crate) fn once(target: Target, path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
     let mut wrk = Command::new("wrk");
     wrk.args(["--threads=1", &format!("--connections={connections}"), &format!("--duration={seconds}s"), "--latency"]);
     wrk.args(["--timeout=30s", "--header", &format!("Authorization: Bearer {TOKEN}")]);
     if let Some(script) = script {
         wrk.arg("--script").arg(script);
     }
-    wrk.arg(format!("https://127.0.0.1:{PORT}{path}")).stdin(Stdio::null());
+    wrk.arg(format!("https://127.0.0.1:{}{path}", target.port)).stdin(Stdio::null());
+    let processor = Processor::of(target.process);
     let output = wrk.output().context("cannot start wrk; it is in Debian's package wrk")?;
+    let cores = processor.cores();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!("wrk failed: {}", String::from_utf8_lossy(&output.stderr));
@@ -59,6 +90,7 @@ fn run_once(path: &str, connections: u32, seconds: u32, script: Option<&Path>) -
         megabytes_per_second: size(&field("Transfer/sec:")?)? / 1e6,
         p50: milliseconds(&field("50%")?)?,
         p99: milliseconds(&field("99%")?)?,
+        cores,
     })
 }
 

@@ -1,16 +1,21 @@
 //! Measures Kybern against its budgets and prints a table. Run through `cargo xtask bench`, which builds what is measured and
 //! makes the network namespace for it.
 //!
-//! `kybern-bench apiserver KYBERN FOLDER` measures `kybern kube-apiserver` alone; `kybern-bench scheduler KYBERN FOLDER` the
-//! scheduler on fake nodes; `kybern-bench cluster KYBERN FOLDER` a whole one-node cluster.
+//! `kybern-bench apiserver KYBERN FOLDER` measures `kybern kube-apiserver` alone, `large` the same with 150,000 pods, `watches`
+//! with many who watch, `peers` beside nginx and upstream's server; `scheduler` the scheduler on fake nodes; `cluster` a whole
+//! one-node cluster.
 
 mod apiserver;
 mod cluster;
+mod connection;
+mod large;
 mod load;
 mod memory;
+mod peers;
 mod report;
 mod scheduler;
 mod server;
+mod watches;
 
 use std::path::PathBuf;
 
@@ -35,9 +40,12 @@ async fn main() -> Result<()> {
     std::fs::create_dir_all(&site.folder)?;
     let report = match part.as_str() {
         "apiserver" => apiserver::measure(&site).await?,
+        "large" => large::measure(&site).await?,
+        "watches" => watches::measure(&site).await?,
+        "peers" => peers::measure(&site).await?,
         "scheduler" => scheduler::measure(&site).await?,
         "cluster" => cluster::measure(&site).await?,
-        other => bail!("no part {other:?}: apiserver, scheduler or cluster"),
+        other => bail!("no part {other:?}: apiserver, large, watches, peers, scheduler or cluster"),
     };
     print!("{report}");
     Ok(())

@@ -1,7 +1,8 @@
 //! What the kernel says of processes: memory and processor time.
 
-use std::fs;
 use std::path::Path;
+use std::time::Instant;
+use std::{fmt, fs};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -46,6 +47,11 @@ pub(crate) fn peak(pid: u32) -> f64 {
     in_status(pid, "VmHWM:")
 }
 
+/// Lets [`peak`] begin anew.
+pub(crate) fn forget_peak(pid: u32) -> std::io::Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
+}
+
 fn in_status(pid: u32, label: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix(label)).unwrap_or("0");
@@ -64,4 +70,45 @@ pub(crate) fn processor_seconds(pid: u32) -> f64 {
     let fields = stat(pid);
     let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / 100.0
+}
+
+/// Seconds of processor time of this process and of those children that have ended.
+pub(crate) fn own_processor_seconds() -> f64 {
+    let fields = stat(std::process::id());
+    let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    (11..15).map(ticks).sum::<f64>() / 100.0
+}
+
+/// Processor time while something is measured: the server's and that of its load.
+pub(crate) struct Processor {
+    server: u32,
+    began: Instant,
+    before: (f64, f64),
+}
+
+/// What a [`Processor`] has counted, in cores.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cores {
+    pub(crate) server: f64,
+    pub(crate) load: f64,
+}
+
+impl Processor {
+    pub(crate) fn of(server: u32) -> Self {
+        Self { server, began: Instant::now(), before: (processor_seconds(server), own_processor_seconds()) }
+    }
+
+    pub(crate) fn cores(&self) -> Cores {
+        let elapsed = self.began.elapsed().as_secs_f64();
+        Cores {
+            server: (processor_seconds(self.server) - self.before.0) / elapsed,
+            load: (own_processor_seconds() - self.before.1) / elapsed,
+        }
+    }
+}
+
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cores: server {:.2}, load {:.2}", self.server, self.load)
+    }
 }

@@ -16,6 +16,8 @@ struct Row {
     value: f64,
     unit: &'static str,
     budget: Budget,
+    /// Where the time went, or what the figure is of.
+    note: String,
 }
 
 /// A table of figures.
@@ -24,8 +26,19 @@ pub(crate) struct Report(Vec<Row>);
 
 impl Report {
     pub(crate) fn add(&mut self, what: impl Into<String>, value: f64, unit: &'static str, budget: Budget) {
-        let row = Row { what: what.into(), value, unit, budget };
-        eprintln!("  {}: {} {}", row.what, number(value), unit);
+        self.add_with(what, value, unit, budget, String::new());
+    }
+
+    pub(crate) fn add_with(
+        &mut self,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        budget: Budget,
+        note: String,
+    ) {
+        let row = Row { what: what.into(), value, unit, budget, note };
+        eprintln!("  {}: {} {} {}", row.what, number(value), unit, row.note);
         self.0.push(row);
     }
 }
@@ -53,15 +66,9 @@ impl fmt::Display for Report {
             };
             let ratio = if ratio.is_nan() { String::new() } else { format!("{ratio:.2}") };
             let mark = if missed { " MISSED" } else { "" };
-            writeln!(
-                f,
-                "{:<62} {:>10} {:<5} {:>10} {:>7}{mark}",
-                row.what,
-                number(row.value),
-                row.unit,
-                budget,
-                ratio
-            )?;
+            let (what, value, unit) = (&row.what, number(row.value), row.unit);
+            let note = if row.note.is_empty() { String::new() } else { format!("  ({})", row.note) };
+            writeln!(f, "{what:<62} {value:>10} {unit:<5} {budget:>10} {ratio:>7}{mark}{note}")?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A `kybern kube-apiserver` to measure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use crate::Site;
 pub(crate) const PORT: u16 = 16443;
 /// In the static token file; a member of `system:masters`.
 pub(crate) const TOKEN: &str = "bench-token";
+const KUBECONFIG: &str = "bench.kubeconfig";
 
 /// A running server; it ends when this is dropped.
 pub(crate) struct Server {
@@ -22,6 +23,10 @@ pub(crate) struct Server {
 impl Server {
     /// Starts on fresh or existing data below the site's folder; answers the time to `/readyz`, too.
     pub(crate) async fn start(site: &Site, name: &str) -> Result<(Self, Duration)> {
+        Self::start_with(site, name, &[]).await
+    }
+
+    pub(crate) async fn start_with(site: &Site, name: &str, arguments: &[String]) -> Result<(Self, Duration)> {
         let data = site.folder.join(name);
         std::fs::create_dir_all(&data)?;
         let tokens = data.join("tokens.csv");
@@ -33,14 +38,15 @@ impl Server {
             .args(["--bind-address=127.0.0.1", &format!("--secure-port={PORT}"), "--authorization-mode=RBAC"])
             .arg(format!("--token-auth-file={}", tokens.display()))
             .arg(format!("--data-dir={}", data.display()))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .context("cannot start kube-apiserver")?;
+        let kubeconfig = write_kubeconfig(&data)?;
         let mut server = Self { child, data };
-        server.write_kubeconfig()?;
-        while !server.is_ready().await {
+        while !is_ready(&kubeconfig).await {
             if let Some(status) = server.child.try_wait()? {
                 bail!("kube-apiserver ended with {status}; see {name}.log in {}", site.folder.display());
             }
@@ -57,27 +63,30 @@ impl Server {
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.data.join("bench.kubeconfig")
+        self.data.join(KUBECONFIG)
     }
 
     pub(crate) fn client(&self) -> Result<Client> {
         Ok(Client::from_kubeconfig(&self.kubeconfig())?)
     }
+}
 
-    fn write_kubeconfig(&self) -> Result<()> {
-        let text = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: bench\ncontexts:\n- name: bench\n  context: {{cluster: bench, user: bench}}\n\
-             clusters:\n- name: bench\n  cluster: {{server: 'https://127.0.0.1:{PORT}', insecure-skip-tls-verify: true}}\n\
-             users:\n- name: bench\n  user: {{token: {TOKEN}}}\n"
-        );
-        Ok(std::fs::write(self.kubeconfig(), text)?)
-    }
+/// One for the administrator of the server on our port.
+pub(crate) fn write_kubeconfig(folder: &Path) -> Result<PathBuf> {
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: bench\ncontexts:\n- name: bench\n  context: {{cluster: bench, user: bench}}\n\
+         clusters:\n- name: bench\n  cluster: {{server: 'https://127.0.0.1:{PORT}', insecure-skip-tls-verify: true}}\n\
+         users:\n- name: bench\n  user: {{token: {TOKEN}}}\n"
+    );
+    let path = folder.join(KUBECONFIG);
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
 
-    async fn is_ready(&self) -> bool {
-        let Ok(client) = self.client() else { return false };
-        let Ok(request) = http::Request::get("/readyz").body(kybern_client::body::empty()) else { return false };
-        client.request(request).await.is_ok_and(|response| response.status().is_success())
-    }
+pub(crate) async fn is_ready(kubeconfig: &Path) -> bool {
+    let Ok(client) = Client::from_kubeconfig(kubeconfig) else { return false };
+    let Ok(request) = http::Request::get("/readyz").body(kybern_client::body::empty()) else { return false };
+    client.request(request).await.is_ok_and(|response| response.status().is_success())
 }
 
 impl Drop for Server {

@@ -30,7 +30,14 @@ const TESTS: &[Package] = &[
 const EMULATOR: &[Package] = &[("/usr/bin/qemu-system-x86_64", "qemu-system-x86"), ("/bin/busybox", "busybox-static")];
 
 /// What the measurements need.
-const BENCH: &[Package] = &[("/usr/bin/wrk", "wrk"), ("/usr/bin/nsenter", "util-linux"), ("/bin/ip", "iproute2")];
+const BENCH: &[Package] = &[
+    ("/usr/bin/wrk", "wrk"),
+    ("/usr/sbin/nginx", "nginx-light"),
+    ("/usr/bin/etcd", "etcd-server"),
+    ("/usr/bin/openssl", "openssl"),
+    ("/usr/bin/nsenter", "util-linux"),
+    ("/bin/ip", "iproute2"),
+];
 
 pub(crate) fn for_bench() -> Result<()> {
     ensure(BENCH)

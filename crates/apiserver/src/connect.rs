@@ -161,6 +161,12 @@ pub trait Observer: Send + Sync + 'static {
     /// Group and resource of what it wants to see.
     fn observes(&self) -> &'static [(&'static str, &'static str)];
 
+    /// The paths to what it reads of a resource's objects, through lists as if they were not there; empty: all. What nobody
+    /// names is not parsed, and may be missing from what is shown.
+    fn reads(&self, _group: &str, _resource: &str) -> &'static [&'static [&'static str]] {
+        &[]
+    }
+
     /// An object in its stored version, as committed; `None` when it is gone. One that cannot be read is not shown: what was
     /// known of it stands. Must be quick: it runs in the commit path.
     fn changed(&self, group: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>);

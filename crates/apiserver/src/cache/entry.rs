@@ -73,9 +73,11 @@ impl Entry {
         };
         let body = body_offset(&bytes).ok_or_else(|| bad("its head is malformed".to_owned()))?;
         let metadata = body + METADATA.len() - 1;
-        let end = extract::end_of_value(&bytes, metadata).ok_or_else(|| bad("its metadata does not end".to_owned()))?;
-        let labels = Labels::read(&bytes[..end], metadata).map_err(|e| bad(e.to_string()))?;
-        let fields = extract::fields(&bytes, &kind.selectable).map_err(|e| bad(e.to_string()))?;
+        let found = extract::metadata(&bytes, metadata).ok_or_else(|| bad("its metadata does not end".to_owned()))?;
+        let (end, labels) = found;
+        let labels = Labels::read(&bytes, labels).map_err(|e| bad(e.to_string()))?;
+        // None of them is in the metadata.
+        let fields = extract::fields(&bytes, end, &kind.selectable).map_err(|e| bad(e.to_string()))?;
         let offset = |n: usize| u32::try_from(n).map_err(|_| bad("it is larger than 4 GiB".to_owned()));
         Ok(Self {
             body: offset(body)?,
@@ -167,7 +169,12 @@ impl Entry {
 
     /// The object as a tree. Fails for what cannot be read, of which nobody may conclude anything: it is there, but not known.
     pub fn value(&self) -> Result<Value, BadEntry> {
-        serde_json::from_slice(&self.bytes).map_err(|e| BadEntry { key: self.key.clone(), cause: e.to_string() })
+        self.part(|bytes| serde_json::from_slice(bytes))
+    }
+
+    /// What is read of its bytes.
+    pub(super) fn part<T>(&self, read: impl FnOnce(&[u8]) -> serde_json::Result<T>) -> Result<T, BadEntry> {
+        read(&self.bytes).map_err(|e| BadEntry { key: self.key.clone(), cause: e.to_string() })
     }
 }
 

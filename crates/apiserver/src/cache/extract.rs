@@ -1,10 +1,10 @@
 //! Reads single values out of an object's JSON without building a tree.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use kybern_apimachinery::{Map, Value};
 
 use crate::resource::SelectableField;
 
@@ -22,21 +22,16 @@ pub(super) enum Labels {
 }
 
 impl Labels {
-    /// The labels in the `metadata` object that opens at `start`.
-    pub(super) fn read(object: &[u8], start: usize) -> serde_json::Result<Self> {
-        let Some(span) = member(object, start, "labels") else { return Ok(Self::None) };
+    /// Labels that stand at a place.
+    pub(super) fn read(object: &[u8], span: Option<Range<usize>>) -> serde_json::Result<Self> {
+        let Some(span) = span else { return Ok(Self::None) };
         let json = &object[span.clone()];
-        let pairs: Option<Pairs> =
-            serde_json::from_slice::<Option<BTreeMap<Box<str>, Box<str>>>>(json)?.map(|map| map.into_iter().collect());
-        let pairs = pairs.unwrap_or_default();
-        if pairs.is_empty() {
-            return Ok(Self::None);
+        if let (Ok(start), Ok(end), true) = (u32::try_from(span.start), u32::try_from(span.end), is_plain(json)) {
+            return Ok(Self::Plain(start..end));
         }
-        let plain: usize = pairs.iter().map(|(key, value)| key.len() + value.len() + r#""":"","#.len()).sum();
-        match (u32::try_from(span.start), u32::try_from(span.end)) {
-            (Ok(start), Ok(end)) if json.len() == plain + 1 => Ok(Self::Plain(start..end)),
-            _ => Ok(Self::Parsed(Box::new(pairs))),
-        }
+        let pairs: Option<BTreeMap<Box<str>, Box<str>>> = serde_json::from_slice(json)?;
+        let pairs: Pairs = pairs.unwrap_or_default().into_iter().collect();
+        Ok(if pairs.is_empty() { Self::None } else { Self::Parsed(Box::new(pairs)) })
     }
 
     /// The same in bytes in which they stand so much further on.
@@ -71,42 +66,105 @@ impl Labels {
     }
 }
 
-/// Where the value of a member stands in the object that opens at `start`; the last, where there are several. What is no JSON
-/// has no members.
-fn member(json: &[u8], start: usize, name: &str) -> Option<Range<usize>> {
-    let space = |mut at: usize| {
-        while matches!(json.get(at), Some(b' ' | b'\n' | b'\t' | b'\r')) {
-            at += 1;
+/// Pairs that are compared with each other for being there twice.
+const COMPARED: usize = 32;
+
+/// Whether it is `{"a":"1","b":"2"}`: pairs of text, without space, escapes and names that are there twice.
+fn is_plain(json: &[u8]) -> bool {
+    if memchr::memchr(b'\\', json).is_some() || std::str::from_utf8(json).is_err() {
+        return false;
+    }
+    let mut parts = json.split(|byte| *byte == b'"');
+    let mut names: Vec<&[u8]> = Vec::with_capacity(8);
+    let mut before = parts.next();
+    while before == Some(if names.is_empty() { &b"{"[..] } else { b"," }) {
+        let (Some(name), Some(b":"), Some(_)) = (parts.next(), parts.next(), parts.next()) else { return false };
+        if names.len() == COMPARED || names.contains(&name) {
+            return false;
         }
-        at
-    };
-    let (mut at, mut found) = (space(start + 1), None);
-    while json.get(at) == Some(&b'"') {
-        let key = at + 1..end_of_value(json, at)? - 1;
-        at = space(space(key.end + 1) + 1);
-        let end = end_of_value(json, at)?;
-        if &json[key] == name.as_bytes() {
-            found = Some(at..end);
+        names.push(name);
+        before = parts.next();
+    }
+    before == Some(b"}") && parts.next().is_none() && !names.is_empty()
+}
+
+fn space(json: &[u8], mut at: usize) -> usize {
+    while matches!(json.get(at), Some(b' ' | b'\n' | b'\t' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+/// A member of an object.
+struct Member<'a> {
+    name: Cow<'a, str>,
+    /// Where its value starts.
+    value: usize,
+}
+
+/// The next member of an object, or where the object ends. To be asked inside of it: behind its bracket, or behind a value.
+/// `None` for what is no JSON.
+fn member(json: &[u8], at: usize) -> Option<Result<Member<'_>, usize>> {
+    let mut at = space(json, at);
+    if json.get(at) == Some(&b',') {
+        at = space(json, at + 1);
+    }
+    match json.get(at)? {
+        b'}' => Some(Err(at + 1)),
+        b'"' => {
+            let end = end_of_string(json, at + 1)?;
+            let text = &json[at + 1..end - 1];
+            let name = match memchr::memchr(b'\\', text) {
+                None => Cow::Borrowed(std::str::from_utf8(text).ok()?),
+                Some(_) => Cow::Owned(serde_json::from_slice(&json[at..end]).ok()?),
+            };
+            let colon = space(json, end);
+            (json.get(colon) == Some(&b':')).then(|| Ok(Member { name, value: space(json, colon + 1) }))
         }
-        at = space(end);
-        if json.get(at) == Some(&b',') {
-            at = space(at + 1);
+        _ => None,
+    }
+}
+
+/// Where the `metadata` object that opens at `start` ends, and where its labels stand (the last, where there are several).
+pub(super) fn metadata(json: &[u8], start: usize) -> Option<(usize, Option<Range<usize>>)> {
+    let (mut at, mut labels) = (start + 1, None);
+    loop {
+        let member = match member(json, at)? {
+            Ok(member) => member,
+            Err(end) => return Some((end, labels)),
+        };
+        at = end_of_value(json, member.value)?;
+        if member.name == "labels" {
+            labels = Some(member.value..at);
         }
     }
-    found
+}
+
+/// Bytes of a string that are looked at one by one: most strings are short.
+const SHORT: usize = 16;
+
+/// Behind the quote that ends a string, given where its text starts.
+fn end_of_string(json: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        let short = json.get(at..)?.iter().take(SHORT).position(|byte| matches!(byte, b'"' | b'\\'));
+        at = match short {
+            Some(near) => at + near,
+            None => at + SHORT + memchr::memchr2(b'"', b'\\', json.get(at + SHORT..)?)?,
+        };
+        if json[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
 }
 
 /// Where a value ends.
-pub(super) fn end_of_value(json: &[u8], start: usize) -> Option<usize> {
+fn end_of_value(json: &[u8], start: usize) -> Option<usize> {
     let (mut depth, mut at) = (0usize, start);
     loop {
         match json.get(at)? {
-            b'"' => {
-                at += 1;
-                while *json.get(at)? != b'"' {
-                    at += if json[at] == b'\\' { 2 } else { 1 };
-                }
-            }
+            b'"' => at = end_of_string(json, at + 1)? - 1,
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.checked_sub(1)?,
             // A number or word, to its last character.
@@ -123,6 +181,93 @@ pub(super) fn end_of_value(json: &[u8], start: usize) -> Option<usize> {
             return Some(at);
         }
     }
+}
+
+/// Paths into an object, by their first name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    whole: bool,
+    below: Vec<(&'static str, Wanted)>,
+}
+
+impl Wanted {
+    pub(super) fn with(mut self, paths: &[&[&'static str]]) -> Self {
+        paths.iter().for_each(|path| self.add(path));
+        self
+    }
+
+    fn add(&mut self, path: &[&'static str]) {
+        let Some((first, rest)) = path.split_first() else {
+            self.whole = true;
+            return;
+        };
+        match self.below.iter_mut().find(|(name, _)| name == first) {
+            Some((_, below)) => below.add(rest),
+            None => {
+                let mut below = Self::default();
+                below.add(rest);
+                self.below.push((first, below));
+            }
+        }
+    }
+}
+
+/// What is wanted of an object, as a tree. Paths lead through lists to each of their objects.
+pub(super) fn tree(object: &[u8], wanted: &Wanted) -> serde_json::Result<Value> {
+    part(object, 0, wanted)?.map_or_else(|| Err(no_json()), |(value, _)| Ok(value))
+}
+
+/// A part of what starts at a place, and where that ends. `None` for what is no JSON.
+fn part(json: &[u8], start: usize, wanted: &Wanted) -> serde_json::Result<Option<(Value, usize)>> {
+    let first = json.get(start);
+    let mut at = start + 1;
+    if !wanted.whole && first == Some(&b'{') {
+        let mut map = Map::new();
+        loop {
+            let member = match member(json, at) {
+                None => return Ok(None),
+                Some(Err(end)) => return Ok(Some((Value::Object(map), end))),
+                Some(Ok(member)) => member,
+            };
+            let below = wanted.below.iter().find(|(name, _)| *name == member.name);
+            let end = match below {
+                None => end_of_value(json, member.value),
+                Some((name, below)) => part(json, member.value, below)?.map(|(value, end)| {
+                    map.insert((*name).to_owned(), value);
+                    end
+                }),
+            };
+            let Some(end) = end else { return Ok(None) };
+            at = end;
+        }
+    }
+    if !wanted.whole && first == Some(&b'[') {
+        let mut list = Vec::new();
+        loop {
+            at = space(json, at);
+            match json.get(at) {
+                Some(b']') => return Ok(Some((Value::Array(list), at + 1))),
+                Some(b',') => at += 1,
+                Some(b'{') => {
+                    let Some((value, end)) = part(json, at, wanted)? else { return Ok(None) };
+                    list.push(value);
+                    at = end;
+                }
+                // No list of objects.
+                _ => {
+                    let Some(end) = end_of_value(json, at) else { return Ok(None) };
+                    list.push(Value::Null);
+                    at = end;
+                }
+            }
+        }
+    }
+    let Some(end) = end_of_value(json, start) else { return Ok(None) };
+    Ok(Some((serde_json::from_slice(&json[start..end])?, end)))
+}
+
+fn no_json() -> serde_json::Error {
+    serde::de::Error::custom("it is no JSON")
 }
 
 /// Values of a kind's selectable fields, in their order, in one piece: where the first begins and each ends, then their text.
@@ -161,109 +306,88 @@ impl Fields {
     }
 }
 
-/// The values at the fields' paths, as selectors compare them.
-pub(super) fn fields(object: &[u8], wanted: &[SelectableField]) -> serde_json::Result<Fields> {
+/// The values at the fields' paths, as selectors compare them, in an object of which all before `from` is no part of any:
+/// behind its bracket, or behind a value.
+pub(super) fn fields(object: &[u8], from: usize, wanted: &[SelectableField]) -> serde_json::Result<Fields> {
     if wanted.is_empty() {
         return Ok(Fields::default());
     }
-    let mut found: Vec<Option<Box<str>>> = vec![None; wanted.len()];
-    let all: Vec<usize> = (0..wanted.len()).collect();
-    let mut reader = serde_json::Deserializer::from_slice(object);
-    Paths { wanted, alive: &all, depth: 0, found: &mut found }.deserialize(&mut reader)?;
-    let set = |found: &Option<Box<str>>| found.clone().filter(|value| !value.is_empty());
-    let read = |(value, field): (&Option<Box<str>>, &SelectableField)| {
-        let instead = || field.instead.and_then(|other| set(found.get(other)?));
-        set(value).or_else(instead).unwrap_or_else(|| field.unset.as_str().into())
+    let mut paths = Paths { json: object, wanted, found: vec![None; wanted.len()] };
+    paths.descend(from, &(0..wanted.len()).collect::<Vec<_>>(), 0)?.ok_or_else(no_json)?;
+    let found = &paths.found;
+    let set = |place: usize| found.get(place)?.as_deref().filter(|value| !value.is_empty());
+    let read = |(place, field): (usize, &SelectableField)| {
+        let read = set(place).or_else(|| field.instead.and_then(set));
+        read.unwrap_or(&field.unset).into()
     };
-    Ok(Fields::new(&found.iter().zip(wanted).map(read).collect::<Vec<_>>()))
+    Ok(Fields::new(&wanted.iter().enumerate().map(read).collect::<Vec<Box<str>>>()))
 }
 
-/// Descends along the paths that are still possible at this depth and skips everything else.
+/// Descends along the paths that are still possible at a depth and passes over everything else.
 struct Paths<'a> {
+    json: &'a [u8],
     wanted: &'a [SelectableField],
-    alive: &'a [usize],
-    depth: usize,
-    found: &'a mut [Option<Box<str>>],
+    found: Vec<Option<Cow<'a, str>>>,
 }
 
 impl Paths<'_> {
-    fn set(&mut self, value: &dyn fmt::Display) {
-        for &i in self.alive {
-            if self.wanted[i].json_path.len() == self.depth {
-                self.found[i] = Some(value.to_string().into());
-            }
+    /// Answers where the object ends; `None` for what is no JSON.
+    fn descend(&mut self, from: usize, alive: &[usize], depth: usize) -> serde_json::Result<Option<usize>> {
+        let (json, mut at) = (self.json, from);
+        loop {
+            let member = match member(json, at) {
+                None => return Ok(None),
+                Some(Err(end)) => return Ok(Some(end)),
+                Some(Ok(member)) => member,
+            };
+            let on_path = |i: &usize| self.wanted[*i].json_path.get(depth).is_some_and(|name| *name == *member.name);
+            let mut below = alive.iter().copied().filter(on_path).peekable();
+            let end = match (below.peek(), json.get(member.value)) {
+                (None, _) => end_of_value(json, member.value),
+                (Some(_), Some(b'{')) => {
+                    let below: Vec<usize> = below.collect();
+                    self.descend(member.value + 1, &below, depth + 1)?
+                }
+                (Some(_), _) => {
+                    let below: Vec<usize> = below.collect();
+                    let Some(end) = end_of_value(json, member.value) else { return Ok(None) };
+                    let value = scalar(&json[member.value..end])?;
+                    for i in below.into_iter().filter(|i| self.wanted[*i].json_path.len() == depth + 1) {
+                        // Null leaves it as it was.
+                        self.found[i] = value.clone().or_else(|| self.found[i].take());
+                    }
+                    Some(end)
+                }
+            };
+            let Some(end) = end else { return Ok(None) };
+            at = end;
         }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Paths<'_> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+/// A value as selectors compare it; nothing for null and lists.
+fn scalar(json: &[u8]) -> serde_json::Result<Option<Cow<'_, str>>> {
+    if let [b'"', text @ .., b'"'] = json
+        && memchr::memchr(b'\\', text).is_none()
+        && let Ok(text) = std::str::from_utf8(text)
+    {
+        return Ok(Some(text.into()));
     }
-}
-
-impl<'de> Visitor<'de> for Paths<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "any value")
-    }
-
-    fn visit_bool<E>(mut self, value: bool) -> Result<(), E> {
-        self.set(&value);
-        Ok(())
-    }
-
-    fn visit_i64<E>(mut self, value: i64) -> Result<(), E> {
-        self.set(&value);
-        Ok(())
-    }
-
-    fn visit_u64<E>(mut self, value: u64) -> Result<(), E> {
-        self.set(&value);
-        Ok(())
-    }
-
-    fn visit_f64<E>(mut self, value: f64) -> Result<(), E> {
-        self.set(&value);
-        Ok(())
-    }
-
-    fn visit_str<E>(mut self, value: &str) -> Result<(), E> {
-        self.set(&value);
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<std::borrow::Cow<str>>()? {
-            let on_path = |i: &usize| self.wanted[*i].json_path.get(self.depth).is_some_and(|k| *k == *key);
-            let alive: Vec<usize> = self.alive.iter().copied().filter(on_path).collect();
-            if alive.is_empty() {
-                map.next_value::<IgnoredAny>()?;
-            } else {
-                let below =
-                    Paths { wanted: self.wanted, alive: &alive, depth: self.depth + 1, found: &mut *self.found };
-                map.next_value_seed(below)?;
-            }
-        }
-        Ok(())
-    }
+    Ok(match serde_json::from_slice(json)? {
+        Value::String(text) => Some(text.into()),
+        Value::Bool(value) => Some(value.to_string().into()),
+        Value::Number(value) => Some(match value.as_f64().filter(|_| value.is_f64()) {
+            Some(float) => float.to_string().into(),
+            None => value.to_string().into(),
+        }),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kybern_apimachinery::json;
 
     fn field(path: &str, unset: &str) -> SelectableField {
         SelectableField { unset: unset.into(), ..SelectableField::at(path) }
@@ -278,7 +402,7 @@ mod tests {
             field("spec.n", ""),
         ];
         let check = |object: &str, expect: &[&str]| {
-            let got = fields(object.as_bytes(), &wanted).unwrap();
+            let got = fields(object.as_bytes(), 1, &wanted).unwrap();
             assert_eq!((0..wanted.len()).map(|i| got.get(i)).collect::<Vec<_>>(), expect, "{object}");
             assert_eq!(got.get(wanted.len()), "");
         };
@@ -288,6 +412,34 @@ mod tests {
         );
         check(r#"{"spec":{"hostNetwork":true,"nodeName":null},"status":[1,{"phase":"no"}]}"#, &["", "true", "", ""]);
         check("{}", &["", "false", "", ""]);
+        // A name may be written otherwise, and be there twice; null is as if it were not there.
+        check(r#"{ "spec" : {"n\u006fdeName":"a","nodeName": "b" ,"n":1.0,"nodeName":null}}"#, &["b", "false", "", "1"]);
+        for broken in ["", "{", r#"{"spec""#, r#"{"spec":{"nodeName":"a}"#, r#"{"spec":{"nodeName" "a"}}"#, "{1}"] {
+            assert!(fields(broken.as_bytes(), 1, &wanted).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_tree_of_what_is_wanted() {
+        let wanted = Wanted::default().with(&[&["metadata", "name"], &["spec", "containers", "env", "from"], &["status"]]);
+        let check = |object: &str, expect: Value| {
+            assert_eq!(tree(object.as_bytes(), &wanted).unwrap(), expect, "{object}");
+        };
+        check(
+            r#"{"kind":"Pod","metadata":{"labels":{"name":"no"},"name":"a\n"},"spec":{"x":[{}],"containers":[
+                {"name":"c","env":[{"name":"A","from":{"b":[1,"]"]}},{"value":"}"}]}, 7, [[]], {}]},"status":{"s":null}}"#,
+            json!({
+                "metadata": {"name": "a\n"},
+                "spec": {"containers": [{"env": [{"from": {"b": [1, "]"]}}, {}]}, null, null, {}]},
+                "status": {"s": null},
+            }),
+        );
+        check(r#"{"spec":null,"metadata":1}"#, json!({"spec": null, "metadata": 1}));
+        for broken in ["", "{", r#"{"spec":{"containers":["#, r#"{"spec":{"containers":[{"env":[}]}"#, r#"{"status":tru}"#] {
+            assert!(tree(broken.as_bytes(), &wanted).is_err(), "{broken}");
+        }
+        let deep = format!(r#"{{"spec":{{"containers":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        check(&deep, json!({"spec": {"containers": [null]}}));
     }
 
     #[test]
@@ -295,7 +447,9 @@ mod tests {
         let check = |json: &str, is_plain: bool, expect: &[(&str, &str)]| {
             let object = format!("{{\"metadata\":{json}}}");
             let start = object.find(json).unwrap();
-            let labels = Labels::read(object.as_bytes(), start).unwrap();
+            let (end, span) = metadata(object.as_bytes(), start).unwrap();
+            assert_eq!(end, object.len() - 1, "{json}");
+            let labels = Labels::read(object.as_bytes(), span).unwrap();
             assert_eq!(matches!(labels, Labels::Plain(_)), is_plain, "{json}");
             for (key, value) in expect {
                 assert_eq!(labels.get(object.as_bytes(), key), Some(*value), "{json}");
@@ -313,7 +467,9 @@ mod tests {
         for none in [r#"{"labels":null,"name":"a"}"#, r#"{"labels":{}}"#, "{}", r#"{"annotations":{"labels":"no"}}"#] {
             check(none, false, &[]);
         }
-        assert!(Labels::read(br#"{"labels":{"a":7}}"#, 0).is_err());
+        for bad in [r#"{"a":7}"#, r#"{"a":"b","c"}"#, r#"{"a":"b"} "c""#, r#"{"a":"b",}"#] {
+            assert!(Labels::read(bad.as_bytes(), Some(0..bad.len())).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -142,9 +142,16 @@ impl KindCache {
         self.endings.load(Ordering::Acquire) != subscription.endings
     }
 
-    /// Takes in an object at load, before there are watchers.
-    pub(super) fn load(&self, entry: Entry) {
-        self.state.write().objects.insert(Arc::new(entry));
+    /// Takes in objects at load, before there are watchers.
+    pub(super) fn load(&self, entries: Vec<Arc<Entry>>) {
+        let mut state = self.state.write();
+        if state.objects.len() == 0 {
+            state.objects = Objects::new(entries);
+            return;
+        }
+        for entry in entries {
+            state.objects.insert(entry);
+        }
     }
 
     /// Takes in committed changes, in order; an entry that is `None` is a deletion. What it has had already is ignored. Called

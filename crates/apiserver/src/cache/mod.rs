@@ -6,6 +6,7 @@ mod entry;
 mod extract;
 mod kind;
 mod objects;
+mod observers;
 mod sealed;
 mod selection;
 mod subscription;
@@ -20,6 +21,7 @@ use arc_swap::ArcSwap;
 use kybern_storage::{Batch, Event, KeyValue, RangeRequest, Revision, Storage, StorageError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::connect::Observer;
@@ -28,6 +30,7 @@ pub use change::{EventKind, Form, WatchEvent};
 pub(crate) use entry::canonical;
 pub use entry::{BadEntry, Entry};
 pub use kind::{KindCache, Listing, TooOld};
+use observers::Observers;
 use sealed::Sealed;
 pub use selection::Selection;
 pub use subscription::Subscription;
@@ -50,8 +53,14 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before the store is followed again, after the first failure and after many.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Objects that are decoded in passing when kinds are loaded; more are decoded by other threads.
+const DECODED_HERE: usize = 4096;
+
 /// By prefix.
 type Kinds = HashMap<String, Arc<KindCache>>;
+
+/// What was read of kinds.
+type Loaded = Vec<(Arc<KindCache>, Vec<Arc<Entry>>)>;
 
 /// See the module.
 pub struct Cache {
@@ -59,7 +68,7 @@ pub struct Cache {
     kinds: ArcSwap<Kinds>,
     /// Held while events are fed to the kinds.
     feeding: Mutex<()>,
-    observers: Mutex<Vec<Arc<dyn Observer>>>,
+    observers: Observers,
     applied: AtomicU64,
     progress: watch::Sender<Revision>,
 }
@@ -71,7 +80,7 @@ impl Cache {
             storage,
             kinds: ArcSwap::default(),
             feeding: Mutex::new(()),
-            observers: Mutex::default(),
+            observers: Observers::default(),
             applied: AtomicU64::new(0),
             progress: watch::channel(0).0,
         })
@@ -79,7 +88,7 @@ impl Cache {
 
     /// Loads kinds as of a revision shortly before the latest, so that following replays the events in between.
     /// Answers the revision.
-    pub async fn load(&self, kinds: &[Arc<StoredKind>]) -> Result<Revision, StorageError> {
+    pub async fn load(self: &Arc<Self>, kinds: &[Arc<StoredKind>]) -> Result<Revision, StorageError> {
         let latest = self.storage.revision().await?;
         let early = latest.saturating_sub(REPLAY).max(1);
         match self.load_at(kinds, early).await {
@@ -88,7 +97,7 @@ impl Cache {
         }
     }
 
-    async fn load_at(&self, kinds: &[Arc<StoredKind>], at: Revision) -> Result<Revision, StorageError> {
+    async fn load_at(self: &Arc<Self>, kinds: &[Arc<StoredKind>], at: Revision) -> Result<Revision, StorageError> {
         let all = empty(kinds, at);
         self.scan(&all, at).await?;
         self.install(all.into_values().collect());
@@ -96,22 +105,30 @@ impl Cache {
         Ok(at)
     }
 
-    /// Takes in an object as it is loaded.
-    fn load_object(&self, cache: &KindCache, kv: KeyValue) {
-        match Entry::new(&cache.kind, cache.prefix.len(), kv.key, &kv.value, kv.mod_revision) {
-            Ok(entry) => {
-                self.observe(&cache.kind, entry.namespace(), entry.name(), Some(&entry));
-                cache.load(entry);
-            }
-            Err(error) => {
-                tracing::error!(%error, "an object cannot be read");
-                cache.sealed.note(&kv.value, error);
+    /// Makes entries of objects as they are loaded, and shows them to observers.
+    fn decode(&self, kinds: &Kinds, piece: Vec<KeyValue>) -> Loaded {
+        let mut loaded: Loaded = Vec::new();
+        for kv in piece {
+            let Some(cache) = kind_of(kinds, &kv.key) else { continue };
+            match Entry::new(&cache.kind, cache.prefix.len(), kv.key, &kv.value, kv.mod_revision) {
+                Ok(entry) => {
+                    self.observers.tell(&cache.kind, entry.namespace(), entry.name(), Some(&entry));
+                    match loaded.iter_mut().find(|(known, _)| Arc::ptr_eq(known, cache)) {
+                        Some((_, entries)) => entries.push(Arc::new(entry)),
+                        None => loaded.push((cache.clone(), vec![Arc::new(entry)])),
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "an object cannot be read");
+                    cache.sealed.note(&kv.value, error);
+                }
             }
         }
+        loaded
     }
 
     /// Kinds with their objects at a revision.
-    async fn read(&self, kinds: &[Arc<StoredKind>], at: Revision) -> Result<Kinds, StorageError> {
+    async fn read(self: &Arc<Self>, kinds: &[Arc<StoredKind>], at: Revision) -> Result<Kinds, StorageError> {
         let all = empty(kinds, at);
         if kinds.len() > SCANNED_TOGETHER {
             self.scan(&all, at).await?;
@@ -124,8 +141,8 @@ impl Cache {
                 let page = self.storage.range(request).await?;
                 let Some(last) = page.items.last() else { break };
                 after = last.key.clone();
-                for kv in page.items {
-                    self.load_object(cache, kv);
+                for (cache, entries) in self.decode(&all, page.items) {
+                    cache.load(entries);
                 }
                 if !page.more {
                     break;
@@ -135,15 +152,38 @@ impl Cache {
         Ok(all)
     }
 
-    /// Reads the objects of kinds at a revision by one pass over the store.
-    async fn scan(&self, kinds: &Kinds, at: Revision) -> Result<(), StorageError> {
+    /// Reads the objects of kinds at a revision by one pass over the store. What is much is decoded by several threads.
+    async fn scan(self: &Arc<Self>, kinds: &Kinds, at: Revision) -> Result<(), StorageError> {
         let mut scan = self.storage.scan(ROOT, at).await?;
-        while let Some(piece) = scan.recv().await {
-            for kv in piece? {
-                if let Some(cache) = kind_of(kinds, &kv.key) {
-                    self.load_object(cache, kv);
-                }
+        let mut all: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
+        let mut take = |loaded: Loaded| {
+            for (cache, entries) in loaded {
+                all.entry(cache.prefix.clone()).or_default().extend(entries);
             }
+        };
+        let mut aside = JoinSet::new();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let (mut seen, shared) = (0, Arc::new(kinds.clone()));
+        while let Some(piece) = scan.recv().await {
+            let piece = piece?;
+            seen += piece.len();
+            if seen <= DECODED_HERE {
+                take(self.decode(kinds, piece));
+                continue;
+            }
+            while aside.len() >= threads
+                && let Some(loaded) = aside.join_next().await
+            {
+                take(loaded.map_err(|_| StorageError::Closed)?);
+            }
+            let (cache, kinds) = (self.clone(), shared.clone());
+            aside.spawn_blocking(move || cache.decode(&kinds, piece));
+        }
+        while let Some(loaded) = aside.join_next().await {
+            take(loaded.map_err(|_| StorageError::Closed)?);
+        }
+        for cache in kinds.values() {
+            cache.load(all.remove(&cache.prefix).unwrap_or_default());
         }
         Ok(())
     }
@@ -160,7 +200,7 @@ impl Cache {
 
     /// Adds kinds while the store is being followed. One that is there is read anew if other fields of it can be selected
     /// now; its watchers end.
-    pub async fn add(&self, kinds: &[Arc<StoredKind>]) -> Result<(), StorageError> {
+    pub async fn add(self: &Arc<Self>, kinds: &[Arc<StoredKind>]) -> Result<(), StorageError> {
         let known = self.kinds.load_full();
         let fits = |kind: &StoredKind| known.get(&kind.prefix).is_some_and(|known| known.kind.is_read_as(kind));
         let new: Vec<Arc<StoredKind>> = kinds.iter().filter(|kind| !fits(kind)).cloned().collect();
@@ -302,7 +342,7 @@ impl Cache {
             cache.sealed.replace(sealed.remove(prefix.as_str()).unwrap_or_default());
             for (entry, there) in cache.replace(found.remove(prefix.as_str()).unwrap_or_default(), at) {
                 let is = there.then_some(&*entry);
-                self.observe(&cache.kind, entry.namespace(), entry.name(), is);
+                self.observers.tell(&cache.kind, entry.namespace(), entry.name(), is);
             }
         }
         self.advance(at);
@@ -352,7 +392,7 @@ impl Cache {
         let own = &event.key[cache.prefix.len()..];
         let (namespace, name) =
             if cache.kind.namespaced { own.split_once('/').unwrap_or(("", own)) } else { ("", own) };
-        self.observe(&cache.kind, namespace, name, entry.as_ref());
+        self.observers.tell(&cache.kind, namespace, name, entry.as_ref());
         Some((event.key, entry, event.revision))
     }
 
@@ -415,23 +455,7 @@ impl Cache {
 
     /// Must be called before kinds are loaded: an observer sees every object.
     pub fn add_observer(&self, observer: Arc<dyn Observer>) {
-        self.observers.lock().push(observer);
-    }
-
-    fn observe(&self, kind: &StoredKind, namespace: &str, name: &str, entry: Option<&Entry>) {
-        let (group, resource) = (kind.gvk.group.as_str(), kind.resource.as_str());
-        let observers = self.observers.lock();
-        let mut concerned = observers.iter().filter(|o| o.observes().contains(&(group, resource))).peekable();
-        if concerned.peek().is_none() {
-            return;
-        }
-        let object = match entry.map(Entry::value).transpose() {
-            Ok(object) => object,
-            Err(error) => return tracing::error!(%error, "a change is not taken into account"),
-        };
-        for observer in concerned {
-            observer.changed(group, resource, namespace, name, object.as_ref());
-        }
+        self.observers.add(observer);
     }
 }
 

@@ -32,6 +32,9 @@ use writer::{Command, Writer};
 pub const FILE: &str = "state.db";
 /// Transactions that may wait for the writer before callers have to wait for a place in the queue.
 const QUEUE: usize = 1024;
+/// Threads that a scan takes at most, and rows that are worth one.
+const SCAN_THREADS: usize = 8;
+const SCAN_PART: usize = 4096;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -156,6 +159,27 @@ impl Sqlite {
     }
 }
 
+/// Sends rows, in parts that are read at once where they are many. Each part has a connection of its own: a scan must not
+/// hold up other readers.
+fn scan_in_parts(shared: &Arc<Shared>, live: &[i64], at: Revision, pieces: &reader::Pieces) {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(SCAN_THREADS));
+    let parts = live.chunks(live.len().div_ceil(threads).max(SCAN_PART));
+    let scan = |part: &[i64]| {
+        let scanned = Reader::open(shared.clone()).and_then(|mut reader| reader.scan(part, pieces));
+        if let Err(error) = scanned.map_err(|e| shared.error(&e)).and_then(|()| shared.check(at)) {
+            let _ = pieces.blocking_send(Err(error));
+        }
+    };
+    std::thread::scope(|scope| {
+        let mut parts = parts.into_iter();
+        let own = parts.next();
+        for part in parts {
+            scope.spawn(move || scan(part));
+        }
+        own.map(scan);
+    });
+}
+
 impl Storage for Sqlite {
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StorageError>> {
         let revision = self.shared.revision();
@@ -172,14 +196,13 @@ impl Storage for Sqlite {
     fn scan<'a>(&'a self, prefix: &'a str, at: Revision) -> BoxFuture<'a, Result<Scan, StorageError>> {
         Box::pin(async move {
             self.shared.check(at)?;
-            let (sender, pieces) = mpsc::channel(4);
+            let (sender, pieces) = mpsc::channel(2 * SCAN_THREADS);
             let (shared, prefix) = (self.shared.clone(), prefix.to_owned());
             tokio::task::spawn_blocking(move || {
-                // A connection of its own: a scan must not hold up other readers.
-                let scanned = Reader::open(shared.clone()).and_then(|mut reader| reader.scan(&prefix, at, &sender));
-                let end = scanned.map_err(|e| shared.error(&e)).and_then(|()| shared.check(at));
-                if let Err(error) = end {
-                    let _ = sender.blocking_send(Err(error));
+                let live = Reader::open(shared.clone()).and_then(|mut reader| reader.live(&prefix, at));
+                match live {
+                    Ok(live) => scan_in_parts(&shared, &live, at, &sender),
+                    Err(error) => drop(sender.blocking_send(Err(shared.error(&error)))),
                 }
             });
             Ok(pieces)

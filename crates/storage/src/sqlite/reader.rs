@@ -27,6 +27,9 @@ SELECT key, id, create_revision, value FROM (
 /// Items in one piece of a scan.
 const SCAN_PIECE: usize = 256;
 
+/// Where the pieces of a scan go.
+pub(super) type Pieces = mpsc::Sender<Result<Vec<KeyValue>, StorageError>>;
+
 pub(super) struct Reader {
     shared: Arc<Shared>,
     connection: Connection,
@@ -75,14 +78,8 @@ impl Reader {
         Ok(Page { revision, items, more })
     }
 
-    /// Sends what lives under a prefix at a revision, in the order that it lies on disk: several times faster than by key.
-    /// Ends early when nobody listens.
-    pub(super) fn scan(
-        &mut self,
-        prefix: &str,
-        at: Revision,
-        pieces: &mpsc::Sender<Result<Vec<KeyValue>, StorageError>>,
-    ) -> rusqlite::Result<()> {
+    /// The rows of what lives under a prefix at a revision, in the order in which they lie on disk.
+    pub(super) fn live(&mut self, prefix: &str, at: Revision) -> rusqlite::Result<Vec<i64>> {
         let transaction = self.connection.transaction()?;
         let last = schema::last_id(at);
         let mut live: Vec<i64> = Vec::new();
@@ -97,15 +94,22 @@ impl Reader {
             }
         }
         live.sort_unstable();
-        let mut live = live.into_iter().peekable();
-        let mut statement =
-            transaction.prepare("SELECT id, key, create_revision, value FROM log WHERE id <= ?1 ORDER BY id")?;
-        let mut rows = statement.query([last])?;
+        Ok(live)
+    }
+
+    /// Sends rows, given in order: several times faster than reading by key. Ends early when nobody listens.
+    pub(super) fn scan(&mut self, live: &[i64], pieces: &Pieces) -> rusqlite::Result<()> {
+        let (Some(first), Some(last)) = (live.first(), live.last()) else { return Ok(()) };
+        let transaction = self.connection.transaction()?;
+        let mut live = live.iter().peekable();
+        let mut statement = transaction
+            .prepare("SELECT id, key, create_revision, value FROM log WHERE id >= ?1 AND id <= ?2 ORDER BY id")?;
+        let mut rows = statement.query([first, last])?;
         let mut piece = Vec::with_capacity(SCAN_PIECE);
         while let (Some(row), Some(_)) = (rows.next()?, live.peek()) {
             let id: i64 = row.get(0)?;
-            while live.next_if(|next| *next < id).is_some() {}
-            if live.next_if_eq(&id).is_none() {
+            while live.next_if(|next| **next < id).is_some() {}
+            if live.next_if(|next| **next == id).is_none() {
                 continue;
             }
             piece.push(KeyValue {

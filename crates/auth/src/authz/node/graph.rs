@@ -7,6 +7,26 @@ use kybern_apimachinery::{Value, object};
 /// The annotation of a pod that a kubelet made from a file.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// The paths to what is read of a pod here.
+pub(super) const READ_OF_PODS: &[&[&str]] = &[
+    &["metadata", "annotations", MIRROR],
+    &["metadata", "name"],
+    &["spec", "nodeName"],
+    &["spec", "serviceAccountName"],
+    &["spec", "imagePullSecrets"],
+    &["spec", "volumes"],
+    &["spec", "resourceClaims"],
+    &["spec", "initContainers", "env", "valueFrom"],
+    &["spec", "initContainers", "envFrom"],
+    &["spec", "containers", "env", "valueFrom"],
+    &["spec", "containers", "envFrom"],
+    &["spec", "ephemeralContainers", "env", "valueFrom"],
+    &["spec", "ephemeralContainers", "envFrom"],
+    &["status", "phase"],
+    &["status", "resourceClaimStatuses"],
+    &["status", "extendedResourceClaimStatus"],
+];
+
 /// What a pod refers to, in its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -20,7 +40,7 @@ pub enum Kind {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PodReferences {
     node: String,
-    names: HashSet<(Kind, String)>,
+    names: Box<[(Kind, Box<str>)]>,
 }
 
 /// A volume's claim and the secrets that a kubelet needs to mount it, each with its namespace.
@@ -46,12 +66,12 @@ pub(super) struct Graph {
 
 impl Graph {
     pub(super) fn uses(&self, node: &str, namespace: &str, kind: Kind, name: &str) -> bool {
-        let wanted = (kind, name.to_owned());
+        let refers = |pod: &PodReferences| pod.names.iter().any(|(k, n)| *k == kind && **n == *name);
         let pods = self.pods.get(namespace);
-        if pods.is_some_and(|pods| pods.values().any(|p| p.node == node && p.names.contains(&wanted))) {
+        if pods.is_some_and(|pods| pods.values().any(|pod| pod.node == node && refers(pod))) {
             return true;
         }
-        let volumes = self.volume_secrets.get(&(namespace.to_owned(), wanted.1)).filter(|_| kind == Kind::Secret);
+        let volumes = self.volume_secrets.get(&(namespace.to_owned(), name.to_owned())).filter(|_| kind == Kind::Secret);
         volumes.into_iter().flatten().any(|volume| self.mounts(node, volume))
     }
 
@@ -75,6 +95,7 @@ impl Graph {
             let ended = matches!(object::str_at(pod, &["status", "phase"]), "Succeeded" | "Failed");
             let mirror = object::annotation(pod, MIRROR).is_some();
             let names = if ended || mirror { HashSet::new() } else { references(pod) };
+            let names = names.into_iter().map(|(kind, name)| (kind, name.into_boxed_str())).collect();
             self.pods.entry(namespace.to_owned()).or_default().insert(name.to_owned(), PodReferences { node, names });
         } else if let Some(pods) = self.pods.get_mut(namespace) {
             pods.remove(name);
@@ -129,6 +150,10 @@ fn volume_secrets(spec: &Value, claim_namespace: &str) -> Vec<(String, String)> 
     named.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect()
 }
 
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
 /// The names that a pod's spec refers to.
 pub fn references(pod: &Value) -> HashSet<(Kind, String)> {
     let mut names = HashSet::new();
@@ -137,20 +162,19 @@ pub fn references(pod: &Value) -> HashSet<(Kind, String)> {
             names.insert((kind, name.to_owned()));
         }
     };
-    let list = |value: &'_ Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
     let spec = &pod["spec"];
     add(Kind::ServiceAccount, &spec["serviceAccountName"]);
-    for secret in list(spec, "imagePullSecrets") {
+    for secret in list(&spec["imagePullSecrets"]) {
         add(Kind::Secret, &secret["name"]);
     }
-    for volume in list(spec, "volumes") {
+    for volume in list(&spec["volumes"]) {
         add(Kind::Secret, &volume["secret"]["secretName"]);
         add(Kind::ConfigMap, &volume["configMap"]["name"]);
         add(Kind::Claim, &volume["persistentVolumeClaim"]["claimName"]);
         if volume["ephemeral"].is_object() {
-            add(Kind::Claim, &format!("{}-{}", object::name(pod), object::str_at(&volume, &["name"])).into());
+            add(Kind::Claim, &format!("{}-{}", object::name(pod), object::str_at(volume, &["name"])).into());
         }
-        for source in list(&volume["projected"], "sources") {
+        for source in list(&volume["projected"]["sources"]) {
             add(Kind::Secret, &source["secret"]["name"]);
             add(Kind::ConfigMap, &source["configMap"]["name"]);
         }
@@ -164,19 +188,19 @@ pub fn references(pod: &Value) -> HashSet<(Kind, String)> {
         }
     }
     // A claim made from a template has the name that the status says.
-    for claim in list(spec, "resourceClaims") {
+    for claim in list(&spec["resourceClaims"]) {
         add(Kind::ResourceClaim, &claim["resourceClaimName"]);
     }
-    for status in list(&pod["status"], "resourceClaimStatuses") {
+    for status in list(&pod["status"]["resourceClaimStatuses"]) {
         add(Kind::ResourceClaim, &status["resourceClaimName"]);
     }
     add(Kind::ResourceClaim, &pod["status"]["extendedResourceClaimStatus"]["resourceClaimName"]);
-    for container in ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|c| list(spec, c)) {
-        for env in list(&container, "env") {
+    for container in ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|c| list(&spec[*c])) {
+        for env in list(&container["env"]) {
             add(Kind::Secret, &env["valueFrom"]["secretKeyRef"]["name"]);
             add(Kind::ConfigMap, &env["valueFrom"]["configMapKeyRef"]["name"]);
         }
-        for from in list(&container, "envFrom") {
+        for from in list(&container["envFrom"]) {
             add(Kind::Secret, &from["secretRef"]["name"]);
             add(Kind::ConfigMap, &from["configMapRef"]["name"]);
         }

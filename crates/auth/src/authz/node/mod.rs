@@ -221,6 +221,10 @@ impl Observer for NodeAuthorizer {
         ]
     }
 
+    fn reads(&self, _group: &str, resource: &str) -> &'static [&'static [&'static str]] {
+        if resource == "pods" { graph::READ_OF_PODS } else { &[] }
+    }
+
     fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
         match resource {
             "pods" => self.graph.write().put_pod(namespace, name, object),
