@@ -22,7 +22,6 @@ const AT_ONCE: usize = 64;
 /// Updates of which the cost is taken.
 const UPDATES: u32 = 4_000;
 const STARTS: usize = 3;
-/// Kinds that are defined and watched while the cost of a write is taken.
 const MIB: f64 = 1024.0 * 1024.0;
 const GIB: f64 = 1024.0 * MIB;
 
@@ -30,6 +29,10 @@ pub(crate) async fn measure(site: &Site) -> Result<Report> {
     let mut report = Report::default();
     let (server, _) = Server::start(site, "large").await?;
     let clients: Vec<Client> = (0..CLIENTS).map(|_| server.client()).collect::<Result<_>>()?;
+    // As the service account controller would.
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}});
+    clients[0].raw(&Gvr::new("", "v1", "serviceaccounts")).create(&account).await?;
     let empty = memory::resident(server.pid());
     let some = create(&clients, 0..UPDATES).await?;
     let few = update(&server, &clients).await?;
@@ -116,7 +119,7 @@ fn pod(number: u32) -> Value {
             "args": ["--listen=0.0.0.0:8080", "--log-level=info"],
             "ports": [{"name": name, "containerPort": 8080}],
             "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                {"name": "SETTING", "value": "x".repeat(200)}],
+                {"name": "SETTING", "value": "x".repeat(900)}],
             "resources": {"requests": {"cpu": "100m", "memory": "200Mi"}, "limits": {"memory": "400Mi"}},
             "volumeMounts": [{"name": "settings", "mountPath": "/etc/settings"}],
             "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 5},

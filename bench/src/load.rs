@@ -51,7 +51,13 @@ const RUNS: usize = 3;
 
 /// Loads one path for some seconds, several times; answers each figure's median. `script` is a wrk script that changes the
 /// request.
-pub(crate) fn run(target: Target, path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
+pub(crate) fn run(
+    target: Target,
+    path: &str,
+    connections: u32,
+    seconds: u32,
+    script: Option<&Path>,
+) -> Result<Outcome> {
     let runs = (0..RUNS).map(|_| once(target, path, connections, seconds, script)).collect::<Result<Vec<_>>>()?;
     let median = |of: fn(&Outcome) -> f64| percentile(&mut runs.iter().map(of).collect::<Vec<_>>(), 50.0);
     Ok(Outcome {
@@ -63,7 +69,13 @@ pub(crate) fn run(target: Target, path: &str, connections: u32, seconds: u32, sc
     })
 }
 
-pub(crate) fn once(target: Target, path: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Outcome> {
+pub(crate) fn once(
+    target: Target,
+    path: &str,
+    connections: u32,
+    seconds: u32,
+    script: Option<&Path>,
+) -> Result<Outcome> {
     let mut wrk = Command::new("wrk");
     wrk.args(["--threads=1", &format!("--connections={connections}"), &format!("--duration={seconds}s"), "--latency"]);
     wrk.args(["--timeout=30s", "--header", &format!("Authorization: Bearer {TOKEN}")]);

@@ -73,8 +73,7 @@ async fn nginx(site: &Site, report: &mut Report) -> Result<()> {
          location = {path} {{ default_type application/json; return 200 '{text}'; }} }} }}\n"
     );
     std::fs::write(folder.join("nginx.conf"), config)?;
-    let nginx =
-        spawn(Command::new("nginx").arg("-c").arg(folder.join("nginx.conf")), &site.folder.join("nginx.log"))?;
+    let nginx = spawn(Command::new("nginx").arg("-c").arg(folder.join("nginx.conf")), &site.folder.join("nginx.log"))?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (ours, theirs) = (Target::server(server.pid()), Target { port: NGINX_PORT, process: nginx.0.id() });
     let (mut ratios, mut rates) = (Vec::new(), (Vec::new(), Vec::new()));

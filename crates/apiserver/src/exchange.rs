@@ -44,7 +44,7 @@ impl Exchange {
 
     pub(crate) fn format(&self) -> Result<Format, ApiError> {
         let protobuf = codec::has_protobuf(&self.resource.ty);
-        negotiate(&self.parts.headers, self.query.flag("pretty"), protobuf, true)
+        negotiate(&self.parts.headers, self.query.given_flag("pretty"), protobuf, true)
     }
 
     pub(crate) fn presentation(&self) -> Result<Presentation, ApiError> {

@@ -1,7 +1,7 @@
 //! In which form the client wants its answer.
 
 use http::HeaderMap;
-use http::header::ACCEPT;
+use http::header::{ACCEPT, USER_AGENT};
 use kybern_apimachinery::{ApiError, Reason};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +60,29 @@ fn wanted(headers: &HeaderMap) -> Vec<&str> {
 
 /// The form of a refusal: as the client asked for objects, and JSON where that cannot be.
 pub(crate) fn of_refusal(headers: &HeaderMap) -> Format {
-    negotiate(headers, false, true, false).unwrap_or(Format::JSON)
+    negotiate(headers, None, true, false).unwrap_or(Format::JSON)
 }
 
-/// The first media type in `Accept` that can be served. `protobuf`: whether the kind has such a form; `shapes`: whether
-/// a `Table` and bare metadata can be made of it.
-pub(crate) fn negotiate(headers: &HeaderMap, pretty: bool, protobuf: bool, shapes: bool) -> Result<Format, ApiError> {
-    let wanted = wanted(headers);
+/// Programs behind which a person reads, by the beginnings of their `User-Agent`.
+const READ_BY_PEOPLE: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
+
+/// Whether JSON is to be indented: as the request says, otherwise by who asks.
+fn is_indented(headers: &HeaderMap, asked: Option<bool>) -> bool {
+    asked.unwrap_or_else(|| {
+        let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or("");
+        READ_BY_PEOPLE.iter().any(|program| agent.starts_with(program))
+    })
+}
+
+/// The first media type in `Accept` that can be served. `pretty`: what the request's parameter of this name says; `protobuf`:
+/// whether the kind has such a form; `shapes`: whether a `Table` and bare metadata can be made of it.
+pub(crate) fn negotiate(
+    headers: &HeaderMap,
+    pretty: Option<bool>,
+    protobuf: bool,
+    shapes: bool,
+) -> Result<Format, ApiError> {
+    let (wanted, pretty) = (wanted(headers), is_indented(headers, pretty));
     if wanted.is_empty() {
         return Ok(Format { pretty, ..Format::JSON });
     }
@@ -141,7 +157,7 @@ mod tests {
         let check = |accept: &str, expect: Option<(Encoding, Shape, &str)>| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, accept.parse().unwrap());
-            let got = negotiate(&headers, false, true, true).ok().map(|f| (f.encoding, f.shape, f.version));
+            let got = negotiate(&headers, None, true, true).ok().map(|f| (f.encoding, f.shape, f.version));
             assert_eq!(got, expect, "{accept}");
         };
         check("*/*", Some((Encoding::Json, Shape::Object, "v1")));
@@ -176,12 +192,31 @@ mod tests {
         check("application/yaml;q=0.5,application/json;q=0.9", Some((Encoding::Json, Shape::Object, "v1")));
         check("*/*,application/yaml", Some((Encoding::Yaml, Shape::Object, "v1")));
         let mut headers = HeaderMap::new();
-        assert_eq!(negotiate(&headers, false, true, true).unwrap(), Format::JSON);
+        assert_eq!(negotiate(&headers, None, true, true).unwrap(), Format::JSON);
         headers.insert(ACCEPT, "application/vnd.kubernetes.protobuf".parse().unwrap());
-        assert_eq!(negotiate(&headers, false, false, true).unwrap_err().code(), 406);
+        assert_eq!(negotiate(&headers, None, false, true).unwrap_err().code(), 406);
         let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
         headers.insert(ACCEPT, partial.parse().unwrap());
-        let format = negotiate(&headers, false, false, true).unwrap();
+        let format = negotiate(&headers, None, false, true).unwrap();
         assert_eq!((format.encoding, format.shape), (Encoding::Protobuf, Shape::Metadata));
+    }
+
+    #[test]
+    fn people_get_their_json_indented() {
+        let is_pretty = |agent: &'static str, asked, accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(USER_AGENT, agent.parse().unwrap());
+            headers.insert(ACCEPT, accept.parse().unwrap());
+            negotiate(&headers, asked, true, true).unwrap().pretty
+        };
+        for agent in ["curl/7.88.1", "Wget/1.21", "Mozilla/5.0 (X11; Linux x86_64)"] {
+            assert!(is_pretty(agent, None, "*/*"), "{agent}");
+            assert!(!is_pretty(agent, Some(false), "*/*"), "{agent}");
+        }
+        for agent in ["kubectl/v1.35.0 (linux/amd64)", "pycurl", "Mozilla/4.0", ""] {
+            assert!(!is_pretty(agent, None, "*/*"), "{agent}");
+            assert!(is_pretty(agent, Some(true), "*/*"), "{agent}");
+        }
+        assert!(is_pretty("kubectl", Some(false), "application/json;pretty=1"));
     }
 }

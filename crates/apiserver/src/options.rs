@@ -33,6 +33,11 @@ impl Query {
         self.0.iter().any(|(k, _)| k == name)
     }
 
+    /// A flag, where it has a value.
+    pub(crate) fn given_flag(&self, name: &str) -> Option<bool> {
+        (!self.get(name).is_empty()).then(|| self.flag(name))
+    }
+
     /// Go's boolean parameters: anything but `0` and `false`, when present and not empty, is true.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.has(name) && !matches!(self.get(name), "0" | "false" | "False" | "FALSE" | "f" | "F")

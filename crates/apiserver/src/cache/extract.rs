@@ -413,7 +413,10 @@ mod tests {
         check(r#"{"spec":{"hostNetwork":true,"nodeName":null},"status":[1,{"phase":"no"}]}"#, &["", "true", "", ""]);
         check("{}", &["", "false", "", ""]);
         // A name may be written otherwise, and be there twice; null is as if it were not there.
-        check(r#"{ "spec" : {"n\u006fdeName":"a","nodeName": "b" ,"n":1.0,"nodeName":null}}"#, &["b", "false", "", "1"]);
+        check(
+            r#"{ "spec" : {"n\u006fdeName":"a","nodeName": "b" ,"n":1.0,"nodeName":null}}"#,
+            &["b", "false", "", "1"],
+        );
         for broken in ["", "{", r#"{"spec""#, r#"{"spec":{"nodeName":"a}"#, r#"{"spec":{"nodeName" "a"}}"#, "{1}"] {
             assert!(fields(broken.as_bytes(), 1, &wanted).is_err(), "{broken}");
         }
@@ -421,7 +424,8 @@ mod tests {
 
     #[test]
     fn a_tree_of_what_is_wanted() {
-        let wanted = Wanted::default().with(&[&["metadata", "name"], &["spec", "containers", "env", "from"], &["status"]]);
+        let wanted =
+            Wanted::default().with(&[&["metadata", "name"], &["spec", "containers", "env", "from"], &["status"]]);
         let check = |object: &str, expect: Value| {
             assert_eq!(tree(object.as_bytes(), &wanted).unwrap(), expect, "{object}");
         };
@@ -435,7 +439,9 @@ mod tests {
             }),
         );
         check(r#"{"spec":null,"metadata":1}"#, json!({"spec": null, "metadata": 1}));
-        for broken in ["", "{", r#"{"spec":{"containers":["#, r#"{"spec":{"containers":[{"env":[}]}"#, r#"{"status":tru}"#] {
+        for broken in
+            ["", "{", r#"{"spec":{"containers":["#, r#"{"spec":{"containers":[{"env":[}]}"#, r#"{"status":tru}"#]
+        {
             assert!(tree(broken.as_bytes(), &wanted).is_err(), "{broken}");
         }
         let deep = format!(r#"{{"spec":{{"containers":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));

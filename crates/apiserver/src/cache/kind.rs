@@ -123,6 +123,13 @@ impl KindCache {
         self.state.read().objects.len()
     }
 
+    /// How many objects there are, and the bytes that one has on average.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let state = self.state.read();
+        let count = state.objects.len();
+        (count, state.objects.bytes().checked_div(count).unwrap_or(0))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -184,6 +191,19 @@ impl KindCache {
         }
         // Readers need not wait for it. Whoever joins meanwhile finds the changes in the window, and knows them when it is told.
         self.watchers.lock().tell(&new);
+    }
+
+    /// Begins the window anew behind a revision at which something happened that nobody can be told of: watchers of earlier
+    /// revisions have to list.
+    pub(super) fn forget_history(&self, revision: Revision) {
+        let mut state = self.state.write();
+        if revision <= state.revision {
+            return;
+        }
+        let objects = std::mem::take(&mut state.objects);
+        *state = State { objects, window_start: revision, revision, ..State::default() };
+        drop(state);
+        *self.watchers.lock() = Watchers::default();
     }
 
     /// Takes these objects for all that there is at a revision, and answers what differs: each object, and whether it is

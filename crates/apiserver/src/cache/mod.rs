@@ -59,6 +59,15 @@ const DECODED_HERE: usize = 4096;
 /// By prefix.
 type Kinds = HashMap<String, Arc<KindCache>>;
 
+/// What a kind's cache learns of an event.
+enum Learned {
+    /// The key, and what is there now.
+    Seen(Arc<str>, Option<Entry>),
+    /// No key opens it: who watches must not take the object for unchanged.
+    Sealed,
+    Damaged,
+}
+
 /// What was read of kinds.
 type Loaded = Vec<(Arc<KindCache>, Vec<Arc<Entry>>)>;
 
@@ -361,10 +370,18 @@ impl Cache {
         let mut by_kind: Vec<(&Arc<KindCache>, Vec<_>)> = Vec::new();
         for event in events {
             let Some(cache) = kind_of(kinds, &event.key) else { continue };
-            let Some(change) = self.change(cache, event) else { continue };
-            match by_kind.iter_mut().find(|(c, _)| Arc::ptr_eq(c, cache)) {
-                Some((_, changes)) => changes.push(change),
-                None => by_kind.push((cache, vec![change])),
+            let revision = event.revision;
+            let place = by_kind.iter().position(|(c, _)| Arc::ptr_eq(c, cache)).unwrap_or_else(|| {
+                by_kind.push((cache, Vec::new()));
+                by_kind.len() - 1
+            });
+            match self.change(cache, event) {
+                Learned::Seen(key, entry) => by_kind[place].1.push((key, entry, revision)),
+                Learned::Sealed => {
+                    cache.apply(std::mem::take(&mut by_kind[place].1), now);
+                    cache.forget_history(revision);
+                }
+                Learned::Damaged => {}
             }
         }
         for (cache, changes) in by_kind {
@@ -372,8 +389,8 @@ impl Cache {
         }
     }
 
-    /// Makes an event what a kind's cache takes, and shows it to observers. `None` for a value that is no object.
-    fn change(&self, cache: &KindCache, event: Event) -> Option<(Arc<str>, Option<Entry>, Revision)> {
+    /// Makes an event what a kind's cache takes, and shows it to observers.
+    fn change(&self, cache: &KindCache, event: Event) -> Learned {
         let entry = match &event.value {
             Some(value) => {
                 let entry = Entry::new(&cache.kind, cache.prefix.len(), event.key.clone(), value, event.revision);
@@ -381,8 +398,8 @@ impl Cache {
                     Ok(entry) => Some(entry),
                     Err(error) => {
                         tracing::error!(%error, "a changed object cannot be read");
-                        cache.sealed.note(value, error);
-                        return None;
+                        let is_sealed = cache.sealed.note(value, error);
+                        return if is_sealed { Learned::Sealed } else { Learned::Damaged };
                     }
                 }
             }
@@ -393,7 +410,7 @@ impl Cache {
         let (namespace, name) =
             if cache.kind.namespaced { own.split_once('/').unwrap_or(("", own)) } else { ("", own) };
         self.observers.tell(&cache.kind, namespace, name, entry.as_ref());
-        Some((event.key, entry, event.revision))
+        Learned::Seen(event.key, entry)
     }
 
     fn advance(&self, revision: Revision) {

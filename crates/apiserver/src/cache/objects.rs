@@ -17,13 +17,18 @@ type Sorted = BTreeMap<Arc<str>, Arc<Entry>>;
 #[derive(Default)]
 pub(super) struct Objects {
     all: Sorted,
+    /// Of all objects' JSON.
+    bytes: usize,
     /// Made when a request pins the field, and kept up to date from then on.
     indexes: Vec<(Pinned, HashMap<Box<str>, Sorted>)>,
 }
 
 impl Objects {
     pub(super) fn new(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
-        Self { all: entries.into_iter().map(|e| (e.key.clone(), e)).collect(), indexes: Vec::new() }
+        let mut bytes = 0;
+        let pair = |entry: Arc<Entry>| (entry.key.clone(), entry);
+        let all = entries.into_iter().inspect(|entry| bytes += entry.bytes.len()).map(pair).collect();
+        Self { all, bytes, indexes: Vec::new() }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
@@ -34,12 +39,18 @@ impl Objects {
         self.all.len()
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.all.values()
     }
 
     pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         let previous = self.all.insert(entry.key.clone(), entry.clone());
+        self.bytes += entry.bytes.len();
+        self.bytes -= previous.as_ref().map_or(0, |previous| previous.bytes.len());
         for (pinned, values) in &mut self.indexes {
             let value = pinned.value(&entry);
             if let Some(previous) = previous.as_deref().filter(|previous| pinned.value(previous) != value) {
@@ -55,6 +66,7 @@ impl Objects {
 
     pub(super) fn remove(&mut self, key: &str) -> Option<Arc<Entry>> {
         let previous = self.all.remove(key)?;
+        self.bytes -= previous.bytes.len();
         for (pinned, values) in &mut self.indexes {
             leave(values, pinned.value(&previous), key);
         }

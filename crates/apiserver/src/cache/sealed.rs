@@ -14,12 +14,13 @@ use super::BadEntry;
 pub(super) struct Sealed(RwLock<BTreeMap<Arc<str>, String>>);
 
 impl Sealed {
-    /// Takes in why a value cannot be read, if that is why.
-    pub(super) fn note(&self, value: &[u8], bad: BadEntry) {
-        if !value.starts_with(ENCRYPTED) {
-            return;
+    /// Takes in why a value cannot be read, if that is why. Answers whether it is.
+    pub(super) fn note(&self, value: &[u8], bad: BadEntry) -> bool {
+        let is_sealed = value.starts_with(ENCRYPTED);
+        if is_sealed {
+            self.0.write().insert(bad.key, bad.cause);
         }
-        self.0.write().insert(bad.key, bad.cause);
+        is_sealed
     }
 
     pub(super) fn forget(&self, key: &str) {

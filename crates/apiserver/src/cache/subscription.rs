@@ -105,6 +105,11 @@ impl Subscription {
         self.member.wait().await
     }
 
+    /// How many are told of the same changes.
+    pub fn crowd(&self) -> usize {
+        self.member.crowd()
+    }
+
     /// Whether nothing more comes: the watch was ended, or has to catch up.
     pub fn is_closed(&self) -> bool {
         self.member.is_closed()

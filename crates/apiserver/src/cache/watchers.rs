@@ -187,6 +187,11 @@ impl Member {
         self.told.changed().await.map_err(|_| Behind)
     }
 
+    /// How many there are in its group.
+    pub(super) fn crowd(&self) -> usize {
+        self.group.members.load(Ordering::Relaxed)
+    }
+
     /// Whether its group is told of no more changes.
     pub(super) fn is_closed(&self) -> bool {
         self.told.has_changed().is_err()

@@ -3,6 +3,7 @@
 
 mod config;
 mod demand;
+mod dropped;
 mod dump;
 mod queues;
 mod stats;
@@ -24,6 +25,7 @@ use crate::connect::Observer;
 use crate::request_info::RequestInfo;
 use config::{Level, Schema};
 use demand::{Claim, divide};
+use dropped::Dropped;
 use queues::{Arrival, Id, QueueSet, Work};
 use stats::Stats;
 
@@ -37,7 +39,7 @@ const DECAY: f64 = 0.977;
 /// No request takes more of its level.
 const MAX_SHARE: f64 = 0.15;
 const MAX_SEATS: u32 = 10;
-const OBJECTS_PER_SEAT: usize = 100;
+const BYTES_PER_SEAT: usize = 100_000;
 const WATCHES_PER_SEAT: usize = 10;
 const TIME_PER_EVENT: Duration = Duration::from_millis(5);
 
@@ -81,6 +83,7 @@ struct Share {
     set: QueueSet,
     nominal: u32,
     smooth: f64,
+    dropped: Dropped,
     /// Nothing leads to it any more; it goes when its requests have.
     quiescing: bool,
 }
@@ -101,8 +104,8 @@ impl Share {
 
 /// What the estimate of a request is made of.
 pub(crate) enum Size {
-    /// Of a list, or of a watch that begins with one: the objects that are gone through.
-    Objects(usize),
+    /// Of a list, or of a watch that begins with one: what it has in memory at once.
+    Bytes(usize),
     /// Of a write: who watches what is written.
     Watchers(usize),
     One,
@@ -113,7 +116,7 @@ impl Size {
         let whole = |n: usize, per: usize| u32::try_from(n.div_ceil(per)).unwrap_or(u32::MAX);
         let one = Work { seats: 1, final_seats: 0, after: Duration::ZERO };
         match self {
-            Self::Objects(objects) => Work { seats: whole(*objects, OBJECTS_PER_SEAT).clamp(1, most), ..one },
+            Self::Bytes(bytes) => Work { seats: whole(*bytes, BYTES_PER_SEAT).clamp(1, most), ..one },
             Self::Watchers(watchers) if *watchers >= WATCHES_PER_SEAT => {
                 let seats = whole(*watchers, WATCHES_PER_SEAT);
                 let final_seats = seats.min(most);
@@ -143,6 +146,8 @@ pub(crate) struct Entry {
     pub(crate) level_uid: String,
     /// `None`: it is refused.
     pub(crate) seat: Option<Seat>,
+    /// Seconds after which one that is refused may try again.
+    pub(crate) retry_after: u32,
 }
 
 impl Flow {
@@ -184,6 +189,7 @@ impl Flow {
                 set: QueueSet::new(now),
                 nominal,
                 smooth: 0.0,
+                dropped: Dropped::default(),
                 quiescing: false,
             });
             share.level = level.clone();
@@ -269,7 +275,7 @@ impl Flow {
             let name = if state.levels.contains_key(&schema.level) { schema.level.as_str() } else { "catch-all" };
             let share = state.levels.get_mut(name);
             let Some(share) = share else {
-                return Entry { schema_uid: schema.uid.clone(), level_uid: String::new(), seat: None };
+                return Entry { schema_uid: schema.uid.clone(), level_uid: String::new(), seat: None, retry_after: 1 };
             };
             let most = ((f64::from(share.nominal) * MAX_SHARE).ceil() as u32).clamp(1, MAX_SEATS);
             let arrival = share.set.arrive(now, id, hash, size.work(most));
@@ -286,8 +292,9 @@ impl Flow {
             }
             (name, uid, arrival, turn)
         };
-        let mut entry = Entry { schema_uid: schema.uid.clone(), level_uid, seat: None };
+        let mut entry = Entry { schema_uid: schema.uid.clone(), level_uid, seat: None, retry_after: 1 };
         if matches!(arrival, Arrival::Refuse(_)) {
+            entry.retry_after = self.drop_one(&level);
             return entry;
         }
         // From here on whoever drops it gives up the place, too.
@@ -299,12 +306,19 @@ impl Flow {
             if !matches!(came, Ok(Ok(()))) {
                 self.stats.rejected(&seat.level, &schema.name, "time-out");
                 Self::leave(self, &seat.level, id, true);
+                entry.retry_after = self.drop_one(&seat.level);
                 return entry;
             }
             self.stats.went_on(&seat.level, &schema.name);
         }
         entry.seat = Some(seat);
         entry
+    }
+
+    /// Counts a request of a level that is refused; answers after how many seconds it may be tried again.
+    fn drop_one(&self, level: &str) -> u32 {
+        let second = self.now().as_secs();
+        self.state.lock().levels.get_mut(level).map_or(1, |share| share.dropped.one(second))
     }
 
     /// The first schema that covers a request, the hash of its flow and the flow's name.

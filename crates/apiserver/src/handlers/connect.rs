@@ -139,9 +139,10 @@ async fn answer(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let reads = matches!(exchange.info.verb, "get" | "list");
-    let format = match negotiate(&exchange.parts.headers, false, true, reads) {
+    let pretty = exchange.query.given_flag("pretty");
+    let format = match negotiate(&exchange.parts.headers, pretty, true, reads) {
         Ok(format) if format.shape == Shape::Table => format,
-        _ => negotiate(&exchange.parts.headers, false, true, false)?,
+        _ => negotiate(&exchange.parts.headers, pretty, true, false)?,
     };
     let kind = created.and_then(|gvk| kybern_schema::builtin().kind(&gvk));
     let mut dry_run = false;

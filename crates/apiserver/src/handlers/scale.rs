@@ -55,7 +55,8 @@ fn of(object: &Value, paths: &Scale) -> Value {
 fn respond(exchange: &Exchange, object: &Value, paths: &Scale) -> Result<Response<Body>, ApiError> {
     let kind = kind()?;
     let protobuf = codec::has_protobuf(&kind);
-    let format = crate::negotiate::negotiate(&exchange.parts.headers, exchange.query.flag("pretty"), protobuf, true)?;
+    let format =
+        crate::negotiate::negotiate(&exchange.parts.headers, exchange.query.given_flag("pretty"), protobuf, true)?;
     let scale = of(object, paths);
     let version = format.version;
     let bare = |scale: &Value| json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": scale["metadata"]});

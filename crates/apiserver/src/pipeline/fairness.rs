@@ -5,10 +5,14 @@ use kybern_apimachinery::{ApiError, GroupResource};
 
 use super::{Context, Next, Outcome};
 use crate::BoxFuture;
+use crate::cache::KindCache;
 use crate::flow::Size;
-use crate::options::ListOptions;
+use crate::options::{ListOptions, VersionMatch};
+use crate::request_info::RequestInfo;
 
 const SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+/// A list that is sent as it is made is never more work than this.
+const STREAMED: usize = 1_000_000;
 const LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
@@ -22,7 +26,8 @@ pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome>
         for (name, uid) in [(SCHEMA, &entry.schema_uid), (LEVEL, &entry.level_uid)] {
             context.headers.lock().extend(HeaderValue::from_str(uid).ok().map(|uid| (name, uid)));
         }
-        let seat = entry.seat.ok_or_else(too_many)?;
+        let retry_after = entry.retry_after;
+        let seat = entry.seat.ok_or_else(|| too_many(retry_after))?;
         if watches {
             // A watch is work until it has begun.
             let outcome = next.run(context).await;
@@ -34,8 +39,8 @@ pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome>
     })
 }
 
-fn too_many() -> ApiError {
-    ApiError::too_many_requests("Too many requests, please try again later.", 1)
+fn too_many(retry_after: u32) -> ApiError {
+    ApiError::too_many_requests("Too many requests, please try again later.", retry_after)
 }
 
 /// With `--enable-priority-and-fairness=false`.
@@ -47,9 +52,26 @@ fn in_flight(context: Context, next: Next, watches: bool) -> BoxFuture<'static, 
         Some(seat) => context.held.keep(seat),
         // An administrator always gets an answer.
         None if context.user.in_group("system:masters") => {}
-        None => return Box::pin(async { Err(too_many()) }),
+        None => return Box::pin(async { Err(too_many(1)) }),
     }
     next.run(context)
+}
+
+/// The bytes that a list has at once, as upstream estimates them.
+fn bytes(info: &RequestInfo, options: &ListOptions, context: &Context, kind: &KindCache) -> usize {
+    let (all, average) = kind.size();
+    let limited = if options.limit > 0 { all.min(options.limit) } else { all };
+    let selects = !context.query.get("labelSelector").is_empty() || !context.query.get("fieldSelector").is_empty();
+    // What upstream reads from its store: a page that goes on, and a revision of the past.
+    let exact = !options.continue_token.is_empty() || matches!(options.version_match(), Ok(VersionMatch::Exact(_)));
+    let stored = info.verb == "list" && exact;
+    let objects = match () {
+        () if !info.name.is_empty() => 1,
+        () if stored && selects => limited.max(all / 2),
+        () => limited,
+    };
+    let bytes = objects.saturating_mul(average);
+    if stored { bytes } else { bytes.min(STREAMED) }
 }
 
 /// How much work a request is, roughly as upstream takes it.
@@ -66,13 +88,11 @@ fn size(context: &Context) -> Size {
     match info.verb {
         "list" | "watch" => {
             let initial = info.verb == "list" || context.query.flag("sendInitialEvents");
-            // Found by its name; and what another server has is not work of this one.
-            let Some(kind) = kind().filter(|_| initial && info.name.is_empty()) else { return Size::One };
-            let Ok(options) = ListOptions::parse(&context.query) else { return Size::One };
-            // Without a limit, or from any state, all are gone through; else at most so many, twice.
-            let all = kind.len();
-            let limited = options.limit > 0 && options.resource_version != "0" && info.verb == "list";
-            Size::Objects(if limited { all.min(2 * options.limit) } else { all })
+            // What another server has is not work of this one.
+            let Some(kind) = kind().filter(|_| initial) else { return Size::One };
+            // It will be refused; upstream takes it for the most.
+            let Ok(options) = ListOptions::parse(&context.query) else { return Size::Bytes(usize::MAX) };
+            Size::Bytes(bytes(info, &options, context, &kind))
         }
         // Tokens are no events.
         "create" if info.resource == "serviceaccounts" && info.subresource == "token" => Size::One,

@@ -116,9 +116,44 @@ impl Messages {
         self.items.iter().all(|entry| self.known(entry).is_some())
     }
 
+    /// Whether entries remember the lengths of its messages.
+    pub(super) fn is_remembered(&self) -> bool {
+        self.form.whole && self.views.is_none()
+    }
+
+    fn remembers(&self, entry: &Entry) -> bool {
+        self.is_remembered() && entry.api_version() == self.version
+    }
+
     fn known(&self, entry: &Entry) -> Option<usize> {
-        let is_plain = self.form.whole && self.views.is_none() && entry.api_version() == self.version;
-        if is_plain { entry.message_length() } else { None }
+        if self.remembers(entry) { entry.message_length() } else { None }
+    }
+
+    /// Has entries remember the lengths that nobody has found yet, by all processors.
+    pub(super) fn find_lengths(&self) -> Result<(), ApiError> {
+        let is_unknown = |entry: &&Entry| self.remembers(entry) && entry.message_length().is_none();
+        let unknown: Vec<&Entry> = self.items.iter().map(|entry| &**entry).filter(is_unknown).collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let find = |part: &[&Entry]| {
+            let mut writer = Writer::default();
+            part.iter().try_for_each(|entry| {
+                writer.clear();
+                self.form.message(&mut writer, &View::PLAIN, entry).map_err(|error| unreadable(entry, &error))?;
+                entry.remember_message_length(writer.len());
+                Ok(())
+            })
+        };
+        let mut parts = unknown.chunks(unknown.len().div_ceil(threads).max(1));
+        let own = parts.next();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = parts.map(|part| scope.spawn(move || find(part))).collect();
+            let mut found = own.map_or(Ok(()), find);
+            for other in others {
+                let other = other.join().unwrap_or_else(|_| Err(ApiError::internal("a list could not be measured")));
+                found = found.and(other);
+            }
+            found
+        })
     }
 
     /// Where the piece ends that begins with an item.
@@ -141,7 +176,7 @@ impl Messages {
             let before = self.writer.len();
             let view = self.views.as_ref().and_then(|views| views.get(place)).unwrap_or(&View::PLAIN);
             self.form.message(&mut self.writer, view, entry).map_err(|error| unreadable(entry, &error))?;
-            if self.form.whole && self.views.is_none() && entry.api_version() == self.version {
+            if self.remembers(entry) {
                 entry.remember_message_length(self.writer.len() - before);
             }
             self.writer.close_field(ITEMS, before);

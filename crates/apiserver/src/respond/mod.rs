@@ -26,7 +26,7 @@ use crate::{Body, codec, convert};
 /// A refusal in the form that the client asked for.
 pub(crate) fn refusal(error: &ApiError, form: Format) -> Response<Body> {
     let mut response = body::error(error);
-    if form.encoding != Encoding::Json {
+    if form.encoding != Encoding::Json || form.pretty {
         static STATUS: LazyLock<Option<KindType>> =
             LazyLock::new(|| kybern_schema::builtin().kind(&Gvk::new("", "v1", "Status")));
         // Better in another form than not at all.
@@ -190,6 +190,9 @@ pub(crate) async fn list(
 /// Lists of less JSON are written at once.
 const SMALL: usize = 256 << 10;
 
+/// Held while the lengths of a large list's messages are found, which takes all processors.
+static MEASURING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A list in protobuf.
 async fn messages(mut list: Messages, metadata: &Value, gzip: bool) -> Result<Response<Body>, ApiError> {
     let is_small = list.weight() <= SMALL;
@@ -197,7 +200,15 @@ async fn messages(mut list: Messages, metadata: &Value, gzip: bool) -> Result<Re
         list.measure(metadata)?
     } else {
         let metadata = metadata.clone();
-        let measured = tokio::task::spawn_blocking(move || list.measure(&metadata).map(|length| (length, list)));
+        // Many who ask for the same at once do not all go through it.
+        let turn = if list.is_remembered() { Some(MEASURING.lock().await) } else { None };
+        let measured = tokio::task::spawn_blocking(move || {
+            if turn.is_some() {
+                list.find_lengths()?;
+            }
+            drop(turn);
+            list.measure(&metadata).map(|length| (length, list))
+        });
         let length;
         (length, list) = measured.await.map_err(ApiError::internal)??;
         length

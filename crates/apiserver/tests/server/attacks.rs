@@ -8,6 +8,7 @@ use kybern_apiserver::{Options, Server};
 use kybern_storage::{Storage, Txn, memory::Memory};
 
 use crate::fixture::*;
+use crate::watches::Watch;
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
@@ -199,5 +200,32 @@ async fn what_no_key_opens_is_an_error_and_never_absent() {
     assert_eq!(client.get(&format!("{CONFIG_MAPS}/good")).await.code, 200);
     assert_eq!(client.get("/api/v1/namespaces/other/configmaps").await.code, 200);
     storage.txn(Txn::delete(key, sealed)).await.unwrap();
+    assert_eq!(client.get(CONFIG_MAPS).await.code, 200);
+}
+
+/// An update that no key opens is nothing that watchers may miss: they have to list, and are told why that fails.
+#[tokio::test]
+async fn watchers_do_not_take_an_object_for_unchanged_that_no_key_opens() {
+    let storage = Arc::new(Memory::default());
+    let client = Client::on(storage.clone()).await;
+    let made = revision(&client.post(CONFIG_MAPS, config_map("a", "1")).await.ok());
+    let from = format!("{CONFIG_MAPS}?watch=1&resourceVersion={made}");
+    let mut watch = Watch::open(&client, &from).await;
+    let last = revision(&client.put(&format!("{CONFIG_MAPS}/a"), config_map("a", "2")).await.ok());
+    let key: Arc<str> = "/registry/configmaps/ns/a".into();
+    let sealed = Txn::update(key.clone(), last, "k8s:enc:aesgcm:v1:key1:xyz".into());
+    let sealed = storage.txn(sealed).await.unwrap();
+    assert_eq!(watch.take(1).await, ["MODIFIED a"]);
+    let gone = watch.next().await.unwrap();
+    assert_eq!((&gone["type"], &gone["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert!(watch.next().await.is_none());
+    let gone = Watch::open(&client, &from).await.next().await.unwrap();
+    assert_eq!(gone["object"]["code"], 410, "from before the update as well");
+    assert_eq!(client.get(CONFIG_MAPS).await.code, 500);
+    // Who watches from it on goes on.
+    let mut watch = Watch::open(&client, &format!("{CONFIG_MAPS}?watch=1&resourceVersion={sealed}")).await;
+    storage.txn(Txn::delete(key, sealed)).await.unwrap();
+    client.post(CONFIG_MAPS, config_map("b", "1")).await.ok();
+    assert_eq!(watch.take(2).await, ["DELETED a", "ADDED b"]);
     assert_eq!(client.get(CONFIG_MAPS).await.code, 200);
 }

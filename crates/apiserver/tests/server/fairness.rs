@@ -96,7 +96,7 @@ async fn one_with_thousands_of_requests_keeps_nobody_else_out() {
     client.post(&format!("{FLOW}/flowschemas"), schema("others", "others", "quiet")).await.ok();
     let noisy = Arc::new(Client { server: client.server.clone(), user: "noisy" });
     let mut tasks = tokio::task::JoinSet::new();
-    for i in 0..2_000 {
+    for i in 0..10_000 {
         let noisy = noisy.clone();
         tasks.spawn(async move { noisy.post(CONFIG_MAPS, config_map(&format!("a{i}"), "")).await.code.as_u16() });
     }
@@ -117,7 +117,7 @@ async fn one_with_thousands_of_requests_keeps_nobody_else_out() {
         number(&metrics(&client).await, "apiserver_flowcontrol_current_inqueue_requests{priority_level=\"noisy\"}"),
         0
     );
-    gate.add_permits(2_000);
+    gate.add_permits(10_000);
     let mut codes = std::collections::BTreeMap::new();
     while let Some(code) = tasks.join_next().await {
         *codes.entry(code.unwrap()).or_insert(0) += 1;
@@ -129,9 +129,38 @@ async fn one_with_thousands_of_requests_keeps_nobody_else_out() {
         let of = format!("priority_level=\"noisy\",flow_schema=\"noisy\",reason=\"{reason}\"");
         number(&text, &format!("apiserver_flowcontrol_rejected_requests_total{{{of}}}"))
     };
-    assert_eq!((rejected("time-out"), rejected("queue-full")), (waiting, 2_000 - executing - waiting));
+    assert_eq!((rejected("time-out"), rejected("queue-full")), (waiting, 10_000 - executing - waiting));
     let noisy = Client { server: client.server.clone(), user: "noisy" };
     noisy.post(CONFIG_MAPS, config_map("after", "")).await.ok();
+}
+
+/// Within one level, too, each flow has its turn: not behind all that another has sent before.
+#[tokio::test(start_paused = true)]
+async fn who_shares_a_level_with_the_noisy_waits_for_one_turn_only() {
+    let (client, gate) = fair(30).await;
+    let queue = json!({"type": "Queue", "queuing": {"queues": 128, "handSize": 6, "queueLengthLimit": 50}});
+    client.post(&format!("{FLOW}/prioritylevelconfigurations"), level("shared", 30, queue)).await.ok();
+    for user in ["noisy", "quiet"] {
+        client.post(&format!("{FLOW}/flowschemas"), schema(user, "shared", user)).await.ok();
+    }
+    let post = |user: &'static str, name: String| {
+        let client = Client { server: client.server.clone(), user };
+        tokio::spawn(async move { client.post(CONFIG_MAPS, config_map(&name, "")).await.code.as_u16() })
+    };
+    let noisy: Vec<_> = (0..1_000).map(|i| post("noisy", format!("a{i}"))).collect();
+    settle().await;
+    let state = async |what: &str| {
+        let line = format!("apiserver_flowcontrol_current_{what}_requests{{priority_level=\"shared\"}}");
+        number(&metrics(&client).await, &line)
+    };
+    let executing = state("executing").await;
+    assert_eq!(state("inqueue").await, 300, "a hand of 6 queues of 50");
+    let quiet = post("quiet", "q".to_owned());
+    settle().await;
+    gate.add_permits(executing as usize + 10);
+    assert_eq!(quiet.await.unwrap(), 201);
+    assert!(state("inqueue").await > 250);
+    noisy.iter().for_each(|task| task.abort());
 }
 
 #[tokio::test]

@@ -107,6 +107,42 @@ async fn a_watch_ends_when_its_time_is_over() {
     assert_eq!(started.elapsed().as_secs(), 5);
 }
 
+/// The pieces that come to each of so many watchers when four objects are made one right after the other.
+async fn pieces(watchers: usize) -> Vec<usize> {
+    let client = Client::new().await;
+    let mut readers = Vec::new();
+    for _ in 0..watchers {
+        let path = format!("{CONFIG_MAPS}?watch=1&resourceVersion=0&timeoutSeconds=5");
+        let mut body = client.raw("GET", &path, &[], body::empty()).await.into_body();
+        readers.push(tokio::spawn(async move {
+            let (mut pieces, mut events) = (0, 0);
+            while let Some(frame) = body.frame().await {
+                pieces += 1;
+                events += frame.unwrap().into_data().unwrap().iter().filter(|byte| **byte == b'\n').count();
+            }
+            assert_eq!(events, 4);
+            pieces
+        }));
+    }
+    for name in ["a", "b", "c", "d"] {
+        client.post(CONFIG_MAPS, config_map(name, "1")).await.ok();
+        for _ in 0..4 * watchers {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut all = Vec::new();
+    for reader in readers {
+        all.push(reader.await.unwrap());
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_crowd_what_follows_at_once_goes_along() {
+    assert_eq!(pieces(1).await, [4]);
+    assert_eq!(pieces(100).await, [2; 100]);
+}
+
 #[tokio::test]
 async fn a_revision_that_is_gone() {
     let storage = Arc::new(kybern_storage::memory::Memory::default());

@@ -25,6 +25,10 @@ const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 const MIN_TIMEOUT: u64 = 1800;
 /// No watch lasts longer, whatever the client asks for.
 const MAX_TIMEOUT: u64 = 7 * 86_400;
+/// Among so many who are sent the same, what happens shortly after something was sent goes along with what follows: to send
+/// costs far more than an event.
+const CROWD: usize = 64;
+const GATHER: Duration = Duration::from_millis(4);
 /// Events are gathered up to this many bytes before they are sent.
 const PIECE: usize = 64 << 10;
 
@@ -81,6 +85,7 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
                     last: subscription.revision,
                     subscription,
                     bookmarks: options.allow_bookmarks.then_some(bookmarks),
+                    sent: None,
                 }),
                 end_of_initial: initial == Some(true) && options.allow_bookmarks,
                 pending: VecDeque::new(),
@@ -124,6 +129,8 @@ struct Feed {
     /// The revision that the client was told last.
     last: Revision,
     bookmarks: Option<Interval>,
+    /// When events were sent last.
+    sent: Option<Instant>,
 }
 
 /// What a wait brought.
@@ -182,10 +189,11 @@ impl Watcher {
                 }
             }
             if !out.is_empty() {
+                feed.sent = Some(Instant::now());
                 return Some(out.take());
             }
             match if behind { Wake::Behind } else { feed.wait(self.deadline).await } {
-                Wake::Events => {}
+                Wake::Events => feed.gather().await,
                 // The row is another now, or gone: whoever goes on watching finds out which.
                 Wake::Behind if feed.kind.has_ended(&feed.subscription) => return None,
                 Wake::Behind => {
@@ -229,6 +237,13 @@ impl Watcher {
 }
 
 impl Feed {
+    /// Waits for more to send along, in a crowd.
+    async fn gather(&self) {
+        if let Some(sent) = self.sent.filter(|_| self.subscription.crowd() >= CROWD) {
+            tokio::time::sleep_until(sent + GATHER).await;
+        }
+    }
+
     async fn wait(&mut self, deadline: Instant) -> Wake {
         let bookmarks = self.bookmarks.as_mut();
         tokio::select! {

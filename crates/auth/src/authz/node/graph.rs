@@ -1,6 +1,7 @@
 //! Who uses what: nodes to pods to objects.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use kybern_apimachinery::{Value, object};
 
@@ -27,7 +28,7 @@ pub(super) const READ_OF_PODS: &[&[&str]] = &[
     &["status", "extendedResourceClaimStatus"],
 ];
 
-/// What a pod refers to, in its namespace.
+/// What a pod can refer to, in its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     Secret,
@@ -37,11 +38,8 @@ pub enum Kind {
     ResourceClaim,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct PodReferences {
-    node: String,
-    names: Box<[(Kind, Box<str>)]>,
-}
+/// What a pod refers to, in its namespace.
+type References = Box<[(Kind, Box<str>)]>;
 
 /// A volume's claim and the secrets that a kubelet needs to mount it, each with its namespace.
 #[derive(Debug)]
@@ -53,8 +51,10 @@ struct Volume {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
-    /// By namespace, then pod name.
-    pods: HashMap<String, HashMap<String, PodReferences>>,
+    /// The nodes of pods, by namespace, then pod name.
+    pods: HashMap<String, HashMap<String, Arc<str>>>,
+    /// The pods of nodes, by namespace and pod name.
+    nodes: HashMap<Arc<str>, HashMap<(String, String), References>>,
     volumes: HashMap<String, Volume>,
     /// Secret to the volumes that need it.
     volume_secrets: HashMap<(String, String), HashSet<String>>,
@@ -66,12 +66,13 @@ pub(super) struct Graph {
 
 impl Graph {
     pub(super) fn uses(&self, node: &str, namespace: &str, kind: Kind, name: &str) -> bool {
-        let refers = |pod: &PodReferences| pod.names.iter().any(|(k, n)| *k == kind && **n == *name);
-        let pods = self.pods.get(namespace);
-        if pods.is_some_and(|pods| pods.values().any(|pod| pod.node == node && refers(pod))) {
+        let refers = |names: &References| names.iter().any(|(k, n)| *k == kind && **n == *name);
+        let mut pods = self.nodes.get(node).into_iter().flatten();
+        if pods.any(|((of, _), names)| of == namespace && refers(names)) {
             return true;
         }
-        let volumes = self.volume_secrets.get(&(namespace.to_owned(), name.to_owned())).filter(|_| kind == Kind::Secret);
+        let volumes =
+            self.volume_secrets.get(&(namespace.to_owned(), name.to_owned())).filter(|_| kind == Kind::Secret);
         volumes.into_iter().flatten().any(|volume| self.mounts(node, volume))
     }
 
@@ -83,12 +84,13 @@ impl Graph {
 
     /// Whether a pod is, or was, run by a node.
     pub(super) fn runs(&self, node: &str, namespace: &str, pod: &str) -> bool {
-        self.pods.get(namespace).and_then(|pods| pods.get(pod)).is_some_and(|p| p.node == node)
+        self.pods.get(namespace).and_then(|pods| pods.get(pod)).is_some_and(|of| **of == *node)
     }
 
     /// Takes in a new, changed or (`None`) deleted pod.
     pub(super) fn put_pod(&mut self, namespace: &str, name: &str, pod: Option<&Value>) {
-        let node = pod.map_or("", |p| object::str_at(p, &["spec", "nodeName"])).to_owned();
+        self.remove_pod(namespace, name);
+        let node = pod.map_or("", |p| object::str_at(p, &["spec", "nodeName"]));
         if let Some(pod) = pod.filter(|_| !node.is_empty()) {
             // A pod that has ended gives its node no right but to read it. So does one that the node made itself: else a
             // node could give itself any right.
@@ -96,11 +98,22 @@ impl Graph {
             let mirror = object::annotation(pod, MIRROR).is_some();
             let names = if ended || mirror { HashSet::new() } else { references(pod) };
             let names = names.into_iter().map(|(kind, name)| (kind, name.into_boxed_str())).collect();
-            self.pods.entry(namespace.to_owned()).or_default().insert(name.to_owned(), PodReferences { node, names });
-        } else if let Some(pods) = self.pods.get_mut(namespace) {
-            pods.remove(name);
+            let node: Arc<str> = self.nodes.get_key_value(node).map_or_else(|| node.into(), |(node, _)| node.clone());
+            self.nodes.entry(node.clone()).or_default().insert((namespace.to_owned(), name.to_owned()), names);
+            self.pods.entry(namespace.to_owned()).or_default().insert(name.to_owned(), node);
+        }
+    }
+
+    fn remove_pod(&mut self, namespace: &str, name: &str) {
+        let Some(pods) = self.pods.get_mut(namespace) else { return };
+        let Some(node) = pods.remove(name) else { return };
+        if pods.is_empty() {
+            self.pods.remove(namespace);
+        }
+        if let Some(pods) = self.nodes.get_mut(&node) {
+            pods.remove(&(namespace.to_owned(), name.to_owned()));
             if pods.is_empty() {
-                self.pods.remove(namespace);
+                self.nodes.remove(&node);
             }
         }
     }
