@@ -30,9 +30,15 @@ impl Checks {
         self.0.write().insert(name.to_owned(), Some(reason));
     }
 
-    /// Marks a check as good again.
+    /// Marks a check as good, or good again.
     pub fn pass(&self, name: &str) {
         self.0.write().insert(name.to_owned(), None);
+    }
+
+    /// Marks what upstream calls hooks after the start as done.
+    pub fn started(&self, hooks: &[&str]) {
+        let mut all = self.0.write();
+        all.extend(hooks.iter().map(|hook| (format!("poststarthook/{hook}"), None)));
     }
 }
 
@@ -62,7 +68,10 @@ pub(crate) fn serve(known: &Checks, store: Option<String>, parts: &[&str], query
     }
     if endpoint == "livez" {
         // A server that waits for something is alive.
-        checks.retain(|name, _| !name.starts_with("poststarthook/"));
+        checks.iter_mut().filter(|(name, _)| name.starts_with("poststarthook/")).for_each(|(_, state)| *state = None);
+    }
+    if endpoint != "readyz" {
+        checks.remove("informer-sync");
     }
     if let Some(name) = parts.get(1..).filter(|rest| !rest.is_empty()).map(|rest| rest.join("/")) {
         checks.retain(|check, _| *check == name);

@@ -259,6 +259,7 @@ impl<'a> Writer<'a> {
     /// Fails as changed where the object exists.
     async fn try_create(&self, object: &mut Value) -> Result<Arc<Entry>, Failure> {
         let (resource, strategy, chain) = (self.resource, &*self.resource.strategy, Chain::default());
+        let revision = object::resource_version(object).to_owned();
         metadata::prepare_for_create(object, resource.generation, self.now);
         if self.has_status() && !strategy.keeps_status_on_create() {
             object::remove(object, &["status"]);
@@ -273,6 +274,11 @@ impl<'a> Writer<'a> {
         self.invalid(object::name(object), &errors)?;
         self.warnings.extend(strategy.warnings(object, None));
         self.validate(Operation::Create, object, None, &chain).await?;
+        // Only the store minds: what admission has against the object comes first.
+        if !revision.is_empty() {
+            let message = "resourceVersion should not be set on objects to be created";
+            return Err(Failure::Refused(ApiError::bad_request(message)));
+        }
         let name = object::name(object);
         let kind = self.kind()?;
         let key = kind.key(object::namespace(object), name);

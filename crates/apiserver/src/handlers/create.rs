@@ -1,7 +1,7 @@
 //! POST to a collection.
 
 use http::{Response, StatusCode};
-use kybern_apimachinery::{ApiError, object};
+use kybern_apimachinery::ApiError;
 
 use super::{Exchange, read_object};
 use crate::write::Writer;
@@ -11,9 +11,6 @@ pub(super) async fn create(exchange: &Exchange, body: Body) -> Result<Response<B
     let presentation = exchange.presentation()?;
     let options = exchange.write_options("CreateOptions")?;
     let object = read_object(exchange, body, &options).await?;
-    if !object::resource_version(&object).is_empty() {
-        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
-    }
     let mut writer = Writer::new(exchange, &options);
     let entry = writer.create(object).await?;
     respond::entry(&exchange.resource, &entry, presentation, StatusCode::CREATED).await

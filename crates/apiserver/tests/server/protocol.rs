@@ -141,6 +141,8 @@ async fn health_version_and_metrics() {
         "{text}"
     );
     assert_eq!(client.get("/livez").await.code, 200);
+    let alive = client.get("/livez?verbose").await;
+    assert!(String::from_utf8_lossy(&alive.bytes).contains("[+]poststarthook/bootstrap ok\n"));
     client.server.checks().pass("poststarthook/bootstrap");
     let verbose = client.get("/readyz?verbose").await;
     assert!(String::from_utf8_lossy(&verbose.bytes).ends_with("readyz check passed\n"));

@@ -67,6 +67,15 @@ pub fn pod_seccomp(pod: &Pod, seccomp_root: &str) -> SecurityProfile {
     profile(pod_context(pod).seccomp_profile.as_ref(), seccomp_root).unwrap_or_default()
 }
 
+/// The user that every container of a pod is said to run as (`FsUserFrom`).
+pub fn sole_user(pod: &Pod) -> Option<i64> {
+    let of_pod = pod_context(pod).run_as_user;
+    let all = spec::containers(pod);
+    let mut users = all.iter().map(|(_, c)| c.security_context.as_ref().and_then(|own| own.run_as_user).or(of_pod));
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then_some(first)
+}
+
 /// The container's context over the pod's, or why it may not run. `image` tells the user it was built with.
 pub fn container_context(
     pod: &Pod,
@@ -139,6 +148,24 @@ mod tests {
 
     fn image(uid: Option<i64>, username: &str) -> Image {
         Image { uid, username: username.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn containers_of_one_user_share_it() {
+        let of = |of_pod: Option<i64>, users: [Option<i64>; 2]| {
+            let containers = users.map(|user| {
+                let own = SecurityContext { run_as_user: user, ..Default::default() };
+                Container { security_context: Some(own), ..container("c") }
+            });
+            let mut pod = pod("p", containers.to_vec());
+            pod.spec.as_mut().unwrap().security_context =
+                Some(PodSecurityContext { run_as_user: of_pod, ..Default::default() });
+            sole_user(&pod)
+        };
+        assert_eq!(of(None, [Some(7), Some(7)]), Some(7));
+        assert_eq!(of(Some(7), [None, Some(7)]), Some(7));
+        assert_eq!(of(Some(5), [None, Some(7)]), None);
+        assert_eq!(of(None, [Some(7), None]), None);
     }
 
     #[test]

@@ -71,8 +71,8 @@ fn write_set(fresh: &Path, payload: &Payload, group: Option<u32>) -> io::Result<
         }
         // Nobody else may read it before it has its owner.
         files::write(&target, &file.data, 0o600)?;
-        if let Some(group) = group {
-            chown(&target, None, Some(group))?;
+        if file.owner.is_some() || group.is_some() {
+            chown(&target, file.owner, group)?;
         }
         fs::set_permissions(&target, fs::Permissions::from_mode(file_mode(file.mode, group)))?;
     }
@@ -128,8 +128,10 @@ fn holds(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bool> 
     }
     for (path, file) in payload {
         let path = dir.join(path);
-        let mode = fs::metadata(&path)?.permissions().mode() & 0o7777;
-        if mode != file_mode(file.mode, group) || fs::read(&path)? != file.data {
+        let meta = fs::metadata(&path)?;
+        let mode = meta.permissions().mode() & 0o7777;
+        let owned = file.owner.is_none_or(|owner| owner == meta.uid());
+        if !owned || mode != file_mode(file.mode, group) || fs::read(&path)? != file.data {
             return Ok(false);
         }
     }
@@ -155,7 +157,9 @@ mod tests {
     use super::*;
 
     fn set(list: &[(&str, &str)]) -> Payload {
-        list.iter().map(|(p, d)| ((*p).to_owned(), File { data: d.as_bytes().to_vec(), mode: 0o640 })).collect()
+        list.iter()
+            .map(|(p, d)| ((*p).to_owned(), File { data: d.as_bytes().to_vec(), mode: 0o640, owner: None }))
+            .collect()
     }
 
     fn visible(dir: &Path) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kybern_api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume};
 
 use crate::pod::env::{self, Downward, References};
-use crate::pod::spec;
+use crate::pod::{security, spec};
 
 const DEFAULT_MODE: u32 = 0o644;
 
@@ -14,6 +14,8 @@ const DEFAULT_MODE: u32 = 0o644;
 pub struct File {
     pub data: Vec<u8>,
     pub mode: u32,
+    /// Whom it belongs to; root where nobody is named.
+    pub owner: Option<u32>,
 }
 
 /// Files by their path within the volume.
@@ -114,7 +116,7 @@ impl<'a> Keys<'a> {
         let Some(data) = data else {
             return if self.optional { Ok(()) } else { Err(format!("{kind} {name:?} not found")) };
         };
-        let file = |data: &[u8], mode| File { data: data.to_vec(), mode };
+        let file = |data: &[u8], mode| File { data: data.to_vec(), mode, owner: None };
         if self.items.is_empty() {
             files.extend(data.into_iter().map(|(key, data)| (key.to_owned(), file(data, self.mode))));
             return Ok(());
@@ -171,16 +173,20 @@ impl Builder<'_> {
                 }
                 (None, None) => continue,
             };
-            files.insert(item.path.clone(), File { data: text.into_bytes(), mode: own_mode(item.mode, mode) });
+            files.insert(
+                item.path.clone(),
+                File { data: text.into_bytes(), mode: own_mode(item.mode, mode), owner: None },
+            );
         }
         Ok(())
     }
 
     fn token(&self, projection: &ServiceAccountTokenProjection, mode: u32, files: &mut Payload) -> Result<(), String> {
         let token = self.tokens.token(projection).ok_or("failed to fetch token: none was issued yet")?;
+        let owner = security::sole_user(self.pod).and_then(|user| u32::try_from(user).ok());
         let grouped = spec::spec(self.pod).security_context.as_ref().is_some_and(|s| s.fs_group.is_some());
-        let mode = if grouped { 0o600 } else { mode };
-        files.insert(projection.path.clone(), File { data: token.into_bytes(), mode });
+        let mode = if grouped || owner.is_some() { 0o600 } else { mode };
+        files.insert(projection.path.clone(), File { data: token.into_bytes(), mode, owner });
         Ok(())
     }
 }

@@ -221,6 +221,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     if let Some(health) = key_health {
         tokio::spawn(report_health(server.checks().clone(), health));
     }
+    server.checks().pass("informer-sync");
+    server.checks().started(&["generic-apiserver-start-informers", "start-apiserver-admission-initializer"]);
     server.keep_flow_conditions();
     server.metrics().register(kybern_client::register_informer_metrics);
     server.metrics().register(|registry| webhook_metrics.register(registry));
@@ -228,6 +230,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.metrics().register(|registry| policy_metrics.register(registry));
     slot.fill(server.clone());
     deps.definitions.start(&server, deps.webhooks.clone()).await.context("cannot serve the custom resources")?;
+    let hooks = ["start-apiextensions-informers", "start-apiextensions-controllers", "crd-informer-synced"];
+    server.checks().started(&hooks);
     let bootstrap = BootstrapOptions {
         advertise_address: options.advertise_address,
         secure_port: options.secure_port,
@@ -236,9 +240,20 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         kubelet_client: own_kubelet_client(options),
     };
     bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;
+    // Ranges need no repair: a Service and what it claims are one write.
+    server.checks().started(&[
+        "bootstrap-controller",
+        "start-system-namespaces-controller",
+        "start-service-ip-repair-controllers",
+        "start-kubernetes-service-cidr-controller",
+        "rbac/bootstrap-roles",
+        "scheduling/bootstrap-system-priority-classes",
+        "priority-and-fairness-config-producer",
+    ]);
     bootstrap::token_tracking(server.as_ref(), jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date())
         .await
         .context("cannot note since when tokens are tracked")?;
+    server.checks().started(&["start-legacy-token-tracking-controller"]);
     let config = AuthenticationConfig {
         client_ca: &client_ca,
         front_proxy_ca: &front_proxy_ca,
@@ -251,6 +266,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     bootstrap::authentication_config(server.as_ref(), &config)
         .await
         .context("cannot publish the cluster's authorities")?;
+    server.checks().started(&["start-cluster-authentication-info-controller"]);
     let (certificate, server_ca_pem) = match &options.serving {
         None => {
             let certificate = Certificate::new(&pki.apiserver)?;
