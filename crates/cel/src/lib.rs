@@ -51,6 +51,7 @@ mod parser;
 mod plan;
 mod program;
 mod schema;
+mod selections;
 mod stack;
 mod text;
 mod time;
@@ -73,6 +74,7 @@ pub use program::{
     RUNTIME_COST_BUDGET, Variables,
 };
 pub use schema::{DeclField, DeclKind, DeclType, ListKind, MAX_REQUEST_SIZE};
+pub use selections::{Selection, selections};
 pub use time::Time;
 pub use types::Type;
 pub use value::{Str, Struct, Value};

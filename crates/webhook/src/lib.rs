@@ -8,6 +8,7 @@
 mod client;
 mod config;
 mod error;
+mod fetch;
 mod go_text;
 mod manager;
 mod resolver;
@@ -16,6 +17,7 @@ mod retry;
 pub use client::{Client, RESPONSE_LIMIT, Settings};
 pub use config::{ClientConfig, ServiceReference, Target};
 pub use error::{CallError, failed_calling};
+pub use fetch::{Fetched, Fetcher};
 pub use manager::ClientManager;
 pub use resolver::{NoServices, ServiceResolver};
 pub use retry::Backoff;

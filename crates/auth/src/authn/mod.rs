@@ -1,11 +1,12 @@
 //! The authenticators, in the order in which they are asked: client certificate, front proxy, static tokens,
-//! service-account tokens, bootstrap tokens, a webhook's, anonymous.
+//! service-account tokens, bootstrap tokens, those of OpenID Connect's issuers, a webhook's, anonymous.
 
 mod anonymous;
 mod bearer;
 mod bootstrap_token;
 mod certificate;
 mod chain;
+pub mod oidc;
 mod request_header;
 mod service_account;
 mod token;

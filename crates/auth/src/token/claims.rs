@@ -116,6 +116,10 @@ impl Issuer {
         Self { issuers, audiences, signer, verifiers }
     }
 
+    pub fn issuers(&self) -> &[String] {
+        &self.issuers
+    }
+
     pub fn audiences(&self) -> &[String] {
         &self.audiences
     }

@@ -15,6 +15,7 @@ use kybern_registry::TokenLimits;
 
 use super::api_access::AccessFlags;
 use super::audit::AuditFlags;
+use super::authentication::AuthenticationFlags;
 use super::runtime_config::RuntimeConfig;
 use super::storage::StorageFlags;
 use crate::flags::Gates;
@@ -150,9 +151,8 @@ pub(crate) struct KubeApiserver {
     /// How long a request that is no watch may take.
     #[arg(long, default_value = "1m0s", value_parser = parse_duration)]
     request_timeout: Duration,
-    /// Lets requests without credentials pass as system:anonymous.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    anonymous_auth: bool,
+    #[command(flatten)]
+    authentication: AuthenticationFlags,
 }
 
 fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
@@ -210,7 +210,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
             max_seconds: Some(options.service_account_max_token_expiration).filter(|seconds| *seconds > 0),
             extend: options.service_account_extend_token_expiration,
         },
-        anonymous: options.anonymous_auth,
+        authentication: options.authentication.clone(),
         bootstrap_tokens: options.enable_bootstrap_token_auth,
         tls: options.tls.policy()?,
         runtime_config: RuntimeConfig::parse(&options.runtime_config)?,

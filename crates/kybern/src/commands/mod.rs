@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod api_access;
 pub(crate) mod audit;
+pub(crate) mod authentication;
 pub(crate) mod backup;
 pub(crate) mod completion;
 mod controller_settings;

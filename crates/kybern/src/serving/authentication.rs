@@ -185,7 +185,7 @@ impl Authentication {
             // A bad credential is not the same as none.
             return None;
         }
-        Anonymous.authenticate(credentials).await.ok().flatten()
+        Anonymous::default().authenticate(credentials).await.ok().flatten()
     }
 }
 

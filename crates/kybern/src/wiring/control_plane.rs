@@ -14,7 +14,7 @@ use kybern_apiserver::audit::Audit;
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_apiserver::{Options, Server, serve};
 use kybern_auth::authn::{
-    Anonymous, BearerTokens, BootstrapTokens, ClientAuthorities, ClientCertificate, RequestHeader, RequestHeaderNames,
+    BearerTokens, BootstrapTokens, ClientAuthorities, ClientCertificate, RequestHeader, RequestHeaderNames,
     ServiceAccountTokens, TokenAuthenticator, TokenFile,
 };
 use kybern_auth::authz::{self, Mode};
@@ -30,6 +30,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 
+use super::authentication::Authentication;
 use super::authorization::Authorization;
 use super::certificate::Certificate;
 use super::discovery_routes;
@@ -38,6 +39,7 @@ use super::kubelet_access::KubeletAccess;
 use super::storage::{StorageOptions, report_health};
 use crate::commands::admission;
 use crate::commands::api_access::AccessFlags;
+use crate::commands::authentication::AuthenticationFlags;
 use crate::commands::runtime_config::RuntimeConfig;
 use crate::flags::Gates;
 use crate::{preflight, version};
@@ -76,7 +78,8 @@ pub(crate) struct ApiServerOptions {
     pub(crate) signing_key: Option<PathBuf>,
     pub(crate) verifying_keys: Vec<PathBuf>,
     pub(crate) token_limits: TokenLimits,
-    pub(crate) anonymous: bool,
+    /// Issuers of tokens, and anonymous requests.
+    pub(crate) authentication: AuthenticationFlags,
     pub(crate) bootstrap_tokens: bool,
     /// Versions of TLS and ciphers.
     pub(crate) tls: TlsPolicy,
@@ -161,7 +164,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let Authorization { list: authorizers, rbac, mut observers, metrics: authorization_metrics } = authorization;
     options.check_service_ranges()?;
     let services = Arc::new(ServiceAllocators::new(&options.service_cidrs, options.node_ports.clone(), slot.clone()));
-    let tokens = Arc::new(bearer_tokens(options, &issuer, &slot, &clock)?);
+    let authentication =
+        Authentication::new(&options.authentication, issuer.issuers(), Arc::clone(&clock), &server_id)?;
+    let tokens = Arc::new(bearer_tokens(options, &issuer, &authentication, &slot, &clock)?);
     let service_addresses = Arc::new(ServiceAddresses::default());
     observers.push(service_addresses.clone());
     let webhook_metrics = Arc::new(WebhookMetrics::default());
@@ -211,7 +216,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let front_proxy_ca = front_proxy_authorities(options, &pki)?;
     let front_proxy_roots = roots(&front_proxy_ca, "--requestheader-client-ca-file")?;
     let certificates = certificate_authenticators(options, &client_roots, &front_proxy_roots)?;
-    server.authenticators = authenticators(options, certificates, tokens);
+    server.authenticators = authenticators(&authentication, certificates, tokens);
     server.authorizers = authorizers;
     server.observers = observers;
     server.routes = discovery_routes::of(&issuer);
@@ -228,6 +233,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.metrics().register(|registry| webhook_metrics.register(registry));
     server.metrics().register(|registry| authorization_metrics.register(registry));
     server.metrics().register(|registry| policy_metrics.register(registry));
+    server.metrics().register(|registry| authentication.metrics.register(registry));
     slot.fill(server.clone());
     deps.definitions.start(&server, deps.webhooks.clone()).await.context("cannot serve the custom resources")?;
     let hooks = ["start-apiextensions-informers", "start-apiextensions-controllers", "crd-informer-synced"];
@@ -363,6 +369,7 @@ fn issuer(options: &ApiServerOptions, pki: &Pki) -> Result<Issuer> {
 fn bearer_tokens(
     options: &ApiServerOptions,
     issuer: &Arc<Issuer>,
+    authentication: &Authentication,
     slot: &ObjectsSlot,
     clock: &Arc<dyn Clock>,
 ) -> Result<BearerTokens> {
@@ -374,21 +381,20 @@ fn bearer_tokens(
     if options.bootstrap_tokens {
         judges.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));
     }
+    judges.extend(authentication.issuers.clone().map(|issuers| issuers as Arc<dyn TokenAuthenticator>));
     judges.extend(options.access.token_authenticator()?);
     Ok(BearerTokens::new(judges, issuer.audiences().to_vec()))
 }
 
 /// In the order in which they are asked.
 fn authenticators(
-    options: &ApiServerOptions,
+    authentication: &Authentication,
     certificates: Vec<Arc<dyn Authenticator>>,
     tokens: Arc<BearerTokens>,
 ) -> Vec<Arc<dyn Authenticator>> {
     let mut list = certificates;
     list.push(tokens);
-    if options.anonymous {
-        list.push(Arc::new(Anonymous));
-    }
+    list.extend(authentication.anonymous.clone().map(|anonymous| Arc::new(anonymous) as Arc<dyn Authenticator>));
     list
 }
 

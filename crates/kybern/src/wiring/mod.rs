@@ -1,5 +1,6 @@
 //! Putting the parts together: which part gets which configuration, in which order they start.
 
+mod authentication;
 mod authorization;
 pub(crate) mod certificate;
 pub(crate) mod control_plane;

@@ -96,7 +96,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         signing_key: None,
         verifying_keys: Vec::new(),
         token_limits: Default::default(),
-        anonymous: true,
+        authentication: Default::default(),
         bootstrap_tokens: true,
         tls: Default::default(),
         runtime_config: cluster.runtime_config.clone(),

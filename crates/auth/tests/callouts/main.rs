@@ -1,0 +1,4 @@
+//! What the authenticators and authorizers ask others: webhooks, and issuers of tokens.
+
+mod oidc;
+mod webhooks;
