@@ -27,7 +27,8 @@ use kybern_auth::token::Issuer;
 use kybern_webhook::ClientManager;
 
 pub use admission::{
-    AdmissionConfiguration, PolicyMetrics, Views as AdmissionViews, WebhookMetrics, plugins as admission_plugins,
+    AdmissionConfiguration, OFF_BY_DEFAULT as ADMISSION_OFF_BY_DEFAULT, PolicyMetrics, Views as AdmissionViews,
+    WebhookMetrics, plugins as admission_plugins,
 };
 pub use allocation::ServiceAllocators;
 pub use connect::TokenLimits;

@@ -137,6 +137,10 @@ pub(crate) struct KubeApiserver {
     /// Admission plugins that must not run.
     #[arg(long, value_delimiter = ',')]
     disable_admission_plugins: Vec<String>,
+    /// What admission plugins are told (AdmissionConfiguration): PodSecurity, ResourceQuota, PodNodeSelector,
+    /// PodTolerationRestriction.
+    #[arg(long)]
+    admission_control_config_file: Option<PathBuf>,
     #[command(flatten)]
     audit: AuditFlags,
     /// Shares the sum of the next two out by flow schemas and priority levels, and lets requests wait for their turn.
@@ -217,6 +221,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         gates: Gates::parse(options.feature_gates.iter().map(String::as_str)).map_err(anyhow::Error::msg)?,
         enable_admission: options.enable_admission_plugins.clone(),
         disable_admission: options.disable_admission_plugins.clone(),
+        admission_file: options.admission_control_config_file.clone().filter(|path| !path.as_os_str().is_empty()),
         max_requests_in_flight: options.max_requests_inflight,
         max_mutating_requests_in_flight: options.max_mutating_requests_inflight,
         priority_and_fairness: options.enable_priority_and_fairness,

@@ -23,7 +23,8 @@ use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_component_base::TlsPolicy;
 use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
 use kybern_registry::{
-    Deps, KubeletClient, PolicyMetrics, ServiceAddresses, ServiceAllocators, TokenLimits, WebhookMetrics,
+    AdmissionConfiguration, Deps, KubeletClient, PolicyMetrics, ServiceAddresses, ServiceAllocators, TokenLimits,
+    WebhookMetrics,
 };
 use kybern_webhook::ClientManager;
 use rustls_pki_types::CertificateDer;
@@ -88,6 +89,8 @@ pub(crate) struct ApiServerOptions {
     /// Admission plugins by name, in addition to those that always run; and those that must not.
     pub(crate) enable_admission: Vec<String>,
     pub(crate) disable_admission: Vec<String>,
+    /// What admission plugins are told.
+    pub(crate) admission_file: Option<PathBuf>,
     pub(crate) max_requests_in_flight: usize,
     pub(crate) max_mutating_requests_in_flight: usize,
     pub(crate) priority_and_fairness: bool,
@@ -171,6 +174,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     observers.push(service_addresses.clone());
     let webhook_metrics = Arc::new(WebhookMetrics::default());
     let policy_metrics = Arc::new(PolicyMetrics::default());
+    let told = options.admission_file.as_deref().map(AdmissionConfiguration::read).transpose();
+    let told = told.map_err(anyhow::Error::msg)?.unwrap_or_default();
+    let admission_views = kybern_registry::AdmissionViews::default();
     let deps = Deps {
         objects: slot.clone(),
         clock: Arc::clone(&clock),
@@ -180,8 +186,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         authorizer: Arc::new(authz::Union(authorizers.clone())),
         rbac,
         services,
-        admission_views: Default::default(),
-        admission: Default::default(),
+        admission_views: admission_views.clone(),
+        admission: AdmissionConfiguration { enabled: options.enable_admission.clone(), ..told },
         webhooks: Arc::new(ClientManager::new(service_addresses.clone(), "kube-apiserver-admission")),
         webhook_metrics: Arc::clone(&webhook_metrics),
         policy_metrics: Arc::clone(&policy_metrics),
@@ -200,7 +206,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.storage = storage;
     options.runtime_config.retain(&mut server.resources, |row| &row.gvr)?;
     server.admission = kybern_registry::admission_plugins(&deps);
-    let names: Vec<&str> = server.admission.iter().map(|plugin| plugin.name()).collect();
+    let mut names: Vec<&str> = server.admission.iter().map(|plugin| plugin.name()).collect();
+    names.extend(kybern_registry::ADMISSION_OFF_BY_DEFAULT);
     let left_out = admission::left_out(&names, &options.enable_admission, &options.disable_admission)?;
     server.admission.retain(|plugin| !left_out.iter().any(|name| name == plugin.name()));
     if !options.gates.enabled(MUTATING_POLICIES) {
@@ -231,6 +238,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.keep_flow_conditions();
     server.metrics().register(kybern_client::register_informer_metrics);
     server.metrics().register(|registry| webhook_metrics.register(registry));
+    server.metrics().register(|registry| admission_views.register(registry));
     server.metrics().register(|registry| authorization_metrics.register(registry));
     server.metrics().register(|registry| policy_metrics.register(registry));
     server.metrics().register(|registry| authentication.metrics.register(registry));

@@ -103,6 +103,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         gates: cluster.gates.clone(),
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
+        admission_file: None,
         max_requests_in_flight: 400,
         max_mutating_requests_in_flight: 200,
         priority_and_fairness: true,

@@ -1,15 +1,22 @@
 //! The admission plugins, in the order in which they run (upstream's `AllOrderedPlugins`).
 
 mod authorization;
+mod blanket;
 mod certificates;
 mod classes;
 mod configuration;
+mod limit_ranger;
 mod matching;
 mod memory;
 mod namespace_lifecycle;
 mod namespaces;
 mod node_restriction;
+mod owner_references;
 mod pod_defaults;
+mod pod_placement;
+mod pod_rules;
+mod pod_security;
+mod pod_security_metrics;
 pub(crate) mod policy;
 mod priority;
 mod rbac_escalation;
@@ -23,6 +30,7 @@ use std::sync::Arc;
 
 use kybern_apiserver::admission::AdmissionPlugin;
 use kybern_apiserver::connect::Observer;
+use prometheus_client::registry::Registry;
 
 use crate::Deps;
 pub use configuration::AdmissionConfiguration;
@@ -41,10 +49,12 @@ pub struct Views {
     validating_policies: Arc<policy::Policies<policy::ValidatingPolicy>>,
     namespace_objects: Arc<namespaces::NamespaceObjects>,
     quotas: Arc<resource_quota::Quotas>,
+    limit_ranges: Arc<limit_ranger::LimitRanges>,
+    pod_security: Arc<pod_security_metrics::PodSecurityMetrics>,
 }
 
 impl Views {
-    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 9] {
+    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 10] {
         [
             self.accounts.clone(),
             self.classes.clone(),
@@ -55,32 +65,81 @@ impl Views {
             self.validating_policies.clone(),
             self.namespace_objects.clone(),
             self.quotas.clone(),
+            self.limit_ranges.clone(),
         ]
+    }
+
+    /// Makes what the plugins count visible.
+    pub fn register(&self, registry: &mut Registry) {
+        self.pod_security.register(registry);
     }
 }
 
+/// Upstream's that are left out unless they are asked for.
+pub const OFF_BY_DEFAULT: [&str; 11] = [
+    "AlwaysAdmit",
+    "AlwaysDeny",
+    "AlwaysPullImages",
+    "DenyServiceExternalIPs",
+    "ExtendedResourceToleration",
+    "LimitPodHardAntiAffinityTopology",
+    "NamespaceAutoProvision",
+    "NamespaceExists",
+    "OwnerReferencesPermissionEnforcement",
+    "PodNodeSelector",
+    "PodTolerationRestriction",
+];
+
 /// The chain.
 pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
+    let views = &deps.admission_views;
+    let namespaces = || views.namespace_objects.clone();
     let mut plugins: Vec<Arc<dyn AdmissionPlugin>> = vec![
-        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(deps.admission_views.namespaces.clone())),
-        Arc::new(service_account::ServiceAccount::new(deps.objects.clone(), deps.admission_views.accounts.clone())),
+        Arc::new(blanket::AlwaysAdmit),
+        Arc::new(blanket::NamespaceAutoProvision { namespaces: namespaces(), objects: deps.objects.clone() }),
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(views.namespaces.clone())),
+        Arc::new(blanket::NamespaceExists { namespaces: namespaces() }),
+        Arc::new(pod_rules::LimitPodHardAntiAffinityTopology),
+        Arc::new(limit_ranger::LimitRanger(views.limit_ranges.clone())),
+        Arc::new(service_account::ServiceAccount::new(deps.objects.clone(), views.accounts.clone())),
         Arc::new(node_restriction::NodeRestriction::new(deps.objects.clone(), deps.authorizer.clone())),
         Arc::new(pod_defaults::TaintNodesByCondition),
-        Arc::new(priority::Priority::new(deps.admission_views.priority_classes.clone())),
+        Arc::new(pod_rules::AlwaysPullImages),
+        Arc::new(pod_security::PodSecurity {
+            namespaces: namespaces(),
+            objects: deps.objects.clone(),
+            configuration: deps.admission.pod_security.clone(),
+            metrics: views.pod_security.clone(),
+        }),
+        Arc::new(pod_placement::PodNodeSelector {
+            namespaces: namespaces(),
+            selectors: deps.admission.node_selectors.clone(),
+        }),
+        Arc::new(priority::Priority::new(views.priority_classes.clone())),
         Arc::new(pod_defaults::DefaultTolerationSeconds),
-        Arc::new(classes::DefaultStorageClass(deps.admission_views.classes.clone())),
+        Arc::new(pod_placement::PodTolerationRestriction {
+            namespaces: namespaces(),
+            default: deps.admission.default_tolerations.clone(),
+            whitelist: deps.admission.allowed_tolerations.clone(),
+        }),
+        Arc::new(pod_rules::ExtendedResourceToleration),
+        Arc::new(classes::DefaultStorageClass(views.classes.clone())),
         Arc::new(storage_in_use::StorageObjectInUseProtection),
-        Arc::new(classes::PersistentVolumeClaimResize(deps.admission_views.classes.clone())),
+        Arc::new(owner_references::OwnerReferencesPermissionEnforcement {
+            authorizer: deps.authorizer.clone(),
+            objects: deps.objects.clone(),
+        }),
+        Arc::new(classes::PersistentVolumeClaimResize(views.classes.clone())),
         Arc::new(runtime_class::RuntimeClass::new(deps.objects.clone())),
     ];
     plugins.extend(certificates::plugins(&deps.authorizer));
-    plugins.push(Arc::new(classes::DefaultIngressClass(deps.admission_views.classes.clone())));
+    plugins.push(Arc::new(classes::DefaultIngressClass(views.classes.clone())));
+    plugins.push(Arc::new(blanket::DenyServiceExternalIps));
     plugins.push(Arc::new(rbac_escalation::RbacEscalation::new(
         deps.objects.clone(),
         deps.authorizer.clone(),
         deps.rbac.clone(),
     )));
-    let views = &deps.admission_views;
     let policies = policy::Shared {
         namespaces: views.namespace_objects.clone(),
         objects: deps.objects.clone(),
@@ -100,10 +159,13 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
     plugins.push(Arc::new(policy::ValidatingAdmissionPolicy::new(views.validating_policies.clone(), policies)));
     plugins.push(Arc::new(webhook::ValidatingAdmissionWebhook(webhooks)));
     plugins.push(Arc::new(resource_quota::ResourceQuota::new(
-        deps.admission_views.quotas.clone(),
+        views.quotas.clone(),
         deps.objects.clone(),
         deps.clock.clone(),
         deps.admission.limited.clone(),
     )));
+    plugins.push(Arc::new(blanket::AlwaysDeny));
+    let enabled = |name: &str| deps.admission.enabled.iter().any(|enabled| enabled.trim() == name);
+    plugins.retain(|plugin| !OFF_BY_DEFAULT.contains(&plugin.name()) || enabled(plugin.name()));
     plugins
 }

@@ -16,7 +16,7 @@ use kybern_auth::authz::{Masters, Union};
 use kybern_auth::pki::{Pki, PkiOptions};
 use kybern_auth::token::{Issuer, SigningKey};
 use kybern_registry::bootstrap::{self, BootstrapOptions};
-use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+use kybern_registry::{AdmissionConfiguration, Deps, KubeletClient, ServiceAllocators};
 use kybern_webhook::{ClientManager, NoServices};
 
 pub(crate) struct Cluster {
@@ -65,7 +65,20 @@ impl Cluster {
         Self::with(storage, services).await
     }
 
+    /// A server whose plugins are told something.
+    pub(crate) async fn told(admission: AdmissionConfiguration) -> Self {
+        Self::configured(Arc::new(kybern_storage::memory::Memory::default()), "10.96.0.0/12", admission).await
+    }
+
     async fn with(storage: Arc<dyn kybern_storage::Storage>, service_cidr: &str) -> Self {
+        Self::configured(storage, service_cidr, Default::default()).await
+    }
+
+    async fn configured(
+        storage: Arc<dyn kybern_storage::Storage>,
+        service_cidr: &str,
+        admission: AdmissionConfiguration,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = PkiOptions {
             directory: directory.path().to_owned(),
@@ -101,7 +114,7 @@ impl Cluster {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
-            admission: Default::default(),
+            admission,
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
             webhook_metrics: Default::default(),
             policy_metrics: Default::default(),

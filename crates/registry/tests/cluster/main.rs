@@ -1,6 +1,7 @@
 //! The API server with every built-in kind, its rules and its first objects, on memory storage: what a client sees.
 
 mod access;
+mod admission_file;
 mod answers;
 mod custom;
 mod every_kind;
@@ -12,6 +13,8 @@ mod minimal;
 mod mutating_policies;
 mod node_attacks;
 mod nodes;
+mod optional_plugins;
+mod pod_levels;
 mod pods;
 mod policies;
 mod proxied;
