@@ -140,18 +140,33 @@ pub(super) fn metadata(json: &[u8], start: usize) -> Option<(usize, Option<Range
     }
 }
 
-/// Bytes of a string that are looked at one by one: most strings are short.
-const SHORT: usize = 16;
+/// The lowest bit of each of eight bytes.
+const ONES: u64 = 0x0101_0101_0101_0101;
 
-/// Behind the quote that ends a string, given where its text starts.
+/// The highest bit of each of eight bytes that are such a one; right up to the first of them.
+fn equal(eight: u64, byte: u8) -> u64 {
+    let different = eight ^ (ONES * u64::from(byte));
+    different.wrapping_sub(ONES) & !different & (ONES << 7)
+}
+
+/// Behind the quote that ends a string, given where its text starts. Looks at eight bytes at once: this is where the time goes
+/// when many objects are read.
 fn end_of_string(json: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {
-        let short = json.get(at..)?.iter().take(SHORT).position(|byte| matches!(byte, b'"' | b'\\'));
-        at = match short {
-            Some(near) => at + near,
-            None => at + SHORT + memchr::memchr2(b'"', b'\\', json.get(at + SHORT..)?)?,
+        let found = match json.get(at..)?.first_chunk::<8>() {
+            Some(eight) => {
+                let eight = u64::from_le_bytes(*eight);
+                let found = equal(eight, b'"') | equal(eight, b'\\');
+                if found == 0 {
+                    at += 8;
+                    continue;
+                }
+                found.trailing_zeros() as usize / 8
+            }
+            None => json[at..].iter().position(|byte| matches!(byte, b'"' | b'\\'))?,
         };
+        at += found;
         if json[at] == b'"' {
             return Some(at + 1);
         }
@@ -487,6 +502,17 @@ mod tests {
                     Some(value.len()),
                     "{value}{behind}"
                 );
+            }
+        }
+        // Wherever a string ends within eight bytes, and whatever stands in it.
+        for length in 0..40 {
+            for filling in ["x", "é", "\u{1}", "!#[]{}", "\\\"", "\\\\", "\u{7f}\u{80}"] {
+                let value = format!("\"{}\"", filling.repeat(length));
+                for behind in ["", ",\"more\":\"\\\"\"", "\"\"\"\"\"\"\"\""] {
+                    let text = format!("{value}{behind}");
+                    assert_eq!(end_of_value(text.as_bytes(), 0), Some(value.len()), "{text}");
+                }
+                assert_eq!(end_of_value(&value.as_bytes()[..value.len() - 1], 0), None, "{value}");
             }
         }
         for broken in ["", "{", "\"a", "}", "[\"]", "\"\\"] {
