@@ -159,14 +159,40 @@ impl FieldError {
     }
 }
 
-/// A value as Go writes it, which is by the order of its fields.
+/// Structures whose fields Go writes in this order.
+const STRUCTURES: [&[&str]; 2] = [
+    &["matchLabels", "matchExpressions"],
+    &["Rule", "Message", "MessageExpression", "Reason", "FieldPath", "OptionalOldSelf"],
+];
+
+/// A value as Go writes it: structures by the order of their fields, and nothing in them that HTML would take for its own.
 fn shown(value: &Value) -> String {
-    match (value.as_object().filter(|map| map.len() == 2), value.get("matchLabels"), value.get("matchExpressions")) {
-        (Some(_), Some(labels), Some(expressions)) => {
-            format!("{{\"matchLabels\":{labels},\"matchExpressions\":{expressions}}}")
+    let Value::Object(map) = value else {
+        let text = value.to_string();
+        return if value.is_array() { escaped(&text) } else { text };
+    };
+    let same = |fields: &&&[&str]| map.len() == fields.len() && fields.iter().all(|field| map.contains_key(*field));
+    match STRUCTURES.iter().find(same) {
+        Some(fields) => {
+            let members: Vec<String> = fields.iter().map(|field| format!("\"{field}\":{}", map[*field])).collect();
+            escaped(&format!("{{{}}}", members.join(",")))
         }
-        _ => value.to_string(),
+        None => escaped(&value.to_string()),
     }
+}
+
+fn escaped(json: &str) -> String {
+    if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return json.to_owned();
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 impl fmt::Display for FieldError {

@@ -1,6 +1,9 @@
 //! A kind as data: the row that makes the generic server serve it. Built-in kinds and custom resources are both this.
 
-use std::sync::Arc;
+use std::fmt;
+use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use kybern_apimachinery::{ApiError, Gvk, Gvr, Value};
 use kybern_schema::types::KindType;
@@ -70,12 +73,59 @@ pub struct StoredKind {
     pub selectable: Vec<SelectableField>,
     /// How a field that selectors may not name is refused, where that is not said as of most kinds.
     pub refusal: Option<fn(&str) -> String>,
+    /// What brings stored objects up to date, of a kind whose schema can change.
+    pub reader: Option<Reader>,
 }
 
 impl StoredKind {
     /// Whether entries that were read for this kind will do for another.
     pub(crate) fn is_read_as(&self, other: &Self) -> bool {
-        self.namespaced == other.namespaced && self.selectable == other.selectable
+        let ids = [self, other].map(|kind| kind.reader.as_ref().map(|reader| reader.id));
+        self.namespaced == other.namespaced && self.selectable == other.selectable && ids[0] == ids[1]
+    }
+}
+
+/// Brings stored objects into the form that their schema has by now, before anybody sees them. What is written is in that
+/// form, and known to be by the hash of its bytes, so that it need not be looked into again.
+pub struct Reader {
+    /// Of what it was made of.
+    id: u64,
+    refresh: Box<Refresh>,
+}
+
+pub type Refresh = dyn Fn(&mut Value) + Send + Sync;
+
+/// Hashes of what was written last, each at its place.
+static WRITTEN: LazyLock<Box<[AtomicU64]>> = LazyLock::new(|| (0..WRITTEN_PLACES).map(|_| AtomicU64::new(0)).collect());
+const WRITTEN_PLACES: usize = 1 << 14;
+static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Reader {
+    /// Readers that are made of equal schemas do the same.
+    pub fn new(made_of: impl Hash, refresh: Box<Refresh>) -> Self {
+        Self { id: HASHES.hash_one(made_of), refresh }
+    }
+
+    pub(crate) fn refresh(&self, object: &mut Value) {
+        (self.refresh)(object);
+    }
+
+    /// Notes that a value about to be stored is in its form.
+    pub(crate) fn note(&self, value: &[u8]) {
+        let hash = HASHES.hash_one((self.id, value));
+        WRITTEN[hash as usize % WRITTEN_PLACES].store(hash, Ordering::Relaxed);
+    }
+
+    /// Whether it was noted of a value, as far as that is remembered.
+    pub(crate) fn knows(&self, value: &[u8]) -> bool {
+        let hash = HASHES.hash_one((self.id, value));
+        WRITTEN[hash as usize % WRITTEN_PLACES].load(Ordering::Relaxed) == hash
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -202,6 +252,7 @@ pub(crate) mod tests {
                 namespaced: true,
                 selectable: Vec::new(),
                 refusal: None,
+                reader: None,
             }),
             conversion: None,
             strategy: Arc::new(Plain),

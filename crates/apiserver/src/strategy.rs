@@ -53,6 +53,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// [`Strategy::validate_update`] of a kind that warns of what is wrong and was so before.
+    fn check_update(&self, object: &Value, old: &Value, _warnings: &mut Vec<String>) -> Vec<FieldError> {
+        self.validate_update(object, old)
+    }
+
     /// `Warning` headers.
     fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

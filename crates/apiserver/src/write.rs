@@ -340,13 +340,16 @@ impl<'a> Writer<'a> {
         });
         errors.extend(metadata::validate_update(object, before));
         errors.extend(strategy.validate(object));
-        errors.extend(strategy.validate_update(object, before));
+        let mut warnings = Vec::new();
+        errors.extend(strategy.check_update(object, before, &mut warnings));
+        self.warnings.extend(warnings);
         self.invalid(object::name(object), &errors)?;
         self.warnings.extend(strategy.warnings(object, Some(before)));
         self.validate(Operation::Update, object, Some(before), &chain).await?;
         kybern_schema::apply::keep_times(before, object);
-        let stored =
-            old.api_version() == resource.stored.gvk.api_version() && !self.server.storage.wants_rewrite(&old.key);
+        let stored = old.api_version() == resource.stored.gvk.api_version()
+            && !old.is_outdated()
+            && !self.server.storage.wants_rewrite(&old.key);
         if object == before && stored && chain.transaction.is_empty() {
             return Ok(old.clone());
         }
@@ -464,12 +467,16 @@ fn keep(object: &mut Value, old: &Value, kept: impl Fn(&str) -> bool) {
 
 /// An internal object's stored bytes: within the bounds that every reader relies on, whatever admission and conversion made of it.
 pub(crate) async fn encode(resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
-    let converted;
-    let object = if object::api_version(object) == resource.stored.gvk.api_version() {
-        object
-    } else {
-        converted = convert::to_stored(resource, object.clone()).await?;
-        &converted
+    let made;
+    let is_stored_form = object::api_version(object) == resource.stored.gvk.api_version();
+    let object = match (&resource.stored.reader, is_stored_form) {
+        (None, true) => object,
+        (reader, _) => {
+            let mut converted = convert::to_stored(resource, object.clone()).await?;
+            reader.iter().for_each(|reader| reader.refresh(&mut converted));
+            made = converted;
+            &made
+        }
     };
     Budget::STORED.check(object)?;
     let value =
@@ -480,6 +487,7 @@ pub(crate) async fn encode(resource: &Resource, object: &Value) -> Result<Bytes,
             format!("Request entity too large: the object has {} bytes, the limit is {MAX_OBJECT_BYTES}", value.len()),
         ));
     }
+    resource.stored.reader.iter().for_each(|reader| reader.note(&value));
     Ok(value.into())
 }
 

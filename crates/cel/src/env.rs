@@ -27,6 +27,8 @@ pub struct Env {
     mutation: bool,
     /// Whether there is `cel.bind`.
     bindings: bool,
+    /// What the sizes of all variables are estimated from, instead of what each is declared as.
+    sizes: Option<Arc<DeclType>>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +75,7 @@ impl Env {
             objects: BTreeMap::new(),
             mutation: false,
             bindings: false,
+            sizes: None,
         }
     }
 
@@ -103,6 +106,14 @@ impl Env {
     pub fn with_declared(mut self, name: &str, decl: Arc<DeclType>) -> Self {
         self.add_types(&decl);
         self.variables.insert(name.into(), Variable { of: decl.cel_type(), decl: Some(decl), lazy: false });
+        self
+    }
+
+    /// With all sizes estimated as if every variable were of this type: as upstream does for rules of schemas, where there is
+    /// nothing but `self`, and `self` as it was.
+    #[must_use]
+    pub fn with_sizes_of(mut self, decl: Arc<DeclType>) -> Self {
+        self.sizes = Some(decl);
         self
     }
 
@@ -159,8 +170,9 @@ impl Env {
         self.variables.get_key_value(name).map(|(name, variable)| (name, &variable.of))
     }
 
+    /// What the sizes of a variable are estimated from.
     pub(crate) fn variable_decl(&self, name: &str) -> Option<&Arc<DeclType>> {
-        self.variables.get(name)?.decl.as_ref()
+        self.sizes.as_ref().or_else(|| self.variables.get(name)?.decl.as_ref())
     }
 
     pub(crate) fn is_lazy(&self, name: &str) -> bool {

@@ -77,7 +77,8 @@ impl<'a> Value<'a> {
         Self::String(Str::Borrowed(text))
     }
 
-    pub(crate) fn optional(value: Option<Self>) -> Self {
+    /// What may be there.
+    pub fn optional(value: Option<Self>) -> Self {
         Self::Optional(value.map(Arc::new))
     }
 

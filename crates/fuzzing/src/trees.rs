@@ -67,6 +67,7 @@ pub(crate) fn stored(data: &[u8]) {
         namespaced: true,
         selectable: Vec::new(),
         refusal: None,
+        reader: None,
     });
     let Ok(entry) = Entry::new(&KIND, 3, "/p/ns/a".into(), data, 7) else { return };
     let _ = (entry.value(), entry.metadata(), entry.body(), entry.label("a"));

@@ -120,6 +120,7 @@ pub fn resources(deps: &Deps) -> Vec<Resource> {
                     namespaced: row.namespaced,
                     selectable: selectable(group, row.resource),
                     refusal: refusal(group, row.resource),
+                    reader: None,
                 })
             });
             let has_status = row.subresources.iter().any(|s| s.name == "status");

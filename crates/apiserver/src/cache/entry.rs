@@ -14,7 +14,7 @@ use kybern_schema::proto;
 use kybern_storage::Revision;
 
 use super::extract::{self, Fields, Labels};
-use crate::resource::StoredKind;
+use crate::resource::{Reader, StoredKind};
 
 /// See the module.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Entry {
     /// Where the key's namespace (or name, when cluster-scoped) starts.
     own_key: u16,
     namespaced: bool,
+    /// The store has other bytes, of an earlier schema.
+    outdated: bool,
     /// Where `"metadata"` starts in the bytes; before it are `apiVersion` and `kind` only.
     body: u32,
     /// The metadata object's extent in the bytes.
@@ -61,6 +63,9 @@ impl Entry {
         revision: Revision,
     ) -> Result<Self, BadEntry> {
         let bad = |cause: String| BadEntry { key: key.clone(), cause };
+        let refreshed = kind.reader.as_ref().filter(|reader| !reader.knows(value)).map(|reader| refresh(reader, value));
+        let refreshed = refreshed.transpose().map_err(bad)?.flatten();
+        let (value, outdated) = refreshed.as_deref().map_or((value, false), |value| (value, true));
         let bytes = match body_offset(value) {
             Some(body) => splice(value, body, revision),
             None => {
@@ -85,6 +90,7 @@ impl Entry {
             bytes,
             own_key: prefix as u16,
             namespaced: kind.namespaced,
+            outdated,
             key,
             revision,
             labels,
@@ -110,6 +116,7 @@ impl Entry {
             revision,
             own_key: self.own_key,
             namespaced: self.namespaced,
+            outdated: self.outdated,
             body: self.body,
             metadata: self.metadata.start..(i64::from(self.metadata.end) + longer) as u32,
             labels: self.labels.moved(longer),
@@ -147,6 +154,11 @@ impl Entry {
         std::str::from_utf8(&text[..end]).unwrap_or("")
     }
 
+    /// Whether the store has it in the form of an earlier schema.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.outdated
+    }
+
     /// The JSON of `metadata`.
     pub fn metadata(&self) -> Bytes {
         self.bytes.slice(self.metadata.start as usize..self.metadata.end as usize)
@@ -180,6 +192,14 @@ impl Entry {
 
 const HEAD: &[u8] = b"{\"apiVersion\":\"";
 const METADATA: &[u8] = b"\"metadata\":{";
+
+/// A stored value as its schema has it by now, where that differs.
+fn refresh(reader: &Reader, value: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    let stored = tree(value)?;
+    let mut object = stored.clone();
+    reader.refresh(&mut object);
+    Ok(if object == stored { None } else { canonical(&object) })
+}
 
 /// A value that someone else wrote: JSON in another order of keys, or protobuf, upstream's form of built-in kinds.
 fn tree(value: &[u8]) -> Result<Value, String> {
@@ -271,6 +291,7 @@ mod tests {
             namespaced: true,
             selectable: Vec::new(),
             refusal: None,
+            reader: None,
         }
     }
 

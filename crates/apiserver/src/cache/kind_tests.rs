@@ -19,6 +19,7 @@ fn cache() -> KindCache {
         namespaced: true,
         selectable: Vec::new(),
         refusal: None,
+        reader: None,
     };
     KindCache::new(Arc::new(kind), 1)
 }
@@ -216,6 +217,7 @@ fn pinned_watchers_see_what_comes_and_goes() {
         namespaced: true,
         selectable: vec![SelectableField::at("spec.nodeName")],
         refusal: None,
+        reader: None,
     };
     let cache = KindCache::new(Arc::new(kind), 1);
     let node = |name: &str, node: &str, revision| {

@@ -56,6 +56,7 @@ pub(crate) fn row(group: &str, version: &str, kind: &str, namespaced: bool, stra
             namespaced,
             selectable,
             refusal: None,
+            reader: None,
         }),
         conversion: None,
         strategy,

@@ -59,6 +59,7 @@ fn widgets(group: &str, versions: &[&str], selectable: &[&str], turner: Option<&
         namespaced: true,
         selectable: selectable.iter().map(|path| SelectableField::at(path)).collect(),
         refusal: None,
+        reader: None,
     });
     let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let version = |version: &&str| {

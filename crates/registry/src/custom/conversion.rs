@@ -1,19 +1,31 @@
 //! Conversion between the versions of a custom resource by its definition's webhook.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
+use kybern_apimachinery::{ApiError, Gvk, Reason, Value, go, json, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::resource::Conversion;
+use kybern_schema::structural::Upkeep;
 use kybern_webhook::{ClientConfig, ClientManager};
 
 use crate::tree::{list, text};
 
+/// What keeps the objects of each version.
+pub(super) type Upkeeps = HashMap<String, Arc<Upkeep>>;
+
 /// How a definition's versions are converted; `None` where they differ in name only.
-pub(super) fn of(definition: &Value, webhooks: &Arc<ClientManager>) -> Option<Arc<dyn Conversion>> {
+pub(super) fn of(
+    definition: &Value,
+    upkeeps: &Arc<Upkeeps>,
+    webhooks: &Arc<ClientManager>,
+) -> Option<Arc<dyn Conversion>> {
     let conversion = &definition["spec"]["conversion"];
     if text(conversion, "strategy") != "Webhook" {
-        return None;
+        let mut schemas = upkeeps.values().map(|upkeep| &upkeep.schema);
+        let first = schemas.next()?;
+        let same = schemas.all(|schema| schema == first);
+        return (!same).then(|| Arc::new(Renaming(upkeeps.clone())) as Arc<dyn Conversion>);
     }
     let webhook = &conversion["webhook"];
     let understood = list(webhook, "conversionReviewVersions").iter().filter_map(Value::as_str);
@@ -21,7 +33,31 @@ pub(super) fn of(definition: &Value, webhooks: &Arc<ClientManager>) -> Option<Ar
         config: ClientConfig::from_value(&webhook["clientConfig"]),
         review: understood.map(str::to_owned).find(|version| matches!(version.as_str(), "v1" | "v1beta1")),
         webhooks: webhooks.clone(),
+        upkeeps: upkeeps.clone(),
     }))
+}
+
+/// Drops what the schema of the version that an object is in now does not know.
+fn pruned(upkeeps: &Upkeeps, object: &mut Value) {
+    let version = object::api_version(object).rsplit('/').next().unwrap_or_default();
+    if let Some(upkeep) = upkeeps.get(version).cloned() {
+        upkeep.prune(object);
+    }
+}
+
+/// Versions of other schemas, which nobody translates: what both know stays.
+struct Renaming(Arc<Upkeeps>);
+
+impl Conversion for Renaming {
+    fn convert<'a>(&'a self, objects: Vec<Value>, api_version: &'a str) -> BoxFuture<'a, Result<Vec<Value>, ApiError>> {
+        let renamed = objects.into_iter().map(|mut object| {
+            object::set(&mut object, &["apiVersion"], api_version);
+            pruned(&self.0, &mut object);
+            object
+        });
+        let renamed = renamed.collect();
+        Box::pin(async move { Ok(renamed) })
+    }
 }
 
 struct Webhook {
@@ -29,22 +65,25 @@ struct Webhook {
     /// The version in which it is asked.
     review: Option<String>,
     webhooks: Arc<ClientManager>,
+    upkeeps: Arc<Upkeeps>,
 }
 
 impl Conversion for Webhook {
     fn convert<'a>(&'a self, objects: Vec<Value>, api_version: &'a str) -> BoxFuture<'a, Result<Vec<Value>, ApiError>> {
         Box::pin(async move {
             let of = objects.first().and_then(object::gvk).map_or_else(String::new, |gvk: Gvk| gvk.to_string());
-            let failed = |what: String| ApiError::internal(format!("conversion webhook for {of} {what}"));
+            // As upstream passes them on.
+            let failed = |what: String| ApiError::new(Reason::Unknown, format!("conversion webhook for {of} {what}"));
             let answered = self.ask(&objects, api_version).await.map_err(|cause| failed(format!("failed: {cause}")))?;
             if answered.len() != objects.len() {
                 let (got, expected) = (answered.len(), objects.len());
                 return Err(failed(format!("returned {got} objects, expected {expected}")));
             }
-            let pairs = objects.iter().zip(answered).enumerate();
-            let checked = pairs.map(|(i, (original, converted))| {
-                restored(original, converted, api_version)
-                    .map_err(|cause| failed(format!("returned invalid converted object at index {i}: {cause}")))
+            let checked = objects.iter().zip(answered).map(|(original, converted)| {
+                let mut converted =
+                    restored(original, converted, api_version).map_err(|cause| failed(cause.to_string()))?;
+                pruned(&self.upkeeps, &mut converted);
+                Ok(converted)
             });
             checked.collect()
         })
@@ -87,35 +126,58 @@ impl Webhook {
     }
 }
 
+/// What is wrong with a converted object.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("returned invalid object at index 0: {0}")]
+    Type(String),
+    #[error("returned invalid object: {0}")]
+    Identity(String),
+    #[error("returned invalid metadata: {0}")]
+    Metadata(String),
+}
+
 /// A converted object with the metadata of the original: a webhook decides about labels and annotations only.
-fn restored(original: &Value, mut converted: Value, api_version: &str) -> Result<Value, String> {
+fn restored(original: &Value, mut converted: Value, api_version: &str) -> Result<Value, Fault> {
     if object::api_version(&converted) != api_version {
         let got = object::api_version(&converted);
-        return Err(format!("invalid groupVersion (expected {api_version}, received {got})"));
+        return Err(Fault::Type(format!("invalid groupVersion (expected {api_version}, received {got})")));
     }
     if object::kind(&converted) != object::kind(original) {
         let (expected, got) = (object::kind(original), object::kind(&converted));
-        return Err(format!("invalid kind (expected {expected}, received {got})"));
+        return Err(Fault::Type(format!("invalid kind (expected {expected}, received {got})")));
     }
     for (what, field) in [("name", "name"), ("namespace", "namespace"), ("UID", "uid")] {
         let of = |object: &Value| object::str_at(object, &["metadata", field]).to_owned();
         if of(original) != of(&converted) {
-            return Err(format!("must have the same {what}: {} != {}", of(original), of(&converted)));
+            let text = format!("must have the same {what}: {} != {}", of(original), of(&converted));
+            return Err(Fault::Identity(text));
         }
     }
-    if !converted["metadata"].is_object() {
-        return Err("missing metadata in converted object".to_owned());
+    match &converted["metadata"] {
+        Value::Object(_) => {}
+        Value::Null => return Err(Fault::Metadata("missing metadata in converted object".to_owned())),
+        other => {
+            let text = format!("invalid metadata of type {} in converted object", go::type_of(other));
+            return Err(Fault::Metadata(text));
+        }
     }
     let mut metadata = original["metadata"].clone();
     for field in ["labels", "annotations"] {
         object::remove(&mut metadata, &[field]);
-        if let Some(kept) = object::remove(&mut converted, &["metadata", field]).filter(|kept| !kept.is_null()) {
-            let texts = kept.as_object().is_some_and(|map| map.values().all(Value::is_string));
-            if !texts {
-                return Err(format!("metadata.{field} must be a map of strings"));
-            }
-            metadata[field] = kept;
+        let Some(kept) = object::remove(&mut converted, &["metadata", field]).filter(|kept| !kept.is_null()) else {
+            continue;
+        };
+        let Value::Object(texts) = &kept else {
+            let text = format!("invalid metadata.{field} of type {} in converted object", go::type_of(&kept));
+            return Err(Fault::Metadata(text));
+        };
+        if let Some((key, value)) = texts.iter().find(|(_, value)| !value.is_string()) {
+            let text =
+                format!("metadata.{field}[{key}] must be a string, but is {} in converted object", go::type_of(value));
+            return Err(Fault::Metadata(text));
         }
+        metadata[field] = kept;
     }
     converted["metadata"] = metadata;
     Ok(converted)
@@ -139,16 +201,22 @@ mod tests {
         let good = converted(json!({"metadata": {"name": "a", "uid": "1", "labels": {"c": "d"}}})).unwrap();
         assert_eq!(good["metadata"], json!({"name": "a", "uid": "1", "finalizers": ["f"], "labels": {"c": "d"}}));
         for (change, cause) in [
-            (json!({"apiVersion": "ex.io/v3"}), "invalid groupVersion (expected ex.io/v2, received ex.io/v3)"),
-            (json!({"kind": "Bar"}), "invalid kind (expected Foo, received Bar)"),
-            (json!({"metadata": {"name": "b", "uid": "1"}}), "must have the same name: a != b"),
-            (json!({"metadata": {"name": "a", "uid": "2"}}), "must have the same UID: 1 != 2"),
+            (
+                json!({"apiVersion": "ex.io/v3"}),
+                "returned invalid object at index 0: invalid groupVersion (expected ex.io/v2, received ex.io/v3)",
+            ),
+            (json!({"kind": "Bar"}), "returned invalid object at index 0: invalid kind (expected Foo, received Bar)"),
+            (
+                json!({"metadata": {"name": "b", "uid": "1"}}),
+                "returned invalid object: must have the same name: a != b",
+            ),
+            (json!({"metadata": {"name": "a", "uid": "2"}}), "returned invalid object: must have the same UID: 1 != 2"),
             (
                 json!({"metadata": {"name": "a", "uid": "1", "labels": {"a": 1}}}),
-                "metadata.labels must be a map of strings",
+                "returned invalid metadata: metadata.labels[a] must be a string, but is int64 in converted object",
             ),
         ] {
-            assert_eq!(converted(change).unwrap_err(), cause);
+            assert_eq!(converted(change).unwrap_err().to_string(), cause);
         }
     }
 }

@@ -12,15 +12,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use kybern_apimachinery::field::FieldPath;
 use kybern_apimachinery::{ApiError, Reason, Value, object};
 use kybern_apiserver::Server;
 use kybern_apiserver::connect::{Objects, Observer};
 use kybern_apiserver::resource::Resource;
+use kybern_schema::structural;
 use kybern_webhook::ClientManager;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::tree::text;
+use crate::tree::{list, text};
 pub(crate) use conditions::{Condition, FINALIZER, approval, is_protected, is_true, set as set_condition};
 use conditions::{InUse, advance};
 
@@ -28,6 +30,8 @@ const GROUP: &str = "apiextensions.k8s.io";
 const RESOURCE: &str = "customresourcedefinitions";
 /// After this, what failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// So many faults of a schema are told in its definition's status.
+const MAX_VIOLATIONS: usize = 100;
 
 /// The definitions that there are, as far as others have to know them.
 #[derive(Clone, Default)]
@@ -252,8 +256,7 @@ impl Controller {
         if self.served.get(name).is_some_and(|served| served.made_of == made_of) {
             return false;
         }
-        let conversion = conversion::of(definition, &self.webhooks);
-        let rows = rows::of(definition, &self.shared, conversion).unwrap_or_else(|problem| {
+        let rows = rows::of(definition, &self.shared, &self.webhooks).unwrap_or_else(|problem| {
             tracing::error!(definition = name, problem, "a custom resource cannot be served");
             Vec::new()
         });
@@ -294,10 +297,20 @@ impl Controller {
 /// What keeps a definition's schemas from being structural.
 fn violations(definition: &Value) -> String {
     let spec = &definition["spec"];
-    let mut found = Vec::new();
+    let mut found: Vec<String> = Vec::new();
     if spec["preserveUnknownFields"] == true {
         found.push("spec.preserveUnknownFields: Invalid value: true: must be false".to_owned());
     }
+    for (i, version) in list(spec, "versions").iter().enumerate() {
+        let path = FieldPath::new(&format!("spec.versions[{i}].schema.openAPIV3Schema"));
+        for fault in structural::violations(&version["schema"]["openAPIV3Schema"], &path) {
+            let text = fault.to_string();
+            if !found.contains(&text) {
+                found.push(text);
+            }
+        }
+    }
+    found.truncate(MAX_VIOLATIONS);
     match found.as_slice() {
         [] => String::new(),
         [one] => one.clone(),

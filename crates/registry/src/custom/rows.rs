@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, Weak};
 
-use kybern_apimachinery::{GroupResource, Gvk, Gvr, Value, object};
+use kybern_apimachinery::{GroupResource, Gvk, Gvr, Value, json, object};
 use kybern_apiserver::resource::{
-    Conversion, Generation, Resource, Scale, SelectableField, StoredKind, Subresource, SubresourceHandler,
-    version_priority,
+    Generation, Reader, Resource, Scale, SelectableField, StoredKind, Subresource, SubresourceHandler, version_priority,
 };
 use kybern_schema::jsonpath::JsonPath;
-use kybern_schema::structural::{self, Validator};
+use kybern_schema::structural::{Upkeep, Validator};
+use kybern_webhook::ClientManager;
 
 use super::conditions::is_true;
+use super::conversion::{self, Upkeeps};
 use super::strategy::{Custom, CustomStatus, Version};
 use super::{Shared, columns};
 use crate::columns::scale_columns;
@@ -23,10 +24,12 @@ const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", 
 pub(super) fn of(
     definition: &Value,
     known: &Weak<Shared>,
-    conversion: Option<Arc<dyn Conversion>>,
+    webhooks: &Arc<ClientManager>,
 ) -> Result<Vec<Arc<Resource>>, String> {
     let spec = &definition["spec"];
     let versions = list(spec, "versions");
+    let upkeeps = upkeeps(definition);
+    let conversion = conversion::of(definition, &upkeeps, webhooks);
     let names = &definition["status"]["acceptedNames"];
     let (group, plural, kind) = (text(spec, "group"), text(&spec["names"], "plural"), text(names, "kind"));
     let stored = versions.iter().find(|version| flag(version, "storage")).ok_or("no version of it is stored")?;
@@ -38,16 +41,18 @@ pub(super) fn of(
         namespaced,
         selectable: selectable(versions),
         refusal: Some(|path| format!("field label not supported: {path}")),
+        reader: Some(reader(spec, upkeeps.clone())),
     });
     let owned = |field: &str| list(names, field).iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let row = |version: &Value| {
         let gvk = Gvk::new(group, text(version, "name"), kind);
-        let schema = Arc::new(version["schema"]["openAPIV3Schema"].clone());
+        let upkeep = upkeeps.get(&gvk.version).ok_or("a version of it has no schema")?.clone();
         let has_status = version["subresources"]["status"].is_object();
         let scale = Some(version["subresources"]["scale"].clone()).filter(Value::is_object);
         let checked = Arc::new(Version {
             resource: GroupResource::new(group, plural),
-            validator: Validator::new(&schema).map_err(|error| error.to_string())?,
+            validator: Validator::new(&upkeep.schema).map_err(|error| error.to_string())?,
+            upkeep: upkeep.clone(),
             has_status,
             scale: scale.clone(),
             deprecation: deprecation(version, versions, &gvk),
@@ -63,8 +68,8 @@ pub(super) fn of(
             categories: owned("categories"),
             verbs: VERBS.map(str::to_owned).into(),
             subresources: subresources(&gvk, &checked, scale.as_ref()),
-            ty: structural::kind_type(gvk.clone(), &schema, flag(spec, "preserveUnknownFields")),
-            schema: Some(schema),
+            ty: upkeep.kind.clone(),
+            schema: Some(upkeep.schema.clone()),
             internal: gvk,
             stored: stored.clone(),
             conversion: conversion.clone(),
@@ -78,6 +83,32 @@ pub(super) fn of(
     // What is being removed has to be reached, whether it is served or not.
     let hidden = is_true(definition, "Terminating") && !versions.iter().any(|version| flag(version, "served"));
     versions.iter().filter(|version| flag(version, "served") || (hidden && flag(version, "storage"))).map(row).collect()
+}
+
+/// What keeps the objects of each version as its schema has them.
+fn upkeeps(definition: &Value) -> Arc<Upkeeps> {
+    let (spec, names) = (&definition["spec"], &definition["status"]["acceptedNames"]);
+    let (group, kind, preserve) = (text(spec, "group"), text(names, "kind"), flag(spec, "preserveUnknownFields"));
+    let of = |version: &Value| {
+        let gvk = Gvk::new(group, text(version, "name"), kind);
+        let schema = Arc::new(version["schema"]["openAPIV3Schema"].clone());
+        (gvk.version.clone(), Arc::new(Upkeep::new(gvk, schema, preserve)))
+    };
+    Arc::new(list(spec, "versions").iter().map(of).collect())
+}
+
+/// Reads stored objects by the schema of the version that they are stored in.
+fn reader(spec: &Value, upkeeps: Arc<Upkeeps>) -> Reader {
+    let schemas: Vec<(&str, &Value)> =
+        list(spec, "versions").iter().map(|version| (text(version, "name"), &version["schema"])).collect();
+    let made_of = (json!(schemas).to_string(), flag(spec, "preserveUnknownFields"));
+    let refresh = move |object: &mut Value| {
+        let version = object::api_version(object).rsplit('/').next().unwrap_or_default();
+        if let Some(upkeep) = upkeeps.get(version).cloned() {
+            upkeep.refresh(object);
+        }
+    };
+    Reader::new(made_of, Box::new(refresh))
 }
 
 /// The fields that some version lets select by.

@@ -9,7 +9,7 @@ use kybern_apimachinery::{ApiError, GroupResource, Value, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 use kybern_apiserver::transaction::Transaction;
-use kybern_schema::structural::Validator;
+use kybern_schema::structural::{self, Upkeep, Validator};
 use kybern_storage::Guard;
 
 use super::Shared;
@@ -18,6 +18,7 @@ use super::Shared;
 pub(super) struct Version {
     pub(super) resource: GroupResource,
     pub(super) validator: Validator,
+    pub(super) upkeep: Arc<Upkeep>,
     pub(super) has_status: bool,
     /// The `scale` of its subresources.
     pub(super) scale: Option<Value>,
@@ -81,19 +82,47 @@ fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-impl Strategy for Custom {
-    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = self.0.validator.validate(object);
-        self.0.scale(object, true, &mut errors);
-        self.0.scale(object, false, &mut errors);
+impl Version {
+    /// Whatever else is wrong with it, and then its rules, which rely on much of the rest.
+    fn check(&self, object: &Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Vec<FieldError> {
+        let mut errors = self.validator.against_schema(object, old);
+        self.scale(object, true, &mut errors);
+        self.scale(object, false, &mut errors);
+        errors.extend(self.validator.structure(object, old));
+        self.rules(object, old, &mut errors, warnings);
         errors
     }
 
-    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = self.0.validator.validate_update(object, old);
-        self.0.scale(object, true, &mut errors);
-        self.0.scale(object, false, &mut errors);
+    fn check_status(&self, object: &Value, old: &Value, warnings: &mut Vec<String>) -> Vec<FieldError> {
+        let mut errors = self.validator.status_against_schema(object, old);
+        self.scale(object, false, &mut errors);
+        errors.extend(self.validator.lists(object, Some(old)));
+        self.rules(object, Some(old), &mut errors, warnings);
         errors
+    }
+
+    fn rules(&self, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>, warnings: &mut Vec<String>) {
+        if !self.validator.has_rules() {
+            return;
+        }
+        match structural::blocked(errors) {
+            Some(blocked) => errors.push(blocked),
+            None => errors.extend(self.validator.rules(object, old, warnings)),
+        }
+    }
+}
+
+impl Strategy for Custom {
+    fn default(&self, object: &mut Value) {
+        self.0.upkeep.settle_nulls(object);
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        self.0.check(object, None, &mut Vec::new())
+    }
+
+    fn check_update(&self, object: &Value, old: &Value, warnings: &mut Vec<String>) -> Vec<FieldError> {
+        self.0.check(object, Some(old), warnings)
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
@@ -172,10 +201,8 @@ impl Strategy for CustomStatus {
         object["metadata"] = metadata;
     }
 
-    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = self.0.validator.validate_status(object, old);
-        self.0.scale(object, false, &mut errors);
-        errors
+    fn check_update(&self, object: &Value, old: &Value, warnings: &mut Vec<String>) -> Vec<FieldError> {
+        self.0.check_status(object, old, warnings)
     }
 
     fn deprecation(&self) -> Option<&str> {

@@ -1,12 +1,15 @@
 //! A schema made ready for checks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::FieldPath;
+use kybern_cel::DeclType;
 use regex::{Regex, RegexBuilder};
 
 use super::formats;
+use super::rules::Rule;
 
 /// Memory of a compiled pattern at most: it matches in time that is linear in the text, whatever it is.
 const PATTERN_BYTES: usize = 1 << 20;
@@ -38,6 +41,24 @@ pub(super) struct Node {
     pub(super) any_of: Vec<Node>,
     pub(super) one_of: Vec<Node>,
     pub(super) not: Option<Box<Node>>,
+    /// In CEL.
+    pub(super) rules: Vec<Rule>,
+    /// Whether there are rules here or below.
+    pub(super) ruled: bool,
+    /// What values are to rules, where there are some.
+    pub(super) declared: Option<Arc<DeclType>>,
+}
+
+impl Node {
+    /// What the schema says of a field.
+    pub(super) fn child(&self, key: &str) -> Option<&Self> {
+        self.properties.get(key).or(self.additional.as_deref())
+    }
+
+    /// The type as it is written; empty where there is none.
+    pub(super) fn type_name(&self) -> &str {
+        if let [one] = &self.types[..] { one } else { "" }
+    }
 }
 
 /// Inclusive bounds of a size.
@@ -138,5 +159,6 @@ pub(super) fn compile(schema: &Value, path: &FieldPath) -> Result<Node, PatternE
         any_of: list("anyOf")?,
         one_of: list("oneOf")?,
         not: child("not")?,
+        ..Node::default()
     })
 }

@@ -5,8 +5,11 @@
 
 mod check;
 mod compile;
+pub mod field_path;
 pub mod formats;
 mod objects;
+mod rules;
+mod upkeep;
 mod validation;
 
 use std::sync::Arc;
@@ -16,7 +19,9 @@ use kybern_apimachinery::{Gvk, Value};
 use crate::builtin;
 use crate::types::{EitherType, Field, KindType, ListKind, ListType, MapType, Schema, StructId, StructType, Type};
 
-pub use check::check;
+pub use check::{Precedent, check, violations};
+pub use rules::blocked;
+pub use upkeep::Upkeep;
 pub use validation::{PatternError, Validator, check_pattern};
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -41,6 +46,10 @@ fn type_fields(meta: StructId) -> [Field; 3] {
         Field::new("kind", Type::String),
         Field { presence: crate::types::Presence::Always, ..Field::new("metadata", Type::Struct(meta)) },
     ]
+}
+
+fn text<'a>(schema: &'a Value, key: &str) -> &'a str {
+    schema[key].as_str().unwrap_or("")
 }
 
 fn is_true(schema: &Value, key: &str) -> bool {

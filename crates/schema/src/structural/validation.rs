@@ -5,66 +5,105 @@
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldErrorType, FieldPath};
+use kybern_cel::RUNTIME_COST_BUDGET;
 
-use super::compile::{Node, Uniqueness, compile};
+use super::compile::{Node, compile};
 pub use super::compile::{PatternError, check_pattern};
 use super::formats;
 use super::objects;
+use super::rules::{self, Former, unchanged};
 
 /// A compiled schema.
 #[derive(Debug)]
 pub struct Validator(Node);
 
 impl Validator {
-    /// Compiles an `openAPIV3Schema`.
+    /// Compiles the `openAPIV3Schema` of a resource, its rules included.
     pub fn new(schema: &Value) -> Result<Self, PatternError> {
-        compile(schema, &FieldPath::new("openAPIV3Schema")).map(Self)
+        Self::of_part(schema, true)
     }
 
-    /// Everything that is wrong with a new object.
+    /// Compiles a part of a schema, such as one that has a default.
+    pub(crate) fn of_part(schema: &Value, is_resource: bool) -> Result<Self, PatternError> {
+        let mut node = compile(schema, &FieldPath::new("openAPIV3Schema"))?;
+        rules::attach(&mut node, schema, None, is_resource);
+        Ok(Self(node))
+    }
+
+    /// Everything that is wrong with a new object, but for its rules.
     pub fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = self.against_schema(object, None);
-        objects::embedded(&self.0, object, &FieldPath::root(), &mut errors);
-        objects::lists(&self.0, object, &FieldPath::root(), &mut errors);
+        errors.extend(self.structure(object, None));
         errors
     }
 
-    /// Everything that is wrong with an object that takes the place of another.
-    pub fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = self.against_schema(object, Some(old));
-        objects::embedded(&self.0, object, &FieldPath::root(), &mut errors);
-        self.ratcheted_lists(object, old, &mut errors);
-        errors
-    }
-
-    /// Everything that is wrong with the status of an object that takes the place of another.
-    pub fn validate_status(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        if let (Some(status), Some(node)) = (object.get("status"), self.0.properties.get("status")) {
-            let mut findings = Findings { under: FieldPath::new("status"), ..Findings::default() };
-            node.check(status, old.get("status"), "", &mut findings);
-            errors = findings.errors;
-        }
-        self.ratcheted_lists(object, old, &mut errors);
-        errors
-    }
-
-    /// Only what the schema itself says: such as of a default.
-    pub(crate) fn against_schema(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    /// What the schema itself says of an object, and of one that takes the place of another.
+    pub fn against_schema(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut findings = Findings::default();
         self.0.check(object, old, "", &mut findings);
         findings.errors
     }
 
-    fn ratcheted_lists(&self, object: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    /// What the schema says of the status of an object that takes the place of another.
+    pub fn status_against_schema(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let (Some(status), Some(node)) = (object.get("status"), self.0.properties.get("status")) else {
+            return Vec::new();
+        };
+        let mut findings = Findings { under: FieldPath::new("status"), ..Findings::default() };
+        node.check(status, old.get("status"), "", &mut findings);
+        findings.errors
+    }
+
+    /// Objects within say what they are, and sets and maps hold nothing twice.
+    pub fn structure(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        objects::embedded(&self.0, object, &FieldPath::root(), &mut errors);
+        errors.extend(self.lists(object, old));
+        errors
+    }
+
+    /// Sets and maps hold nothing twice; but where they did before, they may.
+    pub fn lists(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let (mut new, mut before) = (Vec::new(), Vec::new());
         objects::lists(&self.0, object, &FieldPath::root(), &mut new);
-        if !new.is_empty() {
+        if let (false, Some(old)) = (new.is_empty(), old) {
             objects::lists(&self.0, old, &FieldPath::root(), &mut before);
         }
-        if before.is_empty() {
-            errors.extend(new);
-        }
+        if before.is_empty() { new } else { Vec::new() }
+    }
+
+    /// Whether there are rules in CEL.
+    pub fn has_rules(&self) -> bool {
+        self.0.ruled
+    }
+
+    /// What rules have against an object; what was wrong before and is not touched is warned of.
+    pub fn rules(&self, object: &Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Vec<FieldError> {
+        self.rules_under(&FieldPath::root(), object, old, &mut Some(RUNTIME_COST_BUDGET), warnings)
+    }
+
+    /// What rules have against a part of an object. The budget is `None` when it is used up.
+    pub(crate) fn rules_under(
+        &self,
+        under: &FieldPath,
+        object: &Value,
+        old: Option<&Value>,
+        budget: &mut Option<u64>,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError> {
+        rules::evaluate(&self.0, object, old, under, budget, warnings)
+    }
+
+    pub(crate) fn against_schema_under(&self, under: &FieldPath, part: &Value) -> Vec<FieldError> {
+        let mut findings = Findings { under: under.clone(), ..Findings::default() };
+        self.0.check(part, None, "", &mut findings);
+        findings.errors
+    }
+
+    pub(crate) fn structure_under(&self, under: &FieldPath, part: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        objects::embedded(&self.0, part, under, &mut errors);
+        errors
     }
 }
 
@@ -117,7 +156,7 @@ impl Findings {
 
 impl Node {
     fn check(&self, value: &Value, old: Option<&Value>, name: &str, findings: &mut Findings) {
-        if old == Some(value) {
+        if old.is_some_and(|old| unchanged(self, value, old)) {
             return;
         }
         self.type_of(value, name, findings);
@@ -219,8 +258,9 @@ impl Node {
     fn list(&self, items: &[Value], old: Option<&Value>, name: &str, findings: &mut Findings) {
         findings.checks += 1;
         if let Some(item) = &self.items {
+            let former = Former::of(self, old);
             for (i, value) in items.iter().enumerate() {
-                item.check(value, self.correlated(value, old), &format!("{name}[{i}]"), findings);
+                item.check(value, former.get(value), &format!("{name}[{i}]"), findings);
             }
         }
         let size = items.len();
@@ -230,14 +270,6 @@ impl Node {
         if let Some(max) = self.count.max.filter(|max| size > *max) {
             findings.errors.push(FieldError::too_many(&findings.path(name), size, max));
         }
-    }
-
-    /// The item that an item was before: only keys tell.
-    pub(super) fn correlated<'a>(&self, item: &Value, old: Option<&'a Value>) -> Option<&'a Value> {
-        let Uniqueness::Keys(keys) = &self.unique else { return None };
-        let key = |item: &Value| keys.iter().map(|key| item.get(key).cloned()).collect::<Vec<_>>();
-        let wanted = key(item);
-        old?.as_array()?.iter().find(|old| key(old) == wanted)
     }
 
     fn object(&self, value: &Value, old: Option<&Value>, name: &str, findings: &mut Findings) {
@@ -251,7 +283,9 @@ impl Node {
             findings.errors.push(FieldError::too_many(&findings.path(name), size, max));
         }
         for (key, child) in object {
-            let old = old.and_then(|old| old.get(key));
+            // Nobody sees how type and version change: both are converted to the version at hand.
+            let is_type = name.is_empty() && matches!(key.as_str(), "apiVersion" | "kind");
+            let old = old.filter(|_| !is_type).and_then(|old| old.get(key));
             match (self.properties.get(key), &self.additional) {
                 (Some(property), _) => {
                     let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
@@ -464,22 +498,27 @@ mod tests {
         let validator = Validator::new(&schema).unwrap();
         let old = json!({"spec": {"a": "long", "set": ["x", "x"], "list": [{"id": "1", "n": 5}], "plain": [5, 0]}});
         assert_eq!(validator.validate(&old).len(), 4);
-        assert!(validator.validate_update(&old, &old).is_empty());
+        let update = |new: &Value| {
+            let mut errors = validator.against_schema(new, Some(&old));
+            errors.extend(validator.structure(new, Some(&old)));
+            errors
+        };
+        assert!(update(&old).is_empty());
         let mut new = old.clone();
         new["spec"]["b"] = "x".into();
         new["spec"]["list"] = json!([{"id": "2", "n": 0}, {"id": "1", "n": 5}]);
         new["spec"]["set"] = json!(["y", "y"]);
-        assert!(validator.validate_update(&new, &old).is_empty(), "{:?}", validator.validate_update(&new, &old));
+        assert!(update(&new).is_empty(), "{:?}", update(&new));
         new["spec"]["b"] = "long".into();
         new["spec"]["plain"] = json!([5]);
         assert_eq!(
-            texts(&validator.validate_update(&new, &old)),
+            texts(&update(&new)),
             [
                 "spec.b: Too long: may not be more than 1 bytes",
                 "spec.plain[0]: Invalid value: 5: spec.plain[0] in body should be less than or equal to 1",
             ]
         );
         new["status"] = json!({"y": 1});
-        assert_eq!(texts(&validator.validate_status(&new, &old)), ["status.x: Required value"]);
+        assert_eq!(texts(&validator.status_against_schema(&new, &old)), ["status.x: Required value"]);
     }
 }

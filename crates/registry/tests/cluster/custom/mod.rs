@@ -1,5 +1,10 @@
 //! Custom resources: defined, served while the server runs, checked by their schema, and gone with their definition.
 
+mod conversions;
+mod hostile;
+mod rules;
+mod upkeep;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -1,19 +1,18 @@
 //! CustomResourceDefinition objects: names, versions, conversion, and the root of each schema.
 
+mod versions;
+
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::time::parse_rfc3339;
 use kybern_apimachinery::validation::{dns1035_label, dns1123_subdomain};
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
-use kybern_schema::jsonpath::JsonPath;
 use kybern_schema::structural;
 
 use super::webhooks::{webhook_service, webhook_url};
 use crate::custom::{Condition, FINALIZER, approval, is_protected, is_true, set_condition};
 use crate::tree::{default, flag, has, list, map, text};
 use crate::validation::{Errors, format};
-
-const MAX_SELECTABLE_FIELDS: usize = 8;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CustomResourceDefinition;
@@ -49,38 +48,16 @@ impl Strategy for CustomResourceDefinition {
         add_stored_version(definition);
     }
 
-    fn validate(&self, definition: &Value) -> Vec<FieldError> {
-        let (mut out, spec, path) = (Vec::new(), &definition["spec"], FieldPath::new("spec"));
-        let (name, group, names) = (object::name(definition), text(spec, "group"), &spec["names"]);
-        if !name.is_empty() && name != format!("{}.{group}", text(names, "plural")) {
-            let detail = "must be spec.names.plural+\".\"+spec.group";
-            out.push(FieldError::invalid(&FieldPath::new("metadata.name"), name, detail));
-        }
-        let (group_path, faults) = (path.child("group"), dns1123_subdomain(group));
-        if group.is_empty() {
-            out.push(FieldError::required(&group_path, ""));
-        } else if !faults.is_empty() {
-            out.push(FieldError::invalid(&group_path, group, faults.join(",")));
-        } else if !group.contains('.') {
-            out.push(FieldError::invalid(&group_path, group, "should be a domain with at least one dot"));
-        }
-        format::required_one_of(&mut out, &path.child("scope"), text(spec, "scope"), &["Cluster", "Namespaced"]);
-        versions(&mut out, &path.child("versions"), list(spec, "versions"));
-        self::names(&mut out, &path.child("names"), names);
-        conversion(&mut out, &path.child("conversion"), &spec["conversion"]);
-        stored_versions(&mut out, definition);
-        out
-    }
-
     fn validate_create(&self, definition: &Value) -> Vec<FieldError> {
-        let mut out = Vec::new();
+        let mut out = sound(definition, None);
+        stored_versions(&mut out, definition);
         approved(&mut out, definition, None);
         preserving(&mut out, definition);
         out
     }
 
     fn validate_update(&self, definition: &Value, old: &Value) -> Vec<FieldError> {
-        let (mut out, path) = (Vec::new(), FieldPath::new("spec"));
+        let (mut out, path) = (sound(definition, Some(old)), FieldPath::new("spec"));
         let (spec, before) = (&definition["spec"], &old["spec"]);
         let mut kept = |path: FieldPath, new: &Value, old: &Value| {
             if new != old {
@@ -95,6 +72,7 @@ impl Strategy for CustomResourceDefinition {
         }
         kept(path.child("group"), &spec["group"], &before["group"]);
         kept(names.child("plural"), &spec["names"]["plural"], &before["names"]["plural"]);
+        stored_versions(&mut out, definition);
         approved(&mut out, definition, Some(old));
         if before["preserveUnknownFields"] != true {
             preserving(&mut out, definition);
@@ -129,6 +107,31 @@ impl Strategy for CustomResourceDefinition {
     fn allow_unconditional_update(&self) -> bool {
         false
     }
+}
+
+/// What is wrong with a definition, which takes the place of another.
+fn sound(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let (mut out, spec, path) = (Vec::new(), &definition["spec"], FieldPath::new("spec"));
+    let (name, group, names, old) =
+        (object::name(definition), text(spec, "group"), &spec["names"], old.map(|old| &old["spec"]));
+    if !name.is_empty() && name != format!("{}.{group}", text(names, "plural")) {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        out.push(FieldError::invalid(&FieldPath::new("metadata.name"), name, detail));
+    }
+    let (group_path, faults) = (path.child("group"), dns1123_subdomain(group));
+    if group.is_empty() {
+        out.push(FieldError::required(&group_path, ""));
+    } else if !faults.is_empty() {
+        out.push(FieldError::invalid(&group_path, group, faults.join(",")));
+    } else if !group.contains('.') {
+        out.push(FieldError::invalid(&group_path, group, "should be a domain with at least one dot"));
+    }
+    format::required_one_of(&mut out, &path.child("scope"), text(spec, "scope"), &["Cluster", "Namespaced"]);
+    versions::versions(&mut out, spec, old);
+    self::names(&mut out, &path.child("names"), names);
+    versions::common(&mut out, spec, old);
+    conversion(&mut out, &path.child("conversion"), &spec["conversion"]);
+    out
 }
 
 /// The formats of texts that nobody checks.
@@ -192,126 +195,6 @@ fn add_stored_version(definition: &mut Value) {
     if !known.contains(&name) {
         known.push(name);
         definition["status"]["storedVersions"] = known.into();
-    }
-}
-
-fn versions(out: &mut Errors, path: &FieldPath, versions: &[Value]) {
-    for (i, version) in versions.iter().enumerate() {
-        if !has(&version["schema"], "openAPIV3Schema") {
-            let path = path.index(i).child("schema").child("openAPIV3Schema");
-            out.push(FieldError::required(&path, ""));
-        }
-    }
-    for (i, version) in versions.iter().enumerate() {
-        let (each, name) = (path.index(i), text(version, "name"));
-        let faults = dns1035_label(name);
-        if !faults.is_empty() {
-            out.push(FieldError::invalid(&each.child("name"), name, faults.join(",")));
-        }
-        if has(&version["schema"], "openAPIV3Schema") {
-            // Upstream's paths name where a single schema used to be.
-            let path = if versions.len() == 1 { FieldPath::new("spec.validation") } else { each.child("schema") };
-            out.extend(structural::check(&version["schema"]["openAPIV3Schema"], &path.child("openAPIV3Schema")));
-            parts(out, &each, version);
-        }
-    }
-    let given = || if versions.is_empty() { Value::Null } else { versions.to_vec().into() };
-    let repeats = |i: usize| versions[..i].iter().any(|earlier| text(earlier, "name") == text(&versions[i], "name"));
-    if (0..versions.len()).any(repeats) {
-        out.push(FieldError::invalid(path, given(), "must contain unique version names"));
-    }
-    if versions.iter().filter(|version| flag(version, "storage")).count() != 1 {
-        out.push(FieldError::invalid(path, given(), "must have exactly one version marked as storage version"));
-    }
-}
-
-/// What a version has besides its schema.
-fn parts(out: &mut Errors, path: &FieldPath, version: &Value) {
-    let (schema, scale) = (&version["schema"]["openAPIV3Schema"], &version["subresources"]["scale"]);
-    if scale.is_object() {
-        let path = path.child("subresources").child("scale");
-        for (field, needed, below) in [
-            ("specReplicasPath", true, &[".spec."][..]),
-            ("statusReplicasPath", true, &[".status."]),
-            ("labelSelectorPath", false, &[".spec.", ".status."]),
-        ] {
-            let (path, given) = (path.child(field), text(scale, field));
-            match (given, given.starts_with('.')) {
-                ("", _) if needed => out.push(FieldError::required(&path, "")),
-                ("", _) => {}
-                (given, false) => {
-                    out.push(FieldError::invalid(&path, given, "must be a simple json path starting with ."));
-                }
-                (given, true) if !below.iter().any(|root| given.starts_with(root)) => {
-                    let places: Vec<&str> = below.iter().map(|root| root.trim_end_matches('.')).collect();
-                    let either = if places.len() > 1 { "either " } else { "" };
-                    let detail = format!("should be a json path under {either}{}", places.join(" or "));
-                    out.push(FieldError::invalid(&path, given, detail));
-                }
-                _ => {}
-            }
-        }
-    }
-    for (i, column) in list(version, "additionalPrinterColumns").iter().enumerate() {
-        column_of(out, &path.child("additionalPrinterColumns").index(i), column);
-    }
-    let (fields, path) = (list(version, "selectableFields"), path.child("selectableFields"));
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, field) in fields.iter().enumerate() {
-        let (path, given) = (path.index(i).child("jsonPath"), text(field, "jsonPath"));
-        if given.is_empty() {
-            out.push(FieldError::required(&path, ""));
-            continue;
-        }
-        let names = JsonPath::parse(given).ok().and_then(|path| path.fields());
-        let Some(names) = names.filter(|names| !names.is_empty()) else {
-            out.push(FieldError::invalid(&path, given, "is an invalid path: it must name fields"));
-            continue;
-        };
-        if names[0] == "metadata" {
-            out.push(FieldError::invalid(&path, given, "must not point to fields in metadata"));
-        }
-        let found = names.iter().try_fold(schema, |schema, name| schema["properties"].get(name));
-        if !found.is_some_and(|found| matches!(text(found, "type"), "string" | "boolean" | "integer")) {
-            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
-            out.push(FieldError::invalid(&path, given, detail));
-        }
-        if seen.contains(&given) {
-            out.push(FieldError::duplicate(&path, given));
-        }
-        seen.push(given);
-    }
-    if seen.len() > MAX_SELECTABLE_FIELDS {
-        out.push(FieldError::too_many(&path, seen.len(), MAX_SELECTABLE_FIELDS));
-    }
-}
-
-fn column_of(out: &mut Errors, path: &FieldPath, column: &Value) {
-    const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-    const FORMATS: [&str; 10] =
-        ["byte", "date", "date-time", "double", "float", "int32", "int64", "password", "string", "name"];
-    if text(column, "name").is_empty() {
-        out.push(FieldError::required(&path.child("name"), ""));
-    }
-    let (ty, detail) = (text(column, "type"), format!("must be one of {}", COLUMN_TYPES.join(",")));
-    match ty {
-        "" => out.push(FieldError::required(&path.child("type"), detail)),
-        ty if !COLUMN_TYPES.contains(&ty) => out.push(FieldError::invalid(&path.child("type"), ty, detail)),
-        _ => {}
-    }
-    let format = text(column, "format");
-    if !format.is_empty() && !FORMATS.contains(&format) {
-        let detail = format!("must be one of {}", FORMATS.join(","));
-        out.push(FieldError::invalid(&path.child("format"), format, detail));
-    }
-    // Upstream's path is that of the internal version.
-    let (given, path) = (text(column, "jsonPath"), path.child("JSONPath"));
-    match given {
-        "" => out.push(FieldError::required(&path, "")),
-        given if !given.starts_with('.') => {
-            out.push(FieldError::invalid(&path, given, "must be a simple json path starting with ."));
-        }
-        _ => {}
     }
 }
 
@@ -396,6 +279,12 @@ fn stored_versions(out: &mut Errors, definition: &Value) {
     if stored.is_empty() {
         out.push(FieldError::invalid(&path, Value::Null, "must have at least one stored version"));
     }
+    if !stored.is_empty()
+        && let Some(missing) = versions.iter().find(|v| flag(v, "storage") && !stored.contains(&v["name"]))
+    {
+        let detail = format!("must have the storage version {}", text(missing, "name"));
+        out.push(FieldError::invalid(&path, stored.to_vec(), detail));
+    }
     for (i, name) in stored.iter().enumerate() {
         let name = name.as_str().unwrap_or("");
         if !versions.iter().any(|version| text(version, "name") == name) {
@@ -430,7 +319,7 @@ mod tests {
     }
 
     fn texts(definition: &Value) -> Vec<String> {
-        CustomResourceDefinition.validate(definition).iter().map(ToString::to_string).collect()
+        CustomResourceDefinition.validate_create(definition).iter().map(ToString::to_string).collect()
     }
 
     fn version(name: &str, storage: bool) -> Value {
