@@ -41,6 +41,52 @@ fn row_of(server: &Server, kind: &Gvk) -> Option<Arc<Resource>> {
     server.served.load().table.group(&kind.group)?.rows().find(|row| row.ty.gvk == *kind).cloned()
 }
 
+impl Server {
+    /// What [`Objects::update`] does, as a writer of a subresource: `status`.
+    pub async fn update_part(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        change: &(dyn Fn(&mut Value) -> Result<(), ApiError> + Send + Sync),
+    ) -> Result<(), ApiError> {
+        let row = self.row(group, resource)?;
+        let (kind, resource) = (self.kind(&row)?, row.gvr.group_resource());
+        let mut attempt = 1;
+        loop {
+            self.catch_up().await?;
+            let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
+            let before = convert::internal(&row, &old).await?;
+            let mut object = before.clone();
+            change(&mut object)?;
+            if object == before {
+                return Ok(());
+            }
+            let (user, options) = (own_user(), own_options());
+            let writer = Writer {
+                server: self,
+                resource: &row,
+                user: &user,
+                namespace,
+                subresource,
+                options: &options,
+                now: self.clock.now(),
+                applies: false,
+                warnings: Default::default(),
+                audit: Default::default(),
+                view: None,
+            };
+            match writer.replace(&old, &before, &object, &Transaction::default()).await {
+                Ok(_) => return Ok(()),
+                Err(Failure::Changed) if attempt < 4 * TRIES => attempt += 1,
+                Err(failure) => return Err(failure.into_api_error(&resource, name)),
+            }
+        }
+    }
+}
+
 impl Objects for Server {
     fn place(&self, kind: &Gvk) -> Option<Place> {
         let row = row_of(self, kind)?;
@@ -105,40 +151,7 @@ impl Objects for Server {
         name: &'a str,
         change: &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Send + Sync),
     ) -> BoxFuture<'a, Result<(), ApiError>> {
-        Box::pin(async move {
-            let row = self.row(group, resource)?;
-            let (kind, resource) = (self.kind(&row)?, row.gvr.group_resource());
-            let mut attempt = 1;
-            loop {
-                self.catch_up().await?;
-                let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
-                let before = convert::internal(&row, &old).await?;
-                let mut object = before.clone();
-                change(&mut object)?;
-                if object == before {
-                    return Ok(());
-                }
-                let (user, options) = (own_user(), own_options());
-                let writer = Writer {
-                    server: self,
-                    resource: &row,
-                    user: &user,
-                    namespace,
-                    subresource: "",
-                    options: &options,
-                    now: self.clock.now(),
-                    applies: false,
-                    warnings: Default::default(),
-                    audit: Default::default(),
-                    view: None,
-                };
-                match writer.replace(&old, &before, &object, &Transaction::default()).await {
-                    Ok(_) => return Ok(()),
-                    Err(Failure::Changed) if attempt < 4 * TRIES => attempt += 1,
-                    Err(failure) => return Err(failure.into_api_error(&resource, name)),
-                }
-            }
-        })
+        Box::pin(self.update_part(group, resource, namespace, name, "", change))
     }
 
     fn create<'a>(

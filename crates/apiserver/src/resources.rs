@@ -73,6 +73,11 @@ impl Group {
         Self { name: name.into(), versions, fixed, discovery: OnceLock::new() }
     }
 
+    /// Whether it has rows that stay.
+    pub(crate) fn is_built_in(&self) -> bool {
+        !self.fixed.is_empty()
+    }
+
     pub(crate) fn rows(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.versions.iter().flat_map(|version| &version.rows)
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use kybern_apimachinery::Value;
 use kybern_apimachinery::time::{Clock, SystemClock};
+use kybern_apimachinery::{GroupVersion, Value};
 use kybern_storage::{Storage, StorageError};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
@@ -22,6 +22,7 @@ use crate::health::Checks;
 use crate::in_flight::InFlight;
 use crate::metrics::Metrics;
 use crate::openapi::Documents;
+use crate::registrations::Registrations;
 use crate::resource::{Resource, StoredKind};
 use crate::resources::ResourceTable;
 use crate::routes::{PrefixRoutes, Route};
@@ -38,6 +39,8 @@ pub struct Options {
     pub audit: Option<Arc<Audit>>,
     /// By exact path.
     pub routes: Vec<(String, Arc<dyn Route>)>,
+    /// How the groups and versions of built-in kinds are ranked among those of others.
+    pub priorities: fn(&str, &str) -> Option<(i64, i64)>,
     /// The body of `/version`.
     pub version: Value,
     pub clock: Arc<dyn Clock>,
@@ -66,6 +69,7 @@ impl Options {
             observers: Vec::new(),
             audit: None,
             routes: Vec::new(),
+            priorities: |_, _| None,
             version: Value::Null,
             clock: Arc::new(SystemClock),
             max_requests_in_flight: 400,
@@ -120,8 +124,10 @@ pub struct Server {
     pub(crate) routes: Vec<(String, Arc<dyn Route>)>,
     pub(crate) version: Value,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) priorities: fn(&str, &str) -> Option<(i64, i64)>,
     /// Other servers' groups and versions, and what else is routed by prefix.
     pub(crate) prefixes: PrefixRoutes,
+    pub(crate) registrations: Registrations,
     pub(crate) in_flight: InFlight,
     pub(crate) flow: Option<Arc<Flow>>,
     pub(crate) request_timeout: Duration,
@@ -168,7 +174,9 @@ impl Server {
             routes: options.routes,
             version: options.version,
             clock: options.clock,
+            priorities: options.priorities,
             prefixes: PrefixRoutes::default(),
+            registrations: Registrations::default(),
             in_flight: InFlight::new(options.max_requests_in_flight, options.max_mutating_requests_in_flight),
             flow,
             request_timeout: options.request_timeout,
@@ -254,16 +262,35 @@ impl Server {
             paths.push(format!("/apis/{}", group.name));
             paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.name)));
         }
+        for (group, versions) in self.registrations.remotes() {
+            paths.push(format!("/apis/{group}"));
+            paths.extend(versions.iter().map(|listed| format!("/apis/{group}/{}", listed.version)));
+        }
         let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
         paths.extend(rest.map(str::to_owned));
         paths.extend(self.routes.iter().map(|(path, _)| path.clone()));
         paths.sort();
+        paths.dedup();
         paths
     }
 
     /// What is routed by prefix; may change while the server runs.
     pub fn prefixes(&self) -> &PrefixRoutes {
         &self.prefixes
+    }
+
+    /// What APIServices say of groups and versions; may change while the server runs.
+    pub fn registrations(&self) -> &Registrations {
+        &self.registrations
+    }
+
+    /// The groups and versions of built-in kinds that are served.
+    pub fn own_versions(&self) -> Vec<GroupVersion> {
+        let served = self.served.load();
+        let built_in = served.table.groups().iter().filter(|group| group.is_built_in());
+        let versions =
+            built_in.flat_map(|group| group.versions.iter().map(|v| GroupVersion::new(&*group.name, &v.name)));
+        versions.collect()
     }
 
     /// Health and readiness; components may hold `/readyz` back.

@@ -74,7 +74,9 @@ fn parse(prepared: &flags::Prepared) -> Result<Cli, clap::Error> {
     if let Some(component) = prepared.component {
         command = command.mut_subcommand(component, |command| command.after_help(flags::help(component)));
     }
-    Cli::from_arg_matches(&command.try_get_matches_from(&prepared.arguments)?)
+    let matches = command.clone().try_get_matches_from(&prepared.arguments)?;
+    flags::used::note(&command, &matches);
+    Cli::from_arg_matches(&matches)
 }
 
 /// The servers use every core; the rest is content with one thread.

@@ -3,12 +3,14 @@
 //! starts with.
 
 pub mod admission;
+pub mod aggregation;
 pub mod allocation;
 pub mod bootstrap;
 mod columns;
 pub mod connect;
 mod conversion;
 mod custom;
+pub mod identity;
 mod selectable;
 mod service_addresses;
 mod strategy;
@@ -30,11 +32,12 @@ pub use admission::{
     AdmissionConfiguration, OFF_BY_DEFAULT as ADMISSION_OFF_BY_DEFAULT, PolicyMetrics, Views as AdmissionViews,
     WebhookMetrics, plugins as admission_plugins,
 };
+pub use aggregation::{Aggregation, AggregationOptions};
 pub use allocation::ServiceAllocators;
 pub use connect::TokenLimits;
 pub use connect::kubelet::{KubeletClient, KubeletOptions};
 pub use custom::Definitions;
-pub use service_addresses::ServiceAddresses;
+pub use service_addresses::{Routing, ServiceAddresses};
 pub use table::resources;
 
 /// What the built-in kinds need of the rest of the server.
@@ -61,6 +64,8 @@ pub struct Deps {
     pub policy_metrics: Arc<PolicyMetrics>,
     /// Custom resources; to be started once the server is.
     pub definitions: Definitions,
+    /// Other servers' groups; to be started once the server is.
+    pub aggregation: Aggregation,
     /// Reaches kubelets for logs, exec and the like.
     pub kubelet: Arc<KubeletClient>,
 }
@@ -69,6 +74,7 @@ impl Deps {
     /// What of this has to see the stored objects.
     pub fn observers(&self) -> Vec<Arc<dyn Observer>> {
         let mut observers: Vec<Arc<dyn Observer>> = vec![self.services.clone(), self.definitions.observer()];
+        observers.extend(self.aggregation.observers());
         observers.extend(self.admission_views.observers());
         observers
     }

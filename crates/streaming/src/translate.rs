@@ -95,7 +95,7 @@ async fn sizes(from: Option<mpsc::Receiver<TermSize>>, to: Option<SpdyStream>) {
 }
 
 /// Answers a port-forward whose WebSocket is a tunnel, and joins what is in it to a connection that speaks SPDY.
-pub fn tunnel<B, T>(mut request: Request<B>, mut io: T) -> Answer
+pub fn tunnel<B, T>(mut request: Request<B>, mut io: T, kept: impl Send + 'static) -> Answer
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -108,6 +108,7 @@ where
     };
     let promise = upgrade::promise(&mut request);
     tokio::spawn(async move {
+        let _kept = kept;
         let Some(client) = upgrade::take_over(promise).await else { return };
         let mut client = websocket::tunnel(websocket::accept(client).await);
         if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut io).await {

@@ -91,6 +91,7 @@ impl ApiServer {
             webhook_metrics: Default::default(),
             policy_metrics: Default::default(),
             definitions: Default::default(),
+            aggregation: Default::default(),
             kubelet: Arc::new(KubeletClient::of(pki).expect("a way to kubelets")),
         };
         let mut options = Options::new(storage);

@@ -42,6 +42,16 @@ pub(crate) fn no_response(error: &legacy::Error) -> (String, NoResponse) {
     if lost { ("http2: client connection lost".to_owned(), NoResponse::Lost) } else { (innermost, NoResponse::Other) }
 }
 
+/// Text of an error of a connection that does not come about.
+pub fn dial_error(error: &DialError) -> String {
+    dialling(error).0
+}
+
+/// Text of an error of a request that brought no response.
+pub fn request_error(error: &legacy::Error) -> String {
+    no_response(error).0
+}
+
 fn dialling(error: &DialError) -> (String, NoResponse) {
     match error {
         // A Service's resolver has upstream's words; the system's are not Go's.

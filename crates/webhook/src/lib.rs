@@ -18,6 +18,7 @@ pub use client::{Client, RESPONSE_LIMIT, Settings};
 pub use config::{ClientConfig, ServiceReference, Target};
 pub use error::{CallError, failed_calling};
 pub use fetch::{Fetched, Fetcher};
+pub use go_text::{dial_error, request_error};
 pub use manager::ClientManager;
 pub use resolver::{NoServices, ServiceResolver};
 pub use retry::Backoff;

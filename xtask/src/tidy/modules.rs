@@ -30,6 +30,7 @@ pub(super) const CRATES: &[(&str, &[&str])] = &[(
         "resource",
         // What is served, and its bytes.
         "resources",
+        "registrations",
         "metadata",
         "cache",
         "codec",

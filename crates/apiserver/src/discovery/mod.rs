@@ -4,7 +4,7 @@ mod aggregated;
 mod legacy;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
@@ -12,8 +12,21 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use kybern_apimachinery::{ApiError, Gvk, Value, json};
 
 use crate::negotiate::{Encoding, negotiate};
+use crate::registrations::{Kept, Registrations};
 use crate::resources::ResourceTable;
 use crate::{Body, body, codec};
+
+/// How groups and versions are ranked; `None` for those of custom resources.
+pub(crate) type Priorities = fn(&str, &str) -> Option<(i64, i64)>;
+
+/// What registers all others comes before them.
+const FIRST: (&str, (i64, i64)) = ("apiregistration.k8s.io", (20_001, 0));
+/// Where a group and its versions are that nobody ranks.
+const UNRANKED: (i64, i64) = (1000, 100);
+
+fn rank(priorities: Priorities, group: &str, version: &str) -> (i64, i64) {
+    if group == FIRST.0 { FIRST.1 } else { priorities(group, version).unwrap_or(UNRANKED) }
+}
 
 /// A document and its hash.
 struct Document {
@@ -34,9 +47,16 @@ impl Document {
 /// The discovery documents of a resource table that are about all of it, each once it was asked for.
 #[derive(Default)]
 pub(crate) struct Discovery {
-    groups: OnceLock<Value>,
+    groups: Kept<Value>,
     /// Of the core group and of all others, each in the newer and the older version.
-    aggregated: [[OnceLock<Document>; 2]; 2],
+    aggregated: [[Kept<Document>; 2]; 2],
+}
+
+/// What discovery tells of.
+pub(crate) struct Known<'a> {
+    pub(crate) table: &'a ResourceTable,
+    pub(crate) registrations: &'a Registrations,
+    pub(crate) priorities: Priorities,
 }
 
 /// The versions of `apidiscovery.k8s.io` that `Accept` may name, in the order it names them; `true` for the older one.
@@ -68,17 +88,19 @@ fn aggregated_version(headers: &HeaderMap) -> Option<bool> {
 
 /// `None` when there is no such path. `/` lists `paths`.
 pub(crate) fn serve(
-    table: &ResourceTable,
+    known: &Known<'_>,
     discovery: &Discovery,
     paths: impl FnOnce() -> Vec<String>,
     parts: &[&str],
     headers: &HeaderMap,
 ) -> Result<Option<Response<Body>>, ApiError> {
+    let Known { table, registrations, .. } = *known;
     if let ([root @ ("api" | "apis")], Some(beta)) = (parts, aggregated_version(headers)) {
         let core = *root == "api";
-        let document = &discovery.aggregated[usize::from(!core)][usize::from(beta)];
-        let document = document.get_or_init(|| Document::new(aggregated::document(table, core, beta)));
-        return Ok(Some(answer(document, beta, headers)));
+        let kept = &discovery.aggregated[usize::from(!core)][usize::from(beta)];
+        let make = || aggregated::document(table, registrations, known.priorities, core, beta);
+        let document = kept.get(registrations, || Document::new(make()));
+        return Ok(Some(answer(&document, beta, headers)));
     }
     let resources = |group: &str, version: &str| {
         let rows = &table.group(group)?.versions.iter().find(|v| v.name == version)?.rows;
@@ -87,8 +109,8 @@ pub(crate) fn serve(
     let (kind, document) = match parts {
         [""] => ("", Some(json!({"paths": paths()}))),
         ["api"] => ("APIVersions", Some(legacy::api_versions(table))),
-        ["apis"] => ("APIGroupList", Some(discovery.groups.get_or_init(|| legacy::group_list(table)).clone())),
-        ["apis", group] => ("APIGroup", table.group(group).map(|group| legacy::group(group))),
+        ["apis"] => ("APIGroupList", Some(Value::clone(&*groups(known, discovery)))),
+        ["apis", group] => ("APIGroup", legacy::group(known, group)),
         ["api", version] => ("APIResourceList", resources("", version)),
         ["apis", group, version] => ("APIResourceList", resources(group, version)),
         _ => return Ok(None),
@@ -101,6 +123,10 @@ pub(crate) fn serve(
     let mut response = body::response(StatusCode::OK, media, bytes);
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     Ok(Some(response))
+}
+
+fn groups(known: &Known<'_>, discovery: &Discovery) -> Arc<Value> {
+    discovery.groups.get(known.registrations, || legacy::group_list(known))
 }
 
 fn answer(document: &Document, beta: bool, headers: &HeaderMap) -> Response<Body> {

@@ -6,7 +6,7 @@ use kybern_component_base::uuid;
 use super::{Context, Next, Outcome};
 use crate::BoxFuture;
 
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// Longer names are not taken from a client.
 const MAX_LENGTH: usize = 64;
 

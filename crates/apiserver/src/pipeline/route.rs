@@ -1,19 +1,28 @@
 //! From a request to its handler.
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use kybern_apimachinery::ApiError;
+use kybern_apimachinery::object::str_at;
 
+use super::audit_id::AUDIT_ID;
 use super::{Context, Outcome};
 use crate::exchange::Exchange;
 use crate::options::Query;
+use crate::registrations::Remote;
 use crate::request_info::RequestInfo;
 use crate::routes::PrefixRequest;
 use crate::server::Server;
-use crate::{Body, body, discovery, handlers, health, openapi};
+use crate::{Body, body, discovery, forward, handlers, health, openapi};
 
 pub(super) async fn dispatch(context: Context) -> Outcome {
-    let Context { server, info, query, user, warnings, audit, held, request, .. } = context;
-    if let Some(route) = server.prefixes.find(&info.path) {
+    let Context { server, info, query, user, warnings, audit, held, mut request, .. } = context;
+    let other = server.prefixes.find(&info.path).or_else(|| Some(remote_document(&server, &info.path)?.route));
+    if let Some(route) = other {
+        forward::prepare(request.headers_mut(), &server.credential_headers);
+        // What both servers record of it has one name.
+        if let Some(id) = HeaderValue::from_str(&audit.id()).ok().filter(|id| !id.is_empty()) {
+            request.headers_mut().insert(AUDIT_ID, id);
+        }
         return route.serve(PrefixRequest { user, warnings, held, request }).await;
     }
     if !info.resource_request {
@@ -43,6 +52,12 @@ pub(super) async fn dispatch(context: Context) -> Outcome {
     let now = server.clock.now();
     let exchange = Exchange { server, resource, query, user, now, info, parts, warnings, audit, held };
     handlers::serve(exchange, body).await
+}
+
+/// Whose version a document of `/openapi/v3` is about, if it is another server's.
+fn remote_document(server: &Server, path: &str) -> Option<Remote> {
+    let (group, version) = path.strip_prefix("/openapi/v3/apis/")?.split_once('/')?;
+    server.registrations.remote(group, version).filter(|remote| remote.openapi_v3.is_some())
 }
 
 fn no_such_path(info: &RequestInfo) -> Response<Body> {
@@ -90,13 +105,18 @@ async fn plain(
         ["metrics", "slis"] => health::indicators(&server.checks),
         ["openapi", rest @ ..] => {
             let served = server.served.load();
-            openapi::serve(&served.table, &served.openapi, &server.version, rest, query, request.headers())?
-                .unwrap_or_else(not_found)
+            let known = openapi::Known {
+                table: &served.table,
+                registrations: &server.registrations,
+                version: str_at(&server.version, &["gitVersion"]),
+            };
+            openapi::serve(&known, &served.openapi, rest, query, request.headers()).unwrap_or_else(not_found)
         }
         ["api" | "apis", ..] | [""] => {
             let served = server.served.load();
-            let found =
-                discovery::serve(&served.table, &served.discovery, || server.paths(), &parts, request.headers())?;
+            let (table, registrations, priorities) = (&served.table, &server.registrations, server.priorities);
+            let known = discovery::Known { table, registrations, priorities };
+            let found = discovery::serve(&known, &served.discovery, || server.paths(), &parts, request.headers())?;
             let missing = || if parts[0].is_empty() { not_found() } else { body::error(&ApiError::no_such_path()) };
             found.unwrap_or_else(missing)
         }

@@ -128,6 +128,7 @@ impl Cluster {
             webhook_metrics: Default::default(),
             policy_metrics: Default::default(),
             definitions: Default::default(),
+            aggregation: Default::default(),
             kubelet: Arc::new(KubeletClient::of(&pki).expect("certificates")),
         };
         let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));

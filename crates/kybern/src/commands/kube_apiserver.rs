@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use kybern_apimachinery::time;
 use kybern_auth::authn::RequestHeaderNames;
 use kybern_auth::pki::Kubeconfig;
-use kybern_registry::TokenLimits;
+use kybern_registry::{Routing, TokenLimits};
 
 use super::api_access::AccessFlags;
 use super::audit::AuditFlags;
@@ -22,7 +22,7 @@ use crate::flags::Gates;
 use crate::node_address;
 use crate::notify::Notifier;
 use crate::serving::TlsFlags;
-use crate::wiring::control_plane::{self, ApiServerOptions};
+use crate::wiring::control_plane::{self, AggregationSettings, ApiServerOptions};
 use crate::wiring::kubelet_access::KubeletAccess;
 use crate::wiring::shutdown;
 
@@ -112,6 +112,18 @@ pub(crate) struct KubeApiserver {
     /// PEM file of the authorities of kubelets' serving certificates [default: these are not verified].
     #[arg(long)]
     kubelet_certificate_authority: Option<PathBuf>,
+    /// PEM file of the certificate that aggregated API servers are shown [default: the cluster's front proxy's].
+    #[arg(long, requires = "proxy_client_key_file")]
+    proxy_client_cert_file: Option<PathBuf>,
+    /// The key of --proxy-client-cert-file (PEM).
+    #[arg(long, requires = "proxy_client_cert_file")]
+    proxy_client_key_file: Option<PathBuf>,
+    /// Reaches aggregated API servers by the endpoints of their Services instead of by cluster IPs.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    enable_aggregator_routing: bool,
+    /// Keeps the redirects of aggregated API servers from clients.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    aggregator_reject_forwarding_redirect: bool,
     /// The types of node addresses by which kubelets are reached, best first.
     #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP")]
     kubelet_preferred_address_types: Vec<String>,
@@ -234,6 +246,11 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
             port: options.kubelet_port,
             timeout: options.kubelet_timeout,
         }),
+        aggregation: AggregationSettings {
+            identity: options.proxy_client_cert_file.clone().zip(options.proxy_client_key_file.clone()),
+            routing: if options.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp },
+            rejects_redirects: options.aggregator_reject_forwarding_redirect,
+        },
     };
     let running = control_plane::start(&server_options, |step| notifier.status(step)).await?;
     let admin = running.pki.admin(jiff::Timestamp::now())?;

@@ -6,6 +6,7 @@ mod gates;
 mod help;
 mod syntax;
 mod table;
+pub(crate) mod used;
 mod values;
 
 use std::collections::BTreeMap;

@@ -23,8 +23,8 @@ use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_component_base::TlsPolicy;
 use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
 use kybern_registry::{
-    AdmissionConfiguration, Deps, KubeletClient, PolicyMetrics, ServiceAddresses, ServiceAllocators, TokenLimits,
-    WebhookMetrics,
+    AdmissionConfiguration, Aggregation, AggregationOptions, Deps, KubeletClient, PolicyMetrics, Routing,
+    ServiceAddresses, ServiceAllocators, TokenLimits, WebhookMetrics,
 };
 use kybern_webhook::ClientManager;
 use rustls_pki_types::CertificateDer;
@@ -38,6 +38,7 @@ use super::discovery_routes;
 use super::identity;
 use super::kubelet_access::KubeletAccess;
 use super::storage::{StorageOptions, report_health};
+use super::zpages;
 use crate::commands::admission;
 use crate::commands::api_access::AccessFlags;
 use crate::commands::authentication::AuthenticationFlags;
@@ -98,6 +99,16 @@ pub(crate) struct ApiServerOptions {
     pub(crate) audit: Option<Arc<Audit>>,
     /// `None`: kubelets are of the cluster's authority.
     pub(crate) kubelets: Option<KubeletAccess>,
+    pub(crate) aggregation: AggregationSettings,
+}
+
+/// How other API servers are reached.
+#[derive(Clone, Debug)]
+pub(crate) struct AggregationSettings {
+    /// Certificate and key that they are shown; `None`: those of the cluster's front proxy.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) routing: Routing,
+    pub(crate) rejects_redirects: bool,
 }
 
 /// A plugin and the gate that it is behind.
@@ -171,7 +182,6 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         Authentication::new(&options.authentication, issuer.issuers(), Arc::clone(&clock), &server_id)?;
     let tokens = Arc::new(bearer_tokens(options, &issuer, &authentication, &slot, &clock)?);
     let service_addresses = Arc::new(ServiceAddresses::default());
-    observers.push(service_addresses.clone());
     let webhook_metrics = Arc::new(WebhookMetrics::default());
     let policy_metrics = Arc::new(PolicyMetrics::default());
     let told = options.admission_file.as_deref().map(AdmissionConfiguration::read).transpose();
@@ -192,6 +202,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         webhook_metrics: Arc::clone(&webhook_metrics),
         policy_metrics: Arc::clone(&policy_metrics),
         definitions: Default::default(),
+        aggregation: Aggregation::new(service_addresses),
         kubelet: Arc::new(match &options.kubelets {
             Some(access) => access.client(&pki)?,
             None => KubeletClient::of(&pki)?,
@@ -205,6 +216,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let (storage, key_health) = options.storage.encrypted(server.storage.clone(), &server.resources).await?;
     server.storage = storage;
     options.runtime_config.retain(&mut server.resources, |row| &row.gvr)?;
+    server.priorities = kybern_registry::aggregation::priorities;
     server.admission = kybern_registry::admission_plugins(&deps);
     let mut names: Vec<&str> = server.admission.iter().map(|plugin| plugin.name()).collect();
     names.extend(kybern_registry::ADMISSION_OFF_BY_DEFAULT);
@@ -227,6 +239,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.authorizers = authorizers;
     server.observers = observers;
     server.routes = discovery_routes::of(&issuer);
+    server.routes.extend(zpages::routes());
     server.version = version_document();
     server.clock = clock;
     let server = Server::start(server).await.context("cannot load the store")?;
@@ -264,6 +277,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         "scheduling/bootstrap-system-priority-classes",
         "priority-and-fairness-config-producer",
     ]);
+    deps.aggregation.start(&server, aggregation(options, &pki, &deps)).await;
+    kybern_registry::identity::keep(&server, server_id.clone(), identity::host());
     bootstrap::token_tracking(server.as_ref(), jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date())
         .await
         .context("cannot note since when tokens are tracked")?;
@@ -296,6 +311,16 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let tls = Arc::new(serve::tls_config(&options.tls, certificate, &known)?);
     tokio::spawn(serve::serve(Arc::clone(&server), listener, tls));
     Ok(ApiServer { server, pki, server_ca_pem })
+}
+
+fn aggregation(options: &ApiServerOptions, pki: &Pki, deps: &Deps) -> AggregationOptions {
+    let AggregationSettings { identity, routing, rejects_redirects } = &options.aggregation;
+    let own = |extension: &str| pki.directory().join(format!("front-proxy-client.{extension}"));
+    AggregationOptions {
+        identity: Some(identity.clone().unwrap_or_else(|| (own("crt"), own("key")))),
+        locate: deps.aggregation.locate(*routing),
+        rejects_redirects: *rejects_redirects,
+    }
 }
 
 /// Who the API server is to kubelets, unless a flag names a certificate of others.

@@ -2,12 +2,21 @@
 
 /// `apiserver-…`: upstream's, from the hash of the machine's name.
 pub(super) fn server_id() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    of_host(name.trim())
+    of_host(&host())
+}
+
+/// The machine's name.
+pub(super) fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 fn of_host(name: &str) -> String {
-    let hash = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    let mut hashed = Vec::new();
+    for part in [name, "kube-apiserver"] {
+        hashed.extend(u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
+        hashed.extend(part.as_bytes());
+    }
+    let hash = ring::digest::digest(&ring::digest::SHA256, &hashed);
     format!("apiserver-{}", base32(&hash.as_ref()[..16]))
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod server;
 pub(crate) mod shutdown;
 pub(crate) mod storage;
 mod watched_files;
+mod zpages;
 
 use std::net::IpAddr;
 

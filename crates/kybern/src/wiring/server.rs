@@ -10,10 +10,10 @@ use kybern_auth::authz::Mode;
 use kybern_auth::pki::{Kubeconfig, Pki};
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_controller_manager::controllers::node_ipam::NodeRanges;
-use kybern_registry::bootstrap;
+use kybern_registry::{Routing, bootstrap};
 use kybern_storage::lock::{DirectoryLock, LockError};
 
-use super::control_plane::{self, ApiServer, ApiServerOptions};
+use super::control_plane::{self, AggregationSettings, ApiServer, ApiServerOptions};
 use super::{Cluster, control_plane_node, in_process, node, shutdown};
 use crate::addons;
 use crate::commands::kube_apiserver::loopback_or;
@@ -110,6 +110,8 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         request_timeout: Duration::from_secs(60),
         audit: None,
         kubelets: None,
+        // This machine may be without kube-proxy when its API server is called.
+        aggregation: AggregationSettings { identity: None, routing: Routing::Endpoints, rejects_redirects: true },
     }
 }
 

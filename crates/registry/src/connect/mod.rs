@@ -10,12 +10,13 @@ pub mod kubelet;
 mod pod;
 mod proxy;
 mod review;
-mod stream;
+pub(crate) mod stream;
 mod token;
 
 use std::sync::Arc;
 
 use kybern_apiserver::connect::Connector;
+pub(crate) use proxy::forwarded_for;
 pub use token::TokenLimits;
 
 use crate::Deps;

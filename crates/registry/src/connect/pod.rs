@@ -272,7 +272,9 @@ impl Connector for Streams {
         request: ConnectRequest,
     ) -> BoxFuture<'a, Result<Response<Body>, ApiError>> {
         Box::pin(async move {
-            let ConnectRequest { namespace, name, request, .. } = request;
+            let ConnectRequest { namespace, name, held, mut request, .. } = request;
+            // Until the stream ends, the request lasts.
+            request.extensions_mut().insert(held.clone());
             let query = request.uri().query().unwrap_or("").to_owned();
             let pod = server.get("", "pods", &namespace, &name).await?;
             let chosen = || container(&pod, &query_values(&query, "container").next().unwrap_or_default());
@@ -300,10 +302,13 @@ impl Connector for Streams {
                 Switched::Not(answer) => return refused(answer, &name).await,
             };
             let answer = match self.call {
-                Call::PortForward => translate::tunnel(request, io),
+                Call::PortForward => translate::tunnel(request, io, held),
                 Call::Exec | Call::Attach => {
                     let wants = wants(&query);
-                    kybern_streaming::exec(request, wants, move |client| translate::exec_at(io, wants, client))
+                    kybern_streaming::exec(request, wants, move |client| async move {
+                        let _held = held;
+                        translate::exec_at(io, wants, client).await
+                    })
                 }
             };
             Ok(answer.map(|body| body.map_err(|never| match never {}).boxed_unsync()))

@@ -9,6 +9,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use kybern_apiserver::Body;
 use kybern_apiserver::forward::take_hop_by_hop;
+use kybern_apiserver::held::Held;
 use kybern_streaming::{relay, upgrade};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -16,11 +17,12 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sends `request`, whose headers are fit to be passed on, on a fresh connection; `host` is the name that the other side
 /// sees. When the other side switches protocols, what both say afterwards is relayed
-/// until either ends.
-pub(super) async fn exchange<S>(stream: S, host: &str, mut request: Request<Body>) -> Result<Response<Body>, Error>
+/// until either ends; as long is what the request holds kept, if it is among its extensions.
+pub(crate) async fn exchange<S>(stream: S, host: &str, mut request: Request<Body>) -> Result<Response<Body>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let held = request.extensions_mut().remove::<Held>();
     let client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let transport = upgrade::transport(request.headers());
     let mut response = send(stream, host, request).await?;
@@ -28,6 +30,7 @@ where
         let Some(client) = client else { return Err("the backend switched protocols unasked".into()) };
         let backend = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
+            let _held = held;
             // The client's half is there once the server has sent it the 101 below.
             match tokio::try_join!(client, backend) {
                 Ok((client, backend)) => {

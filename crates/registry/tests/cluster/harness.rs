@@ -1,6 +1,7 @@
 //! A server in this process and requests to it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Method, Request};
@@ -16,13 +17,16 @@ use kybern_auth::authz::{Masters, Union};
 use kybern_auth::pki::{Pki, PkiOptions};
 use kybern_auth::token::{Issuer, SigningKey};
 use kybern_registry::bootstrap::{self, BootstrapOptions};
-use kybern_registry::{AdmissionConfiguration, Deps, KubeletClient, ServiceAllocators};
+use kybern_registry::{AdmissionConfiguration, AggregationOptions, Deps, KubeletClient, Routing, ServiceAllocators};
 use kybern_webhook::{ClientManager, NoServices};
+use parking_lot::Mutex;
 
 pub(crate) struct Cluster {
     pub(crate) server: Arc<Server>,
     pub(crate) tokens: Arc<BearerTokens>,
     pub(crate) pki: Pki,
+    /// Where extension servers are found, if not by their Services' addresses.
+    pub(crate) extensions: Arc<Mutex<Option<SocketAddr>>>,
     /// Where and as what each resource's objects are stored, by group and name.
     pub(crate) stored: BTreeMap<(String, String), (String, Gvk)>,
     _directory: tempfile::TempDir,
@@ -119,6 +123,7 @@ impl Cluster {
             webhook_metrics: Default::default(),
             policy_metrics: Default::default(),
             definitions: Default::default(),
+            aggregation: Default::default(),
             kubelet: Arc::new(KubeletClient::of(&pki).unwrap()),
         };
         let mut options = Options::new(storage);
@@ -129,6 +134,7 @@ impl Cluster {
         });
         let stored = stored.collect();
         options.admission = kybern_registry::admission_plugins(&deps);
+        options.priorities = kybern_registry::aggregation::priorities;
         options.authorizers = authorizers;
         options.authenticators = vec![Arc::new(BearerTokens::new(
             vec![Arc::new(TokenFile::parse("eve-token,eve,1").unwrap())],
@@ -139,6 +145,20 @@ impl Cluster {
         let server = Server::start(options).await.unwrap();
         slot.fill(server.clone());
         deps.definitions.start(&server, deps.webhooks.clone()).await.unwrap();
+        let extensions: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
+        let (elsewhere, by_service) = (extensions.clone(), deps.aggregation.locate(Routing::ClusterIp));
+        let aggregation = AggregationOptions {
+            identity: Some((
+                directory.path().join("front-proxy-client.crt"),
+                directory.path().join("front-proxy-client.key"),
+            )),
+            locate: Arc::new(move |namespace, name, port| match *elsewhere.lock() {
+                Some(address) => Ok((address.ip().to_string(), address.port())),
+                None => by_service(namespace, name, port),
+            }),
+            rejects_redirects: true,
+        };
+        deps.aggregation.start(&server, aggregation).await;
         let options = BootstrapOptions {
             advertise_address: [192, 0, 2, 1].into(),
             secure_port: 6443,
@@ -147,7 +167,7 @@ impl Cluster {
             kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &options).await.unwrap();
-        Self { server, tokens, pki, stored, _directory: directory }
+        Self { server, tokens, pki, extensions, stored, _directory: directory }
     }
 
     pub(crate) async fn send(

@@ -2,10 +2,12 @@
 
 mod access;
 mod admission_file;
+mod aggregation;
 mod answers;
 mod custom;
 mod every_kind;
 mod every_verb;
+mod extension;
 mod forms;
 mod harness;
 mod kubelets;

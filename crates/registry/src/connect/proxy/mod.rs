@@ -79,7 +79,8 @@ impl Connector for Proxy {
         request: ConnectRequest,
     ) -> BoxFuture<'a, Result<Response<Body>, ApiError>> {
         Box::pin(async move {
-            let ConnectRequest { namespace, name, tail, mut request, .. } = request;
+            let ConnectRequest { namespace, name, tail, held, mut request, .. } = request;
+            request.extensions_mut().insert(held);
             let target = target::find(self.kind, server, &self.kubelets, &namespace, &name).await?;
             let whole = request.uri().path();
             let base = whole.strip_suffix(tail.as_str()).unwrap_or(whole).to_owned();
@@ -130,7 +131,7 @@ fn host_of(request: &Request<Body>) -> String {
 }
 
 /// Adds the caller's address to those that the request came by.
-fn forwarded_for(request: &mut Request<Body>) {
+pub(crate) fn forwarded_for(request: &mut Request<Body>) {
     let Some(address) = request.extensions().get::<Arc<Peer>>().and_then(|peer| peer.address) else { return };
     let before = request.headers().get_all(FORWARDED_FOR);
     let mut all: Vec<String> = before.iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();

@@ -1,26 +1,36 @@
 //! `/openapi/v2` and `/openapi/v3`: documents are made when first asked for and kept compressed, each as long as what it is
 //! about stays as it is.
 
+mod merge;
+
 use std::io::Read;
-use std::sync::OnceLock;
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value, object};
+use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value, json};
 use kybern_schema::openapi::{self, Served};
 
 use crate::options::Query;
+use crate::registrations::{Kept, Listed, Registrations, Remote};
 use crate::resource::Resource;
 use crate::resources::{Part, ResourceTable, Version};
 use crate::{Body, body, gzip};
+pub use merge::part_of;
 
-/// The document that is about all of a resource table, compressed: JSON and protobuf. Those about a group and version stay
-/// with it.
+/// The document that is about everything, compressed: JSON and protobuf. Those about a group and version stay with it.
 #[derive(Default)]
 pub(crate) struct Documents {
-    v2: [OnceLock<Bytes>; 2],
+    v2: [Kept<Bytes>; 2],
+}
+
+/// What the documents are about.
+pub(crate) struct Known<'a> {
+    pub(crate) table: &'a ResourceTable,
+    pub(crate) registrations: &'a Registrations,
+    /// The server's own version.
+    pub(crate) version: &'a str,
 }
 
 fn describe(row: &Resource) -> Served {
@@ -64,39 +74,65 @@ fn wants_protobuf(headers: &HeaderMap, protobuf: &[&str]) -> bool {
 
 /// `rest` is the path after `openapi`; `None` when there is no such document.
 pub(crate) fn serve(
-    table: &ResourceTable,
+    known: &Known<'_>,
     documents: &Documents,
-    version: &Value,
     rest: &[&str],
     query: &Query,
     headers: &HeaderMap,
-) -> Result<Option<Response<Body>>, ApiError> {
-    let version = object::str_at(version, &["gitVersion"]);
+) -> Option<Response<Body>> {
+    let Known { table, version, .. } = *known;
     match rest {
-        ["v2"] => Ok(Some(v2(table, documents, version, headers))),
-        ["v3"] => {
-            let parts = parts(table).map(|(group_version, part)| (group_version, part.hash.as_str()));
-            Ok(Some(body::json(StatusCode::OK, &openapi::v3_index(parts))))
-        }
-        ["v3", "api", name] => Ok(v3(table, &GroupVersion::new("", *name), version, query, headers)),
-        ["v3", "apis", group, name] => Ok(v3(table, &GroupVersion::new(*group, *name), version, query, headers)),
-        _ => Ok(None),
+        ["v2"] => Some(v2(known, documents, headers)),
+        ["v3"] => Some(body::json(StatusCode::OK, &v3_index(known))),
+        ["v3", "api", name] => v3(table, &GroupVersion::new("", *name), version, query, headers),
+        ["v3", "apis", group, name] => v3(table, &GroupVersion::new(*group, *name), version, query, headers),
+        _ => None,
     }
 }
 
-fn json(document: &Value) -> Vec<u8> {
+fn text(document: &Value) -> Vec<u8> {
     document.to_string().into_bytes()
 }
 
-fn v2(table: &ResourceTable, documents: &Documents, version: &str, headers: &HeaderMap) -> Response<Body> {
+/// Versions of other servers with their parts, the highest ranked group first.
+fn remote_parts(registrations: &Registrations) -> Vec<(GroupVersion, Remote)> {
+    let groups = registrations.groups().into_iter();
+    let all = groups.flat_map(|(group, versions)| versions.into_iter().map(move |listed| (group.clone(), listed)));
+    let remote = |(group, listed): (String, Listed)| {
+        Some((GroupVersion::new(group, listed.version), listed.registration.remote.clone()?))
+    };
+    all.filter_map(remote).collect()
+}
+
+fn v3_index(known: &Known<'_>) -> Value {
+    let own = parts(known.table).map(|(group_version, part)| (group_version, part.hash.as_str()));
+    let mut index = openapi::v3_index(own);
+    for (group_version, remote) in remote_parts(known.registrations) {
+        let path = openapi::v3_path(&group_version);
+        match remote.openapi_v3 {
+            Some(url) => index["paths"][path] = json!({"serverRelativeURL": url}),
+            None => drop(index["paths"].as_object_mut().map(|paths| paths.remove(&path))),
+        }
+    }
+    index
+}
+
+fn v2(known: &Known<'_>, documents: &Documents, headers: &HeaderMap) -> Response<Body> {
+    let Known { table, registrations, version } = *known;
     let protobuf = wants_protobuf(headers, &openapi::proto::V2_MEDIA_TYPES);
-    let hashes: Vec<&str> = parts(table).map(|(_, part)| part.hash.as_str()).collect();
-    let bytes = documents.v2[usize::from(protobuf)].get_or_init(|| {
-        let document = openapi::v2(parts(table).flat_map(|(_, part)| &part.served), version);
-        compressed(if protobuf { openapi::proto::v2(&document) } else { json(&document) })
+    let remotes: Vec<_> =
+        remote_parts(registrations).into_iter().filter_map(|(gv, r)| Some((gv, r.openapi_v2?))).collect();
+    let own = || parts(table).filter(|(of, _)| remotes.iter().all(|(remote, _)| remote != of));
+    let mut hashes: Vec<String> = own().map(|(_, part)| part.hash.clone()).collect();
+    hashes.extend(remotes.iter().map(|(_, part)| part.hash.clone()));
+    let bytes = documents.v2[usize::from(protobuf)].get(registrations, || {
+        let mut document = openapi::v2(own().flat_map(|(_, part)| &part.served), version);
+        remotes.iter().for_each(|(_, part)| merge::into(&mut document, &part.document));
+        compressed(if protobuf { openapi::proto::v2(&document) } else { text(&document) })
     });
     let media = if protobuf { openapi::proto::V2_MEDIA_TYPES[1] } else { "application/json" };
-    answer(bytes.clone(), media, &openapi::joined(&hashes), headers)
+    let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
+    answer(Bytes::clone(&bytes), media, &openapi::joined(&hashes), headers)
 }
 
 fn v3(
@@ -124,7 +160,7 @@ fn v3(
     let protobuf = wants_protobuf(headers, &openapi::proto::V3_MEDIA_TYPES);
     let bytes = part.documents[usize::from(protobuf)].get_or_init(|| {
         let document = openapi::v3(group_version, &part.served, version).unwrap_or_default();
-        compressed(if protobuf { openapi::proto::v3(&document) } else { json(&document) })
+        compressed(if protobuf { openapi::proto::v3(&document) } else { text(&document) })
     });
     let media = if protobuf { openapi::proto::V3_MEDIA_TYPES[1] } else { "application/json" };
     let mut response = answer(bytes.clone(), media, hash, headers);
@@ -205,7 +241,12 @@ mod tests {
 
         let accept: HeaderMap =
             [(ACCEPT, HeaderValue::from_static(openapi::proto::V2_MEDIA_TYPES[0]))].into_iter().collect();
-        let protobuf = v2(&table, &Documents::default(), "v1.35.0", &accept);
+        let registrations = Registrations::default();
+        let v2 = |table: &ResourceTable| {
+            let known = Known { table, registrations: &registrations, version: "v1.35.0" };
+            v2(&known, &Documents::default(), &accept)
+        };
+        let protobuf = v2(&table);
         assert_eq!(protobuf.headers()[http::header::CONTENT_TYPE], openapi::proto::V2_MEDIA_TYPES[1]);
         // What stays, stays made; what changes has another name, and so has the whole.
         let more = |rows| table.with(&[("example.com".to_owned(), rows)]);
@@ -215,7 +256,7 @@ mod tests {
             version.openapi.get().is_some_and(|part| part.documents[0].get().is_some())
         };
         assert!(made(&with) && made(&table));
-        let whole = |table: &ResourceTable| v2(table, &Documents::default(), "", &accept).headers()[ETAG].clone();
+        let whole = |table: &ResourceTable| v2(table).headers()[ETAG].clone();
         assert_ne!(whole(&with), whole(&table));
         assert_eq!(whole(&more(Vec::new())), whole(&table));
     }
