@@ -8,6 +8,7 @@ use kybern_api::Object;
 use kybern_api::core::v1::PersistentVolumeClaim;
 use kybern_apimachinery::{Gvr, Value};
 use kybern_client::{DeleteOptions, EventType, ObjectRef, Patch};
+use kybern_quota::Evaluator;
 
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
@@ -153,6 +154,11 @@ pub enum Op {
     RequireUnused {
         claim: Arc<PersistentVolumeClaim>,
     },
+    /// Counts at the server what of a quota is used, and writes its status where it is another.
+    Count {
+        quota: Arc<Value>,
+        counted: Vec<Counted>,
+    },
     /// Carries out `then` if a SubjectAccessReview with this spec is answered with yes, else `otherwise`.
     IfAllowed {
         review: Value,
@@ -170,6 +176,13 @@ pub enum Op {
         reason: &'static str,
         message: String,
     },
+}
+
+/// A resource of which a quota counts the objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    pub gvr: Gvr,
+    pub evaluator: Evaluator,
 }
 
 impl Op {

@@ -20,6 +20,7 @@ pub mod pv_protection;
 pub mod pvc_protection;
 pub mod replicaset;
 pub mod replication_controller;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod taint_eviction;

@@ -13,11 +13,12 @@ use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_client::queue::QueueMetrics;
 use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, ObjectRef, WorkQueue};
+use kybern_quota::{Amounts, Evaluator, Found, used, with_status};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info};
 
-use crate::controller::{Context, Controller, Failure, Op, Plan, Verb};
+use crate::controller::{Context, Controller, Counted, Failure, Op, Plan, Verb};
 use crate::controllers::pvc_protection;
 use crate::manager::ClientFor;
 use crate::snapshot::{Effect, Snapshot, Written};
@@ -216,6 +217,7 @@ impl Driver {
                     }
                 }
             }
+            Op::Count { quota, counted } => self.count(&quota, &counted).await,
             Op::IfAllowed { review, then, otherwise } => {
                 let review =
                     json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": review});
@@ -238,6 +240,29 @@ impl Driver {
                 Ok(None)
             }
         }
+    }
+
+    async fn count(&self, quota: &Value, counted: &[Counted]) -> Result<Option<Written>, Failure> {
+        let (namespace, options) = (object::namespace(quota), ListOptions::default());
+        let mut all = Amounts::new();
+        for Counted { gvr, evaluator } in counted {
+            let resource = self.client.raw(gvr);
+            let used = |found: Found<'_>| used(quota, evaluator, found, self.environment.clock.now());
+            all.extend(match evaluator {
+                Evaluator::Count(_) => {
+                    let objects = resource.list_metadata(namespace, &options).await.map_err(fail(Verb::Read))?;
+                    used(Found::Number(objects.len()))
+                }
+                _ => {
+                    let objects = resource.list(namespace, &options).await.map_err(fail(Verb::Read))?;
+                    used(Found::Objects(&objects))
+                }
+            });
+        }
+        let Some(quota) = with_status(quota, all) else { return Ok(None) };
+        let gvr = Gvr::new("", "v1", "resourcequotas");
+        let written = self.client.raw(&gvr).update_status(&quota).await.map_err(fail(Verb::Update))?;
+        Ok(Some(reflected(gvr, &written)))
     }
 
     /// Upstream's events about made and removed pods (and what else is announced).

@@ -31,6 +31,7 @@ use crate::controllers::pv_protection::PvProtectionController;
 use crate::controllers::pvc_protection::PvcProtectionController;
 use crate::controllers::replicaset::ReplicaSetController;
 use crate::controllers::replication_controller::ReplicationControllerController;
+use crate::controllers::resource_quota::ResourceQuotaController;
 use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
 use crate::controllers::taint_eviction::TaintEvictionController;
@@ -107,6 +108,7 @@ impl Config {
             Arc::new(PvcProtectionController),
             Arc::new(PvProtectionController),
             Arc::new(VacProtectionController),
+            Arc::new(ResourceQuotaController),
         ];
         if !self.event_ttl.is_zero() {
             list.push(Arc::new(EventTtlController::new(client, self.clock.clone(), self.event_ttl)));

@@ -7,8 +7,8 @@ use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet
 use kybern_api::certificates::v1::CertificateSigningRequest;
 use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Secret,
-    Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Secret, Service, ServiceAccount,
 };
 use kybern_api::discovery::v1::EndpointSlice;
 use kybern_api::meta::v1::ObjectMeta;
@@ -29,6 +29,8 @@ use crate::pods;
 pub const OWNER: &str = "owner";
 /// Index: the node a pod runs on, or is pinned to.
 pub const NODE: &str = "node";
+/// Index: the namespace an object is in.
+pub const NAMESPACE: &str = "namespace";
 /// Index: the keys of the claims that a pod may use.
 pub const CLAIM: &str = "claim";
 /// Index: the classes of attributes that a volume or claim names.
@@ -172,6 +174,7 @@ snapshot! {
     node_leases: Lease = ListOptions::default(), [];
     signing_requests: CertificateSigningRequest = ListOptions::default(), [];
     cluster_roles: ClusterRole = ListOptions::default(), [];
+    quotas: ResourceQuota = ListOptions::default(), [NAMESPACE => |quota| vec![quota.namespace().to_owned()]];
 }
 
 async fn wait<K: Object>(store: &Store<K>, written: &Written) {

@@ -4,6 +4,7 @@
 mod amounts;
 mod charge;
 mod claims;
+mod count;
 mod evaluator;
 pub mod limit_ranges;
 mod pods;
@@ -13,5 +14,6 @@ mod scopes;
 
 pub use amounts::{Amounts, amounts, equal, sum, to_json};
 pub use charge::{Limited, Refusal, Request, charge};
+pub use count::{Found, concerns, is_told, used, with_status};
 pub use evaluator::{Evaluator, count_name};
 pub use scopes::{Scope, in_scope};

@@ -4,6 +4,7 @@
 mod certificates;
 mod discovery;
 mod fixture;
+mod quotas;
 mod roles;
 
 use kybern_api::Object;
