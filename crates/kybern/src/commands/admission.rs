@@ -12,8 +12,8 @@ const ABSENT: &[(&str, Option<&str>)] = &[
     ("PodTopologyLabels", None),
 ];
 
-/// Not one of upstream's: there the storage of roles has its checks.
-const ALWAYS: &str = "RBACEscalation";
+/// None of upstream's: there the storage of roles and of policies has its checks.
+const ALWAYS: [&str; 2] = ["PolicyParameters", "RBACEscalation"];
 
 /// Checks the names that are asked for against the plugins that there are, and says which of them are to be left out.
 pub(crate) fn left_out(there: &[&str], enable: &[String], disable: &[String]) -> Result<Vec<String>> {
@@ -21,7 +21,7 @@ pub(crate) fn left_out(there: &[&str], enable: &[String], disable: &[String]) ->
         list.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
     };
     let (enable, disable) = (names(enable), names(disable));
-    let there: Vec<&str> = there.iter().copied().filter(|name| *name != ALWAYS).collect();
+    let there: Vec<&str> = there.iter().copied().filter(|name| !ALWAYS.contains(name)).collect();
     let absent = |name: &String| ABSENT.iter().find(|(absent, _)| absent == name);
     for (flag, list) in [("enable", &enable), ("disable", &disable)] {
         let unknown = list.iter().find(|name| !there.contains(&name.as_str()) && absent(name).is_none());
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn plugins_are_known_by_name() {
-        let there = ["NodeRestriction", "Priority", "AlwaysDeny", ALWAYS];
+        let there = ["NodeRestriction", "Priority", "AlwaysDeny", ALWAYS[0]];
         let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
         let check = |enable: &str, disable: &str| {
             left_out(&there, &list(enable), &list(disable)).map_err(|error| error.to_string())
@@ -60,7 +60,7 @@ mod tests {
         assert!(check("Nonsense", "").unwrap_err().contains("\"Nonsense\" is unknown"));
         assert!(check("Priority", "Priority").unwrap_err().contains("overlapped"));
         assert_eq!(check("PodTopologyLabels", ""), Ok(Vec::new()));
-        assert!(check("", ALWAYS).unwrap_err().contains("is unknown"));
+        assert!(check("", ALWAYS[0]).unwrap_err().contains("is unknown"));
         assert!(check("EventRateLimit", "").unwrap_err().contains("cannot be honoured"));
     }
 }

@@ -140,6 +140,7 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         deps.authorizer.clone(),
         deps.rbac.clone(),
     )));
+    plugins.push(Arc::new(policy::PolicyParameters::new(deps.objects.clone(), deps.authorizer.clone())));
     let policies = policy::Shared {
         namespaces: views.namespace_objects.clone(),
         objects: deps.objects.clone(),

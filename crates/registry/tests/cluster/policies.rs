@@ -286,3 +286,67 @@ async fn expressions_are_compiled_when_a_policy_is_written() {
         assert!(message.contains(said), "{spec}: {message}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_for_those_who_may_read_them() {
+    let cluster = Cluster::start().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"metadata": {"name": "policies"}, "rules": [
+        {"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]},
+    ]});
+    cluster.create(&format!("{rbac}/clusterroles"), role).await;
+    let bind = |role: &str| {
+        json!({"metadata": {"name": role}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "joe"}]})
+    };
+    cluster.create(&format!("{rbac}/clusterrolebindings"), bind("policies")).await;
+    let rules = json!({"resourceRules": [
+        {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]},
+    ]});
+    let policy = json!({"metadata": {"name": "spy"}, "spec": {"paramKind": {"apiVersion": "v1", "kind": "Secret"},
+        "matchConstraints": rules, "validations": [{"expression": "true", "messageExpression": "string(params.data)"}]}});
+    let binding = |policy: &str, reference: Value| {
+        let mut reference = reference;
+        reference["parameterNotFoundAction"] = "Deny".into();
+        json!({"metadata": {"name": "spying"}, "spec":
+            {"policyName": policy, "validationActions": ["Deny"], "paramRef": reference}})
+    };
+    let refused = async |path: &str, object: Value, said: &str| {
+        let (code, status) = cluster.as_user(user("joe", &[]), Method::POST, path, Some(object)).await;
+        assert_eq!((code, &status["reason"]), (422, &json!("Invalid")), "{status}");
+        let message = status["message"].as_str().unwrap();
+        let said = format!("Forbidden: {}", said.replace("JOE", "user &{joe  [system:authenticated] map[]}"));
+        assert!(message.ends_with(&said), "{message}\n{said}");
+    };
+    let kind =
+        "JOE must have \"get\" permission on all objects of the referenced paramKind (kind=Secret, apiVersion=v1)";
+    refused(POLICIES, policy.clone(), kind).await;
+    let mut mutating = policy.clone();
+    mutating["spec"].as_object_mut().unwrap().remove("validations");
+    mutating["spec"]["reinvocationPolicy"] = "Never".into();
+    mutating["spec"]["mutations"] =
+        json!([{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "Object{}"}}]);
+    let path = "/apis/admissionregistration.k8s.io/v1beta1/mutatingadmissionpolicies";
+    refused(path, mutating, kind).await;
+    cluster.create(POLICIES, policy.clone()).await;
+    let named = json!({"name": "x", "namespace": "default"});
+    let object = "JOE does not have \"get\" permission on the object referenced by paramRef";
+    refused(BINDINGS, binding("spy", named.clone()), object).await;
+    let listed = "JOE does not have \"list\" permission on the object referenced by paramRef";
+    refused(BINDINGS, binding("spy", json!({"selector": {"matchLabels": {"a": "b"}}})), listed).await;
+    let unknown = "unable to get policy none to determine minimum required permissions and JOE does not have \"get\" \
+                   permission for all groups, versions and resources";
+    refused(BINDINGS, binding("none", named.clone()), unknown).await;
+    // Who may read them may use them; and may change what is not about them without that right.
+    let role = json!({"metadata": {"name": "secrets"}, "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]});
+    cluster.create(&format!("{rbac}/clusterroles"), role).await;
+    cluster.create(&format!("{rbac}/clusterrolebindings"), bind("secrets")).await;
+    let (code, made) = cluster.as_user(user("joe", &[]), Method::POST, BINDINGS, Some(binding("spy", named))).await;
+    assert_eq!(code, 201, "{made}");
+    cluster.ask(Method::DELETE, &format!("{rbac}/clusterrolebindings/secrets"), None).await;
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    let path = format!("{BINDINGS}/spying");
+    let media = "application/merge-patch+json";
+    let (code, made) = cluster.send(user("joe", &[]), Method::PATCH, &path, media, Some(labels)).await;
+    assert_eq!(code, 200, "{made}");
+}

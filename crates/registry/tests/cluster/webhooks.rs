@@ -429,3 +429,39 @@ async fn attack_a_webhook_may_call_the_api_server_while_it_is_asked() {
     }
     assert_eq!(hook.request(1)["userInfo"]["username"], "hook");
 }
+
+/// What an object is called, where it is and what it is are not a webhook's to change.
+#[tokio::test]
+async fn attack_a_webhook_that_makes_another_object() {
+    let cluster = Cluster::start().await;
+    cluster.create("/api/v1/namespaces", json!({"metadata": {"name": "elsewhere"}})).await;
+    cluster.create(CONFIG_MAPS, config_map("kept")).await;
+    let replace = |path: &str, value: &str| patch(json!([{"op": "add", "path": path, "value": value}]));
+    let hook = Hook::start(move |path, _| match path {
+        "/name" => replace("/metadata/name", "other"),
+        "/uid" => replace("/metadata/uid", "5e1f0000-0000-0000-0000-000000000000"),
+        "/namespace" => replace("/metadata/namespace", "elsewhere"),
+        "/kind" => replace("/kind", "Secret"),
+        "/version" => replace("/apiVersion", "apps/v1"),
+        _ => allow(),
+    })
+    .await;
+    let kept = format!("{CONFIG_MAPS}/kept");
+    let before = cluster.get(&kept).await;
+    for path in ["name", "uid", "namespace", "kind", "version"] {
+        configure(&cluster, "mutating", path, vec![hook.hook(&format!("/{path}"), json!({}))]).await;
+        let (code, answer) = cluster.patch(&kept, json!({"data": {"b": "2"}})).await;
+        assert!((400..=500).contains(&code), "an update with another {path}: {code} {answer}");
+        if matches!(path, "namespace" | "kind" | "version") {
+            let (code, answer) = cluster.ask(Method::POST, CONFIG_MAPS, Some(config_map("made"))).await;
+            assert!((400..=500).contains(&code), "a creation with another {path}: {code} {answer}");
+        }
+        let configuration = format!("{CONFIGURATIONS}/mutatingwebhookconfigurations/{path}");
+        assert_eq!(cluster.ask(Method::DELETE, &configuration, None).await.0, 200);
+    }
+    assert_eq!(cluster.get(&kept).await, before);
+    for list in ["/api/v1/namespaces/elsewhere/configmaps", "/api/v1/namespaces/default/secrets"] {
+        assert_eq!(cluster.get(list).await["items"], json!([]), "{list}");
+    }
+    assert_eq!(cluster.get(CONFIG_MAPS).await["items"].as_array().unwrap().len(), 1);
+}

@@ -15,6 +15,7 @@ mod mutating;
 mod mutation;
 mod params;
 mod request;
+mod rights;
 mod selection;
 mod validating;
 mod views;
@@ -34,6 +35,7 @@ pub(super) use metrics::ConditionsOf;
 pub use metrics::Metrics as PolicyMetrics;
 pub(crate) use mutating::MutatingAdmissionPolicy;
 pub(super) use request::request_value;
+pub(crate) use rights::PolicyParameters;
 pub(crate) use validating::ValidatingAdmissionPolicy;
 pub(crate) use views::Policies;
 
