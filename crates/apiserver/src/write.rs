@@ -58,6 +58,10 @@ impl From<ApiError> for Failure {
     }
 }
 
+/// The refusal of an object that names another namespace than the request.
+pub(crate) const OTHER_NAMESPACE: &str =
+    "the namespace of the provided object does not match the namespace sent on the request";
+
 /// What the store's errors are to a client.
 pub(crate) fn storage_error(error: &StorageError) -> ApiError {
     match error {
@@ -256,10 +260,23 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Whatever admission made of it, an object is created where the request is.
+    fn keep_namespace(&self, object: &mut Value) -> Result<(), ApiError> {
+        if !self.resource.namespaced {
+            object::remove(object, &["metadata", "namespace"]);
+        } else if object::namespace(object).is_empty() {
+            object::set(object, &["metadata", "namespace"], self.namespace);
+        } else if object::namespace(object) != self.namespace {
+            return Err(ApiError::bad_request(OTHER_NAMESPACE));
+        }
+        Ok(())
+    }
+
     /// Fails as changed where the object exists.
     async fn try_create(&self, object: &mut Value) -> Result<Arc<Entry>, Failure> {
         let (resource, strategy, chain) = (self.resource, &*self.resource.strategy, Chain::default());
         let revision = object::resource_version(object).to_owned();
+        self.keep_namespace(object)?;
         metadata::prepare_for_create(object, resource.generation, self.now);
         if self.has_status() && !strategy.keeps_status_on_create() {
             object::remove(object, &["status"]);

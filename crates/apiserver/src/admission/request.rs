@@ -127,6 +127,10 @@ impl AdmissionRequest<'_> {
     /// An object in a version, as a webhook or a policy has made it, in the form that plugins hold: without what is unknown,
     /// with its defaults.
     pub async fn taken(&self, object: Value, kind: &Gvk) -> Result<Value, ApiError> {
+        if object::gvk(&object).as_ref() != Some(kind) {
+            let found = format!("{}, Kind={}", object::api_version(&object), object::kind(&object));
+            return Err(ApiError::bad_request(format!("admission made {found} of the object, which is {kind}")));
+        }
         let shape = self.shape(kind)?;
         let decoded = kybern_schema::decode_value(&shape, object, Strictness::Ignore);
         let (mut object, _) = decoded.map_err(|error| error.into_api_error(kind))?;

@@ -18,6 +18,7 @@ use kybern_apimachinery::{ApiError, Reason, Value, object};
 use crate::exchange::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::SubresourceHandler;
+use crate::write::OTHER_NAMESPACE;
 use crate::{Body, body, codec};
 
 /// Calls the verb's handler, and warns of a kind that is on its way out.
@@ -129,9 +130,7 @@ fn check_namespace(exchange: &Exchange, object: &mut Value) -> Result<(), ApiErr
     if namespace.is_empty() {
         object::set(object, &["metadata", "namespace"], exchange.info.namespace.as_str());
     } else if namespace != exchange.info.namespace {
-        return Err(ApiError::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
+        return Err(ApiError::bad_request(OTHER_NAMESPACE));
     }
     Ok(())
 }
