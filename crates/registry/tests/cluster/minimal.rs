@@ -73,6 +73,18 @@ pub(crate) fn minimal(kind: &str) -> Value {
             ]},
             "validations": [{"expression": "true"}],
         }}),
+        "MutatingAdmissionPolicy" => json!({"spec": {
+            "matchConstraints": {"resourceRules": [
+                {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]},
+            ]},
+            "mutations": [{
+                "patchType": "ApplyConfiguration",
+                "applyConfiguration": {"expression": "Object{metadata: Object.metadata{labels: {'a': 'b'}}}"},
+            }],
+            "failurePolicy": "Fail",
+            "reinvocationPolicy": "Never",
+        }}),
+        "MutatingAdmissionPolicyBinding" => json!({"spec": {"policyName": "p"}}),
         "ValidatingAdmissionPolicyBinding" => json!({"spec": {"policyName": "p", "validationActions": ["Deny"]}}),
         "APIService" => json!({"spec": {"version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1}}),
         "CSIStorageCapacity" => json!({"storageClassName": "c"}),
