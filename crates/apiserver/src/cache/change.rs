@@ -29,6 +29,24 @@ pub struct WatchEvent {
     change: Option<Arc<Change>>,
 }
 
+impl WatchEvent {
+    /// The state before the change, where there was one and it is known.
+    pub fn previous(&self) -> Option<Arc<Entry>> {
+        self.change.as_ref().and_then(|change| change.previous.clone())
+    }
+
+    pub fn shown_as(self, kind: EventKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// As whoever loses sight of the object sees it: its last state, at the revision of the change.
+    pub fn gone(self) -> Self {
+        let (Some(change), EventKind::Added | EventKind::Modified) = (&self.change, self.kind) else { return self };
+        let Some(previous) = &change.previous else { return self };
+        Self { kind: EventKind::Deleted, entry: change.left(previous), change: self.change }
+    }
+}
+
 /// In which form a watcher is sent events: those of equal forms get equal bytes.
 #[derive(Clone)]
 pub struct Form {

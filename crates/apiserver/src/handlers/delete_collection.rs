@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use http::Response;
 use kybern_apimachinery::{ApiError, Reason};
 
-use super::Exchange;
+use super::{Exchange, converted};
 use crate::cache::Selection;
 use crate::deletion::{Deleted, Deletion, Shown};
 use crate::options::ListOptions;
@@ -17,16 +17,20 @@ const GROUP: usize = 128;
 /// Deletes everything selected, and answers with the list of it.
 pub(super) async fn delete(exchange: &Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let presentation = exchange.presentation()?;
-    let list = ListOptions::parse(&exchange.query)?;
+    let mut list = ListOptions::parse(&exchange.query)?;
+    let converted = converted::split(&exchange.resource, &mut list.fields);
     let options = super::delete::read_options(exchange, body).await?;
     super::delete::warn(exchange, &options);
     let server = &exchange.server;
     let kind = server.kind(&exchange.resource)?;
     let selection = Selection::new(&kind.kind, &exchange.info.namespace, list.labels, &list.fields)?;
     server.catch_up().await?;
-    let listing = kind
+    let mut listing = kind
         .list(&selection, None, list.limit, None, || server.cache.revision())
         .map_err(|_| ApiError::internal("the latest revision cannot be too old"))?;
+    if let Some(converted) = converted {
+        listing.items = converted.select(listing.items).await?;
+    }
     let mut deletion = Deletion::new(exchange, &options);
     deletion.shown = Shown::OfCollection(&exchange.warnings, &exchange.audit);
     let mut first = None;

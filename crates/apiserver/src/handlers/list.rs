@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use kybern_apimachinery::{ApiError, Reason, json};
 use kybern_storage::Revision;
 
-use super::Exchange;
+use super::{Exchange, converted};
 use crate::cache::Selection;
 use crate::options::{ListOptions, VersionMatch};
 use crate::server::Server;
@@ -26,9 +26,10 @@ pub(super) async fn wait_for(server: &Server, revision: Revision) -> Result<(), 
 }
 
 pub(super) async fn list(exchange: &Exchange) -> Result<Response<Body>, ApiError> {
-    let options = ListOptions::parse(&exchange.query)?;
+    let mut options = ListOptions::parse(&exchange.query)?;
     let presentation = exchange.presentation()?;
     let server = &exchange.server;
+    let converted = converted::split(&exchange.resource, &mut options.fields);
     let kind = server.kind(&exchange.resource)?;
     let selection = Selection::new(&kind.kind, &exchange.info.namespace, options.labels.clone(), &options.fields)?;
     let (mut at, mut after) = (None, None);
@@ -52,7 +53,7 @@ pub(super) async fn list(exchange: &Exchange) -> Result<Response<Body>, ApiError
     // Where any state is good enough there is nothing that pages could be of.
     let limit = if options.resource_version == "0" { 0 } else { options.limit };
     let listed = kind.list(&selection, after.as_deref(), limit, at, || server.cache.revision());
-    let listing = match (listed, after) {
+    let mut listing = match (listed, after) {
         (Ok(listing), _) => listing,
         (Err(_), Some(after)) => return Ok(expired_token(&kind.prefix, &after)),
         (Err(too_old), None) => {
@@ -62,6 +63,10 @@ pub(super) async fn list(exchange: &Exchange) -> Result<Response<Body>, ApiError
             )));
         }
     };
+    if let Some(converted) = converted {
+        listing.items = converted.select(listing.items).await?;
+        listing.remaining = None;
+    }
     let token = listing
         .next
         .as_ref()

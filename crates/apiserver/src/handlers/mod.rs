@@ -1,6 +1,7 @@
 //! One file per verb. All of them work on any resource.
 
 mod connect;
+mod converted;
 mod create;
 mod delete;
 mod delete_collection;

@@ -13,6 +13,7 @@ use kybern_storage::Revision;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use self::frames::Encoder;
+use super::converted::{self, Converted};
 use super::Exchange;
 use crate::cache::{Behind, Cache, KindCache, Selection, Subscription, TooOld, WatchEvent};
 use crate::negotiate::{Encoding, not_streamed};
@@ -33,8 +34,9 @@ const GATHER: Duration = Duration::from_millis(4);
 const PIECE: usize = 64 << 10;
 
 pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiError> {
-    let options = ListOptions::parse(&exchange.query)?;
+    let mut options = ListOptions::parse(&exchange.query)?;
     options.validate_watch()?;
+    let converted = converted::split(&exchange.resource, &mut options.fields);
     let presentation = exchange.presentation()?;
     if presentation.format.encoding == Encoding::Yaml {
         return Err(not_streamed(codec::has_protobuf(&exchange.resource.ty)));
@@ -78,6 +80,7 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
             bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             Watcher {
                 encoder,
+                converted,
                 refusal: None,
                 feed: Some(Feed {
                     cache: server.cache.clone(),
@@ -111,6 +114,7 @@ fn spread(limit: u64) -> u64 {
 
 struct Watcher {
     encoder: Encoder,
+    converted: Option<Converted>,
     /// An error to be sent instead of events.
     refusal: Option<ApiError>,
     /// `None` after the last event.
@@ -146,7 +150,14 @@ impl Watcher {
     fn refused(encoder: Encoder, too_old: TooOld) -> Self {
         let refusal = Some(expired(too_old));
         let (end_of_initial, pending) = (false, VecDeque::new());
-        Self { encoder, refusal, feed: None, end_of_initial, pending, deadline: Instant::now() }
+        Self { encoder, converted: None, refusal, feed: None, end_of_initial, pending, deadline: Instant::now() }
+    }
+
+    /// What is there already, and the error that ends the watch.
+    fn broken(&mut self, mut out: Piece, error: &ApiError) -> Bytes {
+        self.feed = None;
+        out.add(self.encoder.status(error));
+        out.take()
     }
 
     /// The next bytes to send; `None` when the watch is over.
@@ -159,7 +170,10 @@ impl Watcher {
             let feed = self.feed.as_mut()?;
             while let Some(event) = feed.subscription.before() {
                 feed.last = feed.last.max(event.entry.revision);
-                out.add(self.encoder.event(&event).await);
+                match frame(&mut self.encoder, self.converted.as_ref(), event).await {
+                    Ok(frame) => out.add(frame),
+                    Err(error) => return Some(self.broken(out, &error)),
+                }
                 if out.is_full() {
                     return Some(out.take());
                 }
@@ -174,7 +188,10 @@ impl Watcher {
             loop {
                 while let Some(event) = self.pending.pop_front() {
                     feed.last = feed.last.max(event.entry.revision);
-                    out.add(self.encoder.event(&event).await);
+                    match frame(&mut self.encoder, self.converted.as_ref(), event).await {
+                        Ok(frame) => out.add(frame),
+                        Err(error) => return Some(self.broken(out, &error)),
+                    }
                     if out.is_full() {
                         return Some(out.take());
                     }
@@ -216,7 +233,10 @@ impl Watcher {
                             Ok(events) => {
                                 for event in events {
                                     feed.last = feed.last.max(event.entry.revision);
-                                    out.add(self.encoder.event(&event).await);
+                                    match frame(&mut self.encoder, self.converted.as_ref(), event).await {
+                                        Ok(frame) => out.add(frame),
+                                        Err(error) => return Some(self.broken(out, &error)),
+                                    }
                                 }
                             }
                             Err(Behind) => {
@@ -234,6 +254,15 @@ impl Watcher {
             }
         }
     }
+}
+
+/// An event's bytes; none for one that the watcher is not to see.
+async fn frame(encoder: &mut Encoder, converted: Option<&Converted>, event: WatchEvent) -> Result<Bytes, ApiError> {
+    let Some(converted) = converted else { return Ok(encoder.event(&event).await) };
+    Ok(match converted.seen(event).await? {
+        Some(event) => encoder.event(&event).await,
+        None => Bytes::new(),
+    })
 }
 
 impl Feed {
@@ -269,6 +298,9 @@ struct Piece {
 
 impl Piece {
     fn add(&mut self, frame: Bytes) {
+        if frame.is_empty() {
+            return;
+        }
         if self.first.is_empty() {
             self.first = frame;
             return;

@@ -53,6 +53,8 @@ fn converted(mut object: Value, to: &str) -> Value {
             true => spec.remove("size").map(|size| spec.insert("sizes".to_owned(), json!([size]))),
             false => spec.remove("sizes").map(|sizes| spec.insert("size".to_owned(), sizes[0].clone())),
         };
+        let (from, to) = if to.ends_with("v2") { ("mode", "way") } else { ("way", "mode") };
+        spec.remove(from).map(|mode| spec.insert(to.to_owned(), mode));
         spec.insert("unknown".to_owned(), 1.into());
     }
     let name = object::name(&object).to_owned();
@@ -70,7 +72,8 @@ fn converted(mut object: Value, to: &str) -> Value {
 }
 
 fn version(name: &str, storage: bool, spec: Value, column: &str) -> Value {
-    json!({"name": name, "served": true, "storage": storage,
+    let field = if spec.get("mode").is_some() { ".spec.mode" } else { ".spec.way" };
+    json!({"name": name, "served": true, "storage": storage, "selectableFields": [{"jsonPath": field}],
         "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector"}},
         "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": column}],
         "schema": {"openAPIV3Schema": {"type": "object", "properties": {
@@ -79,8 +82,9 @@ fn version(name: &str, storage: bool, spec: Value, column: &str) -> Value {
 }
 
 fn versions(stored: &str) -> Value {
-    let first = json!({"size": {"type": "integer"}, "replicas": {"type": "integer"}});
-    let second = json!({"sizes": {"type": "array", "items": {"type": "integer"}}, "replicas": {"type": "integer"}});
+    let (integer, text) = (json!({"type": "integer"}), json!({"type": "string"}));
+    let first = json!({"size": integer, "replicas": integer, "mode": text});
+    let second = json!({"sizes": {"type": "array", "items": integer}, "replicas": integer, "way": text});
     json!([version("v1", stored == "v1", first, ".spec.size"), version("v2", stored == "v2", second, ".spec.sizes[0]")])
 }
 
@@ -96,6 +100,52 @@ async fn with(server: &HttpsServer, ca: &TestCa) -> Cluster {
 
 fn foo(name: &str) -> Value {
     json!({"apiVersion": "ex.io/v1", "kind": "Foo", "metadata": {"name": name, "labels": {"a": "b"}}, "spec": {"size": 3, "replicas": 2}})
+}
+
+/// Fields are those of the version that is asked, whichever is stored.
+#[tokio::test]
+async fn fields_are_selected_as_the_version_has_them() {
+    let ca = TestCa::new("conversion");
+    let server = start(&ca).await;
+    let cluster = with(&server, &ca).await;
+    let mode = |name: &str, mode: &str| {
+        let mut foo = foo(name);
+        foo["spec"]["mode"] = mode.into();
+        foo
+    };
+    for (name, of) in [("a", "x"), ("b", "y"), ("c", "x")] {
+        cluster.create(V1, mode(name, of)).await;
+    }
+    let names = async |path: &str| -> Vec<String> {
+        let list = cluster.get(path).await;
+        list["items"].as_array().unwrap().iter().map(|item| object::name(item).to_owned()).collect()
+    };
+    assert_eq!(names(&format!("{V2}?fieldSelector=spec.way%3Dx")).await, ["a", "c"]);
+    assert_eq!(names(&format!("{V2}?fieldSelector=spec.way!%3Dx")).await, ["b"]);
+    assert_eq!(names(&format!("{V2}?fieldSelector=spec.way%3Dx,metadata.name%3Dc")).await, ["c"]);
+    assert_eq!(names(&format!("{V1}?fieldSelector=spec.mode%3Dx")).await, ["a", "c"]);
+    let from = cluster.get(V2).await["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    cluster.create(V1, mode("d", "x")).await;
+    cluster.create(V1, mode("e", "y")).await;
+    for way in ["y", "y", "x", "x"] {
+        let patch = json!({"spec": {"way": way, "sizes": [i64::from(way == "x")]}});
+        assert_eq!(cluster.patch(&format!("{V2}/d"), patch).await.0, 200);
+    }
+    let changed = json!({"spec": {"sizes": [8]}});
+    assert_eq!(cluster.patch(&format!("{V2}/d"), changed).await.0, 200);
+    for name in ["e", "d"] {
+        assert_eq!(cluster.ask(Method::DELETE, &format!("{V2}/{name}"), None).await.0, 200);
+    }
+    let watch = format!("{V2}?watch=1&timeoutSeconds=0&resourceVersion={from}&fieldSelector=spec.way%3Dx");
+    let (_, Value::String(events)) = cluster.ask(Method::GET, &watch, None).await else { panic!("several events") };
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen: Vec<(&str, &str)> =
+        events.iter().map(|event| (event["type"].as_str().unwrap(), object::name(&event["object"]))).collect();
+    assert_eq!(seen, [("ADDED", "d"), ("DELETED", "d"), ("ADDED", "d"), ("MODIFIED", "d"), ("DELETED", "d")]);
+    assert_eq!(events[1]["object"]["spec"]["way"], "x", "the last state that was selected");
+    // What is selected is deleted, and nothing else.
+    let (code, _) = cluster.ask(Method::DELETE, &format!("{V2}?fieldSelector=spec.way%3Dx"), None).await;
+    assert_eq!((code, names(V2).await), (200, vec!["b".to_owned()]));
 }
 
 #[tokio::test]
