@@ -137,7 +137,12 @@ impl FieldError {
 
     /// `Too many: N: must have at most M items`.
     pub fn too_many(path: &FieldPath, actual: usize, max: usize) -> Self {
-        Self::new(FieldErrorType::TooMany, path, Some(actual.into()), format!("must have at most {max} items"))
+        Self::new(
+            FieldErrorType::TooMany,
+            path,
+            Some(actual.into()),
+            format!("must have at most {max} {}", if max == 1 { "item" } else { "items" }),
+        )
     }
 
     pub fn internal(path: &FieldPath, detail: impl Into<String>) -> Self {

@@ -132,7 +132,8 @@ async fn change(
             return Err(ApiError::stale(&exchange.group_resource(), name));
         }
         let replicas = object::at(&scale, &["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
-        if replicas < 0 {
+        // A custom resource's own rules say what is wrong with it.
+        if replicas < 0 && exchange.resource.schema.is_none() {
             let path = FieldPath::new("spec.replicas");
             let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
             return Err(ApiError::invalid(&GroupKind::new("autoscaling", "Scale"), name, &[error]));

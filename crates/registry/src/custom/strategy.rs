@@ -43,11 +43,27 @@ impl Version {
             let path = path.trim_start_matches('.');
             path.split('.').try_fold(object, |value, key| value.get(key)).filter(|value| !value.is_null())
         };
+        // What is around it may be anything but an object.
+        let around = |path: &str| -> Option<String> {
+            let names: Vec<&str> = path.trim_start_matches('.').split('.').collect();
+            let mut value = object;
+            for (i, name) in names.iter().enumerate() {
+                match value {
+                    Value::Object(fields) => value = fields.get(*name).filter(|value| !value.is_null())?,
+                    other => {
+                        let (place, shown, ty) = (names[..=i].join("."), shown(other), go::type_of(other));
+                        let wanted = "expected map[string]interface{}";
+                        return Some(format!(".{place} accessor error: {shown} is of the type {ty}, {wanted}"));
+                    }
+                }
+            }
+            None
+        };
         let field = if spec { "specReplicasPath" } else { "statusReplicasPath" };
         let path = scale[field].as_str().unwrap_or("");
         let place = FieldPath::new(path);
         match at(path).map(|value| (value, value.as_i64())) {
-            None => {}
+            None => errors.extend(around(path).map(|detail| FieldError::invalid(&place, 0, detail))),
             Some((value, None)) => {
                 let detail = format!(
                     "{path} accessor error: {} is of the type {}, expected int64",
@@ -65,7 +81,13 @@ impl Version {
             }
             Some(_) => {}
         }
-        if let (false, Some(path)) = (spec, scale["labelSelectorPath"].as_str())
+        let selector = scale["labelSelectorPath"].as_str().filter(|path| !spec && !path.is_empty());
+        if let Some(path) = selector
+            && let Some(detail) = around(path)
+        {
+            errors.push(FieldError::invalid(&FieldPath::new(path), "", detail));
+        }
+        if let Some(path) = selector
             && let Some(value) = at(path).filter(|value| !value.is_string())
         {
             let detail = format!(

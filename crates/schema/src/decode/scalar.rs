@@ -64,7 +64,10 @@ pub(super) fn read(ty: &Type, found: Value) -> Result<Value, Problem> {
 pub(crate) fn canonical(ty: &Type, found: Value) -> Value {
     match (ty, found.as_f64()) {
         #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
-        (Type::Double, Some(number)) if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
+        // Go writes `1.0` as `1`.
+        (Type::Double | Type::Int64, Some(number))
+            if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 =>
+        {
             (number as i64).into()
         }
         _ => found,

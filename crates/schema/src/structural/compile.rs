@@ -143,7 +143,7 @@ pub(super) fn compile(schema: &Value, path: &FieldPath) -> Result<Node, PatternE
         items: child("items")?,
         pattern,
         format: format.filter(|format| formats::is_known(format)).map(str::to_owned),
-        number_format: format.map(str::to_owned),
+        number_format: format.filter(|format| formats::is_known(format)).map(str::to_owned),
         minimum: schema["minimum"].as_f64().map(|n| (n, is("exclusiveMinimum"))),
         maximum: schema["maximum"].as_f64().map(|n| (n, is("exclusiveMaximum"))),
         multiple_of: schema["multipleOf"].as_f64(),

@@ -57,6 +57,10 @@ fn resource(value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
         }
     }
     let metadata = path.child("metadata");
+    if let Some(other) = value.get("metadata").filter(|metadata| !metadata.is_object() && !metadata.is_null()) {
+        let detail = "must be an object";
+        errors.push(FieldError::invalid(&metadata, other.clone(), detail));
+    }
     for field in ["name", "generateName", "namespace"] {
         let text = object::str_at(value, &["metadata", field]);
         for fault in path_segment(text) {

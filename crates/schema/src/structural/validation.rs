@@ -159,7 +159,7 @@ impl Node {
         if old.is_some_and(|old| unchanged(self, value, old)) {
             return;
         }
-        self.type_of(value, name, findings);
+        let fits = self.type_of(value, name, findings);
         if value.is_null() {
             self.common(value, name, findings);
             return;
@@ -167,7 +167,7 @@ impl Node {
         self.combinations(value, old, name, findings);
         match value {
             Value::String(text) => self.string(text, name, findings),
-            Value::Number(_) => self.number(value, name, findings),
+            Value::Number(_) => self.number(value, fits, name, findings),
             Value::Array(items) => self.list(items, old, name, findings),
             _ => {}
         }
@@ -178,9 +178,10 @@ impl Node {
         findings.checks += 1;
     }
 
-    fn type_of(&self, value: &Value, name: &str, findings: &mut Findings) {
+    /// Whether a value is of a type that it may be of.
+    fn type_of(&self, value: &Value, name: &str, findings: &mut Findings) -> bool {
         if self.types.is_empty() || (value.is_null() && self.nullable) {
-            return;
+            return true;
         }
         findings.checks += 1;
         let is = type_name(value);
@@ -188,11 +189,12 @@ impl Node {
             *ty == is || (ty == "integer" && is == "number" && is_whole(value)) || (ty == "number" && is == "integer")
         });
         if fits {
-            return;
+            return true;
         }
         let detail = format!("{name} in body must be of type {}: {is:?}", self.types.join(","));
         let kind = FieldErrorType::TypeInvalid;
         findings.errors.push(FieldError { kind, path: findings.path(name), value: Some(is.into()), detail });
+        false
     }
 
     fn common(&self, value: &Value, name: &str, findings: &mut Findings) {
@@ -227,10 +229,11 @@ impl Node {
         }
     }
 
-    fn number(&self, value: &Value, name: &str, findings: &mut Findings) {
+    fn number(&self, value: &Value, fits: bool, name: &str, findings: &mut Findings) {
         findings.checks += 1;
         let number = value.as_f64().unwrap_or_default();
         if let Some(ty) = self.types.first()
+            && fits
             && !formats::in_range(ty, self.number_format.as_deref().unwrap_or(""), value)
         {
             let format = match self.number_format.as_deref() {
@@ -359,7 +362,7 @@ fn same(allowed: &Value, value: &Value) -> bool {
 
 /// An integer, or a float without a fraction: upstream takes `1.0` for one.
 fn is_whole(value: &Value) -> bool {
-    value.as_f64().is_some_and(|n| n.fract() == 0.0)
+    value.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() <= 9_007_199_254_740_991.0)
 }
 
 fn is_multiple(value: &Value, factor: f64) -> bool {
@@ -376,8 +379,9 @@ fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
-        Value::Number(_) => "integer",
+        Value::Number(number) if number.is_i64() => "integer",
+        // Upstream reads what is larger as a float.
+        Value::Number(_) => "number",
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",

@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
-use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::validation::dns1035_label;
+use kybern_apimachinery::{Value, object};
 use kybern_schema::structural::{self, Precedent, field_path};
 
 use crate::tree::{flag, has, list, text};
@@ -60,6 +60,26 @@ impl Common {
     }
 }
 
+impl Common {
+    /// Versions as upstream shows them.
+    fn without(&self, versions: &[Value]) -> Value {
+        let moved = [
+            (self.schema, "schema"),
+            (self.subresources, "subresources"),
+            (self.columns, "additionalPrinterColumns"),
+            (self.selectable, "selectableFields"),
+        ];
+        let shown = versions.iter().map(|version| {
+            let mut shown = version.clone();
+            for (_, field) in moved.iter().filter(|(moved, _)| *moved) {
+                object::remove(&mut shown, &[field]);
+            }
+            shown
+        });
+        shown.collect::<Vec<Value>>().into()
+    }
+}
+
 /// Checks the versions, and what of them is checked before the names of the kind.
 pub(super) fn versions(out: &mut Errors, spec: &Value, old: Option<&Value>) {
     let (path, versions) = (FieldPath::new("spec.versions"), list(spec, "versions"));
@@ -89,13 +109,19 @@ pub(super) fn versions(out: &mut Errors, spec: &Value, old: Option<&Value>) {
             selectable(out, &each.child("selectableFields"), version, old);
         }
     }
-    let given = || if versions.is_empty() { Value::Null } else { versions.to_vec().into() };
+    let given = || if versions.is_empty() { Value::Null } else { common.without(versions) };
     let names: HashSet<&str> = versions.iter().map(|version| text(version, "name")).collect();
     if names.len() < versions.len() {
         out.push(FieldError::invalid(&path, given(), "must contain unique version names"));
     }
     if versions.iter().filter(|version| flag(version, "storage")).count() != 1 {
         out.push(FieldError::invalid(&path, given(), "must have exactly one version marked as storage version"));
+    }
+    // Upstream has the first one's name twice.
+    let first = versions.first().map_or("", |version| text(version, "name"));
+    let faults = dns1035_label(first);
+    if !first.is_empty() && !faults.is_empty() {
+        out.push(FieldError::invalid(&FieldPath::new("spec.version"), first, faults.join(",")));
     }
 }
 
