@@ -13,8 +13,8 @@ use kybern_storage::Revision;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use self::frames::Encoder;
-use super::converted::{self, Converted};
 use super::Exchange;
+use super::converted::{self, Converted};
 use crate::cache::{Behind, Cache, KindCache, Selection, Subscription, TooOld, WatchEvent};
 use crate::negotiate::{Encoding, not_streamed};
 use crate::options::ListOptions;
