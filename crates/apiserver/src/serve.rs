@@ -50,11 +50,11 @@ pub fn tls_config(
 }
 
 /// Accepts connections until the future is dropped. Connections live on.
-pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<ServerConfig>) {
+pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: impl Fn() -> Arc<ServerConfig>) {
     let listener = Listener::new(listener, "apiserver", Limits::SERVER);
     loop {
         let (stream, address, slot) = listener.accept().await;
-        let (server, tls) = (server.clone(), tls.clone());
+        let (server, tls) = (server.clone(), tls());
         tokio::spawn(async move {
             let stream = match listener::handshake(stream, tls, &slot).await {
                 Ok(stream) => stream,

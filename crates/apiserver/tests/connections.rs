@@ -82,7 +82,8 @@ async fn start() -> Fixture {
     let tls = serve::tls_config(&Default::default(), certificate.clone(), &[ca.certificate.der().clone()]).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve::serve(server, listener, Arc::new(tls)));
+    let tls = Arc::new(tls);
+    tokio::spawn(serve::serve(server, listener, move || tls.clone()));
     Fixture { address, ca, certificate }
 }
 

@@ -3,6 +3,7 @@
 //! made once and never replaced; what they sign is made anew when it is about to expire or no longer fits.
 
 mod authority;
+mod bundle;
 mod certificate;
 mod files;
 mod kubeconfig;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use authority::{CertificateAuthority, signed_by};
+pub use bundle::combine_bundles;
 pub use certificate::{CertifiedKey, Profile, end_of_pem, needs_renewal, not_after};
 pub use files::PkiError;
 pub use kubeconfig::{Credentials, Kubeconfig};

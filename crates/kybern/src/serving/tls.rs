@@ -8,7 +8,7 @@ use clap::Args;
 use kybern_auth::pki::{CertificateAuthority, CertifiedKey, Profile};
 use kybern_component_base::TlsPolicy;
 
-use crate::wiring::certificate::Certificate;
+use crate::wiring::certificate::{Certificate, CertificateFiles};
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TlsFlags {
@@ -40,11 +40,11 @@ pub(super) fn certificate(
     component: &str,
 ) -> Result<Arc<Certificate>> {
     if let Some((certificate, key)) = files {
-        return Ok(Certificate::read(certificate, key)?.0);
+        return CertificateFiles::followed(certificate, key);
     }
     if let Some(directory) = directory.filter(|directory| !directory.as_os_str().is_empty()) {
         let (certificate, key) = own_pair(directory, component)?;
-        return Ok(Certificate::read(&certificate, &key)?.0);
+        return CertificateFiles::followed(&certificate, &key);
     }
     Certificate::new(&self_certified(component)?)
 }

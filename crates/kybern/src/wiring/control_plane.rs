@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use kybern_apimachinery::json;
 use kybern_apimachinery::time::{Clock, SystemClock};
@@ -14,30 +15,30 @@ use kybern_apiserver::audit::Audit;
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_apiserver::{Options, Server, serve};
 use kybern_auth::authn::{
-    BearerTokens, BootstrapTokens, ClientAuthorities, ClientCertificate, RequestHeader, RequestHeaderNames,
-    ServiceAccountTokens, TokenAuthenticator, TokenFile,
+    BearerTokens, BootstrapTokens, RequestHeaderNames, ServiceAccountTokens, TokenAuthenticator, TokenFile,
 };
 use kybern_auth::authz::{self, Mode};
 use kybern_auth::pki::{KUBELET_CLIENT, Pki, PkiOptions};
 use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
 use kybern_component_base::TlsPolicy;
-use kybern_registry::bootstrap::{self, AuthenticationConfig, BootstrapOptions};
+use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{
     AdmissionConfiguration, Aggregation, AggregationOptions, Deps, KubeletClient, PolicyMetrics, Routing,
     ServiceAddresses, ServiceAllocators, TokenLimits, WebhookMetrics,
 };
 use kybern_webhook::ClientManager;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 
 use super::authentication::Authentication;
 use super::authorization::Authorization;
-use super::certificate::Certificate;
+use super::certificate::{Certificate, CertificateFiles};
 use super::discovery_routes;
 use super::identity;
 use super::kubelet_access::KubeletAccess;
+use super::published_authorities::{ConfigMapChanges, keep_published, publish};
 use super::storage::{StorageOptions, report_health};
+use super::trust::Trust;
 use super::zpages;
 use crate::commands::admission;
 use crate::commands::api_access::AccessFlags;
@@ -230,11 +231,10 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.priority_and_fairness = options.priority_and_fairness;
     server.request_timeout = options.request_timeout;
     server.audit.clone_from(&options.audit);
-    let client_ca = client_authorities(options, &pki)?;
-    let client_roots = roots(&client_ca, "--client-ca-file")?;
-    let front_proxy_ca = front_proxy_authorities(options, &pki)?;
-    let front_proxy_roots = roots(&front_proxy_ca, "--requestheader-client-ca-file")?;
-    let certificates = certificate_authenticators(options, &client_roots, &front_proxy_roots)?;
+    let trust = Trust::read(options, &pki)?;
+    let config_map_changes = Arc::new(ConfigMapChanges::default());
+    observers.push(config_map_changes.clone());
+    let certificates = trust.authenticators(options.request_headers.clone());
     server.authenticators = authenticators(&authentication, certificates, tokens);
     server.authorizers = authorizers;
     server.observers = observers;
@@ -283,18 +283,11 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         .await
         .context("cannot note since when tokens are tracked")?;
     server.checks().started(&["start-legacy-token-tracking-controller"]);
-    let config = AuthenticationConfig {
-        client_ca: &client_ca,
-        front_proxy_ca: &front_proxy_ca,
-        allowed_names: &options.request_headers.allowed,
-        username_headers: &options.request_headers.username,
-        uid_headers: &options.request_headers.uid,
-        group_headers: &options.request_headers.group,
-        extra_headers_prefix: &options.request_headers.extra_prefix,
-    };
-    bootstrap::authentication_config(server.as_ref(), &config)
-        .await
-        .context("cannot publish the cluster's authorities")?;
+    let mut authorities = trust.subscribe();
+    let first = authorities.borrow_and_update().clone();
+    let headers = options.request_headers.clone();
+    publish(&server, &headers, &first).await.context("cannot publish the cluster's authorities")?;
+    tokio::spawn(keep_published(Arc::clone(&server), headers, authorities, config_map_changes));
     server.checks().started(&["start-cluster-authentication-info-controller"]);
     let (certificate, server_ca_pem) = match &options.serving {
         None => {
@@ -303,13 +296,21 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
             (certificate, pki.ca.certificate_pem().to_owned())
         }
         Some((certificate, key)) => {
-            let (pair, chain) = Certificate::read(certificate, key)?;
+            let files = CertificateFiles::read(certificate, key)?;
+            let (pair, chain) = files.first()?;
+            tokio::spawn(files.follow(Arc::clone(&pair)));
             (pair, chain)
         }
     };
-    let known: Vec<CertificateDer<'static>> = client_roots.into_iter().chain(front_proxy_roots).collect();
-    let tls = Arc::new(serve::tls_config(&options.tls, certificate, &known)?);
-    tokio::spawn(serve::serve(Arc::clone(&server), listener, tls));
+    let policy = options.tls.clone();
+    let config = move |roots: &[CertificateDer<'static>]| serve::tls_config(&policy, certificate.clone(), roots);
+    let tls = Arc::new(ArcSwap::from_pointee(config(&trust.roots()?)?));
+    let current = Arc::clone(&tls);
+    tokio::spawn(trust.follow(move |roots| {
+        tls.store(Arc::new(config(roots)?));
+        Ok(())
+    }));
+    tokio::spawn(serve::serve(Arc::clone(&server), listener, move || current.load_full()));
     Ok(ApiServer { server, pki, server_ca_pem })
 }
 
@@ -327,50 +328,6 @@ fn aggregation(options: &ApiServerOptions, pki: &Pki, deps: &Deps) -> Aggregatio
 fn own_kubelet_client(options: &ApiServerOptions) -> Option<&'static str> {
     let others = options.kubelets.as_ref().is_some_and(|access| access.certificate.is_some());
     (!others).then_some(KUBELET_CLIENT)
-}
-
-/// The certificates in a PEM text, of which there is at least one.
-fn roots(pem: &str, flag: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let roots: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match roots.map_err(|error| anyhow!("{flag} is not usable: {error}"))? {
-        roots if roots.is_empty() => bail!("{flag} is not usable: it holds no certificate"),
-        roots => Ok(roots),
-    }
-}
-
-/// The front proxies' authorities, as PEM.
-fn front_proxy_authorities(options: &ApiServerOptions, pki: &Pki) -> Result<String> {
-    match &options.front_proxy_ca {
-        None => Ok(pki.front_proxy_ca.certificate_pem().to_owned()),
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-/// A front proxy's before any other, as upstream: it speaks for others.
-fn certificate_authenticators(
-    options: &ApiServerOptions,
-    clients: &[CertificateDer<'static>],
-    front_proxies: &[CertificateDer<'static>],
-) -> Result<Vec<Arc<dyn Authenticator>>> {
-    let authorities =
-        |roots, flag| ClientAuthorities::new(roots).map_err(|error| anyhow!("{flag} is not usable: {error}"));
-    let proxies = authorities(front_proxies, "--requestheader-client-ca-file")?;
-    let clients = authorities(clients, "--client-ca-file")?;
-    Ok(vec![
-        Arc::new(RequestHeader::new(proxies, options.request_headers.clone())),
-        Arc::new(ClientCertificate::new(clients)),
-    ])
-}
-
-/// The cluster's own authority and those of `--client-ca-file`, as PEM.
-fn client_authorities(options: &ApiServerOptions, pki: &Pki) -> Result<String> {
-    let own = pki.ca.certificate_pem();
-    let Some(path) = &options.client_ca else { return Ok(own.to_owned()) };
-    let more = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    if CertificateDer::pem_slice_iter(more.as_bytes()).next().is_none() {
-        bail!("{} is not usable as --client-ca-file: it holds no certificate", path.display());
-    }
-    Ok(format!("{}\n{more}", own.trim_end()))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {

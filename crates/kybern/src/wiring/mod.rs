@@ -12,10 +12,12 @@ pub(crate) mod kubelet_access;
 pub(crate) mod kubelet_certificate;
 pub(crate) mod lone_network;
 pub(crate) mod node;
+mod published_authorities;
 pub(crate) mod removal;
 pub(crate) mod server;
 pub(crate) mod shutdown;
 pub(crate) mod storage;
+mod trust;
 mod watched_files;
 mod zpages;
 

@@ -314,7 +314,8 @@ pub(crate) async fn connection(cluster: &Cluster) -> Connection {
     let tls = kybern_apiserver::serve::tls_config(&Default::default(), Arc::new(certificate), &[]).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(kybern_apiserver::serve::serve(cluster.server.clone(), listener, Arc::new(tls)));
+    let tls = Arc::new(tls);
+    tokio::spawn(kybern_apiserver::serve::serve(cluster.server.clone(), listener, move || tls.clone()));
 
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cluster.pki.ca.certificate_der().to_vec().into()).unwrap();
