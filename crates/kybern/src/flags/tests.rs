@@ -72,7 +72,10 @@ fn refusals_say_why() {
         ("kybern kubelet --feature-gates=Nonsense=true", "unrecognized feature gate: Nonsense"),
         ("kybern kubelet run", "unknown command run"),
         ("kybern kube-proxy run", "\"kube-proxy\" does not take any arguments, got \"run\""),
-        ("kybern kube-apiserver --oidc-issuer-url=/p", "--oidc-issuer-url=/p cannot be honoured: "),
+        (
+            "kybern kube-apiserver --service-account-signing-endpoint=/p",
+            "--service-account-signing-endpoint=/p cannot be honoured: ",
+        ),
         (
             "kybern kube-apiserver --etcd-servers-overrides=/events#https://10.0.0.9:2379",
             "all objects lie in one store",
@@ -81,8 +84,8 @@ fn refusals_say_why() {
         let refusal = read(line).unwrap_err();
         assert!(refusal.contains(expect), "{line}: {refusal}");
     }
-    let both =
-        read("kybern kube-apiserver --etcd-servers-overrides=y --oidc-issuer-url=x --profiling=true").unwrap_err();
+    let line = "kybern kube-apiserver --etcd-servers-overrides=y --service-account-signing-endpoint=x --profiling=true";
+    let both = read(line).unwrap_err();
     assert_eq!(both.lines().count(), 2, "{both}");
 }
 
