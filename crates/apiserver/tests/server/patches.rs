@@ -146,4 +146,9 @@ async fn configurations_that_are_refused() {
     let warning = format!("299 - \"{}\"", line.replace('"', "\\\""));
     assert_eq!(apply("Warn", &twice).await, (201, String::new(), warning));
     assert_eq!(apply("Ignore", &twice).await, (200, String::new(), String::new()));
+    // More than an answer has room for headers.
+    let often = format!("{head}data:\n{}", "  k: a\n".repeat(50_000));
+    let path = format!("{CONFIG_MAPS}/a?fieldManager=m&force=true");
+    let answer = client.send("PATCH", &path, &[("content-type", APPLY)], often).await;
+    assert_eq!((answer.code.as_u16(), answer.headers.get_all("warning").iter().count()), (200, 100));
 }

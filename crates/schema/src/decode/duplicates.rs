@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use granit_parser::{Event, Parser};
 
+use super::MAX_STRICT_ERRORS;
+
 /// `line 9: key "foo" already set in map`, for each key of the first document that its mapping has already. Text that is no YAML
 /// ends the search: whoever reads it says what is wrong with it.
 pub(super) fn duplicates(yaml: &str) -> Vec<String> {
@@ -15,6 +17,7 @@ pub(super) fn duplicates(yaml: &str) -> Vec<String> {
             Event::Scalar(text, ..) => {
                 if let Some(Level::Key(seen)) = open.last_mut()
                     && !seen.insert(text.to_string())
+                    && found.len() < MAX_STRICT_ERRORS
                 {
                     found.push(format!("line {}: key {text:?} already set in map", span.start.line()));
                 }
