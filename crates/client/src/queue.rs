@@ -142,6 +142,11 @@ impl<T: Key> WorkQueue<T> {
 
     /// Adds a key after its own exponential back-off: 5 ms, doubling, up to 1000 s.
     pub fn add_rate_limited(&self, key: T) {
+        self.add_rate_limited_to(key, RETRY_MAX);
+    }
+
+    /// As [`WorkQueue::add_rate_limited`], up to `longest`.
+    pub fn add_rate_limited_to(&self, key: T, longest: Duration) {
         let failures = {
             let mut state = self.shared.state.lock();
             let failures = state.failures.entry(key.clone()).or_default();
@@ -153,7 +158,7 @@ impl<T: Key> WorkQueue<T> {
         }
         self.add_after(
             key,
-            RETRY_BASE.saturating_mul(1_u32.checked_shl(failures.min(31)).unwrap_or(u32::MAX)).min(RETRY_MAX),
+            RETRY_BASE.saturating_mul(1_u32.checked_shl(failures.min(31)).unwrap_or(u32::MAX)).min(longest),
         );
     }
 

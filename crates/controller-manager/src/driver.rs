@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -26,6 +27,9 @@ use crate::watches::Watches;
 
 /// Plans of one controller that are carried out at once.
 const WORKERS: usize = 5;
+/// The longest back-off of a key whose plan was made on what is old: the news is under way, and under a storm of others'
+/// writes the doubled delays would otherwise outlast the storm by minutes.
+const STALE_MAX: Duration = Duration::from_secs(1);
 
 /// What all drivers share.
 pub(crate) struct Environment {
@@ -100,7 +104,7 @@ impl Driver {
             }
             Err(failure) if failure.stale => {
                 debug!(controller = self.controller.name(), key, "stale: {}", failure.message);
-                self.queue.add_rate_limited(key.to_owned());
+                self.queue.add_rate_limited_to(key.to_owned(), STALE_MAX);
             }
             Err(failure) => {
                 info!(controller = self.controller.name(), key, "{} (will be tried again)", failure.message);

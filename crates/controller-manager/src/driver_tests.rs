@@ -33,13 +33,17 @@ impl Transport for Server {
                     Response::new(body::full(object.to_string()))
                 }
             }
+            (&Method::PUT, _) => {
+                let error = ApiError::conflict(&GroupResource::new("", "pods"), "stale", "it has been modified");
+                Response::builder().status(409).body(body::full(error.to_status().to_string())).unwrap()
+            }
             _ => Response::new(body::full("{}")),
         };
         Box::pin(async move { Ok(response) })
     }
 }
 
-/// Makes pods; panics when told to.
+/// Makes pods; panics when told to, or writes what is old.
 struct Maker;
 
 impl Controller for Maker {
@@ -49,6 +53,9 @@ impl Controller for Maker {
     fn watches(&self, _: &mut Watches<'_>) {}
     fn reconcile(&self, key: &str, _: &Snapshot, _: &Context) -> Plan {
         assert_ne!(key, "panic", "a bug");
+        if key == "stale" {
+            return Plan::of(vec![Op::update_status(&pod("stale").build())]);
+        }
         let create = Op::create(&Pod { metadata: meta(""), ..Pod::default() });
         Plan::of(vec![Op::SlowStart(vec![create; key.parse().unwrap()])])
     }
@@ -117,4 +124,18 @@ async fn a_panic_is_one_keys_problem() {
     let (driver, _server, _writers) = driver(false);
     driver.process("panic").await;
     assert_eq!(driver.queue.failures(&"panic".to_owned()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stale_is_tried_again_soon_however_often_it_was() {
+    let (driver, _server, _writers) = driver(false);
+    for _ in 0..30 {
+        driver.process("stale").await;
+    }
+    let started = tokio::time::Instant::now();
+    assert_eq!(driver.queue.next().await, "stale");
+    driver.queue.done(&"stale".to_owned());
+    driver.process("stale").await;
+    driver.queue.next().await;
+    assert!(started.elapsed() <= 2 * STALE_MAX, "{:?}", started.elapsed());
 }

@@ -21,7 +21,15 @@ const OWNERS: &str = "owners";
 /// After a definition changed, how long to wait for more before asking for discovery again.
 const SETTLE: Duration = Duration::from_millis(100);
 
-type Listener = Box<dyn Fn(&ApiResource, &Change<PartialMetadata>) + Send + Sync>;
+type Listener = Box<dyn Fn(&ApiResource, Seen<'_>) + Send + Sync>;
+
+/// What a listener is told.
+#[derive(Clone, Copy)]
+pub enum Seen<'a> {
+    Change(&'a Change<PartialMetadata>),
+    /// Changes of the resource were missed, removals among them. What is there comes next, as if it came now.
+    Missed,
+}
 
 /// All objects of the cluster, reduced to [`PartialMetadata`].
 #[derive(Default)]
@@ -63,7 +71,7 @@ fn is_followed(resource: &ApiResource) -> bool {
 impl Inventory {
     /// Calls `listener` on every change from now on; for objects that are there already when their resource is taken up,
     /// as if they came then.
-    pub fn listen(&self, listener: impl Fn(&ApiResource, &Change<PartialMetadata>) + Send + Sync + 'static) {
+    pub fn listen(&self, listener: impl Fn(&ApiResource, Seen<'_>) + Send + Sync + 'static) {
         self.listeners.lock().push(Arc::new(Box::new(listener)));
     }
 
@@ -186,16 +194,19 @@ impl Inventory {
         let mut subscription = store.subscribe();
         let mut first = true;
         loop {
-            let changes = match subscription.changed().await {
-                Changes::Batch(changes) => changes,
-                Changes::Resync => store.list().into_iter().map(|o| Change { old: None, new: Some(o) }).collect(),
+            let (changes, missed) = match subscription.changed().await {
+                Changes::Batch(changes) => (changes, false),
+                Changes::Resync => {
+                    (store.list().into_iter().map(|o| Change { old: None, new: Some(o) }).collect(), true)
+                }
             };
             if defines_resources && !std::mem::take(&mut first) {
                 rediscover.notify_one();
             }
             let listeners = self.listeners.lock().clone();
-            for change in &changes {
-                listeners.iter().for_each(|listener| listener(&resource, change));
+            let missed = missed.then_some(Seen::Missed).into_iter();
+            for seen in missed.chain(changes.iter().map(Seen::Change)) {
+                listeners.iter().for_each(|listener| listener(&resource, seen));
             }
         }
     }

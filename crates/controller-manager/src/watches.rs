@@ -27,9 +27,14 @@ impl<'a> Watches<'a> {
 
     /// Every changed object's own key goes into the queue.
     pub fn primary<K: Cached>(&mut self, store: &Store<K>) {
+        self.when_missed(store);
+        self.on(store, |change, _| vec![change.object().key()]);
+    }
+
+    /// When changes of any store were missed, every object of this one is looked at.
+    pub fn when_missed<K: Cached>(&mut self, store: &Store<K>) {
         let all = store.clone();
         self.primary.push(Arc::new(move || all.list().iter().map(|object| object.key()).collect()));
-        self.on(store, |change, _| vec![change.object().key()]);
     }
 
     /// The keys that `map` finds for each change go into the queue.

@@ -13,7 +13,7 @@ use kybern_client::metadata::Owner;
 use kybern_client::{ApiResource, Change, DeleteOptions, PartialMetadata, Patch, Propagation};
 
 use crate::controller::{Context, Controller, Op, Plan};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Seen};
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
 
@@ -48,8 +48,9 @@ impl Controller for GarbageCollector {
 
     fn watches(&self, watches: &mut Watches<'_>) {
         let (queue, inventory) = (watches.queue(), Arc::downgrade(&watches.snapshot.inventory));
-        watches.snapshot.inventory.listen(move |resource, change| {
-            if let Some(inventory) = inventory.upgrade() {
+        watches.snapshot.inventory.listen(move |resource, seen| {
+            // Whose owner went unseen comes again itself.
+            if let (Seen::Change(change), Some(inventory)) = (seen, inventory.upgrade()) {
                 affected(&inventory, resource, change).into_iter().for_each(|key| queue.add(key));
             }
         });

@@ -13,7 +13,7 @@ use kybern_apimachinery::Gvr;
 use kybern_client::{ApiResource, PartialMetadata};
 
 use crate::controller::{Context, Controller, Op, Plan, Verb};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Seen};
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
 
@@ -31,7 +31,11 @@ impl Controller for NamespaceController {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.namespaces);
         let (queue, namespaces) = (watches.queue(), snapshot.namespaces.clone());
-        snapshot.inventory.listen(move |_, change| {
+        snapshot.inventory.listen(move |_, seen| {
+            let Seen::Change(change) = seen else {
+                let leaving = namespaces.list().into_iter().filter(|n| n.is_deleting());
+                return leaving.for_each(|namespace| queue.add(namespace.key()));
+            };
             let namespace = &change.object().namespace;
             let leaving = !namespace.is_empty() && namespaces.get(namespace).is_some_and(|n| n.is_deleting());
             if leaving {

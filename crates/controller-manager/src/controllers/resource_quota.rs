@@ -13,6 +13,7 @@ use kybern_client::{ApiResource, Change};
 use kybern_quota::{Evaluator, concerns, is_told};
 
 use crate::controller::{Context, Controller, Counted, Op, Plan};
+use crate::inventory::Seen;
 use crate::pods;
 use crate::snapshot::{NAMESPACE, Snapshot};
 use crate::watches::Watches;
@@ -31,6 +32,7 @@ impl Controller for ResourceQuotaController {
 
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
+        watches.when_missed(&snapshot.quotas);
         // What admission charges is no reason to count.
         watches.on(&snapshot.quotas, |change: &Change<ResourceQuota>, _| match (&change.old, &change.new) {
             (Some(old), Some(new)) if old.spec == new.spec => Vec::new(),
@@ -55,7 +57,10 @@ impl Controller for ResourceQuotaController {
             }
         });
         let (queue, quotas) = (watches.queue(), snapshot.clone());
-        snapshot.inventory.listen(move |resource, change| {
+        snapshot.inventory.listen(move |resource, seen| {
+            let Seen::Change(change) = seen else {
+                return quotas.quotas.list().iter().for_each(|quota| queue.add(quota.key()));
+            };
             // What comes is charged where it is created.
             let gone = change.old.as_ref().filter(|_| change.new.is_none());
             let Some(gone) = gone.filter(|gone| !gone.namespace.is_empty()) else { return };
