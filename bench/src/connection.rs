@@ -53,6 +53,8 @@ impl Connection {
             .header(ACCEPT, accept)
             .header(AUTHORIZATION, format!("Bearer {TOKEN}"))
             .body(Empty::new())?;
+        // The end of the last answer may have come just now.
+        self.0.ready().await?;
         let response = self.0.send_request(request).await?;
         if !response.status().is_success() {
             let status = response.status();

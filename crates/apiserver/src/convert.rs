@@ -121,6 +121,11 @@ impl View {
     /// Of an object whose bytes will do.
     pub(crate) const PLAIN: Self = Self { served: None, internal: None };
 
+    /// Whether an object's bytes will do for those who are served it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.served.is_none()
+    }
+
     /// A stored object as a tree in the served version.
     pub(crate) fn served_value(&self, resource: &Resource, entry: &Entry) -> Result<Value, BadEntry> {
         if let Some(served) = &self.served {

@@ -25,6 +25,7 @@ use crate::openapi::Documents;
 use crate::registrations::Registrations;
 use crate::resource::{Resource, StoredKind};
 use crate::resources::ResourceTable;
+use crate::respond;
 use crate::routes::{PrefixRoutes, Route};
 
 /// What a server is made of. Lists are asked in order.
@@ -205,6 +206,11 @@ impl Server {
         });
         server.ends_with_it(follower.abort_handle());
         server.cache.catch_up().await?;
+        let served = server.served.load();
+        let stored = served.table.rows().filter(|row| row.api_version() == row.stored.gvk.api_version());
+        let kinds = stored.filter_map(|row| Some((row.clone(), server.cache.kind(&row.stored.prefix)?))).collect();
+        server.ends_with_it(tokio::spawn(respond::ahead::measure(kinds)).abort_handle());
+        drop(served);
         Ok(server)
     }
 

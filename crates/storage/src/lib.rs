@@ -10,6 +10,7 @@ mod grpc;
 mod hub;
 pub mod lock;
 pub mod memory;
+mod scan;
 pub mod sqlite;
 
 use std::future::Future;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use hub::Watch;
+pub use scan::{Piece, Scan};
 
 /// A boxed future, so that the trait is object safe.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -148,9 +150,6 @@ pub struct RangeRequest<'a> {
     /// A revision in the history window; `None`: the latest.
     pub at: Option<Revision>,
 }
-
-/// The pieces of a [`Storage::scan`], each of some hundred items; it ends after the last or after an error.
-pub type Scan = tokio::sync::mpsc::Receiver<Result<Vec<KeyValue>, StorageError>>;
 
 /// How large the store is, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

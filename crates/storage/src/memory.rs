@@ -158,7 +158,7 @@ impl Storage for Memory {
             // What is in memory anyway may go in one piece.
             let (sender, pieces) = tokio::sync::mpsc::channel(1);
             let _ = sender.try_send(Ok(items));
-            Ok(pieces)
+            Ok(Scan::of_pieces(pieces))
         })
     }
 

@@ -66,17 +66,16 @@ impl Entry {
         let refreshed = kind.reader.as_ref().filter(|reader| !reader.knows(value)).map(|reader| refresh(reader, value));
         let refreshed = refreshed.transpose().map_err(bad)?.flatten();
         let (value, outdated) = refreshed.as_deref().map_or((value, false), |value| (value, true));
-        let bytes = match body_offset(value) {
-            Some(body) => splice(value, body, revision),
+        let (bytes, body) = match body_offset(value) {
+            Some(body) => (splice(value, body, revision), body),
             None => {
                 let object = tree(value).map_err(bad)?;
                 let value =
                     canonical(&object).ok_or_else(|| bad("it has no apiVersion, kind or metadata".to_owned()))?;
                 let body = body_offset(&value).ok_or_else(|| bad("its apiVersion or kind is malformed".to_owned()))?;
-                splice(&value, body, revision)
+                (splice(&value, body, revision), body)
             }
         };
-        let body = body_offset(&bytes).ok_or_else(|| bad("its head is malformed".to_owned()))?;
         let metadata = body + METADATA.len() - 1;
         let found = extract::metadata(&bytes, metadata).ok_or_else(|| bad("its metadata does not end".to_owned()))?;
         let (end, labels) = found;

@@ -1,5 +1,6 @@
 //! Reads single values out of an object's JSON without building a tree.
 
+use super::blocks;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -176,24 +177,15 @@ fn end_of_string(json: &[u8], start: usize) -> Option<usize> {
 
 /// Where a value ends.
 fn end_of_value(json: &[u8], start: usize) -> Option<usize> {
-    let (mut depth, mut at) = (0usize, start);
-    loop {
-        match json.get(at)? {
-            b'"' => at = end_of_string(json, at + 1)? - 1,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.checked_sub(1)?,
-            // A number or word, to its last character.
-            _ if depth == 0 => {
-                while json.get(at + 1).is_some_and(|b| !matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\t' | b'\r'))
-                {
-                    at += 1;
-                }
-            }
-            _ => {}
-        }
-        at += 1;
-        if depth == 0 {
-            return Some(at);
+    match json.get(start)? {
+        b'"' => end_of_string(json, start + 1),
+        b'{' | b'[' => blocks::end_of_container(json, start),
+        b'}' | b']' => None,
+        // A number or word.
+        _ => {
+            let is_end = |b: &u8| matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\t' | b'\r');
+            let rest = &json[start + 1..];
+            Some(start + 1 + rest.iter().position(is_end).unwrap_or(rest.len()))
         }
     }
 }
@@ -290,7 +282,7 @@ fn no_json() -> serde_json::Error {
 pub(super) struct Fields(Box<[u8]>);
 
 impl Fields {
-    fn new(values: &[Box<str>]) -> Self {
+    fn new(values: &[&str]) -> Self {
         if values.is_empty() {
             return Self::default();
         }
@@ -331,11 +323,12 @@ pub(super) fn fields(object: &[u8], from: usize, wanted: &[SelectableField]) -> 
     paths.descend(from, &(0..wanted.len()).collect::<Vec<_>>(), 0)?.ok_or_else(no_json)?;
     let found = &paths.found;
     let set = |place: usize| found.get(place)?.as_deref().filter(|value| !value.is_empty());
-    let read = |(place, field): (usize, &SelectableField)| {
+    let mut values = Vec::with_capacity(wanted.len());
+    for (place, field) in wanted.iter().enumerate() {
         let read = set(place).or_else(|| field.instead.and_then(set));
-        read.unwrap_or(&field.unset).into()
-    };
-    Ok(Fields::new(&wanted.iter().enumerate().map(read).collect::<Vec<Box<str>>>()))
+        values.push(read.unwrap_or(&field.unset));
+    }
+    Ok(Fields::new(&values))
 }
 
 /// Descends along the paths that are still possible at a depth and passes over everything else.

@@ -1,6 +1,7 @@
 //! The watch cache: every stored object's bytes and extracted metadata, and recent events, fed by one watch of the store.
 //! Reads never touch the store.
 
+mod blocks;
 mod change;
 mod entry;
 mod extract;
@@ -21,7 +22,6 @@ use arc_swap::ArcSwap;
 use kybern_storage::{Batch, Event, KeyValue, RangeRequest, Revision, Storage, StorageError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::connect::Observer;
@@ -52,9 +52,6 @@ const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before the store is followed again, after the first failure and after many.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-
-/// Objects that are decoded in passing when kinds are loaded; more are decoded by other threads.
-const DECODED_HERE: usize = 4096;
 
 /// By prefix.
 type Kinds = HashMap<String, Arc<KindCache>>;
@@ -163,34 +160,15 @@ impl Cache {
 
     /// Reads the objects of kinds at a revision by one pass over the store. What is much is decoded by several threads.
     async fn scan(self: &Arc<Self>, kinds: &Kinds, at: Revision) -> Result<(), StorageError> {
-        let mut scan = self.storage.scan(ROOT, at).await?;
-        let mut all: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
-        let mut take = |loaded: Loaded| {
-            for (cache, entries) in loaded {
-                all.entry(cache.prefix.clone()).or_default().extend(entries);
+        let all: Arc<Mutex<HashMap<String, Vec<Arc<Entry>>>>> = Arc::default();
+        let (cache, shared, found) = (self.clone(), kinds.clone(), all.clone());
+        let look = move |piece| {
+            for (kind, entries) in cache.decode(&shared, piece) {
+                found.lock().entry(kind.prefix.clone()).or_default().extend(entries);
             }
         };
-        let mut aside = JoinSet::new();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let (mut seen, shared) = (0, Arc::new(kinds.clone()));
-        while let Some(piece) = scan.recv().await {
-            let piece = piece?;
-            seen += piece.len();
-            if seen <= DECODED_HERE {
-                take(self.decode(kinds, piece));
-                continue;
-            }
-            while aside.len() >= threads
-                && let Some(loaded) = aside.join_next().await
-            {
-                take(loaded.map_err(|_| StorageError::Closed)?);
-            }
-            let (cache, kinds) = (self.clone(), shared.clone());
-            aside.spawn_blocking(move || cache.decode(&kinds, piece));
-        }
-        while let Some(loaded) = aside.join_next().await {
-            take(loaded.map_err(|_| StorageError::Closed)?);
-        }
+        self.storage.scan(ROOT, at).await?.for_each(look).await?;
+        let mut all = std::mem::take(&mut *all.lock());
         for cache in kinds.values() {
             cache.load(all.remove(&cache.prefix).unwrap_or_default());
         }

@@ -12,6 +12,9 @@ const INDEXED: usize = 128;
 /// Fields of one kind that are indexed at most.
 const INDEXES: usize = 4;
 
+/// So many objects at most are sorted by one thread.
+const SORTED_ALONE: usize = 10_000;
+
 type Sorted = BTreeMap<Arc<str>, Arc<Entry>>;
 
 #[derive(Default)]
@@ -24,8 +27,9 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    pub(super) fn new(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
+    pub(super) fn new(mut entries: Vec<Arc<Entry>>) -> Self {
         let mut bytes = 0;
+        sort(&mut entries);
         let pair = |entry: Arc<Entry>| (entry.key.clone(), entry);
         let all = entries.into_iter().inspect(|entry| bytes += entry.bytes.len()).map(pair).collect();
         Self { all, bytes, indexes: Vec::new() }
@@ -118,6 +122,21 @@ impl Objects {
             .take_while(move |(key, _)| key.starts_with(scope))
             .map(|(_, entry)| entry)
     }
+}
+
+/// Sorts by key; what is much, in parts by all processors, and then the parts.
+fn sort(entries: &mut [Arc<Entry>]) {
+    if entries.len() > SORTED_ALONE {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let part = entries.len().div_ceil(threads);
+        std::thread::scope(|scope| {
+            for part in entries.chunks_mut(part) {
+                scope.spawn(|| part.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
+            }
+        });
+    }
+    // Keeps to what is in order already.
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
 }
 
 fn leave(values: &mut HashMap<Box<str>, Sorted>, value: &str, key: &str) {

@@ -72,8 +72,7 @@ pub(super) async fn list(exchange: &Exchange) -> Result<Response<Body>, ApiError
         .as_ref()
         .map_or_else(String::new, |last| continue_token::encode(listing.revision, &kind.prefix, last));
     let metadata = respond::list_metadata(listing.revision, &token, listing.remaining);
-    let is_large = || listing.items.iter().map(|e| e.bytes.len()).sum::<usize>() > gzip::THRESHOLD;
-    let gzip = gzip::accepted(&exchange.parts.headers) && is_large();
+    let gzip = gzip::accepted(&exchange.parts.headers) && respond::is_larger(&listing.items, gzip::THRESHOLD);
     respond::list(&exchange.resource, listing.items, &metadata, presentation, gzip).await
 }
 

@@ -58,6 +58,9 @@ impl Form {
     pub(crate) fn body(&self, out: &mut Writer, view: &View, entry: &Entry) -> Result<(), ApiError> {
         let end = out.open_body();
         self.message(out, view, entry).map_err(|error| unreadable(entry, &error))?;
+        if self.whole && view.is_plain() && entry.api_version() == self.api_version {
+            entry.remember_message_length(out.len() - end);
+        }
         out.close_body(&self.api_version, &self.kind.gvk.kind, end);
         Ok(())
     }
@@ -106,9 +109,8 @@ impl Messages {
         Some(Self { form, list, version, items, views, head, ready, next, ended: false, writer: Writer::default() })
     }
 
-    /// About how much has to be read.
-    pub(super) fn weight(&self) -> usize {
-        self.items.iter().map(|entry| entry.bytes.len()).sum()
+    pub(super) fn items(&self) -> &[Arc<Entry>] {
+        &self.items
     }
 
     /// Whether the lengths of all messages are known.
@@ -129,11 +131,10 @@ impl Messages {
         if self.remembers(entry) { entry.message_length() } else { None }
     }
 
-    /// Has entries remember the lengths that nobody has found yet, by all processors.
-    pub(super) fn find_lengths(&self) -> Result<(), ApiError> {
+    /// Has entries remember the lengths that nobody has found yet, by so many threads.
+    pub(super) fn find_lengths(&self, threads: usize) -> Result<(), ApiError> {
         let is_unknown = |entry: &&Entry| self.remembers(entry) && entry.message_length().is_none();
         let unknown: Vec<&Entry> = self.items.iter().map(|entry| &**entry).filter(is_unknown).collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let find = |part: &[&Entry]| {
             let mut writer = Writer::default();
             part.iter().try_for_each(|entry| {

@@ -1,5 +1,6 @@
 //! Objects and lists to responses: stored bytes as they are wherever the client asked for nothing else.
 
+pub(crate) mod ahead;
 mod messages;
 mod pretty;
 
@@ -153,14 +154,14 @@ pub(crate) async fn list(
         })?;
         return messages(list, metadata, gzip).await;
     }
-    let weight: usize = items.iter().map(|entry| entry.bytes.len()).sum();
+    let is_small = !is_larger(&items, SMALL);
     if format.encoding == Encoding::Yaml {
         let (resource, metadata) = (resource.clone(), metadata.clone());
         let write = move || {
             let json: Vec<u8> = list_pieces(&resource, items, views, &metadata, presentation).flatten().collect();
             reencode(format, None, json)
         };
-        let (media, bytes) = if weight <= SMALL {
+        let (media, bytes) = if is_small {
             write()?
         } else {
             tokio::task::spawn_blocking(write).await.map_err(ApiError::internal)??
@@ -169,7 +170,7 @@ pub(crate) async fn list(
     }
     let pieces = body::coalesce(list_pieces(resource, items, views, metadata, presentation));
     // What is only copied is made in passing. A table's cells need each object's tree.
-    let aside = weight > SMALL && (gzip || format.pretty || format.shape == Shape::Table);
+    let aside = !is_small && (gzip || format.pretty || format.shape == Shape::Table);
     let pieces: Box<dyn Iterator<Item = Bytes> + Send> = if format.pretty {
         let mut indenter = Indenter::default();
         Box::new(pieces.map(move |piece| indenter.feed(&piece).into()))
@@ -187,6 +188,15 @@ pub(crate) async fn list(
     Ok(response)
 }
 
+/// Whether objects have more JSON than a bound: known without a look at all of them.
+pub(crate) fn is_larger(items: &[Arc<Entry>], bound: usize) -> bool {
+    let mut weight = 0;
+    items.iter().any(|entry| {
+        weight += entry.bytes.len();
+        weight > bound
+    })
+}
+
 /// Lists of less JSON are written at once.
 const SMALL: usize = 256 << 10;
 
@@ -195,7 +205,7 @@ static MEASURING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A list in protobuf.
 async fn messages(mut list: Messages, metadata: &Value, gzip: bool) -> Result<Response<Body>, ApiError> {
-    let is_small = list.weight() <= SMALL;
+    let is_small = !is_larger(list.items(), SMALL);
     let length = if is_small || list.is_measured() {
         list.measure(metadata)?
     } else {
@@ -204,7 +214,7 @@ async fn messages(mut list: Messages, metadata: &Value, gzip: bool) -> Result<Re
         let turn = if list.is_remembered() { Some(MEASURING.lock().await) } else { None };
         let measured = tokio::task::spawn_blocking(move || {
             if turn.is_some() {
-                list.find_lengths()?;
+                list.find_lengths(std::thread::available_parallelism().map_or(1, usize::from))?;
             }
             drop(turn);
             list.measure(&metadata).map(|length| (length, list))

@@ -1,10 +1,14 @@
 //! Every form of an answer holds the same: protobuf that is made of stored bytes is what the JSON's tree would be.
 
 use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
 
 use kybern_apimachinery::{Gvk, Value, json, object};
 use kybern_schema::proto;
 use kybern_schema::types::KindType;
+use kybern_storage::memory::Memory;
+use kybern_storage::{Storage, Txn};
 
 use crate::fixture::*;
 
@@ -142,6 +146,31 @@ async fn watches_in_protobuf_are_those_in_json() {
             assert!(frame.windows(object.len()).any(|part| part == object), "{expect}");
         }
     }
+    // Objects have remembered their lengths as events, and lists make use of them.
+    let pods = client.server.cache().kind("pods").unwrap();
+    assert!(pods.get("ns", "p0").unwrap().message_length().is_some());
+    assert_eq!(same(&client, PODS).await, 2);
+}
+
+#[tokio::test]
+async fn after_a_start_the_lengths_of_many_objects_are_found_ahead() {
+    let storage = Arc::new(Memory::default());
+    for i in 0..1_100 {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{i}"), "namespace": "ns"},
+            "data": {"text": "é".repeat(i)}});
+        let key = format!("/registry/configmaps/ns/c{i}");
+        storage.txn(Txn::create(key.into(), object.to_string().into())).await.unwrap();
+    }
+    let client = Client::on(storage).await;
+    let kind = client.server.cache().kind("configmaps").unwrap();
+    let all = || (0..1_100).all(|i| kind.get("ns", &format!("c{i}")).unwrap().message_length().is_some());
+    let found = async {
+        while !all() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), found).await.expect("nobody asked for a list, and nobody need");
+    assert_eq!(same(&client, CONFIG_MAPS).await, 1_100);
 }
 
 #[tokio::test]

@@ -343,7 +343,7 @@ impl Storage for Encrypted {
                     }
                 }
             });
-            Ok(opened)
+            Ok(Scan::of_pieces(opened))
         })
     }
 

@@ -322,7 +322,7 @@ impl Storage for Etcd {
                     };
                 }
             });
-            Ok(pieces)
+            Ok(Scan::of_pieces(pieces))
         })
     }
 

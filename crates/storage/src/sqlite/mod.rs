@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod inspect;
+mod parts;
 mod reader;
 mod schema;
 mod snapshot;
@@ -21,9 +22,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::hub::Hub;
 use crate::lock::{DirectoryLock, LockError};
+use crate::scan::Take;
 use crate::{BoxFuture, Page, RangeRequest, Revision, Scan, Size, Storage, StorageError, Txn, Watch};
 pub use inspect::{Change, Inspection, Listed, Stats};
-use reader::Reader;
+use parts::Parts;
+use reader::{Extent, Reader};
 use schema::Content;
 pub use snapshot::{SnapshotError, Summary, backup, keep_copies, restore, verify};
 use writer::{Command, Writer};
@@ -32,9 +35,9 @@ use writer::{Command, Writer};
 pub const FILE: &str = "state.db";
 /// Transactions that may wait for the writer before callers have to wait for a place in the queue.
 const QUEUE: usize = 1024;
-/// Threads that a scan takes at most, and rows that are worth one.
+/// Threads that a scan takes at most, and the numbers of rows that are worth one.
 const SCAN_THREADS: usize = 8;
-const SCAN_PART: usize = 4096;
+const SCAN_PART: usize = 4096 << 7;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -159,25 +162,24 @@ impl Sqlite {
     }
 }
 
-/// Sends rows, in parts that are read at once where they are many. Each part has a connection of its own: a scan must not
+/// Reads what lives under a prefix, by several threads where it may be much. Each has a connection of its own: a scan must not
 /// hold up other readers.
-fn scan_in_parts(shared: &Arc<Shared>, live: &[i64], at: Revision, pieces: &reader::Pieces) {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(SCAN_THREADS));
-    let parts = live.chunks(live.len().div_ceil(threads).max(SCAN_PART));
-    let scan = |part: &[i64]| {
-        let scanned = Reader::open(shared.clone()).and_then(|mut reader| reader.scan(part, pieces));
-        if let Err(error) = scanned.map_err(|e| shared.error(&e)).and_then(|()| shared.check(at)) {
-            let _ = pieces.blocking_send(Err(error));
-        }
+fn scan_in_parts(shared: &Arc<Shared>, prefix: &str, at: Revision, take: &Take) -> Result<(), StorageError> {
+    let extent = Reader::open_for_scans(shared.clone()).and_then(|mut reader| reader.extent(at));
+    let Extent { first, last, replaced } = extent.map_err(|e| shared.error(&e))?;
+    let most = usize::try_from(last - first).unwrap_or(0).div_ceil(SCAN_PART).max(1);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(SCAN_THREADS).min(most));
+    let parts = Parts::new(first, last, threads);
+    let scan = |thread| {
+        let scanned = Reader::open_for_scans(shared.clone())
+            .and_then(|mut reader| reader.scan(prefix, &replaced, (&parts, thread), take));
+        scanned.map_err(|e| shared.error(&e)).and_then(|()| shared.check(at))
     };
     std::thread::scope(|scope| {
-        let mut parts = parts.into_iter();
-        let own = parts.next();
-        for part in parts {
-            scope.spawn(move || scan(part));
-        }
-        own.map(scan);
-    });
+        let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || scan(thread))).collect();
+        let scanned = scan(0);
+        others.into_iter().fold(scanned, |all, other| all.and(other.join().unwrap_or(Err(StorageError::Closed))))
+    })
 }
 
 impl Storage for Sqlite {
@@ -196,16 +198,8 @@ impl Storage for Sqlite {
     fn scan<'a>(&'a self, prefix: &'a str, at: Revision) -> BoxFuture<'a, Result<Scan, StorageError>> {
         Box::pin(async move {
             self.shared.check(at)?;
-            let (sender, pieces) = mpsc::channel(2 * SCAN_THREADS);
             let (shared, prefix) = (self.shared.clone(), prefix.to_owned());
-            tokio::task::spawn_blocking(move || {
-                let live = Reader::open(shared.clone()).and_then(|mut reader| reader.live(&prefix, at));
-                match live {
-                    Ok(live) => scan_in_parts(&shared, &live, at, &sender),
-                    Err(error) => drop(sender.blocking_send(Err(shared.error(&error)))),
-                }
-            });
-            Ok(pieces)
+            Ok(Scan::of_threads(move |take| scan_in_parts(&shared, &prefix, at, take)))
         })
     }
 

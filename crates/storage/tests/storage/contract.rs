@@ -75,6 +75,12 @@ async fn ranges_are_pages_of_one_revision() {
             }
             items.sort_by(|a, b| a.key.cmp(&b.key));
             assert_eq!(items, range(&*s, "/p/", Some(at)).await.unwrap().items, "at {at}");
+            let (sender, shown) = std::sync::mpsc::channel();
+            let scan = s.scan("/p/", at).await.unwrap();
+            scan.for_each(move |piece| piece.into_iter().for_each(|item| sender.send(item).unwrap())).await.unwrap();
+            let mut shown: Vec<_> = shown.into_iter().collect();
+            shown.sort_by(|a, b| a.key.cmp(&b.key));
+            assert_eq!(shown, items, "at {at}");
         }
         assert!(matches!(range(&*s, "/p/", Some(99)).await, Err(StorageError::Future { current: 8, .. })));
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kybern_storage::lock::LockError;
 use kybern_storage::memory::Memory;
 use kybern_storage::sqlite::{self, Inspection, OpenError, Options, SnapshotError, Sqlite};
-use kybern_storage::{Storage, StorageError, Txn};
+use kybern_storage::{KeyValue, Storage, StorageError, Txn, Write};
 
 use crate::{range, value};
 
@@ -100,6 +100,58 @@ fn a_second_server_is_refused() {
     let text = Sqlite::open(directory.path(), Options::default()).err().unwrap().to_string();
     let pid = std::process::id().to_string();
     assert!(text.contains(&pid) && text.contains(directory.path().to_str().unwrap()), "{text}");
+}
+
+/// What a scan shows, by key.
+async fn scanned(storage: &Sqlite, prefix: &str, at: u64) -> Result<Vec<KeyValue>, StorageError> {
+    let (sender, shown) = std::sync::mpsc::channel();
+    let scan = storage.scan(prefix, at).await?;
+    scan.for_each(move |piece| piece.into_iter().for_each(|item| sender.send(item).unwrap())).await?;
+    let mut shown: Vec<_> = shown.into_iter().collect();
+    shown.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(shown)
+}
+
+/// Makes, replaces and deletes some of a hundred keys, in revisions of several writes.
+async fn churn(storage: &Sqlite, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        let writes = (0..1 + n % 5).map(|i| {
+            let key = format!("/{}/{}", if i == 3 { "b" } else { "a" }, (n * 37 + i * 61) % 100).into();
+            if (n + i) % 3 == 0 { Write::Delete(key) } else { Write::Put(key, value(&n.to_string())) }
+        });
+        storage.txn(Txn { guards: Vec::new(), writes: writes.collect() }).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_shows_what_lived_at_a_revision_whatever_is_written_and_forgotten_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Sqlite::open(directory.path(), Options { history: 1_000_000 }).unwrap());
+    churn(&storage, 0..700).await;
+    storage.compact(300).await.unwrap();
+    let last = storage.revision().await.unwrap();
+    for at in [300, 301, 450, last - 1, last] {
+        for prefix in ["/", "/a/", "/b/", "/c/"] {
+            let expect = range(&*storage, prefix, Some(at)).await.unwrap().items;
+            assert_eq!(scanned(&storage, prefix, at).await.unwrap(), expect, "{prefix} at {at}");
+            assert_eq!(expect.is_empty(), prefix == "/c/");
+        }
+    }
+    let at = storage.revision().await.unwrap();
+    let expect = range(&*storage, "/", Some(at)).await.unwrap().items;
+    let writer = storage.clone();
+    let writing = tokio::spawn(async move {
+        for round in 7..30 {
+            churn(&writer, round * 100..(round + 1) * 100).await;
+            writer.compact((at - 50 + round * 4).min(at)).await.unwrap();
+        }
+    });
+    while !writing.is_finished() {
+        assert!(scanned(&storage, "/", at).await.unwrap() == expect);
+    }
+    writing.await.unwrap();
+    storage.compact(at + 1).await.unwrap();
+    assert!(matches!(scanned(&storage, "/", at).await, Err(StorageError::Compacted { .. })));
 }
 
 #[tokio::test]
