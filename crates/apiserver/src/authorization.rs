@@ -39,9 +39,9 @@ impl Refusal {
 }
 
 /// What a request is to those who judge it.
-pub(crate) fn attributes(info: &RequestInfo, user: &UserInfo) -> Attributes {
+pub(crate) fn attributes(info: &RequestInfo, user: UserInfo) -> Attributes {
     Attributes {
-        user: user.clone(),
+        user,
         verb: info.verb.to_owned(),
         resource_request: info.resource_request,
         group: info.group.clone(),
@@ -56,13 +56,13 @@ pub(crate) fn attributes(info: &RequestInfo, user: &UserInfo) -> Attributes {
     }
 }
 
-/// The refusal of a request that is not allowed. `audit` is told how it was decided.
+/// The refusal of a request that is not allowed, else its user. `audit` is told how it was decided.
 pub(crate) async fn check(
     server: &Server,
     info: &RequestInfo,
-    user: &UserInfo,
+    user: UserInfo,
     audit: Option<&Record>,
-) -> Result<(), ApiError> {
+) -> Result<UserInfo, ApiError> {
     let attributes = attributes(info, user);
     let decision = authorize(server, &attributes).await;
     if let Some(audit) = audit {
@@ -76,11 +76,14 @@ pub(crate) async fn check(
         }
         audit.annotate("authorization.k8s.io/reason", reason);
     }
-    decision.map_err(|refusal| refusal.into_api_error(info, &attributes))
+    match decision {
+        Ok(()) => Ok(attributes.user),
+        Err(refusal) => Err(refusal.into_api_error(info, &attributes)),
+    }
 }
 
 /// Whoever may update or patch may not create by that what is not there yet: a PUT or an apply that creates asks again.
 pub(crate) async fn check_creation(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
-    let attributes = Attributes { verb: "create".to_owned(), ..attributes(info, user) };
+    let attributes = Attributes { verb: "create".to_owned(), ..attributes(info, user.clone()) };
     authorize(server, &attributes).await.map_err(|refusal| refusal.into_api_error(info, &attributes))
 }

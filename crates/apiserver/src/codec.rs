@@ -46,10 +46,14 @@ pub(crate) fn read_object(
         return Err(refusal(DecodeError::Syntax("unexpected end of JSON input".to_owned()), &kind.gvk, body));
     }
     let decoded = match media {
-        "application/json" => {
-            check_claimed_kind(body, kind)?;
-            decode(kind, body, validation.into())
-        }
+        "application/json" => match decode(kind, body, validation.into()) {
+            // What is wrong may be that it is of another kind.
+            Err(error) => {
+                check_claimed_kind(body, kind)?;
+                Err(error)
+            }
+            decoded => decoded,
+        },
         "application/yaml" | "application/x-yaml" | "text/yaml" => decode_yaml(kind, body, validation.into()),
         proto::MEDIA_TYPE => {
             let envelope = proto::Envelope::open(body).map_err(|e| ApiError::bad_request(e.to_string()))?;

@@ -132,7 +132,7 @@ impl View {
             return Ok(served.clone());
         }
         let mut value = entry.value()?;
-        if object::api_version(&value) != resource.api_version() {
+        if !resource.is_of_version(object::api_version(&value)) {
             object::set(&mut value, &["apiVersion"], resource.api_version());
         }
         Ok(value)
@@ -147,7 +147,7 @@ impl View {
     pub(crate) fn served_pieces(&self, resource: &Resource, entry: &Entry) -> impl Iterator<Item = Bytes> + use<> {
         let pieces = match &self.served {
             Some(served) => [Some(served.to_string().into()), None],
-            None if entry.api_version() == resource.api_version() => [Some(entry.bytes.clone()), None],
+            None if resource.is_of_version(entry.api_version()) => [Some(entry.bytes.clone()), None],
             None => {
                 let head = format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", resource.api_version(), resource.kind);
                 [Some(head.into()), Some(entry.body())]

@@ -1,5 +1,8 @@
 //! Metrics under upstream's names.
 
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,11 +53,22 @@ struct InFlightLabels {
     request_kind: &'static str,
 }
 
+/// What one kind of requests is counted by. The metrics of equal labels, found without making labels.
+struct Counted {
+    labels: RequestLabels,
+    requests: Counter,
+    /// Of those that do not last.
+    durations: Option<Histogram>,
+}
+
 /// See the module.
 pub struct Metrics {
     registry: Arc<RwLock<Registry>>,
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram>,
+    /// By the hash of their labels.
+    counted: RwLock<HashMap<u64, Counted>>,
+    hasher: RandomState,
     objects: Family<ResourceLabels, Gauge>,
     watchers: Family<ResourceLabels, Gauge>,
     storage_bytes: Gauge,
@@ -62,6 +76,15 @@ pub struct Metrics {
 }
 
 const BUCKETS: [f64; 12] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 10.0, 60.0];
+
+impl Counted {
+    fn count(&self, lasted: Option<Duration>) {
+        self.requests.inc();
+        if let (Some(durations), Some(lasted)) = (&self.durations, lasted) {
+            durations.observe(lasted.as_secs_f64());
+        }
+    }
+}
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -82,6 +105,8 @@ impl Default for Metrics {
             registry: Arc::new(RwLock::new(registry)),
             requests,
             durations,
+            counted: RwLock::default(),
+            hasher: RandomState::new(),
             objects,
             watchers,
             storage_bytes,
@@ -110,7 +135,7 @@ impl Metrics {
         };
         // What nobody serves must not make labels without bound.
         let row = table.get(&info.group, &info.version, &info.resource);
-        let text = |text: &str, known: bool| if known { text.to_owned() } else { String::new() };
+        let text = |text, known| if known { text } else { "" };
         let served = row.is_some();
         let subresource = row.is_some_and(|row| row.subresource(&info.subresource).is_some());
         let scope = match (info.resource_request, info.name.is_empty(), info.namespace.is_empty()) {
@@ -119,20 +144,27 @@ impl Metrics {
             (true, true, false) => "namespace",
             (true, true, true) => "cluster",
         };
-        let labels = DurationLabels {
-            verb,
-            group: text(&info.group, served),
-            version: text(&info.version, served),
-            resource: text(&info.resource, served),
-            subresource: text(&info.subresource, subresource),
-            scope,
-        };
-        let DurationLabels { group, version, resource, subresource, .. } = labels.clone();
-        let counted = RequestLabels { verb, group, version, resource, subresource, scope, code: code.as_u16() };
-        self.requests.get_or_create(&counted).inc();
-        if !info.is_long_running() {
-            self.durations.get_or_create(&labels).observe(duration.as_secs_f64());
+        let code = code.as_u16();
+        let (group, version) = (text(info.group.as_str(), served), text(info.version.as_str(), served));
+        let (resource, subresource) = (text(&info.resource, served), text(&info.subresource, subresource));
+        let lasted = (!info.is_long_running()).then_some(duration);
+        let hash = self.hasher.hash_one((verb, group, version, resource, subresource, scope, code, lasted.is_some()));
+        if let Some(known) = self.counted.read().get(&hash) {
+            let RequestLabels { verb: v, group: g, version: n, resource: r, subresource: s, scope: at, code: c } =
+                &known.labels;
+            if (*v, &**g, &**n, &**r, &**s, *at, *c) == (verb, group, version, resource, subresource, scope, code) {
+                return known.count(lasted);
+            }
         }
+        let [group, version, resource, subresource] = [group, version, resource, subresource].map(str::to_owned);
+        let labels = RequestLabels { verb, group, version, resource, subresource, scope, code };
+        let RequestLabels { group, version, resource, subresource, .. } = labels.clone();
+        let of_durations = DurationLabels { verb, group, version, resource, subresource, scope };
+        let requests = self.requests.get_or_create_owned(&labels);
+        let durations = lasted.map(|_| self.durations.get_or_create_owned(&of_durations));
+        let counted = Counted { labels, requests, durations };
+        counted.count(lasted);
+        self.counted.write().insert(hash, counted);
     }
 
     pub(crate) fn serve(

@@ -80,7 +80,7 @@ impl Server {
             };
             match writer.replace(&old, &before, &object, &Transaction::default()).await {
                 Ok(_) => return Ok(()),
-                Err(Failure::Changed) if attempt < 4 * TRIES => attempt += 1,
+                Err(Failure::Changed) if attempt < TRIES => attempt += 1,
                 Err(failure) => return Err(failure.into_api_error(&resource, name)),
             }
         }

@@ -1,6 +1,6 @@
 //! What a request is about, read from its method, path and query: upstream's `RequestInfo`.
 
-use kybern_apimachinery::percent::decode;
+use kybern_apimachinery::percent;
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 
 use crate::options::Query;
@@ -120,6 +120,11 @@ fn resource_verb(method: &http::Method, name: &str, below: bool, query: &Query) 
         "DELETE" => "delete",
         _ => "",
     }
+}
+
+/// Hardly any name has anything to decode.
+fn decode(text: &str) -> String {
+    if text.contains('%') { percent::decode(text) } else { text.to_owned() }
 }
 
 #[cfg(test)]

@@ -177,8 +177,18 @@ impl Resource {
         self.subresources.iter().find(|s| s.name == name)
     }
 
+    /// Whether a text is its `apiVersion`.
+    pub(crate) fn is_of_version(&self, text: &str) -> bool {
+        let Gvr { group, version, .. } = &self.gvr;
+        if group.is_empty() {
+            return text == version;
+        }
+        text.strip_prefix(group.as_str()).and_then(|rest| rest.strip_prefix('/')) == Some(version)
+    }
+
     pub(crate) fn api_version(&self) -> String {
-        self.gvr.group_version().to_string()
+        let Gvr { group, version, .. } = &self.gvr;
+        if group.is_empty() { version.clone() } else { [group, "/", version].concat() }
     }
 }
 

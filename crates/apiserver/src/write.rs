@@ -20,14 +20,15 @@ use crate::transaction::{StepError, Transaction};
 use crate::warnings::Warnings;
 use crate::{convert, managed, metadata};
 
-/// Tries of a write that names no revision, when the object changes meanwhile.
-pub(crate) const TRIES: u32 = 5;
+/// Tries of a write that names no revision, when the object changes meanwhile. Each that fails is a success of another's;
+/// upstream tries until the request's time is over.
+pub(crate) const TRIES: u32 = 256;
 /// Tries of a generated name.
 const NAME_TRIES: u32 = 8;
 /// Larger objects are refused, as etcd refuses them.
 const MAX_OBJECT_BYTES: usize = 3 << 19;
 
-/// Tries of what is claimed besides the object, when others claim the same meanwhile. Each that fails is a success of another's.
+/// Tries of what is claimed besides the object, when others claim the same meanwhile.
 pub(crate) const CLAIM_TRIES: u32 = 256;
 
 /// Why a write did not happen.

@@ -56,6 +56,12 @@ pub struct Form {
     pub number: u32,
 }
 
+impl Form {
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.number == other.number && Arc::ptr_eq(&self.row, &other.row)
+    }
+}
+
 impl fmt::Debug for Form {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{} {}", self.row.gvr, self.number)
@@ -136,9 +142,7 @@ impl WatchEvent {
     /// What a watcher is sent, if another one was sent the same already. Otherwise make it, and [`WatchEvent::share`] it.
     pub fn shared(&self, form: &Form) -> Option<Bytes> {
         let mut made = self.change.as_ref()?.made.lock();
-        let same = |(f, kind, _): &(Form, EventKind, Bytes)| {
-            *kind == self.kind && f.number == form.number && Arc::ptr_eq(&f.row, &form.row)
-        };
+        let same = |(f, kind, _): &(Form, EventKind, Bytes)| *kind == self.kind && f.is(form);
         let bytes = made.frames.iter().find(|frame| same(frame)).map(|(_, _, bytes)| bytes.clone())?;
         made.taken();
         Some(bytes)

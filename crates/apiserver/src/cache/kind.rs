@@ -1,6 +1,6 @@
 //! The objects of one stored kind, and its recent changes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use super::change::{Change, WatchEvent};
+use super::joined::Joined;
 use super::objects::{Objects, overlaid};
 use super::sealed::Sealed;
 use super::subscription::{Backlog, Subscription};
@@ -27,6 +28,8 @@ const WINDOW_MAX: usize = 65_536;
 const WINDOW_BYTES: usize = 24 << 20;
 /// Changes since a list of everything was made for a watch, after which another watch gets one of its own.
 const STALE: usize = 1000;
+/// What is kept of a list of everything in the form in which watches are sent it.
+const JOINED_BYTES: usize = 4 << 20;
 
 /// See the module.
 pub struct KindCache {
@@ -39,8 +42,8 @@ pub struct KindCache {
     watchers: Mutex<Watchers>,
     /// How often all watches were ended.
     endings: AtomicU64,
-    /// Everything that there is, as watches that begin at the same time share it.
-    snapshot: Mutex<Weak<Snapshot>>,
+    /// Everything that there is in a namespace, or in all, as watches that begin at the same time share it.
+    snapshots: Mutex<HashMap<String, Weak<Snapshot>>>,
 }
 
 #[derive(Default)]
@@ -59,6 +62,7 @@ struct State {
 pub(super) struct Snapshot {
     pub(super) revision: Revision,
     pub(super) entries: Vec<Arc<Entry>>,
+    pub(super) joined: Mutex<Joined<JOINED_BYTES>>,
 }
 
 /// A piece of a list.
@@ -90,23 +94,30 @@ impl KindCache {
             state: RwLock::new(state),
             watchers: Mutex::default(),
             endings: AtomicU64::new(0),
-            snapshot: Mutex::default(),
+            snapshots: Mutex::default(),
         }
     }
 
     /// The storage key of an object. A cluster-scoped one has no namespace, though a Namespace's requests name one.
     pub fn key(&self, namespace: &str, name: &str) -> Arc<str> {
+        self.key_text(namespace, name).into()
+    }
+
+    fn key_text(&self, namespace: &str, name: &str) -> String {
         let (namespace, slash) = if self.kind.namespaced { (namespace, "/") } else { ("", "") };
-        [&self.prefix, namespace, slash, name].concat().into()
+        [&self.prefix, namespace, slash, name].concat()
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry>> {
-        self.state.read().objects.get(&self.key(namespace, name)).cloned()
+        self.at_key(&self.key_text(namespace, name))
     }
 
     /// Fails where the object of a name is there and no key opens it.
     pub(crate) fn check_readable(&self, namespace: &str, name: &str) -> Result<(), BadEntry> {
-        self.sealed.get(&self.key(namespace, name)).map_or(Ok(()), Err)
+        if self.sealed.is_empty() {
+            return Ok(());
+        }
+        self.sealed.get(&self.key_text(namespace, name)).map_or(Ok(()), Err)
     }
 
     /// Fails where no key opens some object in a selection's scope.
@@ -299,11 +310,10 @@ impl KindCache {
     pub fn watch_from_now(&self, selection: &Arc<Selection>, current: impl FnOnce() -> Revision) -> Subscription {
         self.prepare(selection);
         let (member, endings) = self.join(selection);
-        let all = selection.namespace.is_empty() && selection.pin().is_none();
         let state = self.state.read();
         let revision = state.revision.max(current());
-        let backlog = if all {
-            let snapshot = self.snapshot(&state);
+        let backlog = if selection.pin().is_none() {
+            let snapshot = self.snapshot(&state, selection);
             // It has not changed since a little before: what did, comes after it.
             let later = state.newer(snapshot.revision).filter_map(|c| c.seen_by(selection)).collect();
             Backlog::of_snapshot(snapshot, later)
@@ -315,18 +325,19 @@ impl KindCache {
         Subscription::new(selection.clone(), backlog, member, revision, endings)
     }
 
-    /// Everything that there is, or was a few changes ago.
-    fn snapshot(&self, state: &State) -> Arc<Snapshot> {
-        let mut shared = self.snapshot.lock();
-        if let Some(snapshot) = shared.upgrade()
+    /// Everything that there is in a selection's namespace, or was a few changes ago.
+    fn snapshot(&self, state: &State, selection: &Selection) -> Arc<Snapshot> {
+        let mut shared = self.snapshots.lock();
+        if let Some(snapshot) = shared.get(&selection.namespace).and_then(Weak::upgrade)
             && snapshot.revision >= state.window_start
             && state.newer(snapshot.revision).len() <= STALE.min(snapshot.entries.len() / 4)
         {
             return snapshot;
         }
-        let entries = state.objects.iter().cloned().collect();
-        let snapshot = Arc::new(Snapshot { revision: state.revision, entries });
-        *shared = Arc::downgrade(&snapshot);
+        let entries = state.objects.range(None, &self.scope(selection), None).cloned().collect();
+        let snapshot = Arc::new(Snapshot { revision: state.revision, entries, joined: Mutex::default() });
+        shared.retain(|_, snapshot| snapshot.strong_count() > 0);
+        shared.insert(selection.namespace.clone(), Arc::downgrade(&snapshot));
         snapshot
     }
 }

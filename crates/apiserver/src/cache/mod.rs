@@ -5,6 +5,7 @@ mod blocks;
 mod change;
 mod entry;
 mod extract;
+mod joined;
 mod kind;
 mod objects;
 mod observers;

@@ -24,10 +24,14 @@ impl Sealed {
     }
 
     pub(super) fn forget(&self, key: &str) {
-        // Nearly always there is nothing to forget.
-        if !self.0.read().is_empty() {
+        if !self.is_empty() {
             self.0.write().remove(key);
         }
+    }
+
+    /// Nearly always there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.read().is_empty()
     }
 
     /// Takes these for all that there are.

@@ -7,7 +7,7 @@ use super::Entry;
 use crate::resource::{SelectableField, StoredKind};
 
 /// A namespace, a name, labels and fields; the default selects everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selection {
     /// Empty: all namespaces.
     pub namespace: String,
@@ -17,7 +17,7 @@ pub struct Selection {
     terms: Vec<Term>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Term {
     field: Field,
     value: String,

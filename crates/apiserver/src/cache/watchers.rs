@@ -3,21 +3,36 @@
 //!
 //! A group holds its latest changes once for all its members. Each reads on from where it is, at its own pace; one that falls
 //! behind what the group holds catches up from the kind's window.
+//!
+//! Members of a large group are told in turns: all at once, they would keep everything else that the server does, such as the
+//! next write, waiting until the last of them has sent what it was told of.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use parking_lot::RwLock;
-use tokio::sync::watch;
+use bytes::Bytes;
+use kybern_storage::Revision;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-use super::change::Change;
+use super::change::{Change, Form};
+use super::joined::{Joined, Piece};
 use super::selection::{Pinned, Selection};
 
 /// Changes that a group holds at most.
 pub(super) const HELD: usize = 2048;
 /// Bytes of the objects of changes that a group holds at most, which bounds what is made of them.
 const HELD_BYTES: usize = 512 << 10;
+/// Members that are told in one turn.
+const TURN: usize = 64;
+/// What happens so soon after a large group began to be told goes along with what follows: to send costs far more than an event.
+const GATHER: Duration = Duration::from_millis(4);
+/// Those of one turn are mostly as far as each other.
+const JOINED_BYTES: usize = 256 << 10;
 /// Groups of one field that are held before empty ones are looked for.
 const SWEEP: usize = 64;
 
@@ -34,16 +49,30 @@ struct Groups {
     sweep_at: usize,
 }
 
-/// A group, and the end of it that tells members of changes. Who is told of no more finds this end gone.
+/// A group, and the ends of it that tell members of changes. Who is told of no more finds these ends gone.
+#[derive(Default)]
 struct Seat {
     group: Arc<Group>,
-    told: watch::Sender<u64>,
+    turns: Arc<Turns>,
+    /// Where there is more than one turn.
+    teller: Option<Teller>,
+}
+
+/// Each tells some of the members.
+type Turns = Mutex<Vec<watch::Sender<()>>>;
+
+/// A task that tells one turn after the other.
+struct Teller {
+    changed: Arc<Notify>,
+    task: AbortHandle,
 }
 
 #[derive(Debug, Default)]
 struct Group {
     members: AtomicUsize,
     held: RwLock<Held>,
+    /// Of a large group.
+    joined: Mutex<Joined<JOINED_BYTES>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +87,7 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct Member {
     group: Arc<Group>,
-    told: watch::Receiver<u64>,
+    told: watch::Receiver<()>,
     /// The number of the next change to read.
     next: u64,
 }
@@ -67,16 +96,52 @@ pub(super) struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behind;
 
-impl Default for Seat {
-    fn default() -> Self {
-        Self { group: Arc::default(), told: watch::channel(0).0 }
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Teller {
+    /// None outside of a runtime.
+    fn start(turns: &Arc<Turns>) -> Option<Self> {
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let changed = Arc::new(Notify::new());
+        let task = runtime.spawn(tell_in_turns(Arc::downgrade(turns), changed.clone())).abort_handle();
+        Some(Self { changed, task })
+    }
+}
+
+async fn tell_in_turns(turns: Weak<Turns>, changed: Arc<Notify>) {
+    loop {
+        changed.notified().await;
+        let began = Instant::now();
+        for turn in 0.. {
+            {
+                let Some(turns) = turns.upgrade() else { return };
+                let turns = turns.lock();
+                let Some(told) = turns.get(turn) else { break };
+                told.send_replace(());
+            }
+            // Until they have sent, and whatever else has come meanwhile.
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep_until(began + GATHER).await;
     }
 }
 
 impl Seat {
-    fn join(&self) -> Member {
+    fn join(&mut self) -> Member {
         self.group.members.fetch_add(1, Ordering::Relaxed);
-        let told = self.told.subscribe();
+        let mut turns = self.turns.lock();
+        let place = turns.iter().position(|told| told.receiver_count() < TURN).unwrap_or_else(|| {
+            turns.push(watch::channel(()).0);
+            turns.len() - 1
+        });
+        let told = turns[place].subscribe();
+        if turns.len() > 1 && self.teller.is_none() {
+            self.teller = Teller::start(&self.turns);
+        }
         Member { next: self.group.held.read().end(), group: self.group.clone(), told }
     }
 
@@ -90,16 +155,24 @@ impl Seat {
         if members == 0 {
             return false;
         }
-        let end = {
+        {
             let mut held = self.group.held.write();
             for change in changes {
                 change.is_told(members);
                 held.push(change.clone());
             }
-            held.end()
-        };
-        self.told.send_replace(end);
+        }
+        match &self.teller {
+            Some(teller) => teller.changed.notify_one(),
+            None => self.turns.lock().iter().for_each(|told| told.send_replace(())),
+        }
         true
+    }
+}
+
+impl Group {
+    fn is_large(&self) -> bool {
+        self.members.load(Ordering::Relaxed) > TURN
     }
 }
 
@@ -181,15 +254,33 @@ impl Member {
         Ok(changes)
     }
 
+    /// The number of the next change to read.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// What is sent of what there is to read next, if it is known. Nothing up to `seen` may be among it.
+    pub(super) fn joined(&mut self, form: &Form, selection: &Selection, seen: Revision) -> Option<(Bytes, Revision)> {
+        if !self.group.is_large() {
+            return None;
+        }
+        let joined = self.group.joined.lock();
+        let known = joined.from(self.next, form, selection, seen)?;
+        self.next = known.of.end;
+        Some((known.bytes.clone(), known.last))
+    }
+
+    /// Lets others have what was sent.
+    pub(super) fn join(&self, piece: Piece) {
+        if self.group.is_large() {
+            self.group.joined.lock().add(piece);
+        }
+    }
+
     /// Waits for a change.
     pub(super) async fn wait(&mut self) -> Result<(), Behind> {
         // What was there before is read already, or found to be there.
         self.told.changed().await.map_err(|_| Behind)
-    }
-
-    /// How many there are in its group.
-    pub(super) fn crowd(&self) -> usize {
-        self.group.members.load(Ordering::Relaxed)
     }
 
     /// Whether its group is told of no more changes.

@@ -1,15 +1,23 @@
 //! `FlowSchema` and `PriorityLevelConfiguration`, read from their objects.
 
+use http::HeaderValue;
 use kybern_apimachinery::{Value, object};
 
 use crate::access::UserInfo;
 use crate::request_info::RequestInfo;
 
+/// An object's, as answers tell it.
+pub(crate) type Uid = Option<HeaderValue>;
+
+fn uid(object: &Value) -> Uid {
+    HeaderValue::from_str(object::uid(object)).ok()
+}
+
 /// Who is served at which level.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Schema {
     pub(super) name: String,
-    pub(super) uid: String,
+    pub(super) uid: Uid,
     pub(super) level: String,
     pub(super) precedence: i64,
     pub(super) by: Distinguisher,
@@ -89,7 +97,7 @@ impl Schema {
         let condition = list(&given["status"]["conditions"]).find(|condition| condition["type"] == "Dangling");
         Self {
             name: object::name(given).to_owned(),
-            uid: object::uid(given).to_owned(),
+            uid: uid(given),
             level: text(&spec["priorityLevelConfiguration"]["name"]),
             precedence: spec["matchingPrecedence"].as_i64().unwrap_or(1000),
             by: match spec["distinguisherMethod"]["type"].as_str() {
@@ -110,7 +118,15 @@ impl Schema {
         let subjects = groups.iter().map(|group| Subject::Group((*group).to_owned())).collect();
         let by = if name == "exempt" { Distinguisher::None } else { Distinguisher::User };
         let rules = vec![Rule { subjects, resources: vec![all], paths: vec![(every(), every())] }];
-        Self { name: name.to_owned(), level: name.to_owned(), precedence, by, rules, ..Self::default() }
+        Self {
+            name: name.to_owned(),
+            uid: uid(&Value::Null),
+            level: name.to_owned(),
+            precedence,
+            by,
+            rules,
+            dangling: None,
+        }
     }
 
     pub(super) fn matches(&self, user: &UserInfo, info: &RequestInfo) -> bool {
@@ -130,10 +146,10 @@ impl Schema {
     }
 
     /// The name of a request's flow among its schema's.
-    pub(super) fn flow<'a>(&self, user: &'a UserInfo, info: &'a RequestInfo) -> &'a str {
+    pub(super) fn flow<'a>(&self, user: &'a str, info: &'a RequestInfo) -> &'a str {
         match self.by {
             Distinguisher::None => "",
-            Distinguisher::User => &user.name,
+            Distinguisher::User => user,
             Distinguisher::Namespace => &info.namespace,
         }
     }
@@ -166,13 +182,15 @@ impl Subject {
 
 impl ResourceRule {
     fn covers(&self, info: &RequestInfo) -> bool {
-        let resource = match info.subresource.as_str() {
-            "" => info.resource.clone(),
-            below => format!("{}/{below}", info.resource),
+        let resource = |item: &String| match (info.subresource.as_str(), item.split_once('/')) {
+            _ if item == "*" => true,
+            ("", _) => *item == info.resource,
+            (below, Some((resource, sub))) => resource == info.resource && sub == below,
+            _ => false,
         };
         names(&self.verbs, info.verb)
             && names(&self.groups, &info.group)
-            && names(&self.resources, &resource)
+            && self.resources.iter().any(resource)
             && if info.namespace.is_empty() { self.cluster } else { names(&self.namespaces, &info.namespace) }
     }
 }
@@ -181,7 +199,7 @@ impl ResourceRule {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Level {
     pub(super) name: String,
-    pub(super) uid: String,
+    pub(super) uid: Uid,
     pub(super) exempt: bool,
     pub(super) shares: u32,
     /// Percent of its nominal limit that others may use.
@@ -213,7 +231,7 @@ impl Level {
         });
         Self {
             name: object::name(given).to_owned(),
-            uid: object::uid(given).to_owned(),
+            uid: uid(given),
             exempt,
             shares: number(&part["nominalConcurrencyShares"], if exempt { 0 } else { 30 }),
             lendable: number(&part["lendablePercent"], 0).min(100),
@@ -225,8 +243,15 @@ impl Level {
     pub(super) fn mandatory(name: &str) -> Self {
         let exempt = name == "exempt";
         let shares = if exempt { 0 } else { 5 };
-        let (name, uid) = (name.to_owned(), String::new());
-        Self { name, uid, exempt, shares, lendable: 0, borrowing: None, queuing: None }
+        Self {
+            name: name.to_owned(),
+            uid: uid(&Value::Null),
+            exempt,
+            shares,
+            lendable: 0,
+            borrowing: None,
+            queuing: None,
+        }
     }
 }
 
@@ -283,7 +308,7 @@ mod tests {
         let by = |method: &str| {
             let spec = json!({"distinguisherMethod": {"type": method}});
             let schema = Schema::parse(&json!({"metadata": {"name": "s"}, "spec": spec}));
-            schema.flow(&user("u", "g"), &info("GET", "/api/v1/namespaces/n/pods")).to_owned()
+            schema.flow("u", &info("GET", "/api/v1/namespaces/n/pods")).to_owned()
         };
         assert_eq!([by("ByUser"), by("ByNamespace"), by("")], ["u", "n", ""]);
     }

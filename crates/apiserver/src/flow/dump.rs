@@ -119,7 +119,12 @@ impl Flow {
             for (queue, at, id, work, arrived, started) in waiting.chain(running) {
                 let Some(shown) = state.requests.get(&id) else { continue };
                 let mut row = vec![name.clone(), shown.schema.name.clone(), queue.to_string(), at.to_string()];
-                row.extend([shown.flow.clone(), time(arrived), work.seats.to_string(), work.final_seats.to_string()]);
+                row.extend([
+                    shown.flow().to_owned(),
+                    time(arrived),
+                    work.seats.to_string(),
+                    work.final_seats.to_string(),
+                ]);
                 let never = "0001-01-01T00:00:00Z".to_owned();
                 row.extend([format!("{:?}", work.after), started.map_or(never, time)]);
                 if details {

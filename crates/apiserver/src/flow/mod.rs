@@ -16,6 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use kybern_apimachinery::Value;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -23,7 +24,7 @@ use tokio::time::Instant;
 use crate::access::UserInfo;
 use crate::connect::Observer;
 use crate::request_info::RequestInfo;
-use config::{Level, Schema};
+use config::{Level, Schema, Uid};
 use demand::{Claim, divide};
 use dropped::Dropped;
 use queues::{Arrival, Id, QueueSet, Work};
@@ -72,15 +73,23 @@ struct State {
 
 struct Shown {
     schema: Arc<Schema>,
-    flow: String,
     user: String,
     info: Arc<RequestInfo>,
 }
 
+impl Shown {
+    /// The name of its flow.
+    fn flow(&self) -> &str {
+        self.schema.flow(&self.user, &self.info)
+    }
+}
+
 /// A level and what it has of the seats.
 struct Share {
-    level: Level,
+    level: Arc<Level>,
     set: QueueSet,
+    /// What counts the requests of each schema that are served here.
+    dispatched: Vec<(Arc<Schema>, Counter)>,
     nominal: u32,
     smooth: f64,
     dropped: Dropped,
@@ -89,6 +98,15 @@ struct Share {
 }
 
 impl Share {
+    fn dispatched(&mut self, schema: &Arc<Schema>, stats: &Stats) -> &Counter {
+        let known = self.dispatched.iter().position(|(known, _)| Arc::ptr_eq(known, schema));
+        let at = known.unwrap_or_else(|| {
+            self.dispatched.push((schema.clone(), stats.dispatched(&self.level.name, &schema.name)));
+            self.dispatched.len() - 1
+        });
+        &self.dispatched[at].1
+    }
+
     fn least(&self) -> f64 {
         f64::from(self.nominal) * (1.0 - f64::from(self.level.lendable) / 100.0)
     }
@@ -130,20 +148,20 @@ impl Size {
 /// A request's seats; given back when it is dropped.
 pub(crate) struct Seat {
     flow: Arc<Flow>,
-    level: String,
+    level: Arc<Level>,
     id: Id,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        Flow::leave(&self.flow, &self.level, self.id, false);
+        Flow::leave(&self.flow, &self.level.name, self.id, false);
     }
 }
 
 /// How a request was judged, and whether it may go on.
 pub(crate) struct Entry {
-    pub(crate) schema_uid: String,
-    pub(crate) level_uid: String,
+    pub(crate) schema_uid: Uid,
+    pub(crate) level_uid: Uid,
     /// `None`: it is refused.
     pub(crate) seat: Option<Seat>,
     /// Seconds after which one that is refused may try again.
@@ -184,20 +202,24 @@ impl Flow {
         let shares: f64 = wanted.values().map(|level| f64::from(level.shares)).sum();
         for (name, level) in &wanted {
             let nominal = (f64::from(self.capacity) * f64::from(level.shares) / shares.max(1.0)).ceil() as u32;
+            let level = Arc::new(level.clone());
             let share = state.levels.entry(name.clone()).or_insert_with(|| Share {
                 level: level.clone(),
                 set: QueueSet::new(now),
+                dispatched: Vec::new(),
                 nominal,
                 smooth: 0.0,
                 dropped: Dropped::default(),
                 quiescing: false,
             });
-            share.level = level.clone();
             share.nominal = nominal;
             share.quiescing = false;
             share.set.configure(level.queuing.filter(|_| !level.exempt));
             share.set.set_limit(now, (!level.exempt).then_some(nominal));
+            share.level = level;
         }
+        // The schemas are others now.
+        state.levels.values_mut().for_each(|share| share.dispatched.clear());
         for (_, share) in state.levels.iter_mut().filter(|(name, _)| !wanted.contains_key(*name)) {
             share.quiescing = true;
         }
@@ -263,9 +285,9 @@ impl Flow {
 
     /// Judges a request and waits until it may go on.
     pub(crate) async fn enter(self: &Arc<Self>, user: &UserInfo, info: &Arc<RequestInfo>, size: &Size) -> Entry {
-        let (schema, hash, flow) = self.judge(user, info);
+        let (schema, hash) = self.judge(user, info);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (level, level_uid, arrival, turn) = {
+        let (level, arrival, turn) = {
             let mut state = self.state.lock();
             let now = self.now();
             if now.saturating_sub(state.adjusted) >= PERIOD {
@@ -275,26 +297,31 @@ impl Flow {
             let name = if state.levels.contains_key(&schema.level) { schema.level.as_str() } else { "catch-all" };
             let share = state.levels.get_mut(name);
             let Some(share) = share else {
-                return Entry { schema_uid: schema.uid.clone(), level_uid: String::new(), seat: None, retry_after: 1 };
+                return Entry { schema_uid: schema.uid.clone(), level_uid: None, seat: None, retry_after: 1 };
             };
             let most = ((f64::from(share.nominal) * MAX_SHARE).ceil() as u32).clamp(1, MAX_SEATS);
             let arrival = share.set.arrive(now, id, hash, size.work(most));
-            let (name, uid) = (share.level.name.clone(), share.level.uid.clone());
-            self.stats.arrived(&name, &schema.name, arrival);
+            let level = share.level.clone();
+            match arrival {
+                Arrival::Execute => drop(share.dispatched(&schema, &self.stats).inc()),
+                Arrival::Wait => {}
+                Arrival::Refuse(reason) => self.stats.rejected(&level.name, &schema.name, reason),
+            }
             let turn = (arrival == Arrival::Wait).then(|| {
                 let (sender, turn) = oneshot::channel();
                 state.waiters.insert(id, sender);
                 turn
             });
             if !matches!(arrival, Arrival::Refuse(_)) {
-                let shown = Shown { schema: schema.clone(), flow, user: user.name.clone(), info: info.clone() };
+                let shown = Shown { schema: schema.clone(), user: user.name.clone(), info: info.clone() };
                 state.requests.insert(id, shown);
             }
-            (name, uid, arrival, turn)
+            (level, arrival, turn)
         };
-        let mut entry = Entry { schema_uid: schema.uid.clone(), level_uid, seat: None, retry_after: 1 };
+        let (schema_uid, level_uid) = (schema.uid.clone(), level.uid.clone());
+        let mut entry = Entry { schema_uid, level_uid, seat: None, retry_after: 1 };
         if matches!(arrival, Arrival::Refuse(_)) {
-            entry.retry_after = self.drop_one(&level);
+            entry.retry_after = self.drop_one(&level.name);
             return entry;
         }
         // From here on whoever drops it gives up the place, too.
@@ -302,14 +329,14 @@ impl Flow {
         if let Some(turn) = turn {
             let waited = Instant::now();
             let came = tokio::time::timeout(self.patience, turn).await;
-            self.stats.waited(&seat.level, &schema.name, waited.elapsed());
+            self.stats.waited(&seat.level.name, &schema.name, waited.elapsed());
             if !matches!(came, Ok(Ok(()))) {
-                self.stats.rejected(&seat.level, &schema.name, "time-out");
-                Self::leave(self, &seat.level, id, true);
-                entry.retry_after = self.drop_one(&seat.level);
+                self.stats.rejected(&seat.level.name, &schema.name, "time-out");
+                Self::leave(self, &seat.level.name, id, true);
+                entry.retry_after = self.drop_one(&seat.level.name);
                 return entry;
             }
-            self.stats.went_on(&seat.level, &schema.name);
+            self.stats.dispatched(&seat.level.name, &schema.name).inc();
         }
         entry.seat = Some(seat);
         entry
@@ -321,16 +348,14 @@ impl Flow {
         self.state.lock().levels.get_mut(level).map_or(1, |share| share.dropped.one(second))
     }
 
-    /// The first schema that covers a request, the hash of its flow and the flow's name.
-    fn judge(&self, user: &UserInfo, info: &RequestInfo) -> (Arc<Schema>, u64, String) {
+    /// The first schema that covers a request, and the hash of its flow.
+    fn judge(&self, user: &UserInfo, info: &RequestInfo) -> (Arc<Schema>, u64) {
         let schemas = self.schemas.load();
         let found = schemas.iter().find(|schema| schema.matches(user, info));
         // The last covers everything, whatever its object says.
         let schema = found.or(schemas.last()).cloned().unwrap_or_default();
-        let flow = schema.flow(user, info);
-        let hash = hash(&schema.name, flow);
-        let flow = flow.to_owned();
-        (schema, hash, flow)
+        let hash = hash(&schema.name, schema.flow(&user.name, info));
+        (schema, hash)
     }
 
     /// Ends a request, or gives up its place in a queue.

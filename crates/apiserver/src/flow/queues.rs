@@ -90,6 +90,9 @@ pub(super) struct QueueSet {
     pub(super) running: HashMap<Id, Running>,
     seats: u32,
     seats_waiting: u32,
+    /// Requests that wait, and queues that have any or serve some: what no queue need be asked for.
+    waiting: usize,
+    active: usize,
     virtual_now: f64,
     at: Duration,
     next_queue: usize,
@@ -106,6 +109,8 @@ impl QueueSet {
             running: HashMap::new(),
             seats: 0,
             seats_waiting: 0,
+            waiting: 0,
+            active: 0,
             virtual_now: 0.0,
             at: now,
             next_queue: 0,
@@ -133,11 +138,11 @@ impl QueueSet {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.queues.iter().map(|queue| queue.waiting.len()).sum()
+        self.waiting
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.queues.iter().all(|queue| queue.waiting.is_empty())
+        self.running.is_empty() && self.waiting == 0
     }
 
     pub(super) fn seats(&self) -> u32 {
@@ -147,10 +152,9 @@ impl QueueSet {
     fn advance(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.at).as_secs_f64();
         self.at = self.at.max(now);
-        let active = self.queues.iter().filter(|queue| !queue.is_idle()).count();
-        if active > 0 {
+        if self.active > 0 {
             let served = f64::from((self.seats + self.seats_waiting).min(self.limit.unwrap_or(u32::MAX)));
-            self.virtual_now += passed * served / active as f64;
+            self.virtual_now += passed * served / self.active as f64;
         }
     }
 
@@ -189,10 +193,12 @@ impl QueueSet {
         if queue.is_idle() {
             // Nothing is saved up.
             queue.next = self.virtual_now;
+            self.active += 1;
         }
         queue.waiting.push_back(Item { id, work, arrived: now });
         queue.seats_waiting += work.most();
         self.seats_waiting += work.most();
+        self.waiting += 1;
         let started = self.dispatch(now);
         if started.contains(&id) {
             debug_assert_eq!(started, [id], "nobody else can have become able to go");
@@ -214,6 +220,7 @@ impl QueueSet {
             self.queues[at].waiting.pop_front();
             self.queues[at].seats_waiting -= item.work.most();
             self.seats_waiting -= item.work.most();
+            self.waiting -= 1;
             self.queues[at].next += GUESS * f64::from(item.work.most());
             self.next_queue = at + 1;
             self.start(now, item.id, Some(at), item.work, item.arrived);
@@ -236,6 +243,9 @@ impl QueueSet {
 
     /// The queue whose next request would be done first.
     fn earliest(&self) -> Option<usize> {
+        if self.waiting == 0 {
+            return None;
+        }
         let all = self.queues.len();
         let in_turn = (0..all).map(|i| (self.next_queue + i) % all.max(1));
         let ends = in_turn.filter_map(|at| {
@@ -270,6 +280,7 @@ impl QueueSet {
         self.free(running.queue, running.seats);
         if let Some(queue) = running.queue.and_then(|at| self.queues.get_mut(at)) {
             queue.executing -= 1;
+            self.active -= usize::from(queue.is_idle());
             let lasted = now.saturating_sub(running.started).as_secs_f64();
             queue.next += (lasted - GUESS) * f64::from(running.work.seats.max(1));
         }
@@ -285,15 +296,20 @@ impl QueueSet {
 
     /// A request that waits is given up; whether it did.
     pub(super) fn leave(&mut self, now: Duration, id: Id, timed_out: bool) -> bool {
+        if self.waiting == 0 {
+            return false;
+        }
         self.advance(now);
         let found = self.queues.iter_mut().find_map(|queue| {
             let at = queue.waiting.iter().position(|item| item.id == id)?;
             let item = queue.waiting.remove(at)?;
             queue.seats_waiting -= item.work.most();
-            Some(item.work.most())
+            Some((item.work.most(), queue.is_idle()))
         });
-        if let Some(seats) = found {
+        if let Some((seats, idle)) = found {
             self.seats_waiting -= seats;
+            self.waiting -= 1;
+            self.active -= usize::from(idle);
             self.counts.timed_out += u64::from(timed_out);
             self.counts.cancelled += u64::from(!timed_out);
         }
@@ -304,19 +320,22 @@ impl QueueSet {
 
 /// A hand of different cards, by the hash alone.
 fn deal(mut hash: u64, deck: usize, hand: usize) -> Vec<usize> {
-    let mut cards: Vec<usize> = Vec::with_capacity(hand);
-    for dealt in 0..hand.min(deck) {
+    let hand = hand.min(deck);
+    let (mut cards, mut gone) = (Vec::with_capacity(hand), Vec::with_capacity(hand));
+    for dealt in 0..hand {
         let left = (deck - dealt) as u64;
         let mut card = (hash % left) as usize;
         hash /= left;
         // Past those that are gone.
-        let mut gone = cards.clone();
-        gone.sort_unstable();
-        for one in gone {
-            if card >= one {
-                card += 1;
+        let mut place = 0;
+        for one in &gone {
+            if card < *one {
+                break;
             }
+            card += 1;
+            place += 1;
         }
+        gone.insert(place, card);
         cards.push(card);
     }
     cards

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::queues::{Arrival, QueueSet};
+use super::queues::QueueSet;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Level {
@@ -82,12 +82,9 @@ impl Stats {
         Of { priority_level: level.to_owned(), flow_schema: schema.to_owned() }
     }
 
-    pub(super) fn arrived(&self, level: &str, schema: &str, arrival: Arrival) {
-        match arrival {
-            Arrival::Execute => drop(self.dispatched.get_or_create(&Self::of(level, schema)).inc()),
-            Arrival::Wait => {}
-            Arrival::Refuse(reason) => self.rejected(level, schema, reason),
-        }
+    /// What counts the requests of a schema that are served at a level.
+    pub(super) fn dispatched(&self, level: &str, schema: &str) -> Counter {
+        self.dispatched.get_or_create_owned(&Self::of(level, schema))
     }
 
     pub(super) fn rejected(&self, level: &str, schema: &str, reason: &'static str) {
@@ -97,11 +94,6 @@ impl Stats {
 
     pub(super) fn waited(&self, level: &str, schema: &str, time: Duration) {
         self.wait.get_or_create(&Self::of(level, schema)).observe(time.as_secs_f64());
-    }
-
-    /// A request that waited goes on.
-    pub(super) fn went_on(&self, level: &str, schema: &str) {
-        self.dispatched.get_or_create(&Self::of(level, schema)).inc();
     }
 
     pub(super) fn level(&self, level: &str, set: &QueueSet, nominal: u32) {

@@ -33,7 +33,7 @@ pub(super) async fn stream(
     if acts && exchange.info.verb != "create" {
         // A WebSocket begins with a GET, but to read is not enough to act.
         let verb = RequestInfo { verb: "create", ..(*exchange.info).clone() };
-        authorization::check(&exchange.server, &verb, &exchange.user, None).await?;
+        authorization::check(&exchange.server, &verb, exchange.user.clone(), None).await?;
     }
     // A log is read, not connected to.
     if exchange.info.subresource != "log" {

@@ -23,7 +23,7 @@ use crate::{Body, BoxFuture, authorization, body};
 /// A `Status` has fewer bytes; an object that is answered is not looked into unless all of it is recorded.
 const STATUS_BYTES: u64 = 16 << 10;
 
-pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+pub(super) fn stage(context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     if judge(&context) == Level::None {
         return next.run(context);
     }
@@ -83,7 +83,7 @@ fn judge(context: &Context) -> Level {
     let headers = context.request.headers();
     let uri = context.request.uri();
     let request = Request {
-        attributes: &authorization::attributes(&context.info, &context.user),
+        attributes: &authorization::attributes(&context.info, context.user.clone()),
         uri: uri.path_and_query().map_or_else(|| uri.path().to_owned(), ToString::to_string),
         user_agent: headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or(""),
         source_ips: source_ips(headers, context.request.extensions().get::<Arc<Peer>>()),

@@ -10,9 +10,9 @@ pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// Longer names are not taken from a client.
 const MAX_LENGTH: usize = 64;
 
-pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+pub(super) fn stage(context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     let given = context.request.headers().get(AUDIT_ID).filter(|id| !id.is_empty() && id.len() <= MAX_LENGTH).cloned();
-    let id = given.or_else(|| HeaderValue::from_str(&uuid::v4()).ok());
+    let id = given.or_else(|| HeaderValue::try_from(uuid::v4()).ok());
     if let Some(id) = id.as_ref().and_then(|id| id.to_str().ok()) {
         context.audit.name(id);
     }

@@ -11,12 +11,12 @@ use crate::options::Query;
 use crate::server::Server;
 use crate::{Body, BoxFuture};
 
-pub(super) fn stage(mut context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+pub(super) fn stage(mut context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     Box::pin(async move {
-        let tried = tried(&context.request, &context.query);
         match authenticate(&context.server, &mut context.request).await {
             Ok(user) => context.user = user,
             Err(error) => {
+                let tried = tried(&context.request, &context.query);
                 audit::failed(&context, &tried, error.code());
                 return Err(error);
             }

@@ -8,7 +8,7 @@ use kybern_schema::duration;
 use super::{Context, Next, Outcome, audit};
 use crate::{BoxFuture, body};
 
-pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+pub(super) fn stage(context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     if context.info.is_long_running() {
         return next.run(context);
     }

@@ -1,7 +1,7 @@
 //! No more requests at once than the server is to take, and everyone their share of them.
 
-use http::{HeaderName, HeaderValue};
-use kybern_apimachinery::{ApiError, GroupResource};
+use http::HeaderName;
+use kybern_apimachinery::ApiError;
 
 use super::{Context, Next, Outcome};
 use crate::BoxFuture;
@@ -15,7 +15,7 @@ const SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-u
 const STREAMED: usize = 1_000_000;
 const LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
-pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+pub(super) fn stage(context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     let watches = context.info.verb == "watch";
     if context.info.is_long_running() && !watches {
         return next.run(context);
@@ -23,9 +23,8 @@ pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome>
     let Some(flow) = context.server.flow.clone() else { return in_flight(context, next, watches) };
     Box::pin(async move {
         let entry = flow.enter(&context.user, &context.info, &size(&context)).await;
-        for (name, uid) in [(SCHEMA, &entry.schema_uid), (LEVEL, &entry.level_uid)] {
-            context.headers.lock().extend(HeaderValue::from_str(uid).ok().map(|uid| (name, uid)));
-        }
+        let uids = [(SCHEMA, entry.schema_uid), (LEVEL, entry.level_uid)];
+        context.headers.lock().extend(uids.into_iter().filter_map(|(name, uid)| Some((name, uid?))));
         let retry_after = entry.retry_after;
         let seat = entry.seat.ok_or_else(|| too_many(retry_after))?;
         if watches {
@@ -44,7 +43,7 @@ fn too_many(retry_after: u32) -> ApiError {
 }
 
 /// With `--enable-priority-and-fairness=false`.
-fn in_flight(context: Context, next: Next, watches: bool) -> BoxFuture<'static, Outcome> {
+fn in_flight(context: Box<Context>, next: Next, watches: bool) -> BoxFuture<'static, Outcome> {
     if watches {
         return next.run(context);
     }
@@ -80,9 +79,8 @@ fn size(context: &Context) -> Size {
     if !info.resource_request {
         return Size::One;
     }
-    let resource = GroupResource::new(&info.group, &info.resource);
     let kind = || {
-        let row = context.server.row(&resource.group, &resource.resource).ok()?;
+        let row = context.server.row(&info.group, &info.resource).ok()?;
         context.server.kind(&row).ok()
     };
     match info.verb {

@@ -9,7 +9,7 @@ use crate::access::{Attributes, UserInfo};
 use crate::authorization::{self, Refusal};
 use crate::server::Server;
 
-pub(super) fn stage(mut context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+pub(super) fn stage(mut context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     if !context.request.headers().keys().any(|name| name.as_str().starts_with("impersonate-")) {
         return next.run(context);
     }

@@ -25,8 +25,8 @@ impl Drop for Timer {
     }
 }
 
-pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
-    let Context { server, info, received, held, .. } = &context;
+pub(super) fn stage(context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
+    let Context { server, info, received, held, .. } = &*context;
     let (server, info, received, held) = (server.clone(), info.clone(), *received, held.clone());
     Box::pin(async move {
         let outcome = next.run(context).await;

@@ -46,9 +46,9 @@ const STAGES: &[Stage] = &[
 
 /// How a request ends; [`refusals`] makes a response of an error.
 type Outcome = Result<Response<Body>, ApiError>;
-type Stage = fn(Context, Next) -> BoxFuture<'static, Outcome>;
+type Stage = fn(Box<Context>, Next) -> BoxFuture<'static, Outcome>;
 
-/// A request on its way through the stages, and what they have added.
+/// A request on its way through the stages, and what they have added. In a box, as every stage hands it on.
 struct Context {
     server: Arc<Server>,
     received: Instant,
@@ -93,7 +93,7 @@ impl Context {
 struct Next(&'static [Stage]);
 
 impl Next {
-    fn run(self, context: Context) -> BoxFuture<'static, Outcome> {
+    fn run(self, context: Box<Context>) -> BoxFuture<'static, Outcome> {
         match self.0 {
             [stage, rest @ ..] => stage(context, Self(rest)),
             [] => Box::pin(route::dispatch(context)),
@@ -105,7 +105,7 @@ impl Server {
     /// Serves one request: the single entry for connections and in-process callers. In-process callers put their
     /// [`UserInfo`] into the request's extensions; connections put [`crate::access::Peer`] there.
     pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
-        let context = Context::new(self.clone(), request);
+        let context = Box::new(Context::new(self.clone(), request));
         let (held, form) = (context.held.clone(), context.form);
         let response = match Next(STAGES).run(context).await {
             Ok(response) => response,

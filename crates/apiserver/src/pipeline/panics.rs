@@ -10,7 +10,7 @@ use crate::{BoxFuture, body};
 
 const TEXT: &str = "This request caused apiserver to panic. Look in the logs for details.\n";
 
-pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+pub(super) fn stage(context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     let info = context.info.clone();
     Box::pin(async move {
         AssertUnwindSafe(next.run(context)).catch_unwind().await.unwrap_or_else(|_| {

@@ -6,7 +6,7 @@ use http::header::CACHE_CONTROL;
 use super::{Context, Next, Outcome};
 use crate::{BoxFuture, respond};
 
-pub(super) fn stage(context: Context, next: Next) -> BoxFuture<'static, Outcome> {
+pub(super) fn stage(context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     let (form, warnings, headers) = (context.form, context.warnings.clone(), context.headers.clone());
     Box::pin(async move {
         let mut response = next.run(context).await.unwrap_or_else(|error| respond::refusal(&error, form));

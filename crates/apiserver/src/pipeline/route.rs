@@ -14,8 +14,8 @@ use crate::routes::PrefixRequest;
 use crate::server::Server;
 use crate::{Body, body, discovery, forward, handlers, health, openapi};
 
-pub(super) async fn dispatch(context: Context) -> Outcome {
-    let Context { server, info, query, user, warnings, audit, held, mut request, .. } = context;
+pub(super) async fn dispatch(context: Box<Context>) -> Outcome {
+    let Context { server, info, query, user, warnings, audit, held, mut request, .. } = *context;
     let other = server.prefixes.find(&info.path).or_else(|| Some(remote_document(&server, &info.path)?.route));
     if let Some(route) = other {
         forward::prepare(request.headers_mut(), &server.credential_headers);

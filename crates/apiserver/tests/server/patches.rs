@@ -152,3 +152,19 @@ async fn configurations_that_are_refused() {
     let answer = client.send("PATCH", &path, &[("content-type", APPLY)], often).await;
     assert_eq!((answer.code.as_u16(), answer.headers.get_all("warning").iter().count()), (200, 100));
 }
+
+/// Each of them names no revision: whoever comes too late patches what is there then, as upstream does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patches_of_one_object_at_once_all_succeed() {
+    let client = std::sync::Arc::new(Client::new().await);
+    let path = format!("{CONFIG_MAPS}/a");
+    client.post(CONFIG_MAPS, config_map("a", "0")).await.ok();
+    let all = (0..40).map(|n| {
+        let (client, path) = (client.clone(), path.clone());
+        tokio::spawn(async move { client.patch(&path, MERGE, json!({"data": {format!("k{n}"): "v"}})).await.code })
+    });
+    for answer in all.collect::<Vec<_>>() {
+        assert_eq!(answer.await.unwrap(), 200);
+    }
+    assert_eq!(client.get(&path).await.ok()["data"].as_object().unwrap().len(), 41);
+}

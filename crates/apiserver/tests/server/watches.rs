@@ -1,6 +1,8 @@
 //! WATCH.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use kybern_apimachinery::{Value, json, object};
@@ -141,6 +143,77 @@ async fn pieces(watchers: usize) -> Vec<usize> {
 async fn in_a_crowd_what_follows_at_once_goes_along() {
     assert_eq!(pieces(1).await, [4]);
     assert_eq!(pieces(100).await, [2; 100]);
+}
+
+/// A write of a namespace, a name and a label's value, as whoever watches what `wants` it sees it.
+fn seen(writes: &[(&str, String, &str)], wants: impl Fn(&str, &str) -> bool) -> Vec<String> {
+    let (mut labels, mut seen) = (HashMap::new(), Vec::new());
+    for (namespace, name, label) in writes {
+        let was = labels.insert((namespace, name), label).is_some_and(|label| wants(namespace, label));
+        match (was, wants(namespace, label)) {
+            (false, true) => seen.push(format!("ADDED {name}")),
+            (true, true) => seen.push(format!("MODIFIED {name}")),
+            (true, false) => seen.push(format!("DELETED {name}")),
+            (false, false) => {}
+        }
+    }
+    seen
+}
+
+/// What one of a crowd is sent is given to others who want the same, and to nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_crowd_of_all_sorts_each_sees_its_own() {
+    let client = Client::new().await;
+    let writes: Vec<(&str, String, &str)> = (0..300)
+        .map(|n| (["ns", "ns", "other"][n % 3], format!("c{}", n % 7), ["1", "2", "3"][n * n / 5 % 3]))
+        .collect();
+    type Wants = fn(&str) -> bool;
+    let labels: [(&str, Wants); 3] = [
+        ("", |_| true),
+        ("&labelSelector=v%3D1", |label| label == "1"),
+        ("&labelSelector=v!%3D1", |label| label != "1"),
+    ];
+    let forms = [
+        ("application/json", "ConfigMap"),
+        ("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", "PartialObjectMetadata"),
+    ];
+    let mut readers = Vec::new();
+    for n in 0..216 {
+        let (query, wants) = labels[n % 3];
+        let (accept, kind) = forms[n / 3 % 2];
+        let everywhere = n / 6 % 2 == 0;
+        let collection = if everywhere { "/api/v1/configmaps" } else { CONFIG_MAPS };
+        let path = format!("{collection}?watch=1&resourceVersion=0{query}");
+        let response = client.raw("GET", &path, &[("accept", accept)], body::empty()).await;
+        let mut watch = Watch { body: response.into_body(), buffer: Vec::new() };
+        let expect = seen(&writes, |namespace, label| (everywhere || namespace == "ns") && wants(label));
+        readers.push(tokio::spawn(async move {
+            let (mut got, mut last) = (Vec::new(), 0);
+            while got.len() < expect.len() {
+                let event = watch.next().await.unwrap();
+                assert_eq!(object::kind(&event["object"]), kind, "{path}");
+                assert!(revision(&event["object"]) > last, "{path}");
+                last = revision(&event["object"]);
+                got.push(format!("{} {}", event["type"].as_str().unwrap(), object::name(&event["object"])));
+            }
+            assert_eq!(got, expect, "{path}");
+        }));
+    }
+    let mut made = HashSet::new();
+    for (number, (namespace, name, label)) in writes.iter().enumerate() {
+        let collection = format!("/api/v1/namespaces/{namespace}/configmaps");
+        let mut object = config_map(name, label);
+        // Something changes in any case.
+        object["data"]["n"] = number.to_string().into();
+        let answer = match made.insert((namespace, name)) {
+            true => client.post(&collection, object).await,
+            false => client.put(&format!("{collection}/{name}"), object).await,
+        };
+        answer.ok();
+    }
+    for reader in readers {
+        tokio::time::timeout(Duration::from_secs(60), reader).await.expect("all events come").unwrap();
+    }
 }
 
 #[tokio::test]

@@ -26,6 +26,11 @@ impl Observer for ConfigMapChanges {
         &[("", "configmaps")]
     }
 
+    /// Next to nothing: every ConfigMap would be parsed for it.
+    fn reads(&self, _group: &str, _resource: &str) -> &'static [&'static [&'static str]] {
+        &[&["kind"]]
+    }
+
     fn changed(&self, _: &str, _: &str, namespace: &str, name: &str, _: Option<&Value>) {
         if (namespace, name) == CONFIG_MAP {
             self.0.notify_one();

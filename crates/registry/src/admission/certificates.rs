@@ -105,13 +105,13 @@ impl AdmissionPlugin for Certificates {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let gvr = &request.resource.gvr;
+        if gvr.group != GROUP || gvr.resource != "certificatesigningrequests" {
+            return Box::pin(async { Ok(()) });
+        }
         Box::pin(async move {
-            let resource = request.resource.gvr.group_resource();
-            if resource.group != GROUP || resource.resource != "certificatesigningrequests" {
-                return Ok(());
-            }
             let verdict = self.judge(request, object).await;
-            verdict.map_err(|cause| ApiError::forbidden(&resource, request.name, &cause))
+            verdict.map_err(|cause| ApiError::forbidden(&gvr.group_resource(), request.name, &cause))
         })
     }
 }

@@ -50,8 +50,10 @@ impl AdmissionPlugin for RuntimeClass {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a mut Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let (Some(pod), true) = (object, is_pod(request, Operation::Create)) else {
+            return Box::pin(async { Ok(()) });
+        };
         Box::pin(async move {
-            let (Some(pod), true) = (object, is_pod(request, Operation::Create)) else { return Ok(()) };
             let Some(class) = self.class(request, pod).await? else { return Ok(()) };
             set_overhead(&mut pod["spec"], &class)
                 .and_then(|()| set_scheduling(&mut pod["spec"], &class["scheduling"]))
@@ -64,8 +66,10 @@ impl AdmissionPlugin for RuntimeClass {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let Some(pod) = object.filter(|_| is_pod(request, Operation::Create)) else {
+            return Box::pin(async { Ok(()) });
+        };
         Box::pin(async move {
-            let Some(pod) = object.filter(|_| is_pod(request, Operation::Create)) else { return Ok(()) };
             let class = self.class(request, pod).await?;
             check_overhead(&pod["spec"], class.as_ref()).map_err(|cause| refusal(request, cause))
         })

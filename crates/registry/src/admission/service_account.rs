@@ -92,10 +92,10 @@ impl AdmissionPlugin for ServiceAccount {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a mut Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let (Some(pod), true) = (object, super::pod_defaults::is_pod(request, Operation::Create)) else {
+            return Box::pin(async { Ok(()) });
+        };
         Box::pin(async move {
-            let (Some(pod), true) = (object, super::pod_defaults::is_pod(request, Operation::Create)) else {
-                return Ok(());
-            };
             // A kubelet compares its mirror pods with its files: they stay as they are.
             if object::annotation(pod, MIRROR).is_some() {
                 return Ok(());
@@ -115,14 +115,16 @@ impl AdmissionPlugin for ServiceAccount {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let gvr = &request.resource.gvr;
+        let created = super::pod_defaults::is_pod(request, Operation::Create);
+        let debugged = gvr.group.is_empty()
+            && gvr.resource == "pods"
+            && request.subresource == "ephemeralcontainers"
+            && request.operation == Operation::Update;
+        let Some(pod) = object.filter(|_| created || debugged) else {
+            return Box::pin(async { Ok(()) });
+        };
         Box::pin(async move {
-            let gvr = &request.resource.gvr;
-            let created = super::pod_defaults::is_pod(request, Operation::Create);
-            let debugged = gvr.group.is_empty()
-                && gvr.resource == "pods"
-                && request.subresource == "ephemeralcontainers"
-                && request.operation == Operation::Update;
-            let Some(pod) = object.filter(|_| created || debugged) else { return Ok(()) };
             let forbidden = |cause: &str| ApiError::forbidden(&gvr.group_resource(), request.name, cause);
             if created && object::annotation(pod, MIRROR).is_some() {
                 return check_mirror(pod).map_err(forbidden);

@@ -161,12 +161,14 @@ fn write_batch(
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let mut revision = before;
     for (txn, _) in batch {
-        let refused = refusal(&transaction, txn)?;
-        if let Some(error) = refused {
-            results.push(Err(error));
-            continue;
-        }
-        if write(&transaction, revision + 1, txn, events)? {
+        let live = match guarded(&transaction, txn)? {
+            Ok(live) => live,
+            Err(error) => {
+                results.push(Err(error));
+                continue;
+            }
+        };
+        if write(&transaction, revision + 1, txn, &live, events)? {
             revision += 1;
         }
         results.push(Ok(revision));
@@ -175,32 +177,43 @@ fn write_batch(
     Ok(revision)
 }
 
-/// Why a transaction must not be written.
-fn refusal(connection: &Connection, txn: &Txn) -> rusqlite::Result<Option<StorageError>> {
+/// A live key's row id and the revision that made it.
+type Live = Option<(i64, Revision)>;
+
+/// What there is under the keys of a transaction's guards, or why it must not be written.
+fn guarded<'a>(connection: &Connection, txn: &'a Txn) -> rusqlite::Result<Result<Vec<(&'a str, Live)>, StorageError>> {
     if let Err(error) = txn.check() {
-        return Ok(Some(error));
+        return Ok(Err(error));
     }
+    let mut all = Vec::with_capacity(txn.guards.len());
     for guard in &txn.guards {
-        let current = live(connection, guard.key())?.map(|(id, _)| schema::revision_of(id));
+        let live = live(connection, guard.key())?;
+        let current = live.map(|(id, _)| schema::revision_of(id));
         let wanted = match guard {
             Guard::Absent(_) => None,
             Guard::At(_, revision) => Some(*revision),
         };
         if current != wanted {
-            return Ok(Some(StorageError::Conflict { key: guard.key().clone(), current }));
+            return Ok(Err(StorageError::Conflict { key: guard.key().clone(), current }));
         }
+        all.push((&**guard.key(), live));
     }
-    Ok(None)
+    Ok(Ok(all))
 }
 
-/// A live key's row id and the revision that made it.
-fn live(connection: &Connection, key: &str) -> rusqlite::Result<Option<(i64, Revision)>> {
+fn live(connection: &Connection, key: &str) -> rusqlite::Result<Live> {
     let mut statement = connection.prepare_cached("SELECT id, create_revision FROM current WHERE key = ?1")?;
     statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
-/// Whether anything was written.
-fn write(connection: &Connection, revision: Revision, txn: &Txn, events: &mut Vec<Event>) -> rusqlite::Result<bool> {
+/// Whether anything was written. `guarded` is what there is under some keys.
+fn write(
+    connection: &Connection,
+    revision: Revision,
+    txn: &Txn,
+    guarded: &[(&str, Live)],
+    events: &mut Vec<Event>,
+) -> rusqlite::Result<bool> {
     let first = schema::first_id(revision);
     let mut id = first;
     for write in &txn.writes {
@@ -208,7 +221,9 @@ fn write(connection: &Connection, revision: Revision, txn: &Txn, events: &mut Ve
             Write::Put(key, value) => (key, Some(value)),
             Write::Delete(key) => (key, None),
         };
-        let previous = live(connection, key)?;
+        // No key is written twice.
+        let known = guarded.iter().find(|(guarded, _)| **guarded == **key);
+        let previous = known.map_or_else(|| live(connection, key), |(_, live)| Ok(*live))?;
         if previous.is_none() && value.is_none() {
             continue;
         }

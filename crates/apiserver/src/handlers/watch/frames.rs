@@ -45,8 +45,13 @@ impl Encoder {
         }
     }
 
+    /// By what watchers know whether they are sent the same; none where this one is sent something of its own next.
+    pub(super) fn shared(&self) -> Option<&cache::Form> {
+        (self.presentation.format.shape != Shape::Table || !self.first).then_some(&self.shared)
+    }
+
     pub(super) async fn event(&mut self, event: &WatchEvent) -> Bytes {
-        let is_shared = self.presentation.format.shape != Shape::Table || !self.first;
+        let is_shared = self.shared().is_some();
         if is_shared && let Some(bytes) = event.shared(&self.shared) {
             return bytes;
         }

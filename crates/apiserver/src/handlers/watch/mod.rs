@@ -3,6 +3,7 @@
 mod frames;
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response};
 use kybern_apimachinery::{ApiError, Reason};
 use kybern_storage::Revision;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 
 use self::frames::Encoder;
 use super::Exchange;
@@ -26,10 +27,6 @@ const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 const MIN_TIMEOUT: u64 = 1800;
 /// No watch lasts longer, whatever the client asks for.
 const MAX_TIMEOUT: u64 = 7 * 86_400;
-/// Among so many who are sent the same, what happens shortly after something was sent goes along with what follows: to send
-/// costs far more than an event.
-const CROWD: usize = 64;
-const GATHER: Duration = Duration::from_millis(4);
 /// Events are gathered up to this many bytes before they are sent.
 const PIECE: usize = 64 << 10;
 
@@ -88,11 +85,10 @@ pub(super) async fn watch(exchange: &Exchange) -> Result<Response<Body>, ApiErro
                     last: subscription.revision,
                     subscription,
                     bookmarks: options.allow_bookmarks.then_some(bookmarks),
-                    sent: None,
+                    deadline: Box::pin(tokio::time::sleep(Duration::from_secs(timeout))),
                 }),
                 end_of_initial: initial == Some(true) && options.allow_bookmarks,
                 pending: VecDeque::new(),
-                deadline: Instant::now() + Duration::from_secs(timeout),
             }
         }
     };
@@ -123,7 +119,6 @@ struct Watcher {
     end_of_initial: bool,
     /// Events to be sent.
     pending: VecDeque<WatchEvent>,
-    deadline: Instant,
 }
 
 struct Feed {
@@ -133,8 +128,8 @@ struct Feed {
     /// The revision that the client was told last.
     last: Revision,
     bookmarks: Option<Interval>,
-    /// When events were sent last.
-    sent: Option<Instant>,
+    /// Made once: a timer for each wait would be a good part of what an event costs.
+    deadline: Pin<Box<Sleep>>,
 }
 
 /// What a wait brought.
@@ -150,7 +145,7 @@ impl Watcher {
     fn refused(encoder: Encoder, too_old: TooOld) -> Self {
         let refusal = Some(expired(too_old));
         let (end_of_initial, pending) = (false, VecDeque::new());
-        Self { encoder, converted: None, refusal, feed: None, end_of_initial, pending, deadline: Instant::now() }
+        Self { encoder, converted: None, refusal, feed: None, end_of_initial, pending }
     }
 
     /// What is there already, and the error that ends the watch.
@@ -168,6 +163,35 @@ impl Watcher {
         let mut out = Piece::default();
         loop {
             let feed = self.feed.as_mut()?;
+            while let Some(place) = feed.subscription.place() {
+                let shared = self.encoder.shared().filter(|_| self.converted.is_none()).cloned();
+                if let Some(bytes) = shared.as_ref().and_then(|form| feed.subscription.joined_before(form)) {
+                    out.add(bytes);
+                } else {
+                    let mut made = Piece::default();
+                    while feed.subscription.place().is_some()
+                        && !made.is_full()
+                        && let Some(event) = feed.subscription.before()
+                    {
+                        match frame(&mut self.encoder, self.converted.as_ref(), event).await {
+                            Ok(frame) => made.add(frame),
+                            Err(error) => {
+                                out.add(made.take());
+                                return Some(self.broken(out, &error));
+                            }
+                        }
+                    }
+                    let bytes = made.take();
+                    if let Some(form) = &shared {
+                        feed.subscription.share_before(form, place, &bytes);
+                    }
+                    out.add(bytes);
+                }
+                feed.last = feed.last.max(feed.subscription.revision);
+                if out.is_full() {
+                    return Some(out.take());
+                }
+            }
             while let Some(event) = feed.subscription.before() {
                 feed.last = feed.last.max(event.entry.revision);
                 match frame(&mut self.encoder, self.converted.as_ref(), event).await {
@@ -184,7 +208,7 @@ impl Watcher {
                 out.add(self.encoder.bookmark(revision, true));
             }
             // What is there already goes along; only then wait.
-            let mut behind = false;
+            let (mut behind, mut is_whole) = (false, false);
             loop {
                 while let Some(event) = self.pending.pop_front() {
                     feed.last = feed.last.max(event.entry.revision);
@@ -196,6 +220,20 @@ impl Watcher {
                         return Some(out.take());
                     }
                 }
+                let shared = self.encoder.shared().filter(|_| self.converted.is_none());
+                if let Some(form) = shared {
+                    if is_whole {
+                        feed.subscription.share(form, &out.share());
+                    } else if let Some(bytes) = feed.subscription.joined(form) {
+                        out.add(bytes);
+                        feed.last = feed.last.max(feed.subscription.seen());
+                        if out.is_full() {
+                            return Some(out.take());
+                        }
+                        continue;
+                    }
+                }
+                is_whole = out.is_empty() && shared.is_some();
                 match feed.subscription.read() {
                     Ok(events) if events.is_empty() => break,
                     Ok(events) => self.pending = events.into(),
@@ -206,11 +244,10 @@ impl Watcher {
                 }
             }
             if !out.is_empty() {
-                feed.sent = Some(Instant::now());
                 return Some(out.take());
             }
-            match if behind { Wake::Behind } else { feed.wait(self.deadline).await } {
-                Wake::Events => feed.gather().await,
+            match if behind { Wake::Behind } else { feed.wait().await } {
+                Wake::Events => {}
                 // The row is another now, or gone: whoever goes on watching finds out which.
                 Wake::Behind if feed.kind.has_ended(&feed.subscription) => return None,
                 Wake::Behind => {
@@ -266,19 +303,12 @@ async fn frame(encoder: &mut Encoder, converted: Option<&Converted>, event: Watc
 }
 
 impl Feed {
-    /// Waits for more to send along, in a crowd.
-    async fn gather(&self) {
-        if let Some(sent) = self.sent.filter(|_| self.subscription.crowd() >= CROWD) {
-            tokio::time::sleep_until(sent + GATHER).await;
-        }
-    }
-
-    async fn wait(&mut self, deadline: Instant) -> Wake {
+    async fn wait(&mut self) -> Wake {
         let bookmarks = self.bookmarks.as_mut();
         tokio::select! {
             biased;
             told = self.subscription.wait() => told.map_or(Wake::Behind, |()| Wake::Events),
-            () = tokio::time::sleep_until(deadline) => Wake::Deadline,
+            () = self.deadline.as_mut() => Wake::Deadline,
             () = async {
                 match bookmarks {
                     Some(bookmarks) => { bookmarks.tick().await; }
@@ -318,6 +348,12 @@ impl Piece {
 
     fn is_full(&self) -> bool {
         self.first.len().max(self.rest.len()) >= PIECE
+    }
+
+    /// What there is, in one piece for others, too.
+    fn share(&mut self) -> Bytes {
+        self.first = self.take();
+        self.first.clone()
     }
 
     fn take(&mut self) -> Bytes {

@@ -123,8 +123,10 @@ impl AdmissionPlugin for NodeRestriction {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a mut Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let Some(node) = node_of(request.user) else {
+            return Box::pin(async { Ok(()) });
+        };
         Box::pin(async move {
-            let Some(node) = node_of(request.user) else { return Ok(()) };
             self.judge(node, request, object.as_deref()).await.map_err(|refusal| match refusal {
                 Refusal::Forbidden(cause) => {
                     ApiError::forbidden(&request.resource.gvr.group_resource(), request.name, &cause)

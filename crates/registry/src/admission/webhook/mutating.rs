@@ -30,11 +30,11 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a mut Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let hooks = self.0.view.mutating.all.load_full();
+        if hooks.is_empty() || is_exempt(request) {
+            return Box::pin(async { Ok(()) });
+        }
         Box::pin(async move {
-            let hooks = self.0.view.mutating.all.load_full();
-            if hooks.is_empty() || is_exempt(request) {
-                return Ok(());
-            }
             let mut memory = Memory::recall(request, NAME, object.as_deref());
             let again = request.reinvocation.is_again();
             let candidate = Candidate::new(request, &self.0.namespaces);

@@ -25,11 +25,11 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let hooks = self.0.view.validating.all.load_full();
+        if hooks.is_empty() || is_exempt(request) {
+            return Box::pin(async { Ok(()) });
+        }
         Box::pin(async move {
-            let hooks = self.0.view.validating.all.load_full();
-            if hooks.is_empty() || is_exempt(request) {
-                return Ok(());
-            }
             let candidate = Candidate::new(request, &self.0.namespaces);
             let mut chosen = Vec::new();
             for hook in hooks.iter() {
