@@ -79,7 +79,7 @@ pub trait Objects: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<Value>, ApiError>>;
     /// Reads, changes and writes with optimistic locking, repeating on conflict. `change` is pure and may refuse; what it
     /// writes is its own responsibility: neither admission nor the kind's strategy looks at it (a binding sets
-    /// `spec.nodeName`, which no client may).
+    /// `spec.nodeName`, which no client may). Answers the revision that it has then.
     fn update<'a>(
         &'a self,
         group: &'a str,
@@ -87,7 +87,7 @@ pub trait Objects: Send + Sync {
         namespace: &'a str,
         name: &'a str,
         change: &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Send + Sync),
-    ) -> BoxFuture<'a, Result<(), ApiError>>;
+    ) -> BoxFuture<'a, Result<u64, ApiError>>;
     fn create<'a>(&'a self, group: &'a str, resource: &'a str, object: Value)
     -> BoxFuture<'a, Result<Value, ApiError>>;
     /// A new object, of the internal version, as it is stored, with what the server fills into its metadata: for a transaction

@@ -51,7 +51,7 @@ impl Server {
         name: &str,
         subresource: &str,
         change: &(dyn Fn(&mut Value) -> Result<(), ApiError> + Send + Sync),
-    ) -> Result<(), ApiError> {
+    ) -> Result<u64, ApiError> {
         let row = self.row(group, resource)?;
         let (kind, resource) = (self.kind(&row)?, row.gvr.group_resource());
         let mut attempt = 1;
@@ -62,7 +62,7 @@ impl Server {
             let mut object = before.clone();
             change(&mut object)?;
             if object == before {
-                return Ok(());
+                return Ok(old.revision);
             }
             let (user, options) = (own_user(), own_options());
             let writer = Writer {
@@ -79,7 +79,7 @@ impl Server {
                 view: None,
             };
             match writer.replace(&old, &before, &object, &Transaction::default()).await {
-                Ok(_) => return Ok(()),
+                Ok(new) => return Ok(new.revision),
                 Err(Failure::Changed) if attempt < TRIES => attempt += 1,
                 Err(failure) => return Err(failure.into_api_error(&resource, name)),
             }
@@ -150,7 +150,7 @@ impl Objects for Server {
         namespace: &'a str,
         name: &'a str,
         change: &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Send + Sync),
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
+    ) -> BoxFuture<'a, Result<u64, ApiError>> {
         Box::pin(self.update_part(group, resource, namespace, name, "", change))
     }
 

@@ -19,10 +19,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Starts a local cluster in the background and waits until it is usable.
+    #[command(next_line_help = true)]
     Up(up::Up),
     /// Stops the local cluster and removes everything it made.
     Down(down::Down),
     /// Runs control plane and node in the foreground.
+    #[command(next_line_help = true)]
     Server(server::Server),
     /// Copies the store to a file, also while a server uses it.
     Backup(Box<backup::Backup>),
@@ -33,14 +35,19 @@ pub(crate) enum Command {
     /// Works on the node's images.
     Image(image::Image),
     /// Runs the API server alone.
+    #[command(next_line_help = true)]
     KubeApiserver(Box<kube_apiserver::KubeApiserver>),
     /// Runs the controllers alone.
+    #[command(next_line_help = true)]
     KubeControllerManager(Box<kube_controller_manager::KubeControllerManager>),
     /// Runs the scheduler alone.
+    #[command(next_line_help = true)]
     KubeScheduler(Box<kube_scheduler::KubeScheduler>),
     /// Runs the kubelet and the container runtime alone.
+    #[command(next_line_help = true)]
     Kubelet(Box<kubelet::Kubelet>),
     /// Runs the service proxy.
+    #[command(next_line_help = true)]
     KubeProxy(kube_proxy::KubeProxy),
     /// Runs the cluster DNS server.
     Coredns(coredns::Coredns),
@@ -64,5 +71,21 @@ impl Command {
                 | Self::Completion(_)
                 | Self::Testapp(_)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn help_is_readable_beside_the_longest_flag() {
+        for command in Cli::command().get_subcommands_mut() {
+            let help = command.clone().term_width(100).render_long_help().to_string();
+            let squeezed = help.lines().find(|line| line.starts_with(&" ".repeat(60)));
+            assert_eq!(squeezed, None, "help of {}", command.get_name());
+        }
     }
 }

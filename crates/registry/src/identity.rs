@@ -55,7 +55,7 @@ async fn renew(server: &Server, lease: &str, holder: &str, host: &str) -> Result
     };
     match server.update(GROUP, RESOURCE, NAMESPACE, lease, &change).await {
         Err(error) if error.reason() == Reason::NotFound => {}
-        done => return done,
+        done => return done.map(drop),
     }
     let mut object = json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "Lease", "metadata": {"name": lease, "namespace": NAMESPACE},

@@ -365,7 +365,7 @@ impl Controller {
             }
             Ok(())
         };
-        let written: Result<(), ApiError> = server.update_part(GROUP, RESOURCE, "", name, "status", &change).await;
+        let written: Result<u64, ApiError> = server.update_part(GROUP, RESOURCE, "", name, "status", &change).await;
         if let Err(error) = written
             && error.reason() != Reason::NotFound
         {

@@ -128,7 +128,7 @@ impl Registering {
                     }
                     Ok(())
                 };
-                server.update(GROUP, RESOURCE, "", name, &change).await
+                server.update(GROUP, RESOURCE, "", name, &change).await.map(drop)
             }
             Step::Delete => {
                 let uid = current.map(|c| c.uid.as_str()).unwrap_or_default();

@@ -96,7 +96,7 @@ impl Worker {
         };
         match server.update_part(GROUP, RESOURCE, "", &self.service.name, "status", &change).await {
             Err(error) if error.reason() == Reason::NotFound => Ok(()),
-            done => done,
+            done => done.map(drop),
         }
     }
 

@@ -27,7 +27,7 @@ pub(super) async fn ensure(
                 merge(live, &wanted);
                 Ok(())
             };
-            objects.update(group, resource, &namespace, &name, &change).await
+            objects.update(group, resource, &namespace, &name, &change).await.map(drop)
         }
         Err(error) if error.reason() == Reason::NotFound => match objects.create(group, resource, wanted).await {
             // Another server was faster.

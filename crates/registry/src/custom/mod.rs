@@ -227,7 +227,7 @@ impl Controller {
         self.serve(shared, server, name, &definition).await?;
         match server.update(GROUP, RESOURCE, "", name, &advanced).await {
             Err(error) if error.reason() == Reason::NotFound => {}
-            done => done?,
+            done => drop(done?),
         }
         if removal::is_begun(&definition) && self.removing.lock().insert(name.to_owned()) {
             let (shared, removing, of) = (self.shared.clone(), self.removing.clone(), name.to_owned());

@@ -56,7 +56,7 @@ pub(super) fn spawn(server: Weak<Server>, name: String, definition: Value, ended
         };
         match server.update(GROUP, RESOURCE, "", &name, &change).await {
             Err(error) if error.reason() == Reason::NotFound => ended(false),
-            Ok(()) if done => ended(false),
+            Ok(_) if done => ended(false),
             _ => {
                 tokio::time::sleep(super::RETRY_AFTER).await;
                 ended(true);

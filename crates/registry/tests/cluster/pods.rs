@@ -133,8 +133,17 @@ async fn an_eviction_asks_the_budget() {
     let text = cluster.refusal(Method::POST, &format!("{path}/eviction"), Some(eviction.clone()), 429).await;
     assert_eq!(text, "Cannot evict pod as it would violate the pod's disruption budget.");
     cluster.patch(&format!("{budgets}/b/status"), allowed(1)).await;
+    let mut of_another = eviction.clone();
+    of_another["deleteOptions"] = json!({"preconditions": {"resourceVersion": "1"}});
+    let text = cluster.refusal(Method::POST, &format!("{path}/eviction"), Some(of_another), 409).await;
+    assert!(text.contains("the ResourceVersion in the precondition (1) does not match"), "{text}");
+    cluster.patch(&format!("{budgets}/b/status"), allowed(1)).await;
     cluster.create(&format!("{path}/eviction"), eviction).await;
-    assert!(cluster.get(&path).await["metadata"]["deletionTimestamp"].is_string());
+    let evicted = cluster.get(&path).await;
+    assert!(evicted["metadata"]["deletionTimestamp"].is_string());
+    let conditions = evicted["status"]["conditions"].as_array().unwrap();
+    let target = conditions.iter().find(|c| c["type"] == "DisruptionTarget").expect("why it goes");
+    assert_eq!((&target["status"], &target["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
     assert_eq!(cluster.get(&format!("{budgets}/b")).await["status"]["disruptionsAllowed"], 0);
 }
 
