@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
+use bytes::Bytes;
 use kybern_apimachinery::{ApiError, Gvk, Gvr, Value};
 
 use crate::access::UserInfo;
@@ -154,6 +155,27 @@ impl ObjectsSlot {
     }
 }
 
+/// A committed object that is read when somebody wants to know what is in it.
+#[derive(Clone)]
+pub struct Unread {
+    bytes: Bytes,
+    read: Arc<ReadLater>,
+}
+
+/// What reads an object's JSON.
+pub type ReadLater = dyn Fn(&[u8]) -> serde_json::Result<Value> + Send + Sync;
+
+impl Unread {
+    pub fn new(bytes: Bytes, read: Arc<ReadLater>) -> Self {
+        Self { bytes, read }
+    }
+
+    /// What the observer said that it reads.
+    pub fn read(&self) -> serde_json::Result<Value> {
+        (self.read)(&self.bytes)
+    }
+}
+
 /// Keeps a view of some resources' objects, such as the RBAC snapshot. The server shows it every object when it has loaded
 /// the store, and after that every committed change, in order and before the write is answered: whoever was told that
 /// a role binding exists is authorized by it.
@@ -166,6 +188,15 @@ pub trait Observer: Send + Sync + 'static {
     fn reads(&self, _group: &str, _resource: &str) -> &'static [&'static [&'static str]] {
         &[]
     }
+
+    /// The path to a text that is all it needs of a resource's objects at first. It is shown that and the object unread, by
+    /// [`Observer::sorted`], in place of [`Observer::changed`].
+    fn sorts_by(&self, _group: &str, _resource: &str) -> Option<&'static [&'static str]> {
+        None
+    }
+
+    /// An object by its text (empty where it has none), or that it is gone.
+    fn sorted(&self, _group: &str, _resource: &str, _namespace: &str, _name: &str, _object: Option<(&str, Unread)>) {}
 
     /// An object in its stored version, as committed; `None` when it is gone. One that cannot be read is not shown: what was
     /// known of it stands. Must be quick: it runs in the commit path.

@@ -1,9 +1,10 @@
 //! Who uses what: nodes to pods to objects.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kybern_apimachinery::{Value, object};
+use kybern_apiserver::connect::Unread;
 
 /// The annotation of a pod that a kubelet made from a file.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -12,7 +13,6 @@ pub const MIRROR: &str = "kubernetes.io/config.mirror";
 pub(super) const READ_OF_PODS: &[&[&str]] = &[
     &["metadata", "annotations", MIRROR],
     &["metadata", "name"],
-    &["spec", "nodeName"],
     &["spec", "serviceAccountName"],
     &["spec", "imagePullSecrets"],
     &["spec", "volumes"],
@@ -41,6 +41,35 @@ pub enum Kind {
 /// What a pod refers to, in its namespace.
 type References = Box<[(Kind, Box<str>)]>;
 
+/// A pod on a node, read when the node asks for something for the first time.
+struct Pod {
+    unread: Unread,
+    references: OnceLock<References>,
+}
+
+impl Pod {
+    fn refers_to(&self, kind: Kind, name: &str) -> bool {
+        let names = self.references.get_or_init(|| match self.unread.read() {
+            Ok(pod) => granting(&pod),
+            Err(error) => {
+                tracing::error!(%error, "a pod cannot be read: its node has no right by it");
+                References::default()
+            }
+        });
+        names.iter().any(|(k, n)| *k == kind && **n == *name)
+    }
+}
+
+/// What a pod refers to, where that gives its node rights.
+fn granting(pod: &Value) -> References {
+    // A pod that has ended gives its node no right but to read it. So does one that the node made itself: else a node could
+    // give itself any right.
+    let ended = matches!(object::str_at(pod, &["status", "phase"]), "Succeeded" | "Failed");
+    let mirror = object::annotation(pod, MIRROR).is_some();
+    let names = if ended || mirror { HashSet::new() } else { references(pod) };
+    names.into_iter().map(|(kind, name)| (kind, name.into_boxed_str())).collect()
+}
+
 /// A volume's claim and the secrets that a kubelet needs to mount it, each with its namespace.
 #[derive(Debug)]
 struct Volume {
@@ -49,12 +78,12 @@ struct Volume {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Graph {
     /// The nodes of pods, by namespace, then pod name.
     pods: HashMap<String, HashMap<String, Arc<str>>>,
     /// The pods of nodes, by namespace and pod name.
-    nodes: HashMap<Arc<str>, HashMap<(String, String), References>>,
+    nodes: HashMap<Arc<str>, HashMap<(String, String), Pod>>,
     volumes: HashMap<String, Volume>,
     /// Secret to the volumes that need it.
     volume_secrets: HashMap<(String, String), HashSet<String>>,
@@ -66,9 +95,8 @@ pub(super) struct Graph {
 
 impl Graph {
     pub(super) fn uses(&self, node: &str, namespace: &str, kind: Kind, name: &str) -> bool {
-        let refers = |names: &References| names.iter().any(|(k, n)| *k == kind && **n == *name);
         let mut pods = self.nodes.get(node).into_iter().flatten();
-        if pods.any(|((of, _), names)| of == namespace && refers(names)) {
+        if pods.any(|((of, _), pod)| of == namespace && pod.refers_to(kind, name)) {
             return true;
         }
         let volumes =
@@ -87,19 +115,13 @@ impl Graph {
         self.pods.get(namespace).and_then(|pods| pods.get(pod)).is_some_and(|of| **of == *node)
     }
 
-    /// Takes in a new, changed or (`None`) deleted pod.
-    pub(super) fn put_pod(&mut self, namespace: &str, name: &str, pod: Option<&Value>) {
+    /// Takes in a new, changed or (`None`) deleted pod, with the node that it is on.
+    pub(super) fn put_pod(&mut self, namespace: &str, name: &str, pod: Option<(&str, Unread)>) {
         self.remove_pod(namespace, name);
-        let node = pod.map_or("", |p| object::str_at(p, &["spec", "nodeName"]));
-        if let Some(pod) = pod.filter(|_| !node.is_empty()) {
-            // A pod that has ended gives its node no right but to read it. So does one that the node made itself: else a
-            // node could give itself any right.
-            let ended = matches!(object::str_at(pod, &["status", "phase"]), "Succeeded" | "Failed");
-            let mirror = object::annotation(pod, MIRROR).is_some();
-            let names = if ended || mirror { HashSet::new() } else { references(pod) };
-            let names = names.into_iter().map(|(kind, name)| (kind, name.into_boxed_str())).collect();
+        if let Some((node, unread)) = pod.filter(|(node, _)| !node.is_empty()) {
             let node: Arc<str> = self.nodes.get_key_value(node).map_or_else(|| node.into(), |(node, _)| node.clone());
-            self.nodes.entry(node.clone()).or_default().insert((namespace.to_owned(), name.to_owned()), names);
+            let pod = Pod { unread, references: OnceLock::new() };
+            self.nodes.entry(node.clone()).or_default().insert((namespace.to_owned(), name.to_owned()), pod);
             self.pods.entry(namespace.to_owned()).or_default().insert(name.to_owned(), node);
         }
     }

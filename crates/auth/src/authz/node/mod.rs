@@ -5,7 +5,7 @@ mod graph;
 
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::access::{Answer, Attributes, Authorizer, Decision, UserInfo};
-use kybern_apiserver::connect::Observer;
+use kybern_apiserver::connect::{Observer, Unread};
 use parking_lot::RwLock;
 
 use self::graph::Graph;
@@ -225,9 +225,16 @@ impl Observer for NodeAuthorizer {
         if resource == "pods" { graph::READ_OF_PODS } else { &[] }
     }
 
-    fn changed(&self, _group: &str, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
+    fn sorts_by(&self, _group: &str, resource: &str) -> Option<&'static [&'static str]> {
+        (resource == "pods").then_some(&["spec", "nodeName"])
+    }
+
+    fn sorted(&self, _group: &str, _resource: &str, namespace: &str, name: &str, pod: Option<(&str, Unread)>) {
+        self.graph.write().put_pod(namespace, name, pod);
+    }
+
+    fn changed(&self, _group: &str, resource: &str, _namespace: &str, name: &str, object: Option<&Value>) {
         match resource {
-            "pods" => self.graph.write().put_pod(namespace, name, object),
             "persistentvolumes" => self.graph.write().put_volume(name, object),
             _ => {
                 let node = object.map(|o| object::str_at(o, &["spec", "nodeName"]).to_owned());
@@ -248,6 +255,14 @@ mod tests {
     use super::*;
     use kybern_apimachinery::json;
     use kybern_apimachinery::selector::FieldSelector;
+
+    fn show(authorizer: &NodeAuthorizer, pod: Option<&Value>) {
+        let unread = |pod: &Value| {
+            Unread::new(pod.to_string().into(), std::sync::Arc::new(|bytes: &[u8]| serde_json::from_slice(bytes)))
+        };
+        let pod = pod.map(|pod| (object::str_at(pod, &["spec", "nodeName"]), unread(pod)));
+        authorizer.sorted("", "pods", "ns", "p", pod);
+    }
 
     fn decide(authorizer: &NodeAuthorizer, attributes: &Attributes) -> Decision {
         crate::testing::block(authorizer.authorize(attributes).decision())
@@ -296,7 +311,7 @@ mod tests {
             "serviceAccountName": "sa", "imagePullSecrets": [{"name": "pull"}],
             "volumes": [{"name": "v", "projected": {"sources": [{"configMap": {"name": "root-ca"}}]}}, {"name": "w", "persistentVolumeClaim": {"claimName": "c"}}],
             "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "env"}}}], "envFrom": [{"configMapRef": {"name": "from"}}]}]}});
-        let tell = |pod: &Value| authorizer.changed("", "pods", "ns", "p", Some(pod));
+        let tell = |pod: &Value| show(&authorizer, Some(pod));
         tell(&pod);
         assert!(!may(&authorizer, "a", "get", "secrets", "env"), "the pod is on no node");
         pod["spec"]["nodeName"] = "a".into();
@@ -321,7 +336,7 @@ mod tests {
             assert!(!may(&authorizer, "b", verb, resource, name), "another node: {verb} {resource} {name}");
         }
         assert!(!may(&authorizer, "a", "delete", "secrets", "env") && !may(&authorizer, "a", "list", "secrets", ""));
-        authorizer.changed("", "pods", "ns", "p", None);
+        show(&authorizer, None);
         assert!(!may(&authorizer, "a", "get", "secrets", "env"));
     }
 
@@ -330,7 +345,7 @@ mod tests {
         let authorizer = NodeAuthorizer::default();
         let pod = json!({"metadata": {"name": "p", "annotations": {MIRROR: "x"}}, "spec": {"nodeName": "a",
             "serviceAccountName": "sa", "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}});
-        authorizer.changed("", "pods", "ns", "p", Some(&pod));
+        show(&authorizer, Some(&pod));
         assert!(may(&authorizer, "a", "get", "pods", "p"), "it may read what it made");
         assert!(!may(&authorizer, "a", "get", "secrets", "s"));
         assert!(!may(&authorizer, "a", "create", "serviceaccounts/token", "sa"));
@@ -341,7 +356,7 @@ mod tests {
         let authorizer = NodeAuthorizer::default();
         let pod = json!({"spec": {"nodeName": "a", "resourceClaims": [{"name": "x", "resourceClaimName": "gpu"}],
             "volumes": [{"name": "w", "persistentVolumeClaim": {"claimName": "c"}}]}});
-        authorizer.changed("", "pods", "ns", "p", Some(&pod));
+        show(&authorizer, Some(&pod));
         let volume = |claim: &str| {
             json!({"spec": {"claimRef": {"namespace": "ns", "name": claim}, "csi": {
                 "nodeStageSecretRef": {"namespace": "ns", "name": "stage"},
@@ -362,7 +377,7 @@ mod tests {
     #[test]
     fn a_kubelet_reads_the_pods_on_its_node() {
         let authorizer = NodeAuthorizer::default();
-        let tell = |pod: Value| authorizer.changed("", "pods", "ns", "p", Some(&pod));
+        let tell = |pod: Value| show(&authorizer, Some(&pod));
         let own = "spec.nodeName=a";
         for (verb, name, selector, refusal) in [
             ("list", "", own, None),
