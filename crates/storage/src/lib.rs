@@ -6,7 +6,6 @@
 
 pub mod encryption;
 pub mod etcd;
-mod grpc;
 mod hub;
 pub mod lock;
 pub mod memory;

@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use super::SigningRequest;
 use crate::der::{self, element, sequence};
 use crate::pem;
-use crate::token::sec1;
+use crate::token::{Curve, sec1};
 
 /// Clocks that lag a little accept what is signed now.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
@@ -203,7 +203,8 @@ impl Key {
         match block.label.as_str() {
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(&block.der).map(Self::Rsa).map_err(|e| e.to_string()),
             "EC PRIVATE KEY" => {
-                let (scalar, point) = sec1(&block.der).ok_or("its EC key is not on P-256; write it as PKCS#8")?;
+                let (scalar, point) =
+                    sec1(&block.der, Curve::P256).ok_or("its EC key is not on P-256; write it as PKCS#8")?;
                 let signing = &ECDSA_P256_SHA256_ASN1_SIGNING;
                 EcdsaKeyPair::from_private_key_and_public_key(signing, scalar, point, &random)
                     .map(|pair| Self::Ec { pair, algorithm: P256 })

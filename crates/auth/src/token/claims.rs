@@ -4,8 +4,7 @@ use jiff::Timestamp;
 use kybern_apiserver::access::UserInfo;
 use serde_json::{Map, Value, json};
 
-use super::keys::{PublicKey, SigningKey};
-use super::{Discovery, JwtError, jwt};
+use super::JwtError;
 
 /// The object whose life bounds a token's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,84 +91,35 @@ impl Claims {
     }
 }
 
-/// Issues and verifies the cluster's service-account tokens.
-pub struct Issuer {
-    /// The first is written into tokens; all are accepted.
-    issuers: Vec<String>,
-    audiences: Vec<String>,
-    signer: SigningKey,
-    verifiers: Vec<(String, PublicKey)>,
-}
-
-impl Issuer {
-    /// `audiences` empty: the issuer itself, as upstream's `--api-audiences` defaults. `keys` are accepted besides the
-    /// signer's own.
-    pub fn new(issuers: Vec<String>, audiences: Vec<String>, signer: SigningKey, keys: Vec<PublicKey>) -> Self {
-        let mut verifiers = vec![(signer.id().to_owned(), signer.public_key().clone())];
-        for key in keys {
-            let id = key.id();
-            if verifiers.iter().all(|(known, _)| *known != id) {
-                verifiers.push((id, key));
-            }
-        }
-        let audiences = if audiences.is_empty() { issuers.clone() } else { audiences };
-        Self { issuers, audiences, signer, verifiers }
-    }
-
-    pub fn issuers(&self) -> &[String] {
-        &self.issuers
-    }
-
-    pub fn audiences(&self) -> &[String] {
-        &self.audiences
-    }
-
-    /// Whether a token claims to be one of these issuers'; others may be another authenticator's.
-    pub fn issued(&self, token: &str) -> bool {
-        jwt::decode_unverified_issuer(token).is_some_and(|iss| self.issuers.contains(&iss))
-    }
-
-    /// The documents for the outside.
-    pub fn discovery(&self, jwks_uri: &str) -> Discovery {
-        let issuer = self.issuers.first().map_or("", String::as_str);
-        Discovery::new(issuer, jwks_uri, self.keys())
-    }
-
-    fn keys(&self) -> impl Iterator<Item = (&str, &PublicKey)> + Clone {
-        self.verifiers.iter().map(|(id, key)| (id.as_str(), key))
-    }
-
-    /// A token; `id` is its unique `jti`, a UUID.
-    pub fn issue(&self, spec: &TokenSpec<'_>, id: &str, now: Timestamp) -> Result<String, JwtError> {
+impl TokenSpec<'_> {
+    /// Of `issuer`; `id` is its unique `jti`, a UUID.
+    pub(super) fn claims(&self, issuer: Option<&String>, audiences: &[String], id: &str, now: Timestamp) -> Value {
         let named = |name: &str, uid: &str| json!({"name": name, "uid": uid});
         let mut private = json!({
-            "namespace": spec.namespace, "serviceaccount": named(spec.service_account, spec.service_account_uid),
+            "namespace": self.namespace, "serviceaccount": named(self.service_account, self.service_account_uid),
         });
-        if let Some(bound) = &spec.bound {
+        if let Some(bound) = &self.bound {
             private[bound.kind.to_ascii_lowercase()] = named(&bound.name, &bound.uid);
         }
-        if let Some((name, uid)) = &spec.node {
+        if let Some((name, uid)) = &self.node {
             private["node"] = if uid.is_empty() { json!({"name": name}) } else { named(name, uid) };
         }
-        let audiences = if spec.audiences.is_empty() { &self.audiences } else { &spec.audiences };
+        let audiences = if self.audiences.is_empty() { audiences } else { &self.audiences };
         let seconds = now.as_second();
-        if let Some(after) = spec.warn_after {
+        if let Some(after) = self.warn_after {
             private["warnafter"] = (seconds + after).into();
         }
-        let claims = json!({
-            "iss": self.issuers.first(), "sub": format!("system:serviceaccount:{}:{}", spec.namespace, spec.service_account),
-            "aud": audiences, "iat": seconds, "nbf": seconds, "exp": seconds + spec.seconds, "jti": id, "kubernetes.io": private,
-        });
-        jwt::sign(&self.signer, &claims)
+        json!({
+            "iss": issuer, "sub": format!("system:serviceaccount:{}:{}", self.namespace, self.service_account),
+            "aud": audiences, "iat": seconds, "nbf": seconds, "exp": seconds + self.seconds, "jti": id,
+            "kubernetes.io": private,
+        })
     }
+}
 
-    /// The claims of a valid token for one of `audiences` (empty: the server's own). Whether the service account and the
-    /// bound object still live is for the caller to look up.
-    pub fn verify(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Claims, ClaimsError> {
-        let claims = jwt::verify(token, self.keys())?;
-        if !claims["iss"].as_str().is_some_and(|iss| self.issuers.iter().any(|i| i == iss)) {
-            return Err(JwtError::Signature.into());
-        }
+impl Claims {
+    /// Those of a token whose signature is good, if it is for one of `wanted` now.
+    pub(super) fn read(claims: &Value, wanted: &[String], now: Timestamp) -> Result<Self, ClaimsError> {
         let seconds = now.as_second();
         // A token without an end is not one of ours: bound tokens all have one.
         if claims["exp"].as_i64().is_none_or(|end| seconds >= end) {
@@ -183,7 +133,6 @@ impl Issuer {
             Value::Array(many) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             _ => Vec::new(),
         };
-        let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
         let audiences: Vec<String> = named.into_iter().filter(|a| wanted.contains(a)).collect();
         if audiences.is_empty() {
             return Err(ClaimsError::Audience);
@@ -198,7 +147,7 @@ impl Issuer {
             let (name, uid) = reference(private, &kind.to_ascii_lowercase())?;
             Some(BoundObject { kind: kind.to_owned(), name, uid })
         });
-        Ok(Claims {
+        Ok(Self {
             namespace: namespace.to_owned(),
             service_account,
             service_account_uid,
@@ -215,58 +164,4 @@ fn reference(private: &Map<String, Value>, key: &str) -> Option<(String, String)
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
     let name = text("name");
     (!name.is_empty()).then(|| (name, text("uid")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn issuer() -> Issuer {
-        let key = SigningKey::from_pem(&rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        Issuer::new(vec!["https://issuer".into(), "old".into()], vec![], key, vec![])
-    }
-
-    fn spec(audiences: &[&str]) -> TokenSpec<'static> {
-        TokenSpec {
-            namespace: "ns",
-            service_account: "sa",
-            service_account_uid: "u1",
-            bound: Some(BoundObject { kind: "Pod".into(), name: "p".into(), uid: "u2".into() }),
-            node: Some(("n".into(), "u3".into())),
-            audiences: audiences.iter().map(|a| (*a).to_owned()).collect(),
-            seconds: 3600,
-            warn_after: None,
-        }
-    }
-
-    #[test]
-    fn a_token_is_good_for_its_audience_and_time() {
-        let issuer = issuer();
-        let now: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
-        let at = |seconds| now + jiff::SignedDuration::from_secs(seconds);
-        let token = issuer.issue(&spec(&[]), "id", now).unwrap();
-        let claims = issuer.verify(&token, &[], at(3599)).unwrap();
-        assert_eq!((claims.namespace.as_str(), claims.service_account.as_str()), ("ns", "sa"));
-        assert_eq!(claims.bound, spec(&[]).bound);
-        assert_eq!(issuer.verify(&token, &[], at(3600)), Err(ClaimsError::Expired));
-        assert_eq!(issuer.verify(&token, &[], at(-1)), Err(ClaimsError::NotYetValid));
-        assert_eq!(issuer.verify(&token, &["vault".to_owned()], now), Err(ClaimsError::Audience));
-        let vault = issuer.issue(&spec(&["vault"]), "id", now).unwrap();
-        assert_eq!(issuer.verify(&vault, &[], now), Err(ClaimsError::Audience));
-        assert_eq!(issuer.verify(&vault, &["vault".to_owned()], now).unwrap().audiences, ["vault"]);
-        assert!(issuer.issued(&token) && !issuer.issued("abc"));
-
-        let user = claims.user();
-        assert_eq!(user.name, "system:serviceaccount:ns:sa");
-        assert!(user.in_group("system:serviceaccounts:ns") && user.in_group("system:authenticated"));
-        assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
-        assert_eq!(user.extra["authentication.kubernetes.io/node-uid"], ["u3"]);
-    }
-
-    #[test]
-    fn another_cluster_is_not_trusted() {
-        let now: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
-        let token = issuer().issue(&spec(&[]), "id", now).unwrap();
-        assert_eq!(issuer().verify(&token, &[], now), Err(ClaimsError::Jwt(JwtError::Signature)));
-    }
 }

@@ -46,8 +46,9 @@ impl Discovery {
 fn jwk(id: &str, key: &PublicKey) -> Option<Value> {
     let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let mut jwk = match key {
-        PublicKey::P256(point) => {
-            json!({"kty": "EC", "crv": "P-256", "x": b64(&point[1..33]), "y": b64(&point[33..65])})
+        PublicKey::Ec(curve, point) => {
+            let (x, y) = point[1..].split_at(curve.size());
+            json!({"kty": "EC", "crv": curve.name(), "x": b64(x), "y": b64(y)})
         }
         PublicKey::Rsa(_) => {
             let (modulus, exponent) = key.rsa_parts()?;

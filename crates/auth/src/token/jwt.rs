@@ -1,4 +1,4 @@
-//! JSON web tokens in compact form (RFC 7515, 7519), signed with RS256 or ES256. `alg: none` and symmetric algorithms do
+//! JSON web tokens in compact form (RFC 7515, 7519), signed with RS256, ES256 or ES384. `alg: none` and symmetric algorithms do
 //! not exist here.
 
 use base64::Engine;
@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 use super::keys::{PublicKey, SigningKey};
 
 /// Why a token is not accepted. The texts name no part of the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
     #[error("the token is not a JSON web token in compact form")]
     Malformed,
     #[error("invalid signature")]
     Signature,
-    #[error("the token cannot be signed: {0}")]
-    Sign(&'static str),
+    /// There is no token.
+    #[error("{0}")]
+    Sign(String),
 }
 
 /// Signs claims.
@@ -24,7 +25,7 @@ pub fn sign(key: &SigningKey, claims: &Value) -> Result<String, JwtError> {
     let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(claims.to_string(), &mut token);
-    let signature = key.sign(token.as_bytes()).map_err(JwtError::Sign)?;
+    let signature = key.sign(token.as_bytes()).map_err(|cause| JwtError::Sign(cause.to_owned()))?;
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, &mut token);
     Ok(token)
@@ -51,6 +52,11 @@ pub fn decode_unverified_issuer(token: &str) -> Option<String> {
         return None;
     }
     part(payload)?.get("iss")?.as_str().map(str::to_owned)
+}
+
+/// The id of the key that a token names, unverified.
+pub(super) fn key_id(token: &str) -> Option<String> {
+    part(token.split('.').next()?)?.get("kid")?.as_str().map(str::to_owned)
 }
 
 /// The claims of a token that one of `keys` signed: the key of its `kid` first, else every key of its algorithm.

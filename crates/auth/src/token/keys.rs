@@ -1,9 +1,10 @@
 //! Signing and verification keys in the forms that upstream's `--service-account-key-file` takes: PKCS#8, PKCS#1, SEC 1,
-//! SPKI and certificates; RSA and ECDSA P-256.
+//! SPKI and certificates; RSA and ECDSA on P-256 and P-384.
 
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING,
+    EcdsaKeyPair, EcdsaSigningAlgorithm, EcdsaVerificationAlgorithm, KeyPair, RSA_PKCS1_2048_8192_SHA256,
     RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
 };
 use x509_parser::prelude::FromDer;
@@ -21,25 +22,74 @@ pub enum KeyError {
     None,
     #[error("its {label} block is rejected: {cause}")]
     Rejected { label: String, cause: String },
-    #[error("its {0} key is not supported: use RSA of at least 2048 bits or ECDSA P-256")]
+    #[error("its {0} key is not supported: use RSA of at least 2048 bits or ECDSA P-256 or P-384")]
     Unsupported(&'static str),
 }
 
-/// `rsaEncryption` and `id-ecPublicKey` with `prime256v1`, as DER `AlgorithmIdentifier`s (RFC 8017, RFC 5480).
+/// `rsaEncryption`, and `id-ecPublicKey` with its curves, as DER `AlgorithmIdentifier`s (RFC 8017, RFC 5480).
 const RSA_ALGORITHM: &[u8] =
     &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 const P256_ALGORITHM: &[u8] = &[
     0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03,
     0x01, 0x07,
 ];
+const P384_ALGORITHM: &[u8] =
+    &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Curve {
+    P256,
+    P384,
+}
+
+impl Curve {
+    const ALL: [Self; 2] = [Self::P256, Self::P384];
+
+    /// As JSON Web Keys write it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+        }
+    }
+
+    /// Bytes of a coordinate.
+    pub(super) fn size(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+        }
+    }
+
+    fn identifier(self) -> &'static [u8] {
+        match self {
+            Self::P256 => P256_ALGORITHM,
+            Self::P384 => P384_ALGORITHM,
+        }
+    }
+
+    fn verification(self) -> &'static EcdsaVerificationAlgorithm {
+        match self {
+            Self::P256 => &ECDSA_P256_SHA256_FIXED,
+            Self::P384 => &ECDSA_P384_SHA384_FIXED,
+        }
+    }
+
+    fn signing(self) -> &'static EcdsaSigningAlgorithm {
+        match self {
+            Self::P256 => &ECDSA_P256_SHA256_FIXED_SIGNING,
+            Self::P384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
+        }
+    }
+}
 
 /// A key that verifies tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublicKey {
     /// PKCS#1 `RSAPublicKey`.
     Rsa(Vec<u8>),
-    /// The uncompressed point, 65 bytes.
-    P256(Vec<u8>),
+    /// The uncompressed point.
+    Ec(Curve, Vec<u8>),
 }
 
 impl PublicKey {
@@ -47,7 +97,8 @@ impl PublicKey {
     pub fn algorithm(&self) -> &'static str {
         match self {
             Self::Rsa(_) => "RS256",
-            Self::P256(_) => "ES256",
+            Self::Ec(Curve::P256, _) => "ES256",
+            Self::Ec(Curve::P384, _) => "ES384",
         }
     }
 
@@ -56,7 +107,9 @@ impl PublicKey {
             Self::Rsa(key) => {
                 UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key).verify(message, signature).is_ok()
             }
-            Self::P256(key) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key).verify(message, signature).is_ok(),
+            Self::Ec(curve, key) => {
+                UnparsedPublicKey::new(curve.verification(), key).verify(message, signature).is_ok()
+            }
         }
     }
 
@@ -64,7 +117,7 @@ impl PublicKey {
     pub fn spki_der(&self) -> Vec<u8> {
         let (algorithm, key) = match self {
             Self::Rsa(key) => (RSA_ALGORITHM, key),
-            Self::P256(key) => (P256_ALGORITHM, key),
+            Self::Ec(curve, key) => (curve.identifier(), key),
         };
         let mut bits = vec![0];
         bits.extend_from_slice(key);
@@ -86,20 +139,24 @@ impl PublicKey {
         Some((strip(key.modulus), strip(key.exponent)))
     }
 
-    fn from_spki(bytes: &[u8]) -> Result<Self, String> {
+    /// Of a DER `SubjectPublicKeyInfo`.
+    pub(super) fn from_spki(bytes: &[u8]) -> Result<Self, String> {
         let (_, info) = SubjectPublicKeyInfo::from_der(bytes).map_err(|e| e.to_string())?;
         let key = info.subject_public_key.data.to_vec();
-        match info.algorithm.algorithm.to_id_string().as_str() {
-            "1.2.840.113549.1.1.1" => Ok(Self::Rsa(key)),
-            "1.2.840.10045.2.1" if key.len() == 65 && key[0] == 4 => Ok(Self::P256(key)),
-            _ => Err("it is neither RSA nor ECDSA P-256".to_owned()),
+        let curve = info.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
+        let point = |curve: Curve| key.len() == 1 + 2 * curve.size() && key[0] == 4;
+        match (info.algorithm.algorithm.to_id_string().as_str(), curve.as_deref()) {
+            ("1.2.840.113549.1.1.1", _) => Ok(Self::Rsa(key)),
+            ("1.2.840.10045.2.1", Some("1.2.840.10045.3.1.7")) if point(Curve::P256) => Ok(Self::Ec(Curve::P256, key)),
+            ("1.2.840.10045.2.1", Some("1.3.132.0.34")) if point(Curve::P384) => Ok(Self::Ec(Curve::P384, key)),
+            _ => Err("it is neither RSA nor ECDSA P-256 or P-384".to_owned()),
         }
     }
 }
 
 enum Pair {
     Rsa(Box<RsaKeyPair>),
-    P256(Box<EcdsaKeyPair>),
+    Ec(Curve, Box<EcdsaKeyPair>),
 }
 
 /// A key that signs tokens.
@@ -122,9 +179,13 @@ impl SigningKey {
             let rejected = |cause: String| KeyError::Rejected { label: block.label.clone(), cause };
             let pair = match block.label.as_str() {
                 "PRIVATE KEY" => {
-                    match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &block.der, &SystemRandom::new()) {
-                        Ok(pair) => Pair::P256(Box::new(pair)),
-                        Err(_) => Pair::Rsa(Box::new(
+                    let on = |curve: Curve| {
+                        let pair = EcdsaKeyPair::from_pkcs8(curve.signing(), &block.der, &SystemRandom::new()).ok()?;
+                        Some(Pair::Ec(curve, Box::new(pair)))
+                    };
+                    match Curve::ALL.into_iter().find_map(on) {
+                        Some(pair) => pair,
+                        None => Pair::Rsa(Box::new(
                             RsaKeyPair::from_pkcs8(&block.der).map_err(|e| rejected(e.to_string()))?,
                         )),
                     }
@@ -133,20 +194,22 @@ impl SigningKey {
                     Pair::Rsa(Box::new(RsaKeyPair::from_der(&block.der).map_err(|e| rejected(e.to_string()))?))
                 }
                 "EC PRIVATE KEY" => {
-                    let (scalar, point) = sec1(&block.der).ok_or(KeyError::Unsupported("EC"))?;
+                    let on = |curve: Curve| sec1(&block.der, curve).map(|parts| (curve, parts));
+                    let found = Curve::ALL.into_iter().find_map(on);
+                    let (curve, (scalar, point)) = found.ok_or(KeyError::Unsupported("EC"))?;
                     let pair = EcdsaKeyPair::from_private_key_and_public_key(
-                        &ECDSA_P256_SHA256_FIXED_SIGNING,
+                        curve.signing(),
                         scalar,
                         point,
                         &SystemRandom::new(),
                     );
-                    Pair::P256(Box::new(pair.map_err(|e| rejected(e.to_string()))?))
+                    Pair::Ec(curve, Box::new(pair.map_err(|e| rejected(e.to_string()))?))
                 }
                 _ => continue,
             };
             let public = match &pair {
                 Pair::Rsa(pair) => PublicKey::Rsa(pair.public_key().as_ref().to_vec()),
-                Pair::P256(pair) => PublicKey::P256(pair.public_key().as_ref().to_vec()),
+                Pair::Ec(curve, pair) => PublicKey::Ec(*curve, pair.public_key().as_ref().to_vec()),
             };
             let id = public.id();
             return Ok(Self { pair, public, id });
@@ -171,18 +234,20 @@ impl SigningKey {
                 pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).map_err(|_| failed)?;
                 Ok(signature)
             }
-            Pair::P256(pair) => Ok(pair.sign(&SystemRandom::new(), message).map_err(|_| failed)?.as_ref().to_vec()),
+            Pair::Ec(_, pair) => Ok(pair.sign(&SystemRandom::new(), message).map_err(|_| failed)?.as_ref().to_vec()),
         }
     }
 }
 
-/// Scalar and point of a SEC 1 `ECPrivateKey` (RFC 5915) on P-256: version 1, 32 bytes, the curve, the point.
-pub(crate) fn sec1(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = bytes.windows(5).position(|w| w == [0x02, 0x01, 0x01, 0x04, 0x20])? + 5;
-    let scalar = bytes.get(at..at + 32)?;
-    let rest = &bytes[at + 32..];
-    let point = rest.windows(4).position(|w| w == [0x03, 0x42, 0x00, 0x04])? + 3;
-    Some((scalar, rest.get(point..point + 65)?))
+/// Scalar and point of a SEC 1 `ECPrivateKey` (RFC 5915) on a curve: version 1, the scalar, the curve, the point.
+pub(crate) fn sec1(bytes: &[u8], curve: Curve) -> Option<(&[u8], &[u8])> {
+    let size = curve.size();
+    let length = u8::try_from(size).ok()?;
+    let at = bytes.windows(5).position(|w| w == [0x02, 0x01, 0x01, 0x04, length])? + 5;
+    let scalar = bytes.get(at..at + size)?;
+    let rest = &bytes[at + size..];
+    let point = rest.windows(4).position(|w| w == [0x03, 2 * length + 2, 0x00, 0x04])? + 3;
+    Some((scalar, rest.get(point..point + 1 + 2 * size)?))
 }
 
 /// Every key of a PEM text: public keys, certificates, and the public halves of private keys.
@@ -225,20 +290,33 @@ mod tests {
     }
 
     #[test]
-    fn a_sec1_key_is_read() {
-        // The scalar and point of a PKCS#8 key, rewritten in SEC 1 form.
-        let pair = rcgen::KeyPair::generate().unwrap();
-        let pkcs8 = pair.serialize_der();
-        let (scalar, point) = {
-            let at = pkcs8.windows(5).position(|w| w == [0x02, 0x01, 0x01, 0x04, 0x20]).unwrap() + 5;
-            (pkcs8[at..at + 32].to_vec(), pair.public_key_raw().to_vec())
-        };
-        let mut bits = vec![0];
-        bits.extend(&point);
-        let body =
-            [vec![2, 1, 1], der(4, &scalar), der(0xa0, &P256_ALGORITHM[11..]), der(0xa1, &der(3, &bits))].concat();
-        let text = pem::encode("EC PRIVATE KEY", &der(0x30, &body));
-        assert_eq!(SigningKey::from_pem(&text).unwrap().public_key(), &PublicKey::P256(point));
+    fn keys_of_each_curve_are_read_in_both_forms_and_sign() {
+        for (curve, algorithm, jws) in [
+            (Curve::P256, &rcgen::PKCS_ECDSA_P256_SHA256, "ES256"),
+            (Curve::P384, &rcgen::PKCS_ECDSA_P384_SHA384, "ES384"),
+        ] {
+            let pair = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let (pkcs8, point) = (pair.serialize_der(), pair.public_key_raw().to_vec());
+            let length = curve.size() as u8;
+            let at = pkcs8.windows(5).position(|w| w == [0x02, 0x01, 0x01, 0x04, length]).unwrap() + 5;
+            // Scalar and point of the PKCS#8 key, rewritten in SEC 1 form.
+            let scalar = &pkcs8[at..at + curve.size()];
+            let bits = [&[0], point.as_slice()].concat();
+            let named = der(0xa0, &curve.identifier()[11..]);
+            let body = [vec![2, 1, 1], der(4, scalar), named, der(0xa1, &der(3, &bits))].concat();
+            for text in [pair.serialize_pem(), pem::encode("EC PRIVATE KEY", &der(0x30, &body))] {
+                let key = SigningKey::from_pem(&text).unwrap();
+                assert_eq!(key.public_key(), &PublicKey::Ec(curve, point.clone()));
+                assert_eq!(key.public_key().algorithm(), jws);
+                assert_eq!(read_public_keys(&pair.public_key_pem()).unwrap(), [key.public_key().clone()]);
+                let signature = key.sign(b"hello").unwrap();
+                assert!(key.public_key().verify(b"hello", &signature));
+            }
+        }
+        let p521 = [&[0x30, 0x10][..], &P384_ALGORITHM[2..17], &[0x23]].concat();
+        let spki = der(0x30, &[p521, der(3, &[&[0, 4], [7; 132].as_slice()].concat())].concat());
+        let refused = read_public_keys(&pem::encode("PUBLIC KEY", &spki)).unwrap_err().to_string();
+        assert!(refused.contains("P-384"), "{refused}");
     }
 
     #[test]

@@ -2,11 +2,15 @@
 
 mod claims;
 mod discovery;
+mod external;
+mod issuer;
 mod jwt;
 mod keys;
 
-pub use claims::{BoundObject, Claims, ClaimsError, Issuer, TokenSpec};
+pub use claims::{BoundObject, Claims, ClaimsError, TokenSpec};
 pub use discovery::Discovery;
+pub use external::ExternalSigner;
+pub use issuer::Issuer;
 pub use jwt::{JwtError, decode_unverified_issuer, detached_signature, sign, verify};
-pub(crate) use keys::sec1;
+pub(crate) use keys::{Curve, sec1};
 pub use keys::{KeyError, PublicKey, SigningKey, read_public_keys};

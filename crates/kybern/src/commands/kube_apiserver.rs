@@ -92,6 +92,12 @@ pub(crate) struct KubeApiserver {
     /// PEM file of the key that signs service-account tokens.
     #[arg(long)]
     service_account_signing_key_file: Option<PathBuf>,
+    /// The socket of whoever signs service-account tokens instead; @NAME is an abstract one.
+    #[arg(long)]
+    service_account_signing_endpoint: Option<PathBuf>,
+    /// Where others find the keys of service-account tokens [default: below the issuer].
+    #[arg(long, default_value = "", value_parser = parse_jwks_uri)]
+    service_account_jwks_uri: String,
     /// The longest life of a token that a client asks for, such as 24h; 0 sets no limit [default: none].
     #[arg(long, value_parser = parse_token_limit, default_value = "0s")]
     service_account_max_token_expiration: i64,
@@ -186,6 +192,13 @@ fn parse_token_limit(text: &str) -> Result<i64, String> {
     Err("the service-account-max-token-expiration must be between 1 hour and 2^32 seconds".to_owned())
 }
 
+fn parse_jwks_uri(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with("https://") {
+        return Ok(text.to_owned());
+    }
+    Err(format!("service-account-jwks-uri requires https scheme, parsed as: {text}"))
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let positive = time::parse_duration(text).filter(|duration| !duration.is_zero());
     positive.ok_or_else(|| format!("{text:?} is not a positive duration of the form 5s"))
@@ -222,6 +235,8 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         audiences: options.api_audiences.clone(),
         signing_key: options.service_account_signing_key_file.clone(),
         verifying_keys: options.service_account_key_file.clone(),
+        signing_endpoint: options.service_account_signing_endpoint.clone().filter(|path| !path.as_os_str().is_empty()),
+        jwks_uri: options.service_account_jwks_uri.clone(),
         token_limits: TokenLimits {
             max_seconds: Some(options.service_account_max_token_expiration).filter(|seconds| *seconds > 0),
             extend: options.service_account_extend_token_expiration,

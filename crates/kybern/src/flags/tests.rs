@@ -73,8 +73,8 @@ fn refusals_say_why() {
         ("kybern kubelet run", "unknown command run"),
         ("kybern kube-proxy run", "\"kube-proxy\" does not take any arguments, got \"run\""),
         (
-            "kybern kube-apiserver --service-account-signing-endpoint=/p",
-            "--service-account-signing-endpoint=/p cannot be honoured: ",
+            "kybern kube-apiserver --egress-selector-config-file=/p",
+            "--egress-selector-config-file=/p cannot be honoured: ",
         ),
         (
             "kybern kube-apiserver --etcd-servers-overrides=/events#https://10.0.0.9:2379",
@@ -84,7 +84,7 @@ fn refusals_say_why() {
         let refusal = read(line).unwrap_err();
         assert!(refusal.contains(expect), "{line}: {refusal}");
     }
-    let line = "kybern kube-apiserver --etcd-servers-overrides=y --service-account-signing-endpoint=x --profiling=true";
+    let line = "kybern kube-apiserver --etcd-servers-overrides=y --egress-selector-config-file=x --profiling=true";
     let both = read(line).unwrap_err();
     assert_eq!(both.lines().count(), 2, "{both}");
 }

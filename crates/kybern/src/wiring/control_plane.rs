@@ -1,7 +1,7 @@
 //! An API server with the built-in kinds: what `kybern server` and `kybern kube-apiserver` have in common.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use kybern_auth::authn::{
 };
 use kybern_auth::authz::{self, Mode};
 use kybern_auth::pki::{KUBELET_CLIENT, Pki, PkiOptions};
-use kybern_auth::token::{Issuer, PublicKey, SigningKey, read_public_keys};
+use kybern_auth::token::Issuer;
 use kybern_component_base::TlsPolicy;
 use kybern_registry::bootstrap::{self, BootstrapOptions};
 use kybern_registry::{
@@ -38,6 +38,7 @@ use super::identity;
 use super::kubelet_access::KubeletAccess;
 use super::published_authorities::{ConfigMapChanges, keep_published, publish};
 use super::storage::{StorageOptions, report_health};
+use super::tokens::Tokens;
 use super::trust::Trust;
 use super::zpages;
 use crate::commands::admission;
@@ -80,6 +81,10 @@ pub(crate) struct ApiServerOptions {
     /// `None`: the key in `cert_dir`.
     pub(crate) signing_key: Option<PathBuf>,
     pub(crate) verifying_keys: Vec<PathBuf>,
+    /// The socket of whoever signs tokens instead.
+    pub(crate) signing_endpoint: Option<PathBuf>,
+    /// Where others find the keys of tokens; empty: below the issuer.
+    pub(crate) jwks_uri: String,
     pub(crate) token_limits: TokenLimits,
     /// Issuers of tokens, and anonymous requests.
     pub(crate) authentication: AuthenticationFlags,
@@ -173,7 +178,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let slot = ObjectsSlot::default();
-    let issuer = Arc::new(issuer(options, &pki)?);
+    let Tokens { issuer, limits: token_limits, signer } = Tokens::new(options, &pki).await?;
     let server_id = identity::server_id();
     let authorization = Authorization::new(options, &server_id)?;
     let Authorization { list: authorizers, rbac, mut observers, metrics: authorization_metrics } = authorization;
@@ -192,7 +197,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         objects: slot.clone(),
         clock: Arc::clone(&clock),
         issuer: Arc::clone(&issuer),
-        token_limits: options.token_limits,
+        token_limits,
         tokens: Arc::clone(&tokens),
         authorizer: Arc::new(authz::Union(authorizers.clone())),
         rbac,
@@ -255,6 +260,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.metrics().register(|registry| authorization_metrics.register(registry));
     server.metrics().register(|registry| policy_metrics.register(registry));
     server.metrics().register(|registry| authentication.metrics.register(registry));
+    if let Some(signer) = signer {
+        server.metrics().register(|registry| signer.register(registry));
+    }
     slot.fill(server.clone());
     deps.definitions.start(&server, deps.webhooks.clone()).await.context("cannot serve the custom resources")?;
     let hooks = ["start-apiextensions-informers", "start-apiextensions-controllers", "crd-informer-synced"];
@@ -333,26 +341,6 @@ fn own_kubelet_client(options: &ApiServerOptions) -> Option<&'static str> {
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
     bound.map_err(|error| preflight::cannot_listen(address, "the API", Some("--secure-port"), &error))
-}
-
-fn issuer(options: &ApiServerOptions, pki: &Pki) -> Result<Issuer> {
-    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
-    let signer = match &options.signing_key {
-        Some(path) => SigningKey::from_pem(&read(path)?)
-            .with_context(|| format!("{} is not usable as --service-account-signing-key-file", path.display()))?,
-        None => SigningKey::from_pem(&pki.service_account_key_pem)?,
-    };
-    let mut keys: Vec<PublicKey> = Vec::new();
-    for path in &options.verifying_keys {
-        let found = read_public_keys(&read(path)?);
-        keys.extend(found.with_context(|| format!("{} is not usable as --service-account-key-file", path.display()))?);
-    }
-    let issuers = if options.issuers.is_empty() {
-        vec![format!("https://kubernetes.default.svc.{}", options.cluster_domain)]
-    } else {
-        options.issuers.clone()
-    };
-    Ok(Issuer::new(issuers, options.audiences.clone(), signer, keys))
 }
 
 /// The judges of tokens, in the order in which they are asked: those who know first, those who have to ask last.

@@ -2,31 +2,33 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use kybern_apiserver::{Body, BoxFuture, Route, body};
 use kybern_auth::token::{Discovery, Issuer};
 
 struct Document {
+    issuer: Arc<Issuer>,
     content_type: &'static str,
-    bytes: Bytes,
+    of: fn(Discovery) -> Vec<u8>,
 }
 
 impl Route for Document {
     fn serve(&self, _request: Request<Body>) -> BoxFuture<'_, Response<Body>> {
-        let mut response = Response::new(body::full(self.bytes.clone()));
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(self.content_type));
+        let (documents, life) = self.issuer.discovery();
+        let mut response = Response::new(body::full((self.of)(documents).into()));
+        let life = HeaderValue::from_str(&format!("public, max-age={}", life.as_secs()));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        response.headers_mut().insert(header::CACHE_CONTROL, life.expect("a number is a header's value"));
         Box::pin(async move { response })
     }
 }
 
-pub(super) fn of(issuer: &Issuer) -> Vec<(String, Arc<dyn Route>)> {
-    let Discovery { openid_configuration, jwks } = issuer.discovery("");
-    let route = |path: &str, content_type, bytes: Vec<u8>| -> (String, Arc<dyn Route>) {
-        (path.to_owned(), Arc::new(Document { content_type, bytes: bytes.into() }))
+pub(super) fn of(issuer: &Arc<Issuer>) -> Vec<(String, Arc<dyn Route>)> {
+    let route = |path: &str, content_type, of: fn(Discovery) -> Vec<u8>| -> (String, Arc<dyn Route>) {
+        (path.to_owned(), Arc::new(Document { issuer: Arc::clone(issuer), content_type, of }))
     };
     vec![
-        route(Discovery::CONFIGURATION_PATH, "application/json", openid_configuration),
-        route(Discovery::JWKS_PATH, "application/jwk-set+json", jwks),
+        route(Discovery::CONFIGURATION_PATH, "application/json", |documents| documents.openid_configuration),
+        route(Discovery::JWKS_PATH, "application/jwk-set+json", |documents| documents.jwks),
     ]
 }

@@ -17,6 +17,7 @@ pub(crate) mod removal;
 pub(crate) mod server;
 pub(crate) mod shutdown;
 pub(crate) mod storage;
+mod tokens;
 mod trust;
 mod watched_files;
 mod zpages;

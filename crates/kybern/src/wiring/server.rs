@@ -95,6 +95,8 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         audiences: Vec::new(),
         signing_key: None,
         verifying_keys: Vec::new(),
+        signing_endpoint: None,
+        jwks_uri: String::new(),
         token_limits: Default::default(),
         authentication: Default::default(),
         bootstrap_tokens: true,

@@ -71,7 +71,8 @@ impl Connector for TokenRequest {
             };
             let now = self.clock.now();
             let id = uuid::v4();
-            let token = self.issuer.issue(&spec, &id, now).map_err(ApiError::internal)?;
+            let token = self.issuer.issue(&spec, &id, now).await;
+            let token = token.map_err(|cause| ApiError::internal(format!("failed to generate token: {cause}")))?;
             request.audit.annotate("authentication.kubernetes.io/issued-credential-id", &format!("JTI={id}"));
             // Labels and annotations come back as they were sent.
             for (field, value) in

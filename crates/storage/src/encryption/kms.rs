@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kybern_component_base::grpc::UnixServer;
 use parking_lot::Mutex;
 use prost::Message;
 
 use super::ciphers::{Cipher, random};
 use super::config::KmsOptions;
-use crate::grpc::Connection;
 
 /// How long what the plugin said last lets values be encrypted.
 const WRITE_LIFE: Duration = Duration::from_secs(180);
@@ -130,7 +130,7 @@ struct Current {
 /// See the module.
 pub(super) struct Plugin {
     pub(super) options: KmsOptions,
-    connection: tokio::sync::Mutex<Option<Connection>>,
+    server: UnixServer,
     current: Mutex<Option<Current>>,
     open: Mutex<HashMap<Vec<u8>, Cipher>>,
     /// Held while the plugin opens a seed, which many values may wait for.
@@ -142,8 +142,8 @@ pub(super) struct Plugin {
 impl Plugin {
     pub(super) fn new(options: KmsOptions) -> Self {
         Self {
+            server: UnixServer::new(options.socket.clone()),
             options,
-            connection: Default::default(),
             current: Mutex::default(),
             open: Mutex::default(),
             opening: Default::default(),
@@ -157,13 +157,7 @@ impl Plugin {
         O: Message + Default + 'static,
     {
         let called = tokio::time::timeout(self.options.timeout, async {
-            let connection = {
-                let mut open = self.connection.lock().await;
-                match open.as_ref().filter(|connection| !connection.is_closed()) {
-                    Some(connection) => connection.clone(),
-                    None => open.insert(Connection::unix(&self.options.socket).await?).clone(),
-                }
-            };
+            let connection = self.server.connection().await?;
             connection.unary(path, message).await.map_err(|status| status.message().to_owned())
         });
         called.await.unwrap_or_else(|_| Err("it does not answer in time".to_owned())).map_err(|cause| {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use kybern_component_base::grpc::{Connection, chain};
 use tonic::{Code, Status};
 
 use super::endpoints::Endpoints;
 use crate::StorageError;
-use crate::grpc::{Connection, chain};
 
 /// Attempts of a read, each at another member.
 const READ_TRIES: u32 = 3;

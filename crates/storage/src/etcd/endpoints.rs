@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use kybern_component_base::grpc::Connection;
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::StorageError;
-use crate::grpc::Connection;
 
 /// How long one member may take to answer a dial.
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);

@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::stream;
+use kybern_component_base::grpc::Connection;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
 use super::calls::meaning;
 use super::{Inner, end_of, messages as pb, revision_of};
-use crate::grpc::Connection;
 use crate::hub::{Item, QUEUE_BATCHES, SharedBatch};
 use crate::{Event, Revision, StorageError, Watch};
 

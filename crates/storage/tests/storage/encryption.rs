@@ -6,11 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use bytes::Bytes;
 use kybern_storage::encryption::{Encrypted, Kinds};
 use kybern_storage::memory::Memory;
 use kybern_storage::{Storage, StorageError, Txn};
@@ -206,59 +202,25 @@ struct Plugin {
 impl Plugin {
     fn start(socket: &Path) -> (Arc<Self>, tokio::task::JoinHandle<()>) {
         let plugin = Arc::new(Self { key: Mutex::new("kek-1".to_owned()), sick: false.into(), opened: 0.into() });
-        let _ = std::fs::remove_file(socket);
-        let listener = tokio::net::UnixListener::bind(socket).unwrap();
         let own = plugin.clone();
-        let task = tokio::spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let plugin = own.clone();
-                connections.spawn(async move {
-                    let service = service_fn(move |request| serve(plugin.clone(), request));
-                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        (plugin, task)
+        (plugin, kybern_testbed::serve_grpc(socket, move |path, body| own.answer(path, &body)))
     }
-}
 
-type Answer =
-    StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, std::convert::Infallible>>>>;
-
-async fn serve(
-    plugin: Arc<Plugin>,
-    request: http::Request<hyper::body::Incoming>,
-) -> Result<http::Response<Answer>, std::convert::Infallible> {
-    let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.unwrap().to_bytes();
-    let fields = fields(&body[5..]);
-    let key = plugin.key.lock().clone();
-    let turned = || fields.get(&1).map(|bytes| bytes.iter().map(|b| b ^ 0x5a).collect::<Vec<u8>>()).unwrap_or_default();
-    let (message, status) = match path.as_str() {
-        _ if plugin.sick.load(Ordering::Relaxed) => (Vec::new(), "14"),
-        "/v2.KeyManagementService/Status" => (message(&[(1, b"v2"), (2, b"ok"), (3, key.as_bytes())]), "0"),
-        "/v2.KeyManagementService/Encrypt" => (message(&[(1, &turned()), (2, key.as_bytes())]), "0"),
-        _ => {
-            plugin.opened.fetch_add(1, Ordering::Relaxed);
-            assert!(fields[&3].starts_with(b"kek-"), "it is told by which key");
-            (message(&[(1, &turned())]), "0")
+    fn answer(&self, path: &str, body: &[u8]) -> kybern_testbed::GrpcAnswer {
+        let (fields, key) = (fields(body), self.key.lock().clone());
+        let turned =
+            || fields.get(&1).map(|bytes| bytes.iter().map(|b| b ^ 0x5a).collect::<Vec<u8>>()).unwrap_or_default();
+        match path {
+            _ if self.sick.load(Ordering::Relaxed) => Err((14, "out of order")),
+            "/v2.KeyManagementService/Status" => Ok(message(&[(1, b"v2"), (2, b"ok"), (3, key.as_bytes())])),
+            "/v2.KeyManagementService/Encrypt" => Ok(message(&[(1, &turned()), (2, key.as_bytes())])),
+            _ => {
+                self.opened.fetch_add(1, Ordering::Relaxed);
+                assert!(fields[&3].starts_with(b"kek-"), "it is told by which key");
+                Ok(message(&[(1, &turned())]))
+            }
         }
-    };
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(message.len() as u32);
-    framed.extend_from_slice(&message);
-    let trailers = http::HeaderMap::from_iter([
-        (http::HeaderName::from_static("grpc-status"), status.parse().unwrap()),
-        (http::HeaderName::from_static("grpc-message"), "out of order".parse().unwrap()),
-    ]);
-    let frames = vec![Ok(Frame::data(framed.freeze())), Ok(Frame::trailers(trailers))];
-    let frames = if status == "0" { frames } else { frames.into_iter().skip(1).collect() };
-    let answer = StreamBody::new(futures_util::stream::iter(frames));
-    Ok(http::Response::builder().header("content-type", "application/grpc").body(answer).unwrap())
+    }
 }
 
 /// The length-delimited fields of a short message.

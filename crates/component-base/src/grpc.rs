@@ -1,7 +1,7 @@
 //! gRPC calls over connections that are dialled here, so that it is known whether a request was sent.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::body::Body;
 use tonic::client::Grpc;
-use tonic::{Request, Status, Streaming};
+pub use tonic::{Code, Status};
+use tonic::{Request, Streaming};
 use tonic_prost::ProstCodec;
 
 /// etcd takes more frequent ones for an attack.
@@ -26,14 +27,14 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// One HTTP/2 connection, shared by its clones.
 #[derive(Clone)]
-pub(crate) struct Connection {
+pub struct Connection {
     send: http2::SendRequest<Body>,
     origin: http::Uri,
 }
 
 impl Connection {
     /// Dials a host and port, with TLS where there is a configuration for it.
-    pub(crate) async fn tcp(authority: &str, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Self, String> {
+    pub async fn tcp(authority: &str, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Self, String> {
         let stream = TcpStream::connect(authority).await.map_err(|e| e.to_string())?;
         // Small requests must not wait for each other.
         let _ = stream.set_nodelay(true);
@@ -44,7 +45,7 @@ impl Connection {
         Self::over(stream, "https", authority).await
     }
 
-    pub(crate) async fn unix(path: &Path) -> Result<Self, String> {
+    pub async fn unix(path: &Path) -> Result<Self, String> {
         let stream = UnixStream::connect(path).await.map_err(|e| e.to_string())?;
         Self::over(stream, "http", "localhost").await
     }
@@ -74,7 +75,7 @@ impl Connection {
         Ok(Self { send, origin })
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.send.is_closed()
     }
 
@@ -82,7 +83,7 @@ impl Connection {
         Grpc::with_origin(self.clone(), self.origin.clone()).max_decoding_message_size(usize::MAX)
     }
 
-    pub(crate) async fn unary<I, O>(&self, path: &'static str, message: I) -> Result<O, Status>
+    pub async fn unary<I, O>(&self, path: &'static str, message: I) -> Result<O, Status>
     where
         I: prost::Message + 'static,
         O: prost::Message + Default + 'static,
@@ -94,7 +95,7 @@ impl Connection {
     }
 
     /// Sends messages as they come and answers what comes back. `require_leader` has etcd end it when it has no leader.
-    pub(crate) async fn streaming<I, O>(
+    pub async fn streaming<I, O>(
         &self,
         path: &'static str,
         messages: impl futures_util::Stream<Item = I> + Send + 'static,
@@ -115,6 +116,44 @@ impl Connection {
     }
 }
 
+/// A server on a socket: dialled when it is needed, and again where the connection has ended.
+pub struct UnixServer {
+    path: PathBuf,
+    open: tokio::sync::Mutex<Option<Connection>>,
+}
+
+impl UnixServer {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, open: Default::default() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub async fn connection(&self) -> Result<Connection, String> {
+        let mut open = self.open.lock().await;
+        match open.as_ref().filter(|connection| !connection.is_closed()) {
+            Some(connection) => Ok(connection.clone()),
+            None => Ok(open.insert(Connection::unix(&self.path).await?).clone()),
+        }
+    }
+}
+
+/// A status as gRPC for Go writes it.
+pub fn text(status: &Status) -> String {
+    format!("rpc error: code = {} desc = {}", code(status.code()), status.message())
+}
+
+/// The name that Go has for a code.
+pub fn code(code: Code) -> String {
+    match code {
+        Code::Ok => "OK".to_owned(),
+        Code::Cancelled => "Canceled".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
 impl tower_service::Service<http::Request<Body>> for Connection {
     type Response = http::Response<hyper::body::Incoming>;
     type Error = hyper::Error;
@@ -130,7 +169,7 @@ impl tower_service::Service<http::Request<Body>> for Connection {
 }
 
 /// An error with its causes: hyper's own texts say little.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
