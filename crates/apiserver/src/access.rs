@@ -114,7 +114,8 @@ impl Attributes {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Allow,
+    /// With the reason, if there is one to tell.
+    Allow(Option<Arc<str>>),
     Deny(String),
     /// Ask the next; the text is added to the final refusal.
     NoOpinion(String),
@@ -159,7 +160,7 @@ impl dyn Authorizer {
     }
 
     pub async fn allows(&self, attributes: &Attributes) -> bool {
-        self.decide(attributes).await == Decision::Allow
+        matches!(self.decide(attributes).await, Decision::Allow(_))
     }
 }
 
@@ -202,7 +203,7 @@ impl SoFar {
         match decision {
             Decision::NoOpinion(reason) => self.reasons.extend(Some(reason).filter(|r| !r.is_empty())),
             Decision::Error { text, deny: false } => self.errors.push(text),
-            Decision::Error { deny: true, .. } | Decision::Allow | Decision::Deny(_) => return Some(decision),
+            Decision::Error { deny: true, .. } | Decision::Allow(_) | Decision::Deny(_) => return Some(decision),
         }
         None
     }

@@ -1,5 +1,7 @@
 //! May the user do this?
 
+use std::sync::Arc;
+
 use kybern_apimachinery::{ApiError, GroupResource, Reason};
 
 use crate::access::{self, Attributes, Decision, UserInfo};
@@ -7,10 +9,10 @@ use crate::audit::Record;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 
-/// Asks the authorizers in order.
-pub(crate) async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Refusal> {
+/// Asks the authorizers in order, and answers the reason of who allows it.
+pub(crate) async fn authorize(server: &Server, attributes: &Attributes) -> Result<Option<Arc<str>>, Refusal> {
     match access::ask(&server.authorizers, attributes).decision().await {
-        Decision::Allow => Ok(()),
+        Decision::Allow(reason) => Ok(reason),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(Refusal::Forbidden(reason)),
         Decision::Error { text, .. } => Err(Refusal::Failed(text)),
     }
@@ -67,7 +69,7 @@ pub(crate) async fn check(
     let decision = authorize(server, &attributes).await;
     if let Some(audit) = audit {
         let (word, reason) = match &decision {
-            Ok(()) => (Some("allow"), ""),
+            Ok(reason) => (Some("allow"), reason.as_deref().unwrap_or("")),
             Err(Refusal::Forbidden(reason)) => (Some("forbid"), reason.as_str()),
             Err(Refusal::Failed(_)) => (None, "internal error"),
         };
@@ -77,7 +79,7 @@ pub(crate) async fn check(
         audit.annotate("authorization.k8s.io/reason", reason);
     }
     match decision {
-        Ok(()) => Ok(attributes.user),
+        Ok(_) => Ok(attributes.user),
         Err(refusal) => Err(refusal.into_api_error(info, &attributes)),
     }
 }
@@ -85,5 +87,5 @@ pub(crate) async fn check(
 /// Whoever may update or patch may not create by that what is not there yet: a PUT or an apply that creates asks again.
 pub(crate) async fn check_creation(server: &Server, info: &RequestInfo, user: &UserInfo) -> Result<(), ApiError> {
     let attributes = Attributes { verb: "create".to_owned(), ..attributes(info, user.clone()) };
-    authorize(server, &attributes).await.map_err(|refusal| refusal.into_api_error(info, &attributes))
+    authorize(server, &attributes).await.map(|_| ()).map_err(|refusal| refusal.into_api_error(info, &attributes))
 }

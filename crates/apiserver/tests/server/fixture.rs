@@ -137,7 +137,7 @@ impl Authorizer for Rules {
             "changer" => attributes.verb == "create",
             _ => false,
         };
-        if refused { Decision::NoOpinion(String::new()) } else { Decision::Allow }.into()
+        if refused { Decision::NoOpinion(String::new()) } else { Decision::Allow(None) }.into()
     }
 }
 

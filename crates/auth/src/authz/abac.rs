@@ -112,7 +112,7 @@ impl Policy {
 impl Authorizer for Policies {
     fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
         let allowed = self.0.iter().any(|policy| policy.allows(attributes));
-        if allowed { Decision::Allow } else { Decision::NoOpinion("No policy matched.".to_owned()) }.into()
+        if allowed { Decision::Allow(None) } else { Decision::NoOpinion("No policy matched.".to_owned()) }.into()
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
             _ => unreachable!("{question}"),
         }
         let policies = Policies::parse(FILE).unwrap();
-        crate::testing::block(policies.authorize(&attributes).decision()) == Decision::Allow
+        crate::testing::block(policies.authorize(&attributes).decision()) == Decision::Allow(None)
     }
 
     #[test]

@@ -145,7 +145,7 @@ struct Counted {
 impl Counted {
     fn count(&self, decision: &Decision) {
         let (counter, decision) = match decision {
-            Decision::Allow => (&self.allowed, "allowed"),
+            Decision::Allow(_) => (&self.allowed, "allowed"),
             Decision::Deny(_) | Decision::Error { deny: true, .. } => (&self.denied, "denied"),
             Decision::NoOpinion(_) | Decision::Error { deny: false, .. } => return,
         };

@@ -30,7 +30,8 @@ pub struct Masters;
 
 impl Authorizer for Masters {
     fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
-        if attributes.user.in_group(MASTERS) { Decision::Allow } else { Decision::NoOpinion(String::new()) }.into()
+        if attributes.user.in_group(MASTERS) { Decision::Allow(None) } else { Decision::NoOpinion(String::new()) }
+            .into()
     }
 }
 
@@ -39,7 +40,7 @@ pub struct AlwaysAllow;
 
 impl Authorizer for AlwaysAllow {
     fn authorize<'a>(&'a self, _: &'a Attributes) -> Answer<'a> {
-        Decision::Allow.into()
+        Decision::Allow(None).into()
     }
 }
 
@@ -94,7 +95,7 @@ mod tests {
     #[test]
     fn the_first_opinion_counts() {
         let refused = Decision::NoOpinion("Everything is forbidden.".into());
-        assert_eq!(decide(&[Arc::new(Masters), Arc::new(AlwaysAllow)]), Decision::Allow);
+        assert_eq!(decide(&[Arc::new(Masters), Arc::new(AlwaysAllow)]), Decision::Allow(None));
         assert_eq!(decide(&[Arc::new(AlwaysDeny)]), refused);
         let late_refusal = Decision::Deny("no".into());
         assert_eq!(decide(&[says(refused.clone()), says(late_refusal.clone()), Arc::new(AlwaysAllow)]), late_refusal);
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn who_cannot_tell_stops_only_those_whom_nobody_allows() {
         let away = || says(error("away", false));
-        assert_eq!(decide(&[away(), Arc::new(AlwaysAllow)]), Decision::Allow);
+        assert_eq!(decide(&[away(), Arc::new(AlwaysAllow)]), Decision::Allow(None));
         assert_eq!(decide(&[away(), Arc::new(AlwaysDeny)]), error("away", false));
         assert_eq!(decide(&[away(), away()]), error("[away, away]", false));
         assert_eq!(decide(&[says(error("away", true)), Arc::new(AlwaysAllow)]), error("away", true));
@@ -116,6 +117,6 @@ mod tests {
     #[test]
     fn what_is_known_is_said_at_once() {
         let known: [Arc<dyn Authorizer>; 2] = [Arc::new(Masters), Arc::new(AlwaysAllow)];
-        assert!(matches!(access::ask(&known, &Attributes::default()), Answer::Now(Decision::Allow)));
+        assert!(matches!(access::ask(&known, &Attributes::default()), Answer::Now(Decision::Allow(None))));
     }
 }

@@ -44,7 +44,7 @@ mod tests {
         let ask = || block(list.authorize(&Attributes::default()).decision());
         assert_eq!(ask(), Decision::NoOpinion("Everything is forbidden.".into()));
         list.replace(vec![Arc::new(AlwaysAllow)]);
-        assert_eq!(ask(), Decision::Allow);
+        assert_eq!(ask(), Decision::Allow(None));
         list.replace(Vec::new());
         assert_eq!(ask(), Decision::NoOpinion(String::new()), "nobody allows anything");
     }

@@ -160,7 +160,7 @@ impl Status {
                 Decision::Error { text, deny: true }
             }
             (true, false) => Decision::Deny(self.reason),
-            (false, true) => Decision::Allow,
+            (false, true) => Decision::Allow(Some(self.reason.into()).filter(|reason: &Arc<str>| !reason.is_empty())),
             (false, false) => Decision::NoOpinion(self.reason),
         }
     }

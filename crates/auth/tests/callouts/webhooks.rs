@@ -219,7 +219,7 @@ fn access_review(status: Value) -> (u16, Value) {
 async fn access_is_asked_for_in_upstreams_form() {
     let mut hook = hook(|question| {
         access_review(match question["spec"]["resourceAttributes"]["verb"].as_str() {
-            Some("list") => json!({"allowed": true}),
+            Some("list") => json!({"allowed": true, "reason": "because"}),
             Some("delete") => json!({"allowed": false, "denied": true, "reason": "never"}),
             Some("get") => json!({"allowed": false, "reason": "I do not know"}),
             Some("watch") => json!({"allowed": true, "denied": true}),
@@ -236,11 +236,11 @@ async fn access_is_asked_for_in_upstreams_form() {
     let contradiction = "webhook subject access review returned both allow and deny response".to_owned();
     for _ in 0..2 {
         for (attributes, expect) in [
-            (&list, Decision::Allow),
+            (&list, Decision::Allow(Some("because".into()))),
             (&pods("delete"), Decision::Deny("never".into())),
             (&pods("get"), Decision::NoOpinion("I do not know".into())),
             (&pods("watch"), Decision::Error { text: contradiction.clone(), deny: true }),
-            (&path("/healthz"), Decision::Allow),
+            (&path("/healthz"), Decision::Allow(None)),
             (&path("/metrics"), Decision::NoOpinion(String::new())),
         ] {
             assert_eq!(decide(&webhook, attributes).await, expect, "{attributes:?}");
@@ -269,7 +269,7 @@ async fn access_is_asked_for_in_upstreams_form() {
 async fn the_old_version_calls_groups_by_their_old_name() {
     let mut hook = hook(|_| access_review(json!({"allowed": true}))).await;
     let webhook = access(&mut hook, false, false);
-    assert_eq!(decide(&webhook, &pods("get")).await, Decision::Allow);
+    assert_eq!(decide(&webhook, &pods("get")).await, Decision::Allow(None));
     let asked = hook.asked.lock()[0].clone();
     assert_eq!(asked["apiVersion"], "authorization.k8s.io/v1beta1");
     assert_eq!((&asked["spec"]["group"], &asked["spec"]["groups"]), (&json!(["dev"]), &Value::Null));
@@ -328,7 +328,7 @@ async fn only_what_meets_the_conditions_is_asked() {
     let webhook = AccessWebhook::named("one", hook.client(), settings, conditions, Arc::default());
     assert_eq!(decide(&webhook, &pods("get")).await, Decision::NoOpinion(String::new()));
     assert_eq!(hook.asked(), 0);
-    assert_eq!(decide(&webhook, &pods("list")).await, Decision::Allow);
+    assert_eq!(decide(&webhook, &pods("list")).await, Decision::Allow(None));
     let path = Attributes { path: "/healthz".into(), resource_request: false, ..pods("list") };
     match decide(&webhook, &path).await {
         Decision::Error { text, deny: true } => assert!(text.contains("no such key: resourceAttributes"), "{text}"),

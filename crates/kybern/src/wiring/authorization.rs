@@ -178,7 +178,7 @@ async fn follow(
 mod tests {
     use std::time::Duration;
 
-    use kybern_apiserver::access::{Attributes, Decision};
+    use kybern_apiserver::access::Attributes;
 
     use super::*;
 
@@ -214,7 +214,7 @@ mod tests {
         let allows = async |expect: bool| {
             let authorizer: Arc<dyn Authorizer> = authorizers.clone();
             for _ in 0..100 {
-                if (authorizer.decide(&Attributes::default()).await == Decision::Allow) == expect {
+                if authorizer.allows(&Attributes::default()).await == expect {
                     return true;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -15,7 +15,7 @@ struct Document {
 impl Route for Document {
     fn serve(&self, _request: Request<Body>) -> BoxFuture<'_, Response<Body>> {
         let (documents, life) = self.issuer.discovery();
-        let mut response = Response::new(body::full((self.of)(documents).into()));
+        let mut response = Response::new(body::full((self.of)(documents)));
         let life = HeaderValue::from_str(&format!("public, max-age={}", life.as_secs()));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         response.headers_mut().insert(header::CACHE_CONTROL, life.expect("a number is a header's value"));

@@ -94,7 +94,7 @@ impl kybern_cel::Authorizer for Answers {
 
 fn told(decision: &Decision) -> kybern_cel::Decision {
     let (allowed, reason, error) = match decision {
-        Decision::Allow => (true, String::new(), None),
+        Decision::Allow(reason) => (true, reason.as_deref().unwrap_or("").to_owned(), None),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => (false, reason.clone(), None),
         Decision::Error { text, .. } => (false, String::new(), Some(text.clone())),
     };
@@ -113,7 +113,7 @@ mod tests {
         fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
             Answer::Later(Box::pin(async {
                 tokio::task::yield_now().await;
-                if attributes.verb == "get" { Decision::Allow } else { Decision::NoOpinion("no".to_owned()) }
+                if attributes.verb == "get" { Decision::Allow(None) } else { Decision::NoOpinion("no".to_owned()) }
             }))
         }
     }

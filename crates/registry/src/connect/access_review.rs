@@ -34,7 +34,9 @@ impl Connector for AccessReview {
             let local = (self.scope == Scope::Local).then_some(request.namespace.as_str());
             let (attributes, ignored) = attributes(&review, own, local)?;
             review["status"] = match self.authorizer.decide(&attributes).await {
-                Decision::Allow => json!({"allowed": true}),
+                Decision::Allow(reason) => {
+                    with_reason(json!({"allowed": true}), reason.as_deref().unwrap_or("").to_owned())
+                }
                 Decision::Deny(reason) => with_reason(json!({"allowed": false, "denied": true}), reason),
                 Decision::NoOpinion(reason) => with_reason(json!({"allowed": false}), reason),
                 Decision::Error { text, deny: true } => {

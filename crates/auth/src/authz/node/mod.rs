@@ -204,7 +204,7 @@ impl Authorizer for NodeAuthorizer {
     fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
         let decision = match node_of(&attributes.user).map(|node| self.judge(node, attributes)) {
             None => Decision::NoOpinion(String::new()),
-            Some(Ok(())) => Decision::Allow,
+            Some(Ok(())) => Decision::Allow(None),
             Some(Err(reason)) => Decision::NoOpinion(reason),
         };
         decision.into()
@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn may(authorizer: &NodeAuthorizer, node: &str, verb: &str, resource: &str, name: &str) -> bool {
-        judge(authorizer, node, verb, resource, name, "") == Decision::Allow
+        judge(authorizer, node, verb, resource, name, "") == Decision::Allow(None)
     }
 
     fn judge(
@@ -388,7 +388,7 @@ mod tests {
             ("get", "p", "", Some("no relationship found between node 'a' and this object")),
             ("deletecollection", "", own, Some("")),
         ] {
-            let expect = refusal.map_or(Decision::Allow, |text| Decision::NoOpinion(text.to_owned()));
+            let expect = refusal.map_or(Decision::Allow(None), |text| Decision::NoOpinion(text.to_owned()));
             assert_eq!(judge(&authorizer, "a", verb, "pods", name, selector), expect, "{verb} {name} {selector}");
         }
         tell(json!({"spec": {"nodeName": "a", "imagePullSecrets": [{"name": "pull"}]}}));
@@ -403,7 +403,7 @@ mod tests {
         assert!(!may(&authorizer, "b", "delete", "resource.k8s.io!resourceslices", "s"));
         let slices = |selector| judge(&authorizer, "a", "list", "resource.k8s.io!resourceslices", "", selector);
         assert_eq!(slices("spec.nodeName=a"), slices(""), "the field is not called so");
-        assert_eq!(slices("nodeName=a"), Decision::Allow);
+        assert_eq!(slices("nodeName=a"), Decision::Allow(None));
     }
 
     #[test]

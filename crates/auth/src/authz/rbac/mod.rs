@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 pub use escalation::{escalation_refusal, uncovered};
 pub use rules::Rule;
-pub use snapshot::{Binding, RoleRef, Snapshot, Subject};
+pub use snapshot::{Binding, Grant, RoleRef, Snapshot, Subject};
 
 /// The group of RBAC's kinds.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
@@ -34,10 +34,13 @@ impl Rbac {
 impl Authorizer for Rbac {
     fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Answer<'a> {
         let snapshot = self.snapshot.read();
-        let allowed = snapshot
+        let found = snapshot
             .rules(&attributes.user, &attributes.namespace)
-            .any(|(_, rules)| rules.iter().any(|r| r.allows(attributes)));
-        if allowed { Decision::Allow } else { Decision::NoOpinion(String::new()) }.into()
+            .find(|(_, rules)| rules.iter().any(|rule| rule.allows(attributes)));
+        match found {
+            Some((grant, _)) => Decision::Allow(Some(grant.reason.clone())).into(),
+            None => Decision::NoOpinion(String::new()).into(),
+        }
     }
 }
 
@@ -76,7 +79,7 @@ mod tests {
             ..Attributes::default()
         };
         // Nothing but memory is asked.
-        matches!(rbac.authorize(&attributes), Answer::Now(Decision::Allow))
+        matches!(rbac.authorize(&attributes), Answer::Now(Decision::Allow(_)))
     }
 
     #[test]
@@ -98,6 +101,27 @@ mod tests {
         let account = "system:serviceaccount:x:sa";
         assert!(can(&rbac, account, &[], "list", "pods", "a"));
         assert!(can(&rbac, "joe", &["dev"], "get", "pods/log", "a"));
+        let reason = |user: &str, groups: &[&str], namespace: &str| {
+            let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+            let user = UserInfo { name: user.to_owned(), groups, ..UserInfo::default() };
+            let attributes = Attributes {
+                user,
+                verb: "get".into(),
+                resource_request: true,
+                resource: "pods".into(),
+                namespace: namespace.into(),
+                ..Attributes::default()
+            };
+            match rbac.authorize(&attributes) {
+                Answer::Now(Decision::Allow(reason)) => reason.map(|reason| reason.to_string()),
+                _ => None,
+            }
+        };
+        let of =
+            |subject: &str| Some(format!("RBAC: allowed by RoleBinding \"b/a\" of ClusterRole \"view\" to {subject}"));
+        assert_eq!(reason(account, &[], "a"), of("ServiceAccount \"sa/x\""));
+        assert_eq!(reason("joe", &["dev"], "a"), of("Group \"dev\""));
+        assert_eq!(reason("joe", &["dev"], "b"), None);
         assert!(!can(&rbac, account, &[], "list", "pods", "b"), "another namespace");
         assert!(!can(&rbac, account, &[], "list", "pods", ""), "all namespaces");
         assert!(!can(&rbac, account, &[], "delete", "pods", "a"));
@@ -108,6 +132,8 @@ mod tests {
             &json!({"metadata": {"name": "c"}, "roleRef": {"kind": "ClusterRole", "name": "view"},
             "subjects": [{"kind": "User", "name": "ann"}]}),
         );
+        let expect = "RBAC: allowed by ClusterRoleBinding \"c\" of ClusterRole \"view\" to User \"ann\"";
+        assert_eq!(reason("ann", &[], "zzz").as_deref(), Some(expect));
         assert!(can(&rbac, "ann", &[], "list", "pods", "") && can(&rbac, "ann", &[], "list", "pods", "zzz"));
         rbac.changed(GROUP, "clusterrolebindings", "", "c", None);
         assert!(!can(&rbac, "ann", &[], "list", "pods", ""));

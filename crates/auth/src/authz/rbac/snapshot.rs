@@ -30,6 +30,15 @@ impl Subject {
         }
     }
 
+    /// As reasons name it (`describeSubject`).
+    fn described(&self) -> String {
+        match self {
+            Self::User(name) => format!("User {name:?}"),
+            Self::Group(name) => format!("Group {name:?}"),
+            Self::ServiceAccount { namespace, name } => format!("ServiceAccount {:?}", format!("{name}/{namespace}")),
+        }
+    }
+
     pub fn is(&self, user: &UserInfo) -> bool {
         match self {
             Self::User(name) => *name == user.name,
@@ -50,22 +59,36 @@ pub struct RoleRef {
     pub name: String,
 }
 
+/// Whom a binding grants its role, and what is said of what that allows: made once, for every request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub subject: Subject,
+    pub reason: Arc<str>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
-    pub subjects: Vec<Subject>,
+    pub grants: Vec<Grant>,
     pub role: RoleRef,
 }
 
 impl Binding {
     pub fn from_value(binding: &Value) -> Self {
         let namespace = object::namespace(binding);
+        let (kind, role) =
+            (object::str_at(binding, &["roleRef", "kind"]), object::str_at(binding, &["roleRef", "name"]));
+        let itself = match (object::name(binding), namespace) {
+            (name, "") => format!("ClusterRoleBinding {name:?}"),
+            (name, namespace) => format!("RoleBinding {:?}", format!("{name}/{namespace}")),
+        };
+        let grant = |subject: Subject| {
+            let to = subject.described();
+            Grant { subject, reason: format!("RBAC: allowed by {itself} of {kind} {role:?} to {to}").into() }
+        };
         let subjects = binding["subjects"].as_array().into_iter().flatten();
         Self {
-            subjects: subjects.filter_map(|s| Subject::from_value(s, namespace)).collect(),
-            role: RoleRef {
-                cluster: object::str_at(binding, &["roleRef", "kind"]) == "ClusterRole",
-                name: object::str_at(binding, &["roleRef", "name"]).to_owned(),
-            },
+            grants: subjects.filter_map(|subject| Subject::from_value(subject, namespace)).map(grant).collect(),
+            role: RoleRef { cluster: kind == "ClusterRole", name: role.to_owned() },
         }
     }
 }
@@ -119,16 +142,16 @@ impl Snapshot {
         }
     }
 
-    /// Every set of rules that applies to a user, cluster-wide first, then those of one namespace, each with its binding.
+    /// Every set of rules that applies to a user, cluster-wide first, then those of one namespace, each with what grants it.
     pub fn rules<'a>(
         &'a self,
         user: &'a UserInfo,
         namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a Binding, &'a [Rule])> {
+    ) -> impl Iterator<Item = (&'a Grant, &'a [Rule])> {
         let local = self.bindings.get(namespace).into_iter().flat_map(|b| b.values());
         let granted = move |binding: &'a Arc<Binding>, namespace: &'a str| {
             let rules = self.role(&binding.role, namespace)?;
-            binding.subjects.iter().any(|s| s.is(user)).then_some((&**binding, &**rules))
+            Some((binding.grants.iter().find(|grant| grant.subject.is(user))?, &**rules))
         };
         let cluster = self.cluster_bindings.values().filter_map(move |b| granted(b, ""));
         cluster.chain(local.filter_map(move |b| granted(b, namespace)))
