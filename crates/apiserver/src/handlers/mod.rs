@@ -28,11 +28,12 @@ pub(crate) async fn serve(exchange: Exchange, body: Body) -> Result<Response<Bod
     answer(exchange, body).await
 }
 
+/// Whatever is larger than a GET is in a box: it would make a GET's future large, too.
 async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiError> {
     let verb = exchange.info.verb;
     let refuse = || Err(ApiError::method_not_allowed());
     if exchange.resource.unstored.is_some() {
-        return connect::unstored(exchange, body).await;
+        return Box::pin(connect::unstored(exchange, body)).await;
     }
     check_segment(&exchange.info.name)?;
     if exchange.info.subresource.is_empty() {
@@ -47,7 +48,7 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
         }
         return match verb {
             "get" => get::get(&exchange).await,
-            "list" => list::list(&exchange).await,
+            "list" => Box::pin(list::list(&exchange)).await,
             "watch" => watch::watch(&exchange).await,
             "create" => mutate(async move { create::create(&exchange, body).await }).await,
             "update" => mutate(async move { update::update(&exchange, body).await }).await,
@@ -66,7 +67,7 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
     }
     match (subresource.handler, verb) {
         (SubresourceHandler::Connect(connector), _) if connect::streams(&subresource.name) => {
-            connect::stream(exchange, subresource.kind, connector, body).await
+            Box::pin(connect::stream(exchange, subresource.kind, connector, body)).await
         }
         (SubresourceHandler::Connect(connector), _) => {
             let kind = subresource.kind;
@@ -76,7 +77,7 @@ async fn answer(exchange: Exchange, body: Body) -> Result<Response<Body>, ApiErr
         (SubresourceHandler::Part(_), "update") => mutate(async move { update::update(&exchange, body).await }).await,
         (SubresourceHandler::Part(_), "patch") => mutate(async move { patch::patch(&exchange, body).await }).await,
         (SubresourceHandler::Scale(paths), verb) => match verb {
-            "get" => scale::get(&exchange, &paths).await,
+            "get" => Box::pin(scale::get(&exchange, &paths)).await,
             "update" => mutate(async move { scale::update(&exchange, &paths, body).await }).await,
             "patch" => mutate(async move { scale::patch(&exchange, &paths, body).await }).await,
             _ => refuse(),
