@@ -2,9 +2,10 @@
 //! makes the network namespace for it.
 //!
 //! `kybern-bench apiserver KYBERN FOLDER` measures `kybern kube-apiserver` alone, `large` the same with 150,000 pods, `watches`
-//! with many who watch, `peers` beside nginx and upstream's server; `scheduler` the scheduler on fake nodes; `cluster` a whole
-//! one-node cluster.
+//! with many who watch, `peers` beside nginx and upstream's server, `admission` what policies add to a write; `scheduler` the
+//! scheduler on fake nodes; `cluster` a whole one-node cluster.
 
+mod admission;
 mod apiserver;
 mod cluster;
 mod connection;
@@ -43,9 +44,10 @@ async fn main() -> Result<()> {
         "large" => large::measure(&site).await?,
         "watches" => watches::measure(&site).await?,
         "peers" => peers::measure(&site).await?,
+        "admission" => admission::measure(&site).await?,
         "scheduler" => scheduler::measure(&site).await?,
         "cluster" => cluster::measure(&site).await?,
-        other => bail!("no part {other:?}: apiserver, large, watches, peers, scheduler or cluster"),
+        other => bail!("no part {other:?}: apiserver, large, watches, peers, admission, scheduler or cluster"),
     };
     print!("{report}");
     Ok(())

@@ -24,7 +24,7 @@ usage: cargo xtask <task>
   schema  writes crates/schema's table from published API facts: --facts DIR --go DIR
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
   vm      Kybern on a distribution's kernel in an emulator: missing features, cgroup v2
-  bench   [apiserver|scheduler|cluster]: figures against the budgets (needs root)
+  bench   [apiserver|admission|scheduler|cluster]: figures against the budgets (needs root)
   fuzz    [TARGET] [--seconds N]: libFuzzer on one parser, or on each in turn (needs cargo-fuzz)
   deny    licences, sources, duplicates and advisories of dependencies
   tidy    layering, file sizes, banned words
