@@ -5,6 +5,7 @@ use kybern_apimachinery::validation::{dns1123_label, dns1123_subdomain, label_ke
 use kybern_apimachinery::{Value, json};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
+use super::device_selectors;
 use super::status::reset_status;
 use crate::tree::{has, int, list, list_mut, text};
 use crate::validation::names::{attribute_name, driver_name, is_extended_resource};
@@ -255,6 +256,8 @@ fn selectors(out: &mut Errors, path: &FieldPath, owner: &Value) {
             out.push(FieldError::required(&path, ""));
         } else if text(&selector["cel"], "expression").len() > MAX_EXPRESSION {
             out.push(FieldError::too_long(&path.child("expression"), MAX_EXPRESSION));
+        } else {
+            device_selectors::validate(out, &path.child("expression"), text(&selector["cel"], "expression"));
         }
     }
     at_most(out, &path, selectors, MAX_SELECTORS);
