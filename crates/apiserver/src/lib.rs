@@ -33,6 +33,7 @@ mod objects;
 mod openapi;
 mod options;
 mod pipeline;
+mod protobuf_store;
 pub mod registrations;
 mod request_info;
 pub mod resource;
@@ -53,6 +54,7 @@ use std::pin::Pin;
 pub use health::Checks;
 pub use metrics::Metrics;
 pub use openapi::part_of as openapi_part;
+pub use protobuf_store::ProtobufStore;
 pub use routes::{PrefixRequest, PrefixRoute, PrefixRoutes, Route};
 pub use server::{Options, Server};
 

@@ -28,6 +28,7 @@ pub(super) const CRATES: &[(&str, &[&str])] = &[(
         "connect",
         "flow",
         "resource",
+        "protobuf_store",
         // What is served, and its bytes.
         "resources",
         "registrations",

@@ -20,7 +20,13 @@ pub(crate) struct StorageFlags {
     encryption: EncryptionFlags,
     #[command(flatten)]
     snapshots: SnapshotFlags,
+    /// The form that objects have in etcd; a store of this server's own holds JSON. What is read may have either.
+    #[arg(long, default_value = PROTOBUF, value_parser = [JSON, PROTOBUF])]
+    storage_media_type: String,
 }
+
+const JSON: &str = "application/json";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 impl StorageFlags {
     /// What is used: the etcd, or a store below the data directory.
@@ -32,6 +38,7 @@ impl StorageFlags {
             readiness_timeout: self.etcd.etcd_readycheck_timeout,
             encryption: self.encryption.file(),
             snapshots: self.snapshots.schedule(data_dir),
+            protobuf: self.storage_media_type == PROTOBUF,
             ..StorageOptions::own(&data_dir.join("server/db"))
         }
     }
@@ -42,6 +49,7 @@ impl StorageFlags {
         if self.etcd.etcd().is_some() {
             arguments.extend(self.etcd.to_arguments());
             arguments.extend(self.events.to_arguments());
+            arguments.push(format!("--storage-media-type={}", self.storage_media_type));
         }
         arguments.extend(self.encryption.to_arguments());
         arguments

@@ -220,7 +220,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         (options.storage.health_timeout, options.storage.readiness_timeout);
     server.resources = kybern_registry::resources(&deps);
     let (storage, key_health) = options.storage.encrypted(server.storage.clone(), &server.resources).await?;
-    server.storage = storage;
+    server.storage = options.storage.formed(storage, &server.resources);
     options.runtime_config.retain(&mut server.resources, |row| &row.gvr)?;
     server.priorities = kybern_registry::aggregation::priorities;
     server.admission = kybern_registry::admission_plugins(&deps);

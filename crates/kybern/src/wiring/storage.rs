@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kybern_apiserver::Checks;
 use kybern_apiserver::resource::Resource;
+use kybern_apiserver::{Checks, ProtobufStore};
 use kybern_linux::inotify::FileChanges;
 use kybern_storage::Storage;
 use kybern_storage::encryption::{Encrypted, Health};
@@ -29,6 +29,8 @@ pub(crate) struct StorageOptions {
     /// The file that says what is encrypted and how, and whether it is read anew when it changes.
     pub(crate) encryption: Option<(PathBuf, bool)>,
     pub(crate) snapshots: Option<Schedule>,
+    /// Whether objects are written to the etcd as protobuf; else as JSON.
+    pub(crate) protobuf: bool,
 }
 
 /// Copies of the store of this server's own, made by the clock.
@@ -52,6 +54,7 @@ impl StorageOptions {
             readiness_timeout: CHECK,
             encryption: None,
             snapshots: None,
+            protobuf: false,
         }
     }
 
@@ -76,6 +79,11 @@ impl StorageOptions {
             .await
             .with_context(|| format!("the etcd of --etcd-servers={} is not usable", options.servers.join(",")))?;
         Ok(Arc::new(etcd))
+    }
+
+    /// The store with its values in the form that they are to have.
+    pub(crate) fn formed(&self, storage: Arc<dyn Storage>, rows: &[Resource]) -> Arc<dyn Storage> {
+        if self.etcd.is_some() && self.protobuf { Arc::new(ProtobufStore::new(storage, rows)) } else { storage }
     }
 
     /// The store with its values encrypted, where they are to be, and what becomes of the keys' plugins.

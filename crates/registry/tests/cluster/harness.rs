@@ -9,7 +9,7 @@ use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apimachinery::{Gvk, Value, json};
 use kybern_apiserver::access::{Authorizer, UserInfo};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
-use kybern_apiserver::{Options, Server, body};
+use kybern_apiserver::{Options, ProtobufStore, Server, body};
 use kybern_auth::authn::{BearerTokens, ServiceAccountTokens, TokenFile};
 use kybern_auth::authz::node::NodeAuthorizer;
 use kybern_auth::authz::rbac::Rbac;
@@ -71,17 +71,24 @@ impl Cluster {
 
     /// A server whose plugins are told something.
     pub(crate) async fn told(admission: AdmissionConfiguration) -> Self {
-        Self::configured(Arc::new(kybern_storage::memory::Memory::default()), "10.96.0.0/12", admission).await
+        let storage = Arc::new(kybern_storage::memory::Memory::default());
+        Self::configured(storage, "10.96.0.0/12", admission, false).await
+    }
+
+    /// A server that writes as upstream does by default.
+    pub(crate) async fn in_protobuf(storage: Arc<dyn kybern_storage::Storage>) -> Self {
+        Self::configured(storage, "10.96.0.0/12", Default::default(), true).await
     }
 
     async fn with(storage: Arc<dyn kybern_storage::Storage>, service_cidr: &str) -> Self {
-        Self::configured(storage, service_cidr, Default::default()).await
+        Self::configured(storage, service_cidr, Default::default(), false).await
     }
 
     async fn configured(
         storage: Arc<dyn kybern_storage::Storage>,
         service_cidr: &str,
         admission: AdmissionConfiguration,
+        protobuf: bool,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = PkiOptions {
@@ -128,6 +135,9 @@ impl Cluster {
         };
         let mut options = Options::new(storage);
         options.resources = kybern_registry::resources(&deps);
+        if protobuf {
+            options.storage = Arc::new(ProtobufStore::new(options.storage, &options.resources));
+        }
         let stored = options.resources.iter().map(|row| {
             let name = (row.gvr.group.clone(), row.gvr.resource.clone());
             (name, (row.stored.prefix.clone(), row.stored.gvk.clone()))

@@ -26,6 +26,7 @@ mod quotas;
 mod selectors;
 mod service_claims;
 mod services;
+mod stored_forms;
 mod streams;
 mod webhooks;
 mod workloads;
