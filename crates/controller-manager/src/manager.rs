@@ -27,6 +27,7 @@ use crate::controllers::namespace::NamespaceController;
 use crate::controllers::node_ipam::{NodeIpamController, NodeRanges};
 use crate::controllers::node_lifecycle::NodeLifecycleController;
 use crate::controllers::pod_gc::PodGarbageCollector;
+use crate::controllers::policy_status::PolicyStatusController;
 use crate::controllers::pv_protection::PvProtectionController;
 use crate::controllers::pvc_protection::PvcProtectionController;
 use crate::controllers::replicaset::ReplicaSetController;
@@ -110,6 +111,7 @@ impl Config {
             Arc::new(VacProtectionController),
             Arc::new(ResourceQuotaController),
         ];
+        list.push(Arc::new(PolicyStatusController::new(client)));
         if !self.event_ttl.is_zero() {
             list.push(Arc::new(EventTtlController::new(client, self.clock.clone(), self.event_ttl)));
         }

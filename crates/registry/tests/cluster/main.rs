@@ -5,6 +5,7 @@ mod admission_file;
 mod aggregation;
 mod answers;
 mod custom;
+mod devices;
 mod every_kind;
 mod every_verb;
 mod extension;
