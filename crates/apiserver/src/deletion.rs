@@ -7,7 +7,7 @@ use kybern_apimachinery::{ApiError, GroupResource, Value, object, time};
 use kybern_storage::Txn;
 
 use crate::access::UserInfo;
-use crate::admission::{self, AdmissionRequest, Operation};
+use crate::admission::{AdmissionRequest, Operation};
 use crate::audit::Record;
 use crate::cache::Entry;
 use crate::convert;
@@ -167,8 +167,8 @@ impl<'a> Deletion<'a> {
             transaction: &chain.transaction,
             versions: self.server,
         };
-        admission::admit(&self.server.admission, &request, None).await?;
-        admission::validate(&self.server.admission, &request, None).await
+        self.server.admission.admit(&request, None).await?;
+        self.server.admission.validate(&request, None).await
     }
 }
 

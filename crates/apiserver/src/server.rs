@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::access::{Authenticator, Authorizer, CredentialHeaders};
-use crate::admission::AdmissionPlugin;
+use crate::admission::{AdmissionChain, AdmissionPlugin};
 use crate::audit::Audit;
 use crate::cache::{Cache, KindCache};
 use crate::connect::Observer;
@@ -120,7 +120,7 @@ pub struct Server {
     /// What the authenticators read, and nobody further on may.
     pub(crate) credential_headers: Vec<CredentialHeaders>,
     pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
-    pub(crate) admission: Vec<Arc<dyn AdmissionPlugin>>,
+    pub(crate) admission: AdmissionChain,
     pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) routes: Vec<(String, Arc<dyn Route>)>,
     pub(crate) version: Value,
@@ -170,7 +170,7 @@ impl Server {
             credential_headers: options.authenticators.iter().map(|a| a.credential_headers()).collect(),
             authenticators: options.authenticators,
             authorizers: options.authorizers,
-            admission: options.admission,
+            admission: AdmissionChain::new(&options.admission),
             audit: options.audit,
             routes: options.routes,
             version: options.version,
@@ -187,6 +187,7 @@ impl Server {
             checks: Checks::default(),
             tasks: Mutex::default(),
         });
+        server.metrics.register(|registry| server.admission.register(registry));
         if let Some(audit) = &server.audit {
             server.metrics.register(|registry| audit.register(registry));
         }

@@ -8,7 +8,7 @@ use kybern_apimachinery::{ApiError, Budget, GroupResource, Gvk, Reason, Value, o
 use kybern_storage::{Revision, StorageError, Txn};
 
 use crate::access::UserInfo;
-use crate::admission::{self, AdmissionRequest, Operation, Reinvocation, Versions};
+use crate::admission::{AdmissionRequest, Operation, Reinvocation, Step, Versions};
 use crate::audit::Record;
 use crate::cache::{Entry, KindCache, canonical};
 use crate::exchange::Exchange;
@@ -155,7 +155,7 @@ impl<'a> Writer<'a> {
         old: Option<&Value>,
     ) -> Result<(), ApiError> {
         let (name, chain) = (object::name(object).to_owned(), Chain::default());
-        admission::admit(&self.server.admission, &self.request(&name, operation, old, &chain), Some(object)).await
+        self.server.admission.admit(&self.request(&name, operation, old, &chain), Some(object)).await
     }
 
     /// Shows what is about to be committed to the validating chain, which may add to the transaction.
@@ -167,12 +167,12 @@ impl<'a> Writer<'a> {
         chain: &Chain,
     ) -> Result<(), ApiError> {
         let name = object::name(object);
-        if self.server.admission.is_empty() {
+        if self.server.admission.is_idle(Step::Validate, operation) {
             return Ok(());
         }
         let Some(view) = self.view else {
             let request = self.request(name, operation, old, chain);
-            return admission::validate(&self.server.admission, &request, Some(object)).await;
+            return self.server.admission.validate(&request, Some(object)).await;
         };
         let object = (view.show)(&convert::to_served(self.resource, object.clone()).await?);
         let old = match old {
@@ -180,7 +180,7 @@ impl<'a> Writer<'a> {
             None => None,
         };
         let request = self.request(name, operation, old.as_ref(), chain);
-        admission::validate(&self.server.admission, &request, Some(&object)).await
+        self.server.admission.validate(&request, Some(&object)).await
     }
 
     fn request<'r>(

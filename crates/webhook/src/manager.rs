@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use kybern_component_base::transport::{CertificateAuthorities, RestConfig, SystemResolver};
+use kybern_component_base::transport::{CertificateAuthorities, SystemResolver, Users};
 use parking_lot::Mutex;
 
 use crate::client::{Client, HTTP_1, HTTP_2, Settings};
@@ -18,6 +18,7 @@ const CLIENTS_MAX: usize = 200;
 pub struct ClientManager {
     resolver: Arc<dyn ServiceResolver>,
     user_agent: String,
+    users: Users,
     kept: Mutex<Kept>,
 }
 
@@ -29,7 +30,14 @@ struct Kept {
 
 impl ClientManager {
     pub fn new(resolver: Arc<dyn ServiceResolver>, user_agent: impl Into<String>) -> Self {
-        Self { resolver, user_agent: user_agent.into(), kept: Mutex::default() }
+        Self { resolver, user_agent: user_agent.into(), users: Users::default(), kept: Mutex::default() }
+    }
+
+    /// One that shows servers who it is, by the users that are named after them; with clients of its own.
+    #[must_use]
+    pub fn with_users(&self, users: Users) -> Self {
+        let (resolver, user_agent) = (self.resolver.clone(), self.user_agent.clone());
+        Self { resolver, user_agent, users, kept: Mutex::default() }
     }
 
     /// The client of a configuration. Keep it as long as the configuration: asking costs a look-up.
@@ -58,13 +66,14 @@ impl ClientManager {
             let unusable = |_| "unable to load root certificates: unable to parse bytes as PEM block".to_owned();
             CertificateAuthorities::from_pem(&config.ca_bundle).map_err(unusable)?
         };
-        let mut rest = RestConfig { ca, ..RestConfig::default() };
+        let mut rest;
         let mut settings = Settings::new(&self.user_agent);
         // HTTP/2 would send everything to one of several servers.
         settings.protocols = HTTP_1;
         match &config.target {
             Target::Service(service) => {
                 let name = service.server_name();
+                rest = self.users.for_server(&name, service.port).map_err(|e| e.0)?;
                 rest.server = format!("https://{name}:{}{}", service.port, clean_path(&service.path));
                 rest.server_name = Some(name);
                 settings.resolver = Arc::new(OneService {
@@ -77,6 +86,9 @@ impl ClientManager {
                 let uri: http::Uri = url.parse().map_err(|e| format!("Unparsable URL: parse {url:?}: {e}"))?;
                 let scheme = uri.scheme_str().unwrap_or("https");
                 let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+                let port = uri.port_u16().unwrap_or(443);
+                rest = self.users.for_server(host, port).map_err(|e| e.0)?;
                 rest.server = format!("{scheme}://{authority}{}", clean_path(uri.path()));
                 if is_loopback(uri.host().unwrap_or_default()) {
                     settings.protocols = HTTP_2;
@@ -84,6 +96,7 @@ impl ClientManager {
                 settings.resolver = Arc::new(SystemResolver);
             }
         }
+        rest.ca = ca;
         Client::new(&rest, settings).map_err(|e| e.0)
     }
 }

@@ -1,13 +1,33 @@
 //! What is looked at before it is written: the seam that admission plugins fill, be they built in, policies or webhooks.
 
+mod chain;
 mod reinvocation;
 mod request;
 
 use kybern_apimachinery::{ApiError, Value};
 
 use crate::BoxFuture;
+pub(crate) use chain::AdmissionChain;
 pub use reinvocation::Reinvocation;
 pub use request::{AdmissionRequest, Equivalent, Operation, Versions};
+
+/// The steps of admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Objects may be changed.
+    Admit,
+    Validate,
+}
+
+impl Step {
+    /// As metrics name it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Validate => "validate",
+        }
+    }
+}
 
 /// One link of the admission chain. Plugins run in list order: every `admit` first (all of them a second time where one asks
 /// for it, see [`Reinvocation`]), then every `validate`. A plugin with many slow things to ask, such as webhooks, asks them
@@ -18,6 +38,11 @@ pub use request::{AdmissionRequest, Equivalent, Operation, Versions};
 pub trait AdmissionPlugin: Send + Sync + 'static {
     /// Upstream's name of the plugin, as in `--enable-admission-plugins`.
     fn name(&self) -> &'static str;
+
+    /// Whether it has anything to do in a step of an operation: else it is not asked, and does not count. Always the same.
+    fn handles(&self, _step: Step, _operation: Operation) -> bool {
+        true
+    }
 
     /// May change the object. The strategy has not seen it yet: it lacks what the server fills in, and its name where that is
     /// to be generated.
@@ -37,34 +62,4 @@ pub trait AdmissionPlugin: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async { Ok(()) })
     }
-}
-
-type Plugins = [std::sync::Arc<dyn AdmissionPlugin>];
-
-/// Runs the mutating chain.
-pub(crate) async fn admit(
-    plugins: &Plugins,
-    request: &AdmissionRequest<'_>,
-    mut object: Option<&mut Value>,
-) -> Result<(), ApiError> {
-    loop {
-        for plugin in plugins {
-            plugin.admit(request, object.as_deref_mut()).await?;
-        }
-        if !request.reinvocation.begin_again() {
-            return Ok(());
-        }
-    }
-}
-
-/// Runs the validating chain.
-pub(crate) async fn validate(
-    plugins: &Plugins,
-    request: &AdmissionRequest<'_>,
-    object: Option<&Value>,
-) -> Result<(), ApiError> {
-    for plugin in plugins {
-        plugin.validate(request, object).await?;
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Gvk, Gvr, Value, object};
 use kybern_schema::Strictness;
+use kybern_schema::apply::ManagedFields;
 use kybern_schema::types::KindType;
 
 use super::Reinvocation;
@@ -14,6 +15,10 @@ use crate::resource::{Resource, SubresourceHandler};
 use crate::transaction::Transaction;
 use crate::warnings::Warnings;
 
+const MANAGED_FIELDS: [&str; 2] = ["metadata", "managedFields"];
+const INVALID_MANAGED_FIELDS: &str = ".metadata.managedFields was in an invalid state after admission; this could be caused by \
+                                      an outdated mutating admission controller; please fix your requests";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Create,
@@ -23,6 +28,8 @@ pub enum Operation {
 }
 
 impl Operation {
+    pub(super) const ALL: [Self; 4] = [Self::Create, Self::Update, Self::Delete, Self::Connect];
+
     /// As webhooks, policies and refusals name it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -124,12 +131,19 @@ impl AdmissionRequest<'_> {
         Err(ApiError::internal(format!("a {} cannot be converted to {kind:?}", object::kind(object))))
     }
 
-    /// An object in a version, as a webhook or a policy has made it, in the form that plugins hold: without what is unknown,
-    /// with its defaults.
-    pub async fn taken(&self, object: Value, kind: &Gvk) -> Result<Value, ApiError> {
+    /// An object in a version, as a webhook or a policy has made it of another, in the form that plugins hold: without what is
+    /// unknown, with its defaults. Managed fields that nobody could read stay as they were.
+    pub async fn taken(&self, mut object: Value, kind: &Gvk, before: &Value) -> Result<Value, ApiError> {
         if object::gvk(&object).as_ref() != Some(kind) {
             let found = format!("{}, Kind={}", object::api_version(&object), object::kind(&object));
             return Err(ApiError::bad_request(format!("admission made {found} of the object, which is {kind}")));
+        }
+        if let Err(error) = ManagedFields::of(&object) {
+            self.warnings.add(format!("{INVALID_MANAGED_FIELDS}: {error}"));
+            match object::at(before, &MANAGED_FIELDS) {
+                Some(fields) => object::set(&mut object, &MANAGED_FIELDS, fields.clone()),
+                None => drop(object::remove(&mut object, &MANAGED_FIELDS)),
+            }
         }
         let shape = self.shape(kind)?;
         let decoded = kybern_schema::decode_value(&shape, object, Strictness::Ignore);

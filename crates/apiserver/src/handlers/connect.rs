@@ -8,7 +8,7 @@ use kybern_apimachinery::{ApiError, Gvk, Value, json, object};
 use kybern_schema::types::{KindType, Type};
 
 use super::{Exchange, check_namespace};
-use crate::admission::{self, AdmissionRequest, Operation};
+use crate::admission::{AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
 use crate::negotiate::{Encoding, Format, Shape, negotiate};
 use crate::request_info::RequestInfo;
@@ -118,8 +118,8 @@ async fn admit(exchange: &Exchange, admitted: Admitted<'_>, object: &mut Value) 
         transaction: &chain.transaction,
         versions: &*exchange.server,
     };
-    admission::admit(&exchange.server.admission, &request, Some(object)).await?;
-    admission::validate(&exchange.server.admission, &request, Some(object)).await
+    exchange.server.admission.admit(&request, Some(object)).await?;
+    exchange.server.admission.validate(&request, Some(object)).await
 }
 
 fn request(exchange: Exchange, body: Body, dry_run: bool) -> (Arc<Server>, ConnectRequest) {

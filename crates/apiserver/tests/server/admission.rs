@@ -46,6 +46,27 @@ async fn admission_changes_and_refuses() {
     assert_eq!(object::label(&created, "admitted"), Some("admin"));
     let (code, text) = client.post(CONFIG_MAPS, config_map("bad", "")).await.status();
     assert_eq!((code, text.as_str()), (403, "configmaps \"bad\" is forbidden: it is bad"));
+    let metrics = String::from_utf8(client.get("/metrics").await.bytes.to_vec()).unwrap();
+    for (labels, count) in [
+        (
+            "controller_admission_duration_seconds_count{name=\"Labels\",type=\"admit\",operation=\"CREATE\",rejected=\"false\"}",
+            2,
+        ),
+        (
+            "controller_admission_duration_seconds_count{name=\"Labels\",type=\"validate\",operation=\"CREATE\",rejected=\"false\"}",
+            1,
+        ),
+        (
+            "controller_admission_duration_seconds_count{name=\"Labels\",type=\"validate\",operation=\"CREATE\",rejected=\"true\"}",
+            1,
+        ),
+        ("step_admission_duration_seconds_count{type=\"admit\",operation=\"CREATE\",rejected=\"false\"}", 2),
+        ("step_admission_duration_seconds_count{type=\"validate\",operation=\"CREATE\",rejected=\"true\"}", 1),
+    ] {
+        let line = format!("apiserver_admission_{labels} {count}");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    assert!(!metrics.contains("DELETE"), "who was not asked is not counted");
 }
 
 /// Writes down what it is shown, in one line each.
@@ -291,7 +312,7 @@ impl AdmissionPlugin for Converts {
                 assert_eq!(object::api_version(&shown), version.kind.api_version());
                 object::set(&mut shown, &["spec", "unknown"], 1);
                 object::remove(&mut shown, &["spec", "minReplicas"]);
-                *object = request.taken(shown, &version.kind).await?;
+                *object = request.taken(shown, &version.kind, object).await?;
                 assert_eq!(object::api_version(object), "autoscaling/v2", "held as it is stored");
             }
             request.warnings.add("converted".to_owned());

@@ -98,6 +98,18 @@ fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|e| config(format!("cannot read {}: {e}", path.display())))
 }
 
+/// A file's bytes, or those that stand in its place.
+fn source(data: &Option<String>, file: &Option<PathBuf>, directory: &Path) -> Result<Option<Vec<u8>>, ConfigError> {
+    match (data, file) {
+        (Some(data), _) if !data.is_empty() => {
+            let engine = base64::engine::general_purpose::STANDARD;
+            Ok(Some(engine.decode(data.trim()).map_err(|e| config(format!("malformed base64 data: {e}")))?))
+        }
+        (_, Some(file)) if !file.as_os_str().is_empty() => Ok(Some(read(&directory.join(file))?)),
+        _ => Ok(None),
+    }
+}
+
 impl RestConfig {
     /// The way to the same server, without credentials.
     #[must_use]
@@ -118,17 +130,7 @@ impl RestConfig {
         let file: KubeConfig = serde_saphyr::from_str(text).map_err(|e| config(format!("not a kubeconfig: {e}")))?;
         let context = find(&file.contexts, &file.current_context, "context")?.context.clone();
         let cluster = &find(&file.clusters, &context.cluster, "cluster")?.cluster;
-        let source = |data: &Option<String>, file: &Option<PathBuf>| -> Result<Option<Vec<u8>>, ConfigError> {
-            match (data, file) {
-                (Some(data), _) if !data.is_empty() => {
-                    let engine = base64::engine::general_purpose::STANDARD;
-                    Ok(Some(engine.decode(data.trim()).map_err(|e| config(format!("malformed base64 data: {e}")))?))
-                }
-                (_, Some(file)) if !file.as_os_str().is_empty() => Ok(Some(read(&directory.join(file))?)),
-                _ => Ok(None),
-            }
-        };
-        let ca = match source(&cluster.certificate_authority_data, &cluster.certificate_authority)? {
+        let ca = match source(&cluster.certificate_authority_data, &cluster.certificate_authority, directory)? {
             _ if cluster.insecure_skip_tls_verify => CertificateAuthorities::Anyone,
             Some(pem) => CertificateAuthorities::from_pem(&pem)?,
             None => CertificateAuthorities::System,
@@ -137,35 +139,9 @@ impl RestConfig {
             "" => User::default(),
             name => find(&file.users, name, "user")?.user.clone(),
         };
-        if user.exec.is_some() || user.auth_provider.is_some() {
-            return Err(config(format!(
-                "user {:?} gets its credentials from a plugin, which is not supported; use a token or a client certificate",
-                context.user
-            )));
-        }
-        let certificate = source(&user.client_certificate_data, &user.client_certificate)?;
-        let key = source(&user.client_key_data, &user.client_key)?;
-        let identity = match (certificate, key) {
-            (Some(chain), Some(key)) => Some(Identity::from_pem(&chain, &key)?),
-            (None, None) => None,
-            _ => return Err(config(format!("user {:?} needs both a client certificate and its key", context.user))),
-        };
-        let identity_files = match (&user.client_certificate_data, &user.client_certificate, &user.client_key) {
-            (None, Some(certificate), Some(key)) if user.client_key_data.is_none() => {
-                Some((directory.join(certificate), directory.join(key)))
-            }
-            _ => None,
-        };
-        let credential = match user {
-            User { token_file: Some(file), .. } => Some(Credential::TokenFile(directory.join(file))),
-            User { token: Some(token), .. } => Some(Credential::Token(token)),
-            User { username: Some(username), password, .. } => {
-                Some(Credential::Basic { username, password: password.unwrap_or_default() })
-            }
-            _ => None,
-        };
+        let as_user = user.credentials(&context.user, directory)?;
         let (server, server_name) = (cluster.server.clone(), cluster.tls_server_name.clone());
-        Ok(Self { server, server_name, ca, identity, identity_files, credential, default_namespace: context.namespace })
+        Ok(Self { server, server_name, ca, default_namespace: context.namespace, ..as_user })
     }
 
     /// Reads what the kubelet gives every pod.
@@ -263,6 +239,87 @@ struct User {
     auth_provider: Option<serde_json::Value>,
 }
 
+impl User {
+    /// The way to a server without the server: what there is to show.
+    fn credentials(&self, name: &str, directory: &Path) -> Result<RestConfig, ConfigError> {
+        if self.exec.is_some() || self.auth_provider.is_some() {
+            return Err(config(format!(
+                "user {name:?} gets its credentials from a plugin, which is not supported; use a token or a client certificate"
+            )));
+        }
+        let certificate = source(&self.client_certificate_data, &self.client_certificate, directory)?;
+        let key = source(&self.client_key_data, &self.client_key, directory)?;
+        let identity = match (certificate, key) {
+            (Some(chain), Some(key)) => Some(Identity::from_pem(&chain, &key)?),
+            (None, None) => None,
+            _ => return Err(config(format!("user {name:?} needs both a client certificate and its key"))),
+        };
+        let identity_files = match (&self.client_certificate_data, &self.client_certificate, &self.client_key) {
+            (None, Some(certificate), Some(key)) if self.client_key_data.is_none() => {
+                Some((directory.join(certificate), directory.join(key)))
+            }
+            _ => None,
+        };
+        let credential = match self.clone() {
+            Self { token_file: Some(file), .. } => Some(Credential::TokenFile(directory.join(file))),
+            Self { token: Some(token), .. } => Some(Credential::Token(token)),
+            Self { username: Some(username), password, .. } => {
+                Some(Credential::Basic { username, password: password.unwrap_or_default() })
+            }
+            _ => None,
+        };
+        Ok(RestConfig { identity, identity_files, credential, ..RestConfig::default() })
+    }
+}
+
+/// The users of a kubeconfig file that is not about one server: each is named after those that are to see him.
+#[derive(Clone, Default)]
+pub struct Users {
+    users: Vec<(String, User)>,
+    /// The user of the current context.
+    current: String,
+    directory: PathBuf,
+}
+
+/// Secrets stay out of logs.
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.users.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl Users {
+    /// Reads a kubeconfig file.
+    pub fn of_kubeconfig(path: &Path) -> Result<Self, ConfigError> {
+        let text = String::from_utf8(read(path)?).map_err(|_| config(format!("{} is not UTF-8", path.display())))?;
+        let file: KubeConfig =
+            serde_saphyr::from_str(&text).map_err(|e| config(format!("{}: not a kubeconfig: {e}", path.display())))?;
+        let current = find(&file.contexts, &file.current_context, "context").map(|named| named.context.user.clone());
+        Ok(Self {
+            users: file.users.into_iter().map(|named| (named.name, named.user)).collect(),
+            current: current.unwrap_or_default(),
+            directory: path.parent().unwrap_or(Path::new(".")).to_owned(),
+        })
+    }
+
+    /// The credentials for a server: of the user of its name and port, of one of `*.` and an end of that, both without the
+    /// port where it is 443, of `*`, of the current context's; none where there is no such user.
+    pub fn for_server(&self, host: &str, port: u16) -> Result<RestConfig, ConfigError> {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let mut targets = vec![format!("{host}:{port}")];
+        targets.extend((port == 443).then_some(host));
+        let by_target = targets.iter().flat_map(|target| {
+            let ends = target.match_indices('.').map(|(dot, _)| format!("*{}", &target[dot..]));
+            std::iter::once(target.clone()).chain(ends)
+        });
+        let mut names = by_target.chain(["*".to_owned(), self.current.clone()]);
+        match names.find_map(|name| self.users.iter().find(|(known, _)| *known == name)) {
+            Some((name, user)) => user.credentials(name, &self.directory),
+            None => Ok(RestConfig::default()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +342,41 @@ users:
 - name: plugin
   user: {exec: {command: aws}}
 ";
+
+    #[test]
+    fn a_server_sees_the_user_that_is_named_after_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let users = ["hook.ns.svc", "*.ns.svc:8443", "*.svc", "127.0.0.1:8443", "*.example.com"];
+        let users: String =
+            users.iter().map(|name| format!("- name: '{name}'\n  user: {{token: '{name}'}}\n")).collect();
+        let mut text = format!("current-context: c\ncontexts:\n- name: c\n  context: {{user: me}}\nusers:\n{users}");
+        std::fs::write(file.path(), &text).unwrap();
+        let seen = |host: &str, port| {
+            let users = Users::of_kubeconfig(file.path()).unwrap();
+            match users.for_server(host, port).unwrap().credential {
+                Some(Credential::Token(token)) => token,
+                other => format!("{other:?}"),
+            }
+        };
+        for (host, port, expect) in [
+            ("hook.ns.svc", 443, "hook.ns.svc"),
+            ("hook.ns.svc", 8443, "*.ns.svc:8443"),
+            ("other.ns.svc", 443, "*.svc"),
+            ("other.ns.svc", 9443, "None"),
+            ("127.0.0.1", 8443, "127.0.0.1:8443"),
+            ("127.0.0.1", 443, "None"),
+            ("example.com", 443, "None"),
+            ("a.b.example.com", 443, "*.example.com"),
+        ] {
+            assert_eq!(seen(host, port), expect, "{host}:{port}");
+        }
+        text.push_str("- name: me\n  user: {token: mine}\n");
+        std::fs::write(file.path(), &text).unwrap();
+        assert_eq!((seen("127.0.0.1", 443).as_str(), seen("hook.ns.svc", 443).as_str()), ("mine", "hook.ns.svc"));
+        text.push_str("- name: '*'\n  user: {token: all}\n");
+        std::fs::write(file.path(), &text).unwrap();
+        assert_eq!(seen("127.0.0.1", 443), "all");
+    }
 
     fn parse(text: &str) -> Result<RestConfig, String> {
         RestConfig::parse_kubeconfig(text, Path::new("/etc/k")).map_err(|e| e.to_string())

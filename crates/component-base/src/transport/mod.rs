@@ -11,7 +11,7 @@ mod tls;
 
 pub use authorization::Authorization;
 pub use connector::{Connector, DialError, Resolve, Stream, SystemResolver};
-pub use kubeconfig::{CertificateAuthorities, Credential, Identity, RestConfig};
+pub use kubeconfig::{CertificateAuthorities, Credential, Identity, RestConfig, Users};
 pub use tls::client_config;
 
 /// Any error of a transport.

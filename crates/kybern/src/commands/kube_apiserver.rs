@@ -156,7 +156,7 @@ pub(crate) struct KubeApiserver {
     #[arg(long, value_delimiter = ',')]
     disable_admission_plugins: Vec<String>,
     /// What admission plugins are told (AdmissionConfiguration): PodSecurity, ResourceQuota, PodNodeSelector,
-    /// PodTolerationRestriction.
+    /// PodTolerationRestriction, EventRateLimit, ImagePolicyWebhook, and those of webhooks.
     #[arg(long)]
     admission_control_config_file: Option<PathBuf>,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use super::values;
 const GATES: &str = include_str!("data/feature.gates");
 
 /// What the API server switches by its gates.
-const SWITCHED: [&str; 1] = ["MutatingAdmissionPolicy"];
+const SWITCHED: [&str; 2] = ["MutatingAdmissionPolicy", "PodTopologyLabelsAdmission"];
 
 /// What was set, in its order.
 #[derive(Clone, Debug, Default)]

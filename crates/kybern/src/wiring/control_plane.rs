@@ -117,8 +117,9 @@ pub(crate) struct AggregationSettings {
     pub(crate) rejects_redirects: bool,
 }
 
-/// A plugin and the gate that it is behind.
-const MUTATING_POLICIES: &str = "MutatingAdmissionPolicy";
+/// Plugins, and the gates that they are behind.
+const GATED: [(&str, &str); 2] =
+    [("MutatingAdmissionPolicy", "MutatingAdmissionPolicy"), ("PodTopologyLabels", "PodTopologyLabelsAdmission")];
 
 /// A running API server.
 pub(crate) struct ApiServer {
@@ -203,7 +204,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         rbac,
         services,
         admission_views: admission_views.clone(),
-        admission: AdmissionConfiguration { enabled: options.enable_admission.clone(), ..told },
+        admission: told.with_enabled(options.enable_admission.clone()).map_err(anyhow::Error::msg)?,
         webhooks: Arc::new(ClientManager::new(service_addresses.clone(), "kube-apiserver-admission")),
         webhook_metrics: Arc::clone(&webhook_metrics),
         policy_metrics: Arc::clone(&policy_metrics),
@@ -228,9 +229,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     names.extend(kybern_registry::ADMISSION_OFF_BY_DEFAULT);
     let left_out = admission::left_out(&names, &options.enable_admission, &options.disable_admission)?;
     server.admission.retain(|plugin| !left_out.iter().any(|name| name == plugin.name()));
-    if !options.gates.enabled(MUTATING_POLICIES) {
-        server.admission.retain(|plugin| plugin.name() != MUTATING_POLICIES);
-    }
+    let gated = |name| GATED.iter().find(|(plugin, _)| *plugin == name).map(|(_, gate)| *gate);
+    server.admission.retain(|plugin| gated(plugin.name()).is_none_or(|gate| options.gates.enabled(gate)));
     server.max_requests_in_flight = options.max_requests_in_flight;
     server.max_mutating_requests_in_flight = options.max_mutating_requests_in_flight;
     server.priority_and_fairness = options.priority_and_fairness;

@@ -103,7 +103,8 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         tls: Default::default(),
         runtime_config: cluster.runtime_config.clone(),
         gates: cluster.gates.clone(),
-        enable_admission: Vec::new(),
+        // Kubelets join: one must not speak for the others.
+        enable_admission: vec!["NodeRestriction".to_owned()],
         disable_admission: Vec::new(),
         admission_file: None,
         max_requests_in_flight: 400,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, GroupResource, Reason, Value, json};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::ObjectsSlot;
 
 use super::namespaces::NamespaceObjects;
@@ -63,6 +63,10 @@ impl AdmissionPlugin for NamespaceExists {
         "NamespaceExists"
     }
 
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update | Operation::Delete)
+    }
+
     fn validate<'a>(
         &'a self,
         request: &'a AdmissionRequest<'a>,
@@ -84,6 +88,10 @@ pub(super) struct NamespaceAutoProvision {
 impl AdmissionPlugin for NamespaceAutoProvision {
     fn name(&self) -> &'static str {
         "NamespaceAutoProvision"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && operation == Operation::Create
     }
 
     fn admit<'a>(
@@ -118,6 +126,10 @@ fn has_new_external_ips(service: &Value, old: Option<&Value>) -> bool {
 impl AdmissionPlugin for DenyServiceExternalIps {
     fn name(&self) -> &'static str {
         "DenyServiceExternalIPs"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn validate<'a>(

@@ -1,15 +1,16 @@
-//! `CertificateApproval`, `CertificateSigning` and `CertificateSubjectRestriction`: who may approve and sign for a signer,
-//! and that nobody is made a master by a signature.
+//! `CertificateApproval`, `CertificateSigning`, `ClusterTrustBundleAttest` and `CertificateSubjectRestriction`: who may approve,
+//! sign and attest for a signer, and that nobody is made a master by a signature.
 
 use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{Attributes, Authorizer};
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_auth::MASTERS;
 use kybern_auth::pki::SigningRequest;
 
+use super::rbac_escalation::is_for_garbage_collection;
 use crate::tree::{list, text};
 
 const GROUP: &str = "certificates.k8s.io";
@@ -19,6 +20,7 @@ const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 enum Rule {
     Approve,
     Sign,
+    Attest,
     Subject,
 }
 
@@ -27,9 +29,9 @@ pub(super) struct Certificates {
     rule: Rule,
 }
 
-/// The three plugins, in upstream's order.
+/// The four plugins, in upstream's order.
 pub(super) fn plugins(authorizer: &Arc<dyn Authorizer>) -> impl Iterator<Item = Arc<dyn AdmissionPlugin>> {
-    let rules = [Rule::Approve, Rule::Sign, Rule::Subject];
+    let rules = [Rule::Approve, Rule::Sign, Rule::Attest, Rule::Subject];
     let authorizer = authorizer.clone();
     rules.into_iter().map(move |rule| Arc::new(Certificates { authorizer: authorizer.clone(), rule }) as _)
 }
@@ -74,6 +76,18 @@ impl Certificates {
                 }
                 Err(format!("user not permitted to sign requests with signerName {signer:?}"))
             }
+            (Rule::Attest, "") => {
+                let bundle = object.unwrap_or(&Value::Null);
+                // The new one's: it cannot be changed.
+                let signer = object::str_at(bundle, &["spec", "signerName"]);
+                if signer.is_empty()
+                    || request.old.is_some_and(|old| is_for_garbage_collection(old, bundle))
+                    || self.may(request, "attest", signer).await
+                {
+                    return Ok(());
+                }
+                Err(format!("user not permitted to attest for signerName {signer:?}"))
+            }
             (Rule::Subject, "") if request.operation == Operation::Create => {
                 let spec = object.map_or(&Value::Null, |o| &o["spec"]);
                 if text(spec, "signerName") != API_CLIENT {
@@ -96,8 +110,18 @@ impl AdmissionPlugin for Certificates {
         match self.rule {
             Rule::Approve => "CertificateApproval",
             Rule::Sign => "CertificateSigning",
+            Rule::Attest => "ClusterTrustBundleAttest",
             Rule::Subject => "CertificateSubjectRestriction",
         }
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate
+            && match self.rule {
+                Rule::Approve | Rule::Sign => operation == Operation::Update,
+                Rule::Attest => matches!(operation, Operation::Create | Operation::Update),
+                Rule::Subject => operation == Operation::Create,
+            }
     }
 
     fn validate<'a>(
@@ -106,7 +130,11 @@ impl AdmissionPlugin for Certificates {
         object: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         let gvr = &request.resource.gvr;
-        if gvr.group != GROUP || gvr.resource != "certificatesigningrequests" {
+        let about = match self.rule {
+            Rule::Attest => "clustertrustbundles",
+            _ => "certificatesigningrequests",
+        };
+        if gvr.group != GROUP || gvr.resource != about {
             return Box::pin(async { Ok(()) });
         }
         Box::pin(async move {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
 
@@ -67,6 +67,10 @@ impl AdmissionPlugin for DefaultStorageClass {
         "DefaultStorageClass"
     }
 
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && operation == Operation::Create
+    }
+
     fn admit<'a>(
         &'a self,
         request: &'a AdmissionRequest<'a>,
@@ -89,6 +93,10 @@ pub(super) struct DefaultIngressClass(pub(super) Arc<Classes>);
 impl AdmissionPlugin for DefaultIngressClass {
     fn name(&self) -> &'static str {
         "DefaultIngressClass"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && operation == Operation::Create
     }
 
     fn admit<'a>(
@@ -138,6 +146,10 @@ impl PersistentVolumeClaimResize {
 impl AdmissionPlugin for PersistentVolumeClaimResize {
     fn name(&self) -> &'static str {
         "PersistentVolumeClaimResize"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && operation == Operation::Update
     }
 
     fn validate<'a>(

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use kybern_apimachinery::Value;
+use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_component_base::transport::Users;
 use kybern_pod_security::Configuration as PodSecurityConfiguration;
 use kybern_quota::{Limited, Scope};
 
+use super::event_rate_limit::EventLimit;
+use super::image_policy::ImagePolicy;
 use crate::tree::{has, list, map, text};
 
 /// Without it, upstream's defaults.
@@ -23,6 +28,11 @@ pub struct AdmissionConfiguration {
     /// `PodTolerationRestriction`, for namespaces without annotations.
     pub default_tolerations: Vec<Value>,
     pub allowed_tolerations: Vec<Value>,
+    pub(super) event_limits: Vec<EventLimit>,
+    pub(super) image_policy: Option<Arc<ImagePolicy>>,
+    /// As whom webhooks are called.
+    pub(super) mutating_users: Option<Users>,
+    pub(super) validating_users: Option<Users>,
 }
 
 const FILE: [&str; 2] = ["apiserver.config.k8s.io/v1", "apiserver.k8s.io/v1alpha1"];
@@ -31,6 +41,9 @@ const POD_SECURITY: [&str; 3] = [
     "pod-security.admission.config.k8s.io/v1beta1",
     "pod-security.admission.config.k8s.io/v1alpha1",
 ];
+const EVENT_LIMITS: [&str; 1] = ["eventratelimit.admission.k8s.io/v1alpha1"];
+const WEBHOOKS: [(&str, &str); 2] =
+    [("WebhookAdmissionConfiguration", FILE[0]), ("WebhookAdmission", "apiserver.config.k8s.io/v1alpha1")];
 const TOLERATIONS: [&str; 1] = ["podtolerationrestriction.admission.k8s.io/v1alpha1"];
 
 fn read(path: &Path) -> Result<Value, String> {
@@ -90,8 +103,7 @@ impl AdmissionConfiguration {
             "PodSecurity" => {
                 expect(own, &POD_SECURITY, &["PodSecurityConfiguration"], &["defaults", "exemptions"])?;
                 let parsed = PodSecurityConfiguration::parse(own);
-                self.pod_security =
-                    parsed.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))?;
+                self.pod_security = parsed.map_err(|errors| joined(&errors))?;
             }
             "ResourceQuota" => self.limited = limited(own)?,
             "PodNodeSelector" => self.node_selectors(own)?,
@@ -100,12 +112,31 @@ impl AdmissionConfiguration {
                 self.default_tolerations = list(own, "default").to_vec();
                 self.allowed_tolerations = list(own, "whitelist").to_vec();
             }
-            "MutatingAdmissionWebhook" | "ValidatingAdmissionWebhook" if !text(own, "kubeConfigFile").is_empty() => {
-                return Err("credentials of webhooks (kubeConfigFile) are not there yet".to_owned());
+            "EventRateLimit" => {
+                expect(own, &EVENT_LIMITS, &["Configuration"], &["limits"])?;
+                self.event_limits = EventLimit::parse(own).map_err(|errors| joined(&errors))?;
             }
+            "ImagePolicyWebhook" => self.image_policy = Some(Arc::new(ImagePolicy::parse(own)?)),
+            "MutatingAdmissionWebhook" => self.mutating_users = Some(webhook_users(own)?),
+            "ValidatingAdmissionWebhook" => self.validating_users = Some(webhook_users(own)?),
             _ => {}
         }
         Ok(())
+    }
+
+    /// The same, with these of the plugins that are off by default turned on. Some of them can do nothing untold.
+    pub fn with_enabled(self, enabled: Vec<String>) -> Result<Self, String> {
+        let init = |name: &str, error: &str| Err(format!("couldn't init admission plugin {name:?}: {error}"));
+        for name in &enabled {
+            match name.trim() {
+                "EventRateLimit" if self.event_limits.is_empty() => {
+                    return init(name, "limits: Invalid value: null: must not be empty");
+                }
+                "ImagePolicyWebhook" if self.image_policy.is_none() => return init(name, "no config specified"),
+                _ => {}
+            }
+        }
+        Ok(Self { enabled, ..self })
     }
 
     fn node_selectors(&mut self, own: &Value) -> Result<(), String> {
@@ -115,6 +146,22 @@ impl AdmissionConfiguration {
         }
         Ok(())
     }
+}
+
+fn joined(errors: &[FieldError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Those of a webhook plugin's `kubeConfigFile`.
+fn webhook_users(own: &Value) -> Result<Users, String> {
+    let known = WEBHOOKS.iter().find(|(kind, _)| *kind == text(own, "kind")).unwrap_or(&WEBHOOKS[0]);
+    expect(own, &[known.1], &[known.0], &["kubeConfigFile"])?;
+    let file = text(own, "kubeConfigFile");
+    if !file.starts_with('/') {
+        let path = FieldPath::new("kubeConfigFile");
+        return Err(FieldError::invalid(&path, file, "must be an absolute file path").to_string());
+    }
+    Users::of_kubeconfig(Path::new(file)).map_err(|error| error.to_string())
 }
 
 fn limited(own: &Value) -> Result<Vec<Limited>, String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::Observer;
 use kybern_quota::limit_ranges::{check_claim, check_pod, set_defaults};
 use parking_lot::RwLock;
@@ -75,6 +75,10 @@ impl LimitRanger {
 impl AdmissionPlugin for LimitRanger {
     fn name(&self) -> &'static str {
         "LimitRanger"
+    }
+
+    fn handles(&self, _: Step, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn admit<'a>(

@@ -5,6 +5,8 @@ mod blanket;
 mod certificates;
 mod classes;
 mod configuration;
+mod event_rate_limit;
+mod image_policy;
 mod limit_ranger;
 mod matching;
 mod memory;
@@ -17,6 +19,7 @@ mod pod_placement;
 mod pod_rules;
 mod pod_security;
 mod pod_security_metrics;
+mod pod_topology;
 pub(crate) mod policy;
 mod priority;
 mod rbac_escalation;
@@ -30,6 +33,7 @@ use std::sync::Arc;
 
 use kybern_apiserver::admission::AdmissionPlugin;
 use kybern_apiserver::connect::Observer;
+use kybern_component_base::transport::Users;
 use prometheus_client::registry::Registry;
 
 use crate::Deps;
@@ -50,11 +54,12 @@ pub struct Views {
     namespace_objects: Arc<namespaces::NamespaceObjects>,
     quotas: Arc<resource_quota::Quotas>,
     limit_ranges: Arc<limit_ranger::LimitRanges>,
+    topology: Arc<pod_topology::NodeTopology>,
     pod_security: Arc<pod_security_metrics::PodSecurityMetrics>,
 }
 
 impl Views {
-    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 10] {
+    pub(crate) fn observers(&self) -> [Arc<dyn Observer>; 11] {
         [
             self.accounts.clone(),
             self.classes.clone(),
@@ -66,6 +71,7 @@ impl Views {
             self.namespace_objects.clone(),
             self.quotas.clone(),
             self.limit_ranges.clone(),
+            self.topology.clone(),
         ]
     }
 
@@ -76,15 +82,18 @@ impl Views {
 }
 
 /// Upstream's that are left out unless they are asked for.
-pub const OFF_BY_DEFAULT: [&str; 11] = [
+pub const OFF_BY_DEFAULT: [&str; 14] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "AlwaysPullImages",
     "DenyServiceExternalIPs",
+    "EventRateLimit",
     "ExtendedResourceToleration",
+    "ImagePolicyWebhook",
     "LimitPodHardAntiAffinityTopology",
     "NamespaceAutoProvision",
     "NamespaceExists",
+    "NodeRestriction",
     "OwnerReferencesPermissionEnforcement",
     "PodNodeSelector",
     "PodTolerationRestriction",
@@ -105,6 +114,10 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(node_restriction::NodeRestriction::new(deps.objects.clone(), deps.authorizer.clone())),
         Arc::new(pod_defaults::TaintNodesByCondition),
         Arc::new(pod_rules::AlwaysPullImages),
+    ];
+    let image_policy = deps.admission.image_policy.clone();
+    plugins.extend(image_policy.map(|policy| Arc::new(image_policy::ImagePolicyWebhook::new(policy)) as _));
+    let others: Vec<Arc<dyn AdmissionPlugin>> = vec![
         Arc::new(pod_security::PodSecurity {
             namespaces: namespaces(),
             objects: deps.objects.clone(),
@@ -122,6 +135,7 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
             default: deps.admission.default_tolerations.clone(),
             whitelist: deps.admission.allowed_tolerations.clone(),
         }),
+        Arc::new(event_rate_limit::EventRateLimit::new(&deps.admission.event_limits, deps.clock.clone())),
         Arc::new(pod_rules::ExtendedResourceToleration),
         Arc::new(classes::DefaultStorageClass(views.classes.clone())),
         Arc::new(storage_in_use::StorageObjectInUseProtection),
@@ -132,9 +146,11 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(classes::PersistentVolumeClaimResize(views.classes.clone())),
         Arc::new(runtime_class::RuntimeClass::new(deps.objects.clone())),
     ];
+    plugins.extend(others);
     plugins.extend(certificates::plugins(&deps.authorizer));
     plugins.push(Arc::new(classes::DefaultIngressClass(views.classes.clone())));
     plugins.push(Arc::new(blanket::DenyServiceExternalIps));
+    plugins.push(Arc::new(pod_topology::PodTopologyLabels(views.topology.clone())));
     plugins.push(Arc::new(rbac_escalation::RbacEscalation::new(
         deps.objects.clone(),
         deps.authorizer.clone(),
@@ -147,18 +163,18 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
         authorizer: deps.authorizer.clone(),
         metrics: deps.policy_metrics.clone(),
     };
-    let webhooks = webhook::Shared {
+    let webhooks = |users: &Option<Users>| webhook::Shared {
         view: views.webhooks.clone(),
-        clients: deps.webhooks.clone(),
+        clients: Arc::new(deps.webhooks.with_users(users.clone().unwrap_or_default())),
         authorizer: deps.authorizer.clone(),
         metrics: deps.webhook_metrics.clone(),
         namespaces: views.namespace_objects.clone(),
         policy_metrics: deps.policy_metrics.clone(),
     };
     plugins.push(Arc::new(policy::MutatingAdmissionPolicy::new(views.mutating_policies.clone(), policies.clone())));
-    plugins.push(Arc::new(webhook::MutatingAdmissionWebhook(webhooks.clone())));
+    plugins.push(Arc::new(webhook::MutatingAdmissionWebhook(webhooks(&deps.admission.mutating_users))));
     plugins.push(Arc::new(policy::ValidatingAdmissionPolicy::new(views.validating_policies.clone(), policies)));
-    plugins.push(Arc::new(webhook::ValidatingAdmissionWebhook(webhooks)));
+    plugins.push(Arc::new(webhook::ValidatingAdmissionWebhook(webhooks(&deps.admission.validating_users))));
     plugins.push(Arc::new(resource_quota::ResourceQuota::new(
         views.quotas.clone(),
         deps.objects.clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, GroupResource, Value, json, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
 
@@ -43,6 +43,10 @@ impl NamespaceLifecycle {
 impl AdmissionPlugin for NamespaceLifecycle {
     fn name(&self) -> &'static str {
         "NamespaceLifecycle"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && matches!(operation, Operation::Create | Operation::Update | Operation::Delete)
     }
 
     fn admit<'a>(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{Attributes, Authorizer};
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::ObjectsSlot;
 
 use crate::tree::{flag, list, text};
@@ -94,6 +94,10 @@ impl OwnerReferencesPermissionEnforcement {
 impl AdmissionPlugin for OwnerReferencesPermissionEnforcement {
     fn name(&self) -> &'static str {
         "OwnerReferencesPermissionEnforcement"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn validate<'a>(

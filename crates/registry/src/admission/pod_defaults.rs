@@ -3,7 +3,7 @@
 
 use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 
 use crate::tree::{list, text};
 
@@ -22,6 +22,10 @@ pub(super) struct DefaultTolerationSeconds;
 impl AdmissionPlugin for DefaultTolerationSeconds {
     fn name(&self) -> &'static str {
         "DefaultTolerationSeconds"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn admit<'a>(
@@ -60,6 +64,10 @@ pub(super) struct TaintNodesByCondition;
 impl AdmissionPlugin for TaintNodesByCondition {
     fn name(&self) -> &'static str {
         "TaintNodesByCondition"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && operation == Operation::Create
     }
 
     fn admit<'a>(

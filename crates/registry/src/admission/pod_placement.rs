@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kybern_apimachinery::validation::{label_key, label_value};
 use kybern_apimachinery::{ApiError, Reason, Value, json, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_quota::qos;
 
 use super::namespaces::NamespaceObjects;
@@ -92,6 +92,10 @@ fn missing(namespace: &str) -> ApiError {
 impl AdmissionPlugin for PodNodeSelector {
     fn name(&self) -> &'static str {
         "PodNodeSelector"
+    }
+
+    fn handles(&self, _: Step, operation: Operation) -> bool {
+        operation == Operation::Create
     }
 
     fn admit<'a>(
@@ -225,6 +229,10 @@ impl PodTolerationRestriction {
 impl AdmissionPlugin for PodTolerationRestriction {
     fn name(&self) -> &'static str {
         "PodTolerationRestriction"
+    }
+
+    fn handles(&self, _: Step, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn admit<'a>(

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{ApiError, Reason, Value, json};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 
 use super::pod_defaults::is_pod;
 use crate::tree::{has, list, list_mut, map, text};
@@ -63,6 +63,10 @@ fn not_always(pod: &Value) -> Vec<FieldError> {
 impl AdmissionPlugin for AlwaysPullImages {
     fn name(&self) -> &'static str {
         "AlwaysPullImages"
+    }
+
+    fn handles(&self, _: Step, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn admit<'a>(
@@ -127,6 +131,10 @@ impl AdmissionPlugin for ExtendedResourceToleration {
         "ExtendedResourceToleration"
     }
 
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && matches!(operation, Operation::Create | Operation::Update)
+    }
+
     fn admit<'a>(
         &'a self,
         request: &'a AdmissionRequest<'a>,
@@ -155,6 +163,10 @@ fn wide_anti_affinity(pod: &Value) -> Option<&str> {
 impl AdmissionPlugin for LimitPodHardAntiAffinityTopology {
     fn name(&self) -> &'static str {
         "LimitPodHardAntiAffinityTopology"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn validate<'a>(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_pod_security::{
     Configuration, Decision, Level, LevelVersion, PREFIX, Policy, Subject, decide, exempt_namespace_warning,
@@ -137,6 +137,10 @@ fn tell(request: &AdmissionRequest<'_>, decision: &Decision) {
 impl AdmissionPlugin for PodSecurity {
     fn name(&self) -> &'static str {
         "PodSecurity"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn validate<'a>(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, GroupResource, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::Observer;
 use parking_lot::RwLock;
 
@@ -114,6 +114,10 @@ fn apply(pod: &mut Value, class: Option<&Value>) -> Result<(), ApiError> {
 impl AdmissionPlugin for Priority {
     fn name(&self) -> &'static str {
         "Priority"
+    }
+
+    fn handles(&self, _: Step, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update | Operation::Delete)
     }
 
     fn admit<'a>(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{Attributes, Authorizer};
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_auth::MASTERS;
 use kybern_auth::authz::rbac::{GROUP, Rbac, Rule, escalation_refusal, uncovered};
@@ -83,7 +83,7 @@ fn gathers(role: &Value) -> bool {
 }
 
 /// Whether nothing changes but what the garbage collector writes, which has no rights of its own to grant.
-fn is_for_garbage_collection(old: &Value, new: &Value) -> bool {
+pub(super) fn is_for_garbage_collection(old: &Value, new: &Value) -> bool {
     const FIELDS: [&str; 5] = ["ownerReferences", "finalizers", "selfLink", "managedFields", "resourceVersion"];
     let rest = |object: &Value| {
         let mut object = object.clone();
@@ -104,6 +104,10 @@ fn everything() -> [Rule; 2] {
 impl AdmissionPlugin for RbacEscalation {
     fn name(&self) -> &'static str {
         "RBACEscalation"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn validate<'a>(

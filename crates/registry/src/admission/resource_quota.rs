@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{ApiError, Reason, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_apiserver::transaction::{CommitStep, StepError};
 use kybern_quota::{Amounts, Evaluator, Limited, Refusal, Request, charge, to_json};
@@ -191,6 +191,10 @@ impl CommitStep for Charge {
 impl AdmissionPlugin for ResourceQuota {
     fn name(&self) -> &'static str {
         "ResourceQuota"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn validate<'a>(

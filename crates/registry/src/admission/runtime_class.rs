@@ -2,7 +2,7 @@
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::ObjectsSlot;
 
 use super::pod_defaults::is_pod;
@@ -43,6 +43,10 @@ fn refusal(request: &AdmissionRequest<'_>, cause: &str) -> ApiError {
 impl AdmissionPlugin for RuntimeClass {
     fn name(&self) -> &'static str {
         "RuntimeClass"
+    }
+
+    fn handles(&self, _: Step, operation: Operation) -> bool {
+        operation == Operation::Create
     }
 
     fn admit<'a>(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, GroupResource, Value, json, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
 use kybern_auth::authz::node::{Kind, MIRROR, references};
 use tokio::sync::Notify;
@@ -85,6 +85,10 @@ impl ServiceAccount {
 impl AdmissionPlugin for ServiceAccount {
     fn name(&self) -> &'static str {
         "ServiceAccount"
+    }
+
+    fn handles(&self, _: Step, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn admit<'a>(

@@ -3,7 +3,7 @@
 
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 
 pub(super) struct StorageObjectInUseProtection;
 
@@ -28,6 +28,10 @@ fn protect(object: &mut Value, finalizer: &str) {
 impl AdmissionPlugin for StorageObjectInUseProtection {
     fn name(&self) -> &'static str {
         "StorageObjectInUseProtection"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && operation == Operation::Create
     }
 
     fn admit<'a>(

@@ -87,9 +87,10 @@ impl Cluster {
     async fn configured(
         storage: Arc<dyn kybern_storage::Storage>,
         service_cidr: &str,
-        admission: AdmissionConfiguration,
+        mut admission: AdmissionConfiguration,
         protobuf: bool,
     ) -> Self {
+        admission.enabled.push("NodeRestriction".to_owned());
         let directory = tempfile::tempdir().unwrap();
         let options = PkiOptions {
             directory: directory.path().to_owned(),

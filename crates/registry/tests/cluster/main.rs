@@ -29,5 +29,6 @@ mod service_claims;
 mod services;
 mod stored_forms;
 mod streams;
+mod told_plugins;
 mod webhooks;
 mod workloads;

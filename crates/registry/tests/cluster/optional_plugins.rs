@@ -8,7 +8,7 @@ use crate::harness::{Cluster, pod, user};
 
 async fn with(enabled: &[&str]) -> Cluster {
     let enabled = enabled.iter().map(|name| (*name).to_owned()).collect();
-    let cluster = Cluster::told(AdmissionConfiguration { enabled, ..AdmissionConfiguration::default() }).await;
+    let cluster = Cluster::told(AdmissionConfiguration::default().with_enabled(enabled).unwrap()).await;
     cluster.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
     cluster
 }
@@ -63,11 +63,9 @@ async fn pods_are_changed_and_refused() {
 #[tokio::test]
 async fn pods_run_where_their_namespace_says() {
     let selectors = [("clusterDefaultNodeSelector", "pool=a"), ("default", "pool=a,zone=b")];
-    let configuration = AdmissionConfiguration {
-        enabled: vec!["PodNodeSelector".to_owned()],
-        node_selectors: selectors.map(|(name, selector)| (name.to_owned(), selector.to_owned())).into(),
-        ..AdmissionConfiguration::default()
-    };
+    let mut configuration = AdmissionConfiguration::default();
+    configuration.enabled.push("PodNodeSelector".to_owned());
+    configuration.node_selectors = selectors.map(|(name, selector)| (name.to_owned(), selector.to_owned())).into();
     let cluster = Cluster::told(configuration).await;
     cluster.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
     let on = |name: &str, selector: Value| {

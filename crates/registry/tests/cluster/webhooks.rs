@@ -430,6 +430,50 @@ async fn attack_a_webhook_may_call_the_api_server_while_it_is_asked() {
     assert_eq!(hook.request(1)["userInfo"]["username"], "hook");
 }
 
+/// Who owns which field is not for a webhook to garble; to forget it all is.
+#[tokio::test]
+async fn attack_a_webhook_that_breaks_managed_fields() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|path, _| match path {
+        "/operation" => {
+            patch(json!([{"op": "replace", "path": "/metadata/managedFields/0/operation", "value": "Own"}]))
+        }
+        "/fields" => {
+            patch(json!([{"op": "add", "path": "/metadata/managedFields/0/fieldsV1", "value": {"f:data": {"x": {}}}}]))
+        }
+        "/none" => patch(json!([{"op": "remove", "path": "/metadata/managedFields"}])),
+        _ => allow(),
+    })
+    .await;
+    let before = cluster.create(CONFIG_MAPS, config_map("x")).await["metadata"]["managedFields"].clone();
+    for (path, cause) in
+        [("operation", "operation must be `Apply` or `Update`"), ("fields", "error decoding set"), ("none", "")]
+    {
+        configure(&cluster, "mutating", path, vec![hook.hook(&format!("/{path}"), json!({}))]).await;
+        let mut request = Request::post(CONFIG_MAPS)
+            .header("content-type", "application/json")
+            .body(body::full(config_map(path).to_string()))
+            .unwrap();
+        request.extensions_mut().insert(admin());
+        let response = cluster.server.handle(request).await;
+        assert_eq!(response.status(), 201, "{path}");
+        let warnings: Vec<_> =
+            response.headers().get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect();
+        let made = cluster.get(&format!("{CONFIG_MAPS}/{path}")).await;
+        let fields = &made["metadata"]["managedFields"];
+        if cause.is_empty() {
+            assert_eq!((fields, warnings.len()), (&Value::Null, 0));
+        } else {
+            assert_eq!((&fields[0]["operation"], &fields[0]["fieldsV1"]), (&json!("Update"), &before[0]["fieldsV1"]));
+            let told = ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated \
+                        mutating admission controller; please fix your requests: ";
+            assert!(warnings.len() == 1 && warnings[0].contains(told) && warnings[0].contains(cause), "{warnings:?}");
+        }
+        let configuration = format!("{CONFIGURATIONS}/mutatingwebhookconfigurations/{path}");
+        assert_eq!(cluster.ask(Method::DELETE, &configuration, None).await.0, 200);
+    }
+}
+
 /// What an object is called, where it is and what it is are not a webhook's to change.
 #[tokio::test]
 async fn attack_a_webhook_that_makes_another_object() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kybern_apimachinery::{ApiError, Value, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::Authorizer;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::{Objects, ObjectsSlot};
 use kybern_auth::authz::node::node_of;
 
@@ -116,6 +116,10 @@ impl NodeRestriction {
 impl AdmissionPlugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
+    }
+
+    fn handles(&self, step: Step, _: Operation) -> bool {
+        step == Step::Admit
     }
 
     fn admit<'a>(

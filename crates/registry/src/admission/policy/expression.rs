@@ -7,6 +7,7 @@ use kybern_apimachinery::Value as Json;
 use kybern_apiserver::admission::AdmissionRequest;
 use kybern_cel::{Activation, Authorizer, CompileError, Env, EvalError, Limits, PER_CALL_LIMIT, Program, Type, Value};
 
+use super::request::RequestVariable;
 use crate::admission::authorization::Answers;
 
 /// An expression, compiled or not.
@@ -127,7 +128,7 @@ pub(crate) struct Inputs<'a> {
     pub object: &'a Json,
     pub old_object: &'a Json,
     pub params: &'a Json,
-    pub request: &'a Json,
+    pub request: RequestVariable<'a>,
     pub namespace: &'a Json,
     pub authorizer: Option<&'a Authorization>,
 }
@@ -210,7 +211,7 @@ impl<'a> Activation<'a> for Scope<'a> {
             "object" => Value::json(inputs.object),
             "oldObject" => Value::json(inputs.old_object),
             "params" => Value::json(inputs.params),
-            "request" => Value::json(inputs.request),
+            "request" => Value::json(inputs.request.get()),
             "namespaceObject" => Value::json(inputs.namespace),
             "authorizer" => Value::authorizer(inputs.authorizer?.authorizer.clone()),
             "authorizer.requestResource" => {

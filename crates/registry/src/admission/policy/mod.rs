@@ -34,7 +34,7 @@ pub(crate) use expression::{Returns, Variables, compile};
 pub(super) use metrics::ConditionsOf;
 pub use metrics::Metrics as PolicyMetrics;
 pub(crate) use mutating::MutatingAdmissionPolicy;
-pub(super) use request::request_value;
+pub(super) use request::RequestVariable;
 pub(crate) use rights::PolicyParameters;
 pub(crate) use validating::ValidatingAdmissionPolicy;
 pub(crate) use views::Policies;

@@ -1,12 +1,12 @@
 //! The plugin `MutatingAdmissionPolicy`: policies change objects one after the other, each sees what those before it have
 //! made; those that want to are asked once more where a later one, or a webhook, has changed something.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use kybern_apimachinery::{ApiError, Reason, Value, json, object};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 
 use super::Shared;
 use super::compiled::{FailurePolicy, MutatingPolicy};
@@ -14,7 +14,7 @@ use super::conditions::{self, Conditions};
 use super::expression::{Authorization, Inputs};
 use super::metrics::ConditionsOf;
 use super::mutation::{Failure, mutate};
-use super::request::request_value;
+use super::request::RequestVariable;
 use super::selection::{Selected, is_excluded, namespace_object, select};
 use super::views::{Binding, Policies, Policy};
 use crate::admission::authorization::Answers;
@@ -37,6 +37,10 @@ impl MutatingAdmissionPolicy {
 impl AdmissionPlugin for MutatingAdmissionPolicy {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Admit && matches!(operation, Operation::Create | Operation::Update | Operation::Connect)
     }
 
     fn admit<'a>(
@@ -191,13 +195,13 @@ impl Turn<'_> {
             return Ok(Conditions::Match);
         }
         let (object, old_object) = (self.shown(object).await?, self.old().await?);
-        let value = request_value(self.request, &self.selected.seen);
+        let value = OnceLock::new();
         let authorization = Authorization::of(self.request, answers);
         let inputs = Inputs {
             object: &object,
             old_object: &old_object,
             params: self.param,
-            request: &value,
+            request: RequestVariable { request: self.request, seen: &self.selected.seen, value: &value },
             namespace: self.namespace,
             authorizer: Some(&authorization),
         };
@@ -227,7 +231,7 @@ impl Turn<'_> {
         let Self { request, selected, binding, .. } = self;
         let policy = selected.policy.compiled();
         let old_object = self.old().await?;
-        let value = request_value(request, &selected.seen);
+        let value = OnceLock::new();
         let authorization = Authorization::of(request, answers);
         let names = (selected.policy.name(), binding.name());
         let metrics = &self.plugin.shared.metrics;
@@ -239,7 +243,7 @@ impl Turn<'_> {
                 object: &shown,
                 old_object: &old_object,
                 params: self.param,
-                request: &value,
+                request: RequestVariable { request, seen: &selected.seen, value: &value },
                 namespace: self.namespace,
                 authorizer: Some(&authorization),
             };
@@ -253,7 +257,7 @@ impl Turn<'_> {
             };
             let taken = match made {
                 Ok(Some(made)) => {
-                    let taken = request.taken(made, &selected.seen.kind).await;
+                    let taken = request.taken(made, &selected.seen.kind, &shown).await;
                     taken.map(Some).map_err(|error| Failure::Policy(error.message().to_owned()))
                 }
                 Ok(None) => Ok(None),

@@ -1,10 +1,27 @@
 //! The variables `request` and `namespaceObject`.
 
+use std::sync::OnceLock;
+
 use kybern_apimachinery::{Gvk, Gvr, Value, json};
 use kybern_apiserver::admission::{AdmissionRequest, Equivalent};
 
-/// `request`: what is empty is not there, as in an AdmissionReview.
-pub(crate) fn request_value(request: &AdmissionRequest<'_>, seen: &Equivalent) -> Value {
+/// `request`: made when an expression first looks at it.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestVariable<'a> {
+    pub(crate) request: &'a AdmissionRequest<'a>,
+    pub(crate) seen: &'a Equivalent,
+    /// Kept here: for others who see the request as the same.
+    pub(crate) value: &'a OnceLock<Value>,
+}
+
+impl<'a> RequestVariable<'a> {
+    pub(crate) fn get(&self) -> &'a Value {
+        self.value.get_or_init(|| request_value(self.request, self.seen))
+    }
+}
+
+/// What is empty is not there, as in an AdmissionReview.
+fn request_value(request: &AdmissionRequest<'_>, seen: &Equivalent) -> Value {
     let gvk = |kind: &Gvk| json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
     let gvr = |of: &Gvr| json!({"group": of.group, "version": of.version, "resource": of.resource});
     let mut user = json!({});

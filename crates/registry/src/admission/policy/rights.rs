@@ -8,7 +8,7 @@ use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::{ApiError, GroupKind, Gvk, Value, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{Attributes, Authorizer, UserInfo};
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_auth::MASTERS;
 
@@ -114,6 +114,10 @@ fn shown(user: &UserInfo) -> String {
 impl AdmissionPlugin for PolicyParameters {
     fn name(&self) -> &'static str {
         "PolicyParameters"
+    }
+
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update)
     }
 
     fn validate<'a>(

@@ -1,10 +1,10 @@
 //! The plugin `ValidatingAdmissionPolicy`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use kybern_apimachinery::{ApiError, Gvk, Reason, Value, json};
+use kybern_apimachinery::{ApiError, Reason, Value, json};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Equivalent, Operation, Step};
 use kybern_apiserver::connect::Objects;
 
 use super::Shared;
@@ -13,7 +13,7 @@ use super::conditions;
 use super::decision::{Decisions, Denial, decide};
 use super::expression::{Authorization, Inputs};
 use super::metrics::ConditionsOf;
-use super::request::request_value;
+use super::request::RequestVariable;
 use super::selection::{Fault, Selected, is_excluded, namespace_object, select};
 use super::views::{Binding, Policies, Policy};
 use crate::admission::authorization::Answers;
@@ -38,6 +38,10 @@ impl ValidatingAdmissionPolicy {
 impl AdmissionPlugin for ValidatingAdmissionPolicy {
     fn name(&self) -> &'static str {
         "ValidatingAdmissionPolicy"
+    }
+
+    fn handles(&self, step: Step, _: Operation) -> bool {
+        step == Step::Validate
     }
 
     fn validate<'a>(
@@ -72,11 +76,22 @@ struct Review<'a> {
     object: Option<&'a Value>,
     objects: &'a dyn Objects,
     answers: Arc<Answers>,
-    /// The objects in the versions that were asked for.
-    shown: Vec<(Gvk, Value, Value)>,
+    /// What `authorizer` is.
+    authorization: Authorization,
+    /// As what policies have seen the request so far.
+    shown: Vec<Shown>,
     namespace: Option<Value>,
     /// Messages, with their reasons.
     denied: Vec<(String, String)>,
+}
+
+/// The objects in a version that was asked for.
+struct Shown {
+    seen: Equivalent,
+    object: Value,
+    old: Value,
+    /// `request`.
+    request: OnceLock<Value>,
 }
 
 impl<'a> Review<'a> {
@@ -87,8 +102,9 @@ impl<'a> Review<'a> {
         objects: &'a dyn Objects,
     ) -> Self {
         let answers = Arc::new(Answers::new(shared.authorizer.clone(), request.user.clone()));
+        let authorization = Authorization::of(request, &answers);
         let (shown, denied) = (Vec::new(), Vec::new());
-        Self { shared, request, object, objects, answers, shown, namespace: None, denied }
+        Self { shared, request, object, objects, answers, authorization, shown, namespace: None, denied }
     }
 
     fn misconfigured(&mut self, policy: &Policy<ValidatingPolicy>, fault: &Fault<'_>) {
@@ -132,19 +148,19 @@ impl<'a> Review<'a> {
         Ok(())
     }
 
-    /// The index of the objects in the version of a kind.
-    async fn show(&mut self, kind: &Gvk) -> Result<usize, ApiError> {
-        if let Some(index) = self.shown.iter().position(|(shown, ..)| shown == kind) {
+    /// The index of what is shown of the request as an equivalent.
+    async fn show(&mut self, seen: &Equivalent) -> Result<usize, ApiError> {
+        if let Some(index) = self.shown.iter().position(|shown| shown.seen == *seen) {
             return Ok(index);
         }
         let mut shown = [Value::Null, Value::Null];
         for (to, from) in shown.iter_mut().zip([self.object, self.request.old]) {
             if let Some(from) = from {
-                *to = self.request.shown(from, kind).await?;
+                *to = self.request.shown(from, &seen.kind).await?;
             }
         }
         let [object, old] = shown;
-        self.shown.push((kind.clone(), object, old));
+        self.shown.push(Shown { seen: seen.clone(), object, old, request: OnceLock::new() });
         Ok(self.shown.len() - 1)
     }
 
@@ -153,20 +169,18 @@ impl<'a> Review<'a> {
         selected: &Selected<'_, ValidatingPolicy>,
         param: &Value,
     ) -> Result<Decisions, ApiError> {
-        let index = self.show(&selected.seen.kind).await?;
+        let index = self.show(&selected.seen).await?;
         let request = self.request;
-        let value = request_value(request, &selected.seen);
-        let authorization = Authorization::of(request, &self.answers);
         let policy = selected.policy.compiled();
         loop {
-            let (_, object, old_object) = &self.shown[index];
+            let shown = &self.shown[index];
             let inputs = Inputs {
-                object,
-                old_object,
+                object: &shown.object,
+                old_object: &shown.old,
                 params: param,
-                request: &value,
+                request: RequestVariable { request, seen: &shown.seen, value: &shown.request },
                 namespace: self.namespace.as_ref().unwrap_or(&NULL),
-                authorizer: Some(&authorization),
+                authorizer: Some(&self.authorization),
             };
             let matched = conditions::evaluate(&policy.conditions, inputs, &policy.variables);
             let decisions = decide(policy, &matched.conditions, inputs).await;

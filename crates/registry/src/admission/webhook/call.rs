@@ -1,6 +1,6 @@
 //! Asking one webhook about one request.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use kybern_apimachinery::{ApiError, Value};
@@ -14,7 +14,7 @@ use super::review::{self, Verdict};
 use crate::admission::authorization::Answers;
 use crate::admission::matching::Candidate;
 use crate::admission::policy::{
-    Authorization, Conditions, ConditionsOf, Inputs, Variables, evaluate_conditions, request_value,
+    Authorization, Conditions, ConditionsOf, Inputs, RequestVariable, Variables, evaluate_conditions,
 };
 
 /// Why a request does not go on, or the webhook's patch is not applied.
@@ -80,12 +80,12 @@ impl Shared {
             return Ok(Some(shown));
         }
         let answers = Arc::new(Answers::new(self.authorizer.clone(), request.user.clone()));
-        let (value, authorization) = (request_value(request, &shown.seen), Authorization::of(request, &answers));
+        let (value, authorization) = (OnceLock::new(), Authorization::of(request, &answers));
         let inputs = Inputs {
             object: &shown.object,
             old_object: &shown.old,
             params: &Value::Null,
-            request: &value,
+            request: RequestVariable { request, seen: &shown.seen, value: &value },
             namespace: &Value::Null,
             authorizer: Some(&authorization),
         };

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 use kybern_schema::patch;
 
 use super::call::{Failure, Shown};
@@ -23,6 +23,10 @@ pub(in super::super) struct MutatingAdmissionWebhook(pub(in super::super) Shared
 impl AdmissionPlugin for MutatingAdmissionWebhook {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn handles(&self, step: Step, _: Operation) -> bool {
+        step == Step::Admit
     }
 
     fn admit<'a>(
@@ -132,7 +136,7 @@ async fn apply(
     if patched == shown.object {
         return Ok(false);
     }
-    let taken = request.taken(patched, &shown.seen.kind).await.map_err(|error| internal(&error))?;
+    let taken = request.taken(patched, &shown.seen.kind, &shown.object).await.map_err(|error| internal(&error))?;
     if taken == *object {
         return Ok(false);
     }

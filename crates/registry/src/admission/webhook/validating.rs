@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use kybern_apimachinery::{ApiError, Value};
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest};
+use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
 
 use super::call::Failure;
 use super::{Shared, is_exempt};
@@ -18,6 +18,10 @@ pub(in super::super) struct ValidatingAdmissionWebhook(pub(in super::super) Shar
 impl AdmissionPlugin for ValidatingAdmissionWebhook {
     fn name(&self) -> &'static str {
         "ValidatingAdmissionWebhook"
+    }
+
+    fn handles(&self, step: Step, _: Operation) -> bool {
+        step == Step::Validate
     }
 
     fn validate<'a>(
