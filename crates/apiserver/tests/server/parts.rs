@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kybern_apimachinery::{ApiError, Value, json, object};
-use kybern_apiserver::connect::{ConnectRequest, Connector, Objects, Observer};
+use kybern_apiserver::connect::{ConnectRequest, Connector, Objects, Observer, Unread};
 use kybern_apiserver::resource::{Subresource, SubresourceHandler};
 use kybern_apiserver::{Body, BoxFuture, body};
 use kybern_storage::Storage;
@@ -63,6 +63,57 @@ async fn observers_see_a_change_before_its_author() {
     client.post(PODS, pod("a", "")).await.ok();
     client.delete(&format!("{CONFIG_MAPS}/a")).await.ok();
     assert_eq!(seen.0.lock()[2..], ["gone configmaps ns/a"]);
+}
+
+/// Sorts pods by their node, which can be selected by, and ConfigMaps by something that cannot.
+#[derive(Default)]
+struct Sorted(Mutex<Vec<Shown>>);
+/// An object's place, and its text.
+type Shown = (String, Option<(String, Unread)>);
+impl Observer for Sorted {
+    fn observes(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "configmaps"), ("", "pods")]
+    }
+    fn reads(&self, _: &str, _: &str) -> &'static [&'static [&'static str]] {
+        &[&["metadata", "name"], &["data"]]
+    }
+    fn sorts_by(&self, _: &str, resource: &str) -> Option<&'static [&'static str]> {
+        Some(if resource == "pods" { &["spec", "nodeName"] } else { &["data", "k"] })
+    }
+    fn sorted(&self, _: &str, _: &str, namespace: &str, name: &str, object: Option<(&str, Unread)>) {
+        let object = object.map(|(text, unread)| (text.to_owned(), unread));
+        self.0.lock().push((format!("{namespace}/{name}"), object));
+    }
+    fn changed(&self, _: &str, _: &str, _: &str, name: &str, _: Option<&Value>) {
+        panic!("{name} is read at once");
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_sorts_is_shown_one_text_and_reads_the_rest_later() {
+    let storage = Arc::new(Memory::default());
+    let before = Client::on(storage.clone()).await;
+    before.post(CONFIG_MAPS, config_map("before", "v")).await.ok();
+    before.post(PODS, pod("a", "n1")).await.ok();
+    storage.compact(3).await.unwrap();
+    let (sorted, seen) = (Arc::new(Sorted::default()), Arc::new(Seen::default()));
+    let client = Client::with(|options| {
+        options.storage = storage;
+        options.observers = vec![sorted.clone(), seen.clone()];
+    })
+    .await;
+    client.post(PODS, pod("b", "")).await.ok();
+    client.delete(&format!("{CONFIG_MAPS}/before")).await.ok();
+    let mut shown = std::mem::take(&mut *sorted.0.lock());
+    // Both were there at the start, in no order.
+    shown[..2].sort_by(|(a, _), (b, _)| a.cmp(b));
+    let texts: Vec<_> =
+        shown.iter().map(|(name, object)| (&**name, object.as_ref().map(|(text, _)| &**text))).collect();
+    assert_eq!(texts, [("ns/a", Some("n1")), ("ns/before", Some("v")), ("ns/b", Some("")), ("ns/before", None)]);
+    let read = |place: usize| shown[place].1.as_ref().unwrap().1.read().unwrap();
+    assert_eq!(read(0), json!({"metadata": {"name": "a"}}), "what it said that it reads");
+    assert_eq!(read(1), json!({"metadata": {"name": "before"}, "data": {"k": "v"}}), "though it is gone by now");
+    assert_eq!(*seen.0.lock(), ["put configmaps ns/before", "gone configmaps ns/before"], "others see objects");
 }
 
 /// Echoes the body it gets, as JSON.
