@@ -1,14 +1,15 @@
 //! Measures Kybern against its budgets and prints a table. Run through `cargo xtask bench`, which builds what is measured and
 //! makes the network namespace for it.
 //!
-//! `kybern-bench apiserver KYBERN FOLDER` measures `kybern kube-apiserver` alone, `large` the same with 150,000 pods, `watches`
-//! with many who watch, `peers` beside nginx and upstream's server, `admission` what policies add to a write; `scheduler` the
+//! `kybern-bench apiserver KYBERN FOLDER` measures `kybern kube-apiserver` alone, `custom` its custom resources, `large` the
+//! same with 150,000 pods, `watches` with many who watch, `peers` beside nginx and upstream's server, `admission` what policies add to a write; `scheduler` the
 //! scheduler on fake nodes; `cluster` a whole one-node cluster.
 
 mod admission;
 mod apiserver;
 mod cluster;
 mod connection;
+mod custom;
 mod large;
 mod load;
 mod memory;
@@ -41,13 +42,14 @@ async fn main() -> Result<()> {
     std::fs::create_dir_all(&site.folder)?;
     let report = match part.as_str() {
         "apiserver" => apiserver::measure(&site).await?,
+        "custom" => custom::measure(&site).await?,
         "large" => large::measure(&site).await?,
         "watches" => watches::measure(&site).await?,
         "peers" => peers::measure(&site).await?,
         "admission" => admission::measure(&site).await?,
         "scheduler" => scheduler::measure(&site).await?,
         "cluster" => cluster::measure(&site).await?,
-        other => bail!("no part {other:?}: apiserver, large, watches, peers, admission, scheduler or cluster"),
+        other => bail!("no part {other:?}: apiserver, custom, large, watches, peers, admission, scheduler or cluster"),
     };
     print!("{report}");
     Ok(())

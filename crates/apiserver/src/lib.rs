@@ -31,6 +31,7 @@ mod metrics;
 mod negotiate;
 mod objects;
 mod openapi;
+mod openapi_parts;
 mod options;
 mod pipeline;
 mod protobuf_store;

@@ -1,13 +1,14 @@
 //! Every served resource, by its coordinates. A table is never changed: another one takes its place, which shares with it
 //! every group that stays as it is. So one of ten thousand groups comes or goes without a look into the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use kybern_apimachinery::Gvr;
 use kybern_schema::openapi::Served;
 
+use crate::openapi_parts::{Base, Kept};
 use crate::resource::{Resource, Subresource, version_priority};
 
 /// See the module.
@@ -16,6 +17,10 @@ pub(crate) struct ResourceTable {
     by_name: HashMap<Arc<str>, Arc<Group>>,
     /// Those of built-in kinds in the order that rows first name them, then the others by name.
     groups: Vec<Arc<Group>>,
+    /// The part of what is built in, in the OpenAPI document about everything: JSON and protobuf.
+    pub(crate) openapi_base: Arc<[OnceLock<Base>; 2]>,
+    /// Documents of `/openapi/v3` about paths that are no resources.
+    pub(crate) openapi_others: Arc<OnceLock<BTreeMap<String, (String, [Bytes; 2])>>>,
 }
 
 /// An API group as discovery lists it.
@@ -51,6 +56,8 @@ pub(crate) struct Part {
     pub(crate) hash: String,
     /// Its own document, compressed: JSON and protobuf.
     pub(crate) documents: [OnceLock<Bytes>; 2],
+    /// What it adds to the document about everything.
+    pub(crate) whole: Kept,
 }
 
 impl Group {
@@ -96,7 +103,8 @@ impl ResourceTable {
         }
         let groups = order.iter().map(|name| Group::new(name, by_group.remove(name).unwrap_or_default(), &[]));
         let groups: Vec<Arc<Group>> = groups.map(Arc::new).collect();
-        Self { by_name: groups.iter().map(|g| (g.name.clone(), g.clone())).collect(), groups }
+        let by_name = groups.iter().map(|g| (g.name.clone(), g.clone())).collect();
+        Self { by_name, groups, openapi_base: Arc::default(), openapi_others: Arc::default() }
     }
 
     /// A table in which each of these groups has these rows besides those that stay.

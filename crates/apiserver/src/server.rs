@@ -243,7 +243,8 @@ impl Server {
         self.cache.add(&kinds).await?;
         self.served.store(Arc::new(Served::new(table)));
         // Whoever subscribes from here on finds that its row is another, if it is.
-        let changed = before.iter().filter(|row| !after.iter().any(|a| Arc::ptr_eq(a, row)));
+        let stays: HashSet<*const Resource> = after.iter().map(Arc::as_ptr).collect();
+        let changed = before.iter().filter(|row| !stays.contains(&Arc::as_ptr(row)));
         let changed: HashSet<&str> = changed.map(|row| row.stored.prefix.as_str()).collect();
         let kept: HashSet<&str> = kinds.iter().map(|kind| kind.prefix.as_str()).collect();
         self.cache.end_watchers(&changed);

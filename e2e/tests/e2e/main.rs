@@ -3,6 +3,7 @@
 
 mod attacks;
 mod clients;
+mod custom;
 mod deployments;
 mod helm;
 mod images;

@@ -30,6 +30,7 @@ pub(super) const CRATES: &[(&str, &[&str])] = &[(
         "resource",
         "protobuf_store",
         // What is served, and its bytes.
+        "openapi_parts",
         "resources",
         "registrations",
         "metadata",

@@ -11,7 +11,7 @@ use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use kybern_apimachinery::{ApiError, Gvk, Value, json};
 
-use crate::negotiate::{Encoding, negotiate};
+use crate::negotiate::{Encoding, Format, negotiate};
 use crate::registrations::{Kept, Registrations};
 use crate::resources::ResourceTable;
 use crate::{Body, body, codec};
@@ -42,14 +42,25 @@ impl Document {
         let etag = format!("\"{:016X}\"", hasher.finish());
         Self { bytes, etag }
     }
+
+    /// The same under the same name.
+    fn in_protobuf(&self, form: Form) -> Self {
+        let kind = Gvk::new("apidiscovery.k8s.io", form.version(), "APIGroupDiscoveryList");
+        let kind = kybern_schema::builtin().kind(&kind);
+        let format = Format { encoding: Encoding::Protobuf, ..Format::JSON };
+        let document: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        // The type is known, and the document of it.
+        let bytes = codec::write(format, kind.as_ref(), &document).map(|(_, bytes)| bytes).unwrap_or_default();
+        Self { bytes, etag: self.etag.clone() }
+    }
 }
 
 /// The discovery documents of a resource table that are about all of it, each once it was asked for.
 #[derive(Default)]
 pub(crate) struct Discovery {
     groups: Kept<Value>,
-    /// Of the core group and of all others, each in the newer and the older version.
-    aggregated: [[Kept<Document>; 2]; 2],
+    /// Of the core group and of all others, each in the newer and the older version, as JSON and as protobuf.
+    aggregated: [[[Kept<Document>; 2]; 2]; 2],
 }
 
 /// What discovery tells of.
@@ -59,8 +70,22 @@ pub(crate) struct Known<'a> {
     pub(crate) priorities: Priorities,
 }
 
-/// The versions of `apidiscovery.k8s.io` that `Accept` may name, in the order it names them; `true` for the older one.
-fn aggregated_version(headers: &HeaderMap) -> Option<bool> {
+/// A form of the aggregated documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Form {
+    /// The older version of `apidiscovery.k8s.io`.
+    beta: bool,
+    protobuf: bool,
+}
+
+impl Form {
+    fn version(self) -> &'static str {
+        if self.beta { "v2beta1" } else { "v2" }
+    }
+}
+
+/// The first aggregated form that `Accept` names, unless it names another before.
+fn aggregated_form(headers: &HeaderMap) -> Option<Form> {
     let accept = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
     for media in accept {
         let parts: Vec<&str> = media.split(';').map(str::trim).collect();
@@ -73,14 +98,13 @@ fn aggregated_version(headers: &HeaderMap) -> Option<bool> {
             }
             continue;
         }
-        if parts[0] != "application/json" {
+        let protobuf = parts[0] == Encoding::Protobuf.media_type();
+        if !protobuf && parts[0] != Encoding::Json.media_type() {
             continue;
         }
-        if parts.contains(&"v=v2") {
-            return Some(false);
-        }
-        if parts.contains(&"v=v2beta1") {
-            return Some(true);
+        let version = [("v=v2", false), ("v=v2beta1", true)].into_iter().find(|(version, _)| parts.contains(version));
+        if let Some((_, beta)) = version {
+            return Some(Form { beta, protobuf });
         }
     }
     None
@@ -95,12 +119,15 @@ pub(crate) fn serve(
     headers: &HeaderMap,
 ) -> Result<Option<Response<Body>>, ApiError> {
     let Known { table, registrations, .. } = *known;
-    if let ([root @ ("api" | "apis")], Some(beta)) = (parts, aggregated_version(headers)) {
+    if let ([root @ ("api" | "apis")], Some(form)) = (parts, aggregated_form(headers)) {
         let core = *root == "api";
-        let kept = &discovery.aggregated[usize::from(!core)][usize::from(beta)];
-        let make = || aggregated::document(table, registrations, known.priorities, core, beta);
-        let document = kept.get(registrations, || Document::new(make()));
-        return Ok(Some(answer(&document, beta, headers)));
+        let kept = &discovery.aggregated[usize::from(!core)][usize::from(form.beta)];
+        let make = || Document::new(aggregated::document(table, registrations, known.priorities, core, form.beta));
+        let mut document = kept[0].get(registrations, make);
+        if form.protobuf {
+            document = kept[1].get(registrations, || document.in_protobuf(form));
+        }
+        return Ok(Some(answer(&document, form, headers)));
     }
     let resources = |group: &str, version: &str| {
         let rows = &table.group(group)?.versions.iter().find(|v| v.name == version)?.rows;
@@ -129,11 +156,12 @@ fn groups(known: &Known<'_>, discovery: &Discovery) -> Arc<Value> {
     discovery.groups.get(known.registrations, || legacy::group_list(known))
 }
 
-fn answer(document: &Document, beta: bool, headers: &HeaderMap) -> Response<Body> {
-    let media = if beta {
-        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
-    } else {
-        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+fn answer(document: &Document, form: Form, headers: &HeaderMap) -> Response<Body> {
+    let media = match (form.protobuf, form.beta) {
+        (false, true) => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        (false, false) => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        (true, true) => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        (true, false) => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
     };
     let known = headers.get(IF_NONE_MATCH).is_some_and(|etag| etag.as_bytes() == document.etag.as_bytes());
     let mut response = if known {

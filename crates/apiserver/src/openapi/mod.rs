@@ -2,7 +2,9 @@
 //! about stays as it is.
 
 mod merge;
+mod whole;
 
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value, json};
 use kybern_schema::openapi::{self, Served};
 
+use crate::openapi_parts::Base;
 use crate::options::Query;
 use crate::registrations::{Kept, Listed, Registrations, Remote};
 use crate::resource::Resource;
@@ -19,10 +22,12 @@ use crate::resources::{Part, ResourceTable, Version};
 use crate::{Body, body, gzip};
 pub use merge::part_of;
 
-/// The document that is about everything, compressed: JSON and protobuf. Those about a group and version stay with it.
+/// The document that is about everything, compressed: JSON and protobuf, and its hash. Those about a group and version stay
+/// with it.
 #[derive(Default)]
 pub(crate) struct Documents {
     v2: [Kept<Bytes>; 2],
+    hash: Kept<String>,
 }
 
 /// What the documents are about.
@@ -48,7 +53,7 @@ fn part(version: &Version) -> &Part {
     version.openapi.get_or_init(|| {
         let served: Vec<Served> = version.rows.iter().map(|row| describe(row)).collect();
         let served: Vec<Served> = served.into_iter().filter(|s| !s.definition.is_empty()).collect();
-        Part { hash: openapi::fingerprint(&served), served, documents: Default::default() }
+        Part { hash: openapi::fingerprint(&served), served, documents: Default::default(), whole: Default::default() }
     })
 }
 
@@ -86,6 +91,10 @@ pub(crate) fn serve(
         ["v3"] => Some(body::json(StatusCode::OK, &v3_index(known))),
         ["v3", "api", name] => v3(table, &GroupVersion::new("", *name), version, query, headers),
         ["v3", "apis", group, name] => v3(table, &GroupVersion::new(*group, *name), version, query, headers),
+        ["v3", rest @ ..] => {
+            let (hash, documents) = others(known).get(&rest.join("/"))?;
+            v3_answer(&rest.join("/"), hash, query, headers, |protobuf| documents[usize::from(protobuf)].clone())
+        }
         _ => None,
     }
 }
@@ -104,9 +113,24 @@ fn remote_parts(registrations: &Registrations) -> Vec<(GroupVersion, Remote)> {
     all.filter_map(remote).collect()
 }
 
+/// Documents of paths that are no resources, by their path: each one's hash, and the document in JSON and in protobuf.
+fn others<'a>(known: &Known<'a>) -> &'a BTreeMap<String, (String, [Bytes; 2])> {
+    known.table.openapi_others.get_or_init(|| {
+        let groups = known.table.groups().iter().filter(|group| group.is_built_in()).map(|group| &*group.name);
+        let made = |(path, document): (String, Value)| {
+            let forms = [text(&document), openapi::proto::v3(&document)].map(compressed);
+            (path, (openapi::fingerprint_of(&document), forms))
+        };
+        openapi::v3_others(groups, known.version).into_iter().map(made).collect()
+    })
+}
+
 fn v3_index(known: &Known<'_>) -> Value {
     let own = parts(known.table).map(|(group_version, part)| (group_version, part.hash.as_str()));
     let mut index = openapi::v3_index(own);
+    for (path, (hash, _)) in others(known) {
+        index["paths"][path] = json!({"serverRelativeURL": openapi::v3_address(path, hash)});
+    }
     for (group_version, remote) in remote_parts(known.registrations) {
         let path = openapi::v3_path(&group_version);
         match remote.openapi_v3 {
@@ -120,19 +144,46 @@ fn v3_index(known: &Known<'_>) -> Value {
 fn v2(known: &Known<'_>, documents: &Documents, headers: &HeaderMap) -> Response<Body> {
     let Known { table, registrations, version } = *known;
     let protobuf = wants_protobuf(headers, &openapi::proto::V2_MEDIA_TYPES);
-    let remotes: Vec<_> =
-        remote_parts(registrations).into_iter().filter_map(|(gv, r)| Some((gv, r.openapi_v2?))).collect();
-    let own = || parts(table).filter(|(of, _)| remotes.iter().all(|(remote, _)| remote != of));
-    let mut hashes: Vec<String> = own().map(|(_, part)| part.hash.clone()).collect();
-    hashes.extend(remotes.iter().map(|(_, part)| part.hash.clone()));
-    let bytes = documents.v2[usize::from(protobuf)].get(registrations, || {
-        let mut document = openapi::v2(own().flat_map(|(_, part)| &part.served), version);
-        remotes.iter().for_each(|(_, part)| merge::into(&mut document, &part.document));
-        compressed(if protobuf { openapi::proto::v2(&document) } else { text(&document) })
+    let remotes = || -> Vec<_> {
+        remote_parts(registrations).into_iter().filter_map(|(gv, r)| Some((gv, r.openapi_v2?))).collect()
+    };
+    let hash = documents.hash.get(registrations, || {
+        let remotes = remotes();
+        let own = parts(table).filter(|(of, _)| remotes.iter().all(|(remote, _)| remote != of));
+        let mut hashes: Vec<&str> = own.map(|(_, part)| part.hash.as_str()).collect();
+        hashes.extend(remotes.iter().map(|(_, part)| part.hash.as_str()));
+        openapi::joined(&hashes)
     });
     let media = if protobuf { openapi::proto::V2_MEDIA_TYPES[1] } else { "application/json" };
-    let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
-    answer(Bytes::clone(&bytes), media, &openapi::joined(&hashes), headers)
+    if is_known(&hash, headers) {
+        return answer(Bytes::new(), media, &hash, headers);
+    }
+    let bytes = documents.v2[usize::from(protobuf)].get(registrations, || {
+        let remotes = remotes();
+        let others: HashSet<&GroupVersion> = remotes.iter().map(|(of, _)| of).collect();
+        let (custom, built_in): (Vec<_>, Vec<_>) = parts(table).partition(|(_, part)| is_custom(part));
+        let is_own = |(of, _): &&(GroupVersion, &Part)| !others.contains(of);
+        let make = || Base::new(built_in.iter().filter(is_own).flat_map(|(_, part)| &part.served), protobuf);
+        let made;
+        let base = if built_in.iter().all(|part| is_own(&part)) {
+            table.openapi_base[usize::from(protobuf)].get_or_init(make)
+        } else {
+            made = make();
+            &made
+        };
+        let custom: Vec<&Part> = custom.iter().filter(is_own).map(|(_, part)| *part).collect();
+        let added: Vec<_> = custom.iter().map(|part| part.whole.custom(&part.served, protobuf)).collect();
+        let served = custom.iter().flat_map(|part| &part.served);
+        let taken = served.flat_map(|s| [s.definition.as_str(), s.list_definition.as_str()]);
+        let remotes: Vec<&Value> = remotes.iter().map(|(_, part)| &part.document).collect();
+        whole::document(base, &added, taken, &remotes, version, protobuf)
+    });
+    answer(Bytes::clone(&bytes), media, &hash, headers)
+}
+
+/// Whether it is of custom resources: those of built-in kinds never change.
+fn is_custom(part: &Part) -> bool {
+    part.served.iter().all(|served| served.schema.is_some())
 }
 
 fn v3(
@@ -147,23 +198,35 @@ fn v3(
     if part.served.is_empty() {
         return None;
     }
-    let (path, hash) = (openapi::v3_path(group_version), &part.hash);
+    v3_answer(&openapi::v3_path(group_version), &part.hash, query, headers, |protobuf| {
+        let make = || {
+            let document = openapi::v3(group_version, &part.served, version).unwrap_or_default();
+            compressed(if protobuf { openapi::proto::v3(&document) } else { text(&document) })
+        };
+        part.documents[usize::from(protobuf)].get_or_init(make).clone()
+    })
+}
+
+/// A document by its path and hash.
+fn v3_answer(
+    path: &str,
+    hash: &str,
+    query: &Query,
+    headers: &HeaderMap,
+    bytes: impl FnOnce(bool) -> Bytes,
+) -> Option<Response<Body>> {
     let asked = query.get("hash");
-    if !asked.is_empty() && asked != *hash {
+    if !asked.is_empty() && asked != hash {
         // The client knows an older document: upstream sends it to the one there is.
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-        let location = HeaderValue::from_str(&format!("/openapi/v3/{path}?hash={hash}")).ok()?;
+        let location = HeaderValue::from_str(&openapi::v3_address(path, hash)).ok()?;
         response.headers_mut().insert(LOCATION, location);
         return Some(response);
     }
     let protobuf = wants_protobuf(headers, &openapi::proto::V3_MEDIA_TYPES);
-    let bytes = part.documents[usize::from(protobuf)].get_or_init(|| {
-        let document = openapi::v3(group_version, &part.served, version).unwrap_or_default();
-        compressed(if protobuf { openapi::proto::v3(&document) } else { text(&document) })
-    });
     let media = if protobuf { openapi::proto::V3_MEDIA_TYPES[1] } else { "application/json" };
-    let mut response = answer(bytes.clone(), media, hash, headers);
+    let mut response = answer(bytes(protobuf), media, hash, headers);
     if !asked.is_empty() {
         // What is named by its hash never changes.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -171,10 +234,15 @@ fn v3(
     Some(response)
 }
 
+/// Whether the client has the document of this hash.
+fn is_known(hash: &str, headers: &HeaderMap) -> bool {
+    let named = |etag: &HeaderValue| etag.to_str().is_ok_and(|etag| etag.trim_matches('"') == hash);
+    headers.get(IF_NONE_MATCH).is_some_and(named)
+}
+
 fn answer(compressed: Bytes, media: &'static str, hash: &str, headers: &HeaderMap) -> Response<Body> {
     let etag = format!("\"{hash}\"");
-    let known = headers.get(IF_NONE_MATCH).is_some_and(|e| e.as_bytes() == etag.as_bytes());
-    let mut response = if known {
+    let mut response = if is_known(hash, headers) {
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
@@ -249,8 +317,8 @@ mod tests {
         let protobuf = v2(&table);
         assert_eq!(protobuf.headers()[http::header::CONTENT_TYPE], openapi::proto::V2_MEDIA_TYPES[1]);
         // What stays, stays made; what changes has another name, and so has the whole.
-        let more = |rows| table.with(&[("example.com".to_owned(), rows)]);
-        let with = more(vec![Arc::new(row("example.com", "v1", "Pod"))]);
+        let more = |table: &ResourceTable, group: &str, rows| table.with(&[(group.to_owned(), rows)]);
+        let with = more(&table, "example.com", vec![Arc::new(custom("example.com"))]);
         let made = |table: &ResourceTable| {
             let version = &table.group("apps").unwrap().versions[0];
             version.openapi.get().is_some_and(|part| part.documents[0].get().is_some())
@@ -258,6 +326,22 @@ mod tests {
         assert!(made(&with) && made(&table));
         let whole = |table: &ResourceTable| v2(table).headers()[ETAG].clone();
         assert_ne!(whole(&with), whole(&table));
-        assert_eq!(whole(&more(Vec::new())), whole(&table));
+        assert_eq!(whole(&more(&table, "example.com", Vec::new())), whole(&table));
+        // Of the next group only its own part is missing.
+        let is_made = |table: &ResourceTable, group: &str| {
+            table.group(group).unwrap().versions[0].openapi.get().is_some_and(|part| part.whole.is_made(true))
+        };
+        let next = more(&with, "example.org", vec![Arc::new(custom("example.org"))]);
+        assert!(next.openapi_base[1].get().is_some(), "what is built in");
+        assert_eq!((is_made(&next, "example.com"), is_made(&next, "example.org")), (true, false));
+        v2(&next);
+        assert!(is_made(&next, "example.org"));
+        assert!(next.openapi_base[0].get().is_none(), "nobody asked for JSON");
+    }
+
+    fn custom(group: &str) -> Resource {
+        let mut row = row(group, "v1", "Pod");
+        row.schema = Some(Arc::new(json!({"type": "object"})));
+        row
     }
 }

@@ -1,6 +1,6 @@
 //! What is not about objects: authorization, discovery, health, errors.
 
-use kybern_apimachinery::json;
+use kybern_apimachinery::{Gvk, Map, Value, json};
 
 use crate::fixture::*;
 
@@ -125,6 +125,53 @@ async fn discovery() {
     let etag = answer.headers["etag"].to_str().unwrap();
     let again = client.send("GET", "/apis", &[("accept", accept), ("if-none-match", etag)], "").await;
     assert_eq!((again.code.as_u16(), again.bytes.len()), (304, 0));
+}
+
+/// Documents in protobuf say what they say in JSON.
+#[tokio::test]
+async fn discovery_in_protobuf() {
+    let client = Client::new().await;
+    let media = "application/vnd.kubernetes.protobuf";
+    let aggregated =
+        |media: &str, version: &str| format!("{media};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let mut cases = Vec::new();
+    for (path, kind) in [
+        ("/api", "APIVersions"),
+        ("/apis", "APIGroupList"),
+        ("/apis/apps", "APIGroup"),
+        ("/api/v1", "APIResourceList"),
+        ("/apis/apps/v1", "APIResourceList"),
+    ] {
+        cases.push((path, Gvk::new("", "v1", kind), media.to_owned(), "application/json".to_owned()));
+    }
+    for (path, version) in [("/api", "v2"), ("/apis", "v2"), ("/apis", "v2beta1")] {
+        let kind = Gvk::new("apidiscovery.k8s.io", version, "APIGroupDiscoveryList");
+        cases.push((path, kind, aggregated(media, version), aggregated("application/json", version)));
+    }
+    for (path, kind, protobuf, json) in cases {
+        let plain = client.send("GET", path, &[("accept", &json)], "").await;
+        // client-go lists what it falls back to.
+        let accept = format!("{protobuf},{json};q=0.9,application/json;q=0.8");
+        let answer = client.send("GET", path, &[("accept", &accept)], "").await;
+        assert_eq!((answer.code.as_u16(), &answer.headers["content-type"]), (200, &*protobuf), "{path}");
+        assert_eq!(answer.headers.get("etag"), plain.headers.get("etag"), "{path}");
+        let ty = kybern_schema::builtin().kind(&kind).unwrap();
+        let decoded = kybern_schema::proto::decode(&ty, &answer.bytes).unwrap();
+        assert_eq!(without_empty(decoded), without_empty(plain.ok()), "{path}");
+    }
+}
+
+/// Without what protobuf cannot tell from absence.
+fn without_empty(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(name, value)| (name, without_empty(value)));
+            let empty = [json!(null), json!(""), json!([]), json!({}), json!(false)];
+            fields.filter(|(_, value)| !empty.contains(value)).collect::<Map<_, _>>().into()
+        }
+        Value::Array(items) => items.into_iter().map(without_empty).collect(),
+        other => other,
+    }
 }
 
 #[tokio::test]

@@ -66,19 +66,28 @@ fn remove(definition: &mut Value, kind: &str) {
     }
 }
 
-/// Names of a group's other definitions.
-#[derive(Debug, Default)]
+/// Names that definitions of a group have, or want.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct InUse {
     pub(super) resources: HashSet<String>,
     pub(super) kinds: HashSet<String>,
 }
 
 impl InUse {
-    /// Adds the names that a definition has been granted.
-    pub(super) fn add(&mut self, accepted: &Value) {
-        self.resources.extend(["plural", "singular"].map(|field| text(accepted, field).to_owned()));
-        self.resources.extend(list(accepted, "shortNames").iter().filter_map(Value::as_str).map(str::to_owned));
-        self.kinds.extend(["kind", "listKind"].map(|field| text(accepted, field).to_owned()));
+    /// Those of `spec.names` or `status.acceptedNames`.
+    pub(super) fn of(names: &Value) -> Self {
+        let fields = |fields: [&str; 2]| fields.map(|field| text(names, field)).into_iter();
+        let short = list(names, "shortNames").iter().filter_map(Value::as_str);
+        let owned = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        Self {
+            resources: fields(["plural", "singular"]).chain(short).filter_map(owned).collect(),
+            kinds: fields(["kind", "listKind"]).filter_map(owned).collect(),
+        }
+    }
+
+    /// Whether some name of it is none of the other's.
+    pub(super) fn has_more_than(&self, other: &Self) -> bool {
+        !self.resources.is_subset(&other.resources) || !self.kinds.is_subset(&other.kinds)
     }
 }
 
@@ -252,8 +261,7 @@ mod tests {
     fn a_name_is_had_by_one() {
         let mut first = definition("foos", "Foo", &["f", "x"]);
         advance(&mut first, &InUse::default(), "", now());
-        let mut in_use = InUse::default();
-        in_use.add(&first["status"]["acceptedNames"]);
+        let mut in_use = InUse::of(&first["status"]["acceptedNames"]);
         let mut second = definition("bars", "Foo", &["f"]);
         second["spec"]["names"]["singular"] = "bar".into();
         advance(&mut second, &in_use, "", now());

@@ -8,7 +8,7 @@ mod removal;
 mod rows;
 mod strategy;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Drop for Shared {
 struct Known {
     group: String,
     /// The names that it was granted.
-    granted: Value,
+    granted: InUse,
     revision: u64,
     terminating: bool,
 }
@@ -62,10 +62,49 @@ struct Known {
 #[derive(Default)]
 struct State {
     known: HashMap<String, Known>,
-    /// Names of definitions, by group.
-    groups: HashMap<String, BTreeSet<String>>,
+    groups: HashMap<String, Group>,
     /// Those to be looked at.
     dirty: BTreeSet<String>,
+}
+
+/// The definitions of a group.
+#[derive(Default)]
+struct Group {
+    names: BTreeSet<String>,
+    /// Who was granted which name. One that is being taken over may have two owners for a moment.
+    resources: HashMap<String, BTreeSet<String>>,
+    kinds: HashMap<String, BTreeSet<String>>,
+}
+
+impl Group {
+    fn grant(&mut self, owner: &str, granted: &InUse) {
+        for (owners, names) in [(&mut self.resources, &granted.resources), (&mut self.kinds, &granted.kinds)] {
+            for name in names {
+                owners.entry(name.clone()).or_default().insert(owner.to_owned());
+            }
+        }
+    }
+
+    fn take_back(&mut self, owner: &str, granted: &InUse) {
+        for (owners, names) in [(&mut self.resources, &granted.resources), (&mut self.kinds, &granted.kinds)] {
+            for name in names {
+                let Some(of_name) = owners.get_mut(name) else { continue };
+                of_name.remove(owner);
+                if of_name.is_empty() {
+                    owners.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Those of the wanted names that another has.
+    fn in_use(&self, wanted: InUse, but: &str) -> InUse {
+        let taken = |owners: &HashMap<String, BTreeSet<String>>, names: HashSet<String>| {
+            let others = |name: &String| owners.get(name).is_some_and(|owners| owners.iter().any(|o| o != but));
+            names.into_iter().filter(others).collect()
+        };
+        InUse { resources: taken(&self.resources, wanted.resources), kinds: taken(&self.kinds, wanted.kinds) }
+    }
 }
 
 impl Observer for Shared {
@@ -75,51 +114,43 @@ impl Observer for Shared {
 
     fn changed(&self, _: &str, _: &str, _: &str, name: &str, definition: Option<&Value>) {
         let mut state = self.state.lock();
-        let state = &mut *state;
-        let before = state.known.remove(name);
-        let granted = definition.map(|d| d["status"]["acceptedNames"].clone());
-        // What it gives back another may want.
-        if let Some(before) = &before
-            && granted.as_ref() != Some(&before.granted)
-            && let Some(others) = state.groups.get(&before.group)
+        let State { known, groups, dirty } = &mut *state;
+        let granted = definition.map(|d| InUse::of(&d["status"]["acceptedNames"]));
+        if let Some(before) = known.remove(name)
+            && let Some(group) = groups.get_mut(&before.group)
         {
-            state.dirty.extend(others.iter().cloned());
-        }
-        match (definition, granted) {
-            (Some(definition), Some(granted)) => {
-                let group = text(&definition["spec"], "group").to_owned();
-                state.groups.entry(group.clone()).or_default().insert(name.to_owned());
-                let revision = object::resource_version(definition).parse().unwrap_or_default();
-                let terminating = is_true(definition, "Terminating");
-                state.known.insert(name.to_owned(), Known { group, granted, revision, terminating });
+            group.take_back(name, &before.granted);
+            group.names.remove(name);
+            // What it gives back another may want.
+            if before.granted.has_more_than(granted.as_ref().unwrap_or(&InUse::default())) {
+                dirty.extend(group.names.iter().cloned());
             }
-            _ => {
-                if let Some(before) = before
-                    && let Some(names) = state.groups.get_mut(&before.group)
-                {
-                    names.remove(name);
-                    if names.is_empty() {
-                        state.groups.remove(&before.group);
-                    }
-                }
+            if group.names.is_empty() {
+                groups.remove(&before.group);
             }
         }
-        state.dirty.insert(name.to_owned());
+        if let (Some(definition), Some(granted)) = (definition, granted) {
+            let of = text(&definition["spec"], "group").to_owned();
+            let group = groups.entry(of.clone()).or_default();
+            group.names.insert(name.to_owned());
+            group.grant(name, &granted);
+            let revision = object::resource_version(definition).parse().unwrap_or_default();
+            let terminating = is_true(definition, "Terminating");
+            known.insert(name.to_owned(), Known { group: of, granted, revision, terminating });
+        }
+        dirty.insert(name.to_owned());
+        drop(state);
         self.changed.notify_one();
     }
 }
 
 impl Shared {
-    /// The names that a group's other definitions have been granted.
-    fn in_use(&self, group: &str, but: &str) -> InUse {
+    /// Those of the names that a definition wants which another of its group has been granted.
+    fn in_use(&self, definition: &Value) -> InUse {
+        let (spec, wanted) = (&definition["spec"], InUse::of(&definition["spec"]["names"]));
         let state = self.state.lock();
-        let mut in_use = InUse::default();
-        for name in state.groups.get(group).into_iter().flatten().filter(|name| *name != but) {
-            if let Some(known) = state.known.get(name) {
-                in_use.add(&known.granted);
-            }
-        }
-        in_use
+        let group = state.groups.get(text(spec, "group"));
+        group.map(|group| group.in_use(wanted, object::name(definition))).unwrap_or_default()
     }
 
     /// The revision that a definition is at, and whether it is being removed.
@@ -157,7 +188,7 @@ impl Definitions {
         let names: Vec<String> = self.0.state.lock().known.keys().cloned().collect();
         for name in names {
             let definition = server.get(GROUP, RESOURCE, "", &name).await?;
-            if controller.take_in(&name, &definition) {
+            if controller.take_in(&name, &definition).await {
                 groups.insert(text(&definition["spec"], "group").to_owned());
             }
         }
@@ -212,11 +243,11 @@ impl Controller {
             Err(error) if error.reason() == Reason::NotFound => return self.forget(shared, server, name).await,
             Err(error) => return Err(error),
         };
-        let in_use = shared.in_use(text(&definition["spec"], "group"), name);
-        let violations = violations(&definition);
+        let read = definition.clone();
+        let violations = aside(move || violations(&read)).await.map_err(ApiError::internal)?;
         let now = server.now();
         let advanced = |definition: &mut Value| {
-            advance(definition, &in_use, &violations, now);
+            advance(definition, &shared.in_use(definition), &violations, now);
             if object::is_deleting(definition) && object::finalizers(definition).any(|f| f == FINALIZER) {
                 removal::begin(definition, now);
             }
@@ -242,7 +273,7 @@ impl Controller {
     }
 
     /// Notes a definition's rows; answers whether others are to be served now.
-    fn take_in(&mut self, name: &str, definition: &Value) -> bool {
+    async fn take_in(&mut self, name: &str, definition: &Value) -> bool {
         let is_served = is_true(definition, "NamesAccepted") || is_true(definition, "Established");
         let made_of = kybern_apimachinery::json!([
             definition["spec"],
@@ -256,7 +287,9 @@ impl Controller {
         if self.served.get(name).is_some_and(|served| served.made_of == made_of) {
             return false;
         }
-        let rows = rows::of(definition, &self.shared, &self.webhooks).unwrap_or_else(|problem| {
+        let (read, shared, webhooks) = (definition.clone(), self.shared.clone(), self.webhooks.clone());
+        let rows = aside(move || rows::of(&read, &shared, &webhooks)).await.and_then(|rows| rows);
+        let rows = rows.unwrap_or_else(|problem| {
             tracing::error!(definition = name, problem, "a custom resource cannot be served");
             Vec::new()
         });
@@ -268,7 +301,7 @@ impl Controller {
     /// All rows of a group.
     fn rows(&self, shared: &Shared, group: &str) -> Vec<Arc<Resource>> {
         let state = shared.state.lock();
-        let names = state.groups.get(group).into_iter().flatten();
+        let names = state.groups.get(group).into_iter().flat_map(|group| &group.names);
         names.filter_map(|name| self.served.get(name)).flat_map(|served| served.rows.clone()).collect()
     }
 
@@ -279,7 +312,7 @@ impl Controller {
         name: &str,
         definition: &Value,
     ) -> Result<(), ApiError> {
-        if self.take_in(name, definition) {
+        if self.take_in(name, definition).await {
             let group = text(&definition["spec"], "group").to_owned();
             let rows = self.rows(shared, &group);
             server.replace_groups(vec![(group, rows)]).await.map_err(ApiError::internal)?;
@@ -292,6 +325,11 @@ impl Controller {
         let rows = self.rows(shared, &served.group);
         server.replace_groups(vec![(served.group, rows)]).await.map_err(ApiError::internal)
     }
+}
+
+/// Runs what a large definition makes take long: not where requests wait.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
 }
 
 /// What keeps a definition's schemas from being structural.

@@ -7,7 +7,7 @@ use kybern_apimachinery::{Gvk, Map, Value, json};
 use super::descriptions::Descriptions;
 use super::{Flavor, Served};
 use crate::builtin;
-use crate::types::{Field, ListKind, StructId, StructType, Type};
+use crate::types::{Field, ListKind, Presence, StructId, StructType, Type};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
@@ -33,6 +33,12 @@ impl Definitions {
         Self { flavor, done: BTreeMap::new(), structs, kinds, descriptions: Descriptions::load() }
     }
 
+    /// Those of custom resources alone: what they refer to of built-in ones is in the document already.
+    pub(super) fn custom(flavor: Flavor) -> Self {
+        let (structs, kinds) = (HashMap::new(), HashMap::new());
+        Self { flavor, done: BTreeMap::new(), structs, kinds, descriptions: Descriptions::of_every_kind() }
+    }
+
     pub(super) fn finish(self) -> BTreeMap<String, Value> {
         self.done
     }
@@ -54,6 +60,9 @@ impl Definitions {
 
     /// Adds a built-in definition and what it refers to; nothing for a name that is not built in.
     pub(super) fn add(&mut self, name: &str) {
+        if self.structs.is_empty() {
+            return;
+        }
         let mut queue = vec![name.to_owned()];
         while let Some(name) = queue.pop() {
             if self.done.contains_key(&name) {
@@ -82,7 +91,7 @@ impl Definitions {
         if !shape.fields.is_empty() {
             let described = |f: &Field| {
                 let text = self.descriptions.of_field(&shape.name, &f.name, self.kinds.contains_key(&id));
-                (f.name.to_string(), self.property(f, text, queue))
+                (f.name.to_string(), self.property(&shape.name, f, text, queue))
             };
             let properties = shape.fields.iter().map(described);
             definition.insert("properties".into(), Value::Object(properties.collect()));
@@ -97,14 +106,13 @@ impl Definitions {
         Value::Object(definition)
     }
 
-    fn property(&self, field: &Field, description: Option<&str>, queue: &mut Vec<String>) -> Value {
+    fn property(&self, owner: &str, field: &Field, description: Option<&str>, queue: &mut Vec<String>) -> Value {
         let mut property = self.ty(&field.ty, queue);
         if let Some(text) = description {
-            // In v3 nothing may stand beside a reference.
-            if self.flavor == Flavor::V3 && property.get("$ref").is_some() {
-                property = json!({"allOf": [property]});
-            }
             property["description"] = text.into();
+        }
+        if let Some(default) = field.default.clone().or_else(|| zero_of(owner, field)) {
+            self.set_default(&mut property, default);
         }
         let Some(object) = property.as_object_mut() else { return property };
         let mut set = |key: &str, value: Value| object.insert(key.to_owned(), value);
@@ -130,12 +138,34 @@ impl Definitions {
         if let Some(key) = &patch.merge_key {
             set("x-kubernetes-patch-merge-key", key.as_ref().into());
         }
-        if let Some(default) = &field.default
-            && self.flavor == Flavor::V3
+        self.referred(property)
+    }
+
+    /// In v3 nothing may stand beside a reference.
+    fn referred(&self, mut schema: Value) -> Value {
+        if self.flavor == Flavor::V3
+            && let Some(object) = schema.as_object_mut().filter(|object| object.len() > 1)
+            && let Some(reference) = object.remove("$ref")
         {
-            set("default", default.clone());
+            object.insert("allOf".to_owned(), json!([{"$ref": reference}]));
         }
-        property
+        schema
+    }
+
+    /// Only v3 tells of defaults.
+    fn set_default(&self, schema: &mut Value, default: Value) {
+        if self.flavor == Flavor::V3 {
+            schema["default"] = default;
+        }
+    }
+
+    /// The type of a list's items or a map's values.
+    fn inner(&self, ty: &Type, queue: &mut Vec<String>) -> Value {
+        let mut schema = self.ty(ty, queue);
+        if let Some(zero) = zero(ty) {
+            self.set_default(&mut schema, zero);
+        }
+        self.referred(schema)
     }
 
     fn ty(&self, ty: &Type, queue: &mut Vec<String>) -> Value {
@@ -160,20 +190,17 @@ impl Definitions {
             // Any JSON has no type.
             Type::Any | Type::Either(_) => json!({}),
             Type::Struct(id) => refer(&builtin().schema().get(*id).name),
-            Type::List(list) => json!({"type": "array", "items": self.ty(&list.item, queue)}),
-            Type::Map(map) => json!({"type": "object", "additionalProperties": self.ty(&map.value, queue)}),
+            Type::List(list) => json!({"type": "array", "items": self.inner(&list.item, queue)}),
+            Type::Map(map) => json!({"type": "object", "additionalProperties": self.inner(&map.value, queue)}),
         }
     }
 
     /// A field that every object has.
     fn own_field(&self, name: &str, mut property: Value) -> Value {
-        if self.flavor == Flavor::V3 && property.get("$ref").is_some() {
-            property = json!({"allOf": [property]});
-        }
         if let Some(text) = self.descriptions.of_any(name) {
             property["description"] = text.into();
         }
-        property
+        self.referred(property)
     }
 
     /// Gives a custom resource's schema, and the objects embedded in it, the fields that every object has.
@@ -248,6 +275,43 @@ impl Definitions {
     }
 }
 
+/// The default that upstream's generator gives a field which declares none: what Go's encoder makes of one that is not set,
+/// where that is neither nothing nor null.
+fn zero_of(owner: &str, field: &Field) -> Option<Value> {
+    let is_declared = || owner.rsplit('.').next().is_some_and(|name| ZEROS.contains(&(name, &*field.name)));
+    match (field.presence, &field.ty) {
+        (Presence::Always, _) | (Presence::OmitEmpty, Type::Struct(_)) => zero(&field.ty),
+        _ => is_declared().then(|| zero(&field.ty)).flatten(),
+    }
+}
+
+/// Fields that may be left out whose zero is a declared default: documents tell it, and objects stay as they are.
+const ZEROS: [(&str, &str); 13] = [
+    ("AzureDiskVolumeSource", "readOnly"),
+    ("ConfigMapEnvSource", "name"),
+    ("ConfigMapKeySelector", "name"),
+    ("ConfigMapProjection", "name"),
+    ("ConfigMapVolumeSource", "name"),
+    ("FileKeySelector", "optional"),
+    ("GRPCAction", "service"),
+    ("LocalObjectReference", "name"),
+    ("ReplicationControllerSpec", "minReadySeconds"),
+    ("ScaleSpec", "replicas"),
+    ("SecretEnvSource", "name"),
+    ("SecretKeySelector", "name"),
+    ("SecretProjection", "name"),
+];
+
+fn zero(ty: &Type) -> Option<Value> {
+    Some(match ty {
+        Type::Bool => json!(false),
+        Type::Int32 | Type::Int64 | Type::Double => json!(0),
+        Type::String => json!(""),
+        Type::Struct(_) => json!({}),
+        _ => return None,
+    })
+}
+
 /// Whether a node of a schema is the whole, or holds an object with a kind of its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Embedded {
@@ -290,17 +354,17 @@ pub(super) fn gvk_json(gvk: &Gvk) -> Value {
 
 /// Types that are no structs in JSON.
 fn special(flavor: Flavor, name: &str) -> Option<Value> {
-    let either = |format: Option<&str>, other: &str| {
-        let mut both = json!({"oneOf": [{"type": "string"}, {"type": other}]});
+    let either = |format: Option<&str>, types: [&str; 2]| {
+        let mut both = json!({"oneOf": types.map(|ty| json!({"type": ty}))});
         if let Some(format) = format {
             both["format"] = format.into();
         }
         both
     };
     Some(match name.strip_prefix("io.k8s.apimachinery.pkg.")? {
-        "util.intstr.IntOrString" if flavor == Flavor::V3 => either(Some("int-or-string"), "integer"),
+        "util.intstr.IntOrString" if flavor == Flavor::V3 => either(Some("int-or-string"), ["integer", "string"]),
         "util.intstr.IntOrString" => json!({"type": "string", "format": "int-or-string"}),
-        "api.resource.Quantity" if flavor == Flavor::V3 => either(None, "number"),
+        "api.resource.Quantity" if flavor == Flavor::V3 => either(None, ["string", "number"]),
         "api.resource.Quantity" | "apis.meta.v1.Duration" => json!({"type": "string"}),
         "apis.meta.v1.Time" | "apis.meta.v1.MicroTime" => json!({"type": "string", "format": "date-time"}),
         "apis.meta.v1.FieldsV1" | "apis.meta.v1.Patch" | "runtime.RawExtension" => json!({"type": "object"}),

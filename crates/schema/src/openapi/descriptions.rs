@@ -41,6 +41,12 @@ impl Descriptions {
         Self(entries().map(|(shape, field, text)| ((shape, field), text)).collect())
     }
 
+    /// Only those of fields that every object has.
+    pub(super) fn of_every_kind() -> Self {
+        let own = entries().filter(|(shape, ..)| *shape == ANY);
+        Self(own.map(|(shape, field, text)| ((shape, field), text)).collect())
+    }
+
     /// Of a struct.
     pub(super) fn of(&self, definition: &str) -> Option<&'static str> {
         self.0.get(&(definition.strip_prefix(PREFIX)?, "")).copied()

@@ -6,6 +6,7 @@
 mod definitions;
 mod descriptions;
 mod operations;
+mod plain;
 pub mod proto;
 mod v2;
 mod v3;
@@ -15,8 +16,8 @@ use kybern_apimachinery::{GroupVersion, Gvk, Value};
 use crate::builtin;
 use crate::builtin::ResourceRow;
 
-pub use v2::document as v2;
-pub use v3::{document as v3, index as v3_index, path as v3_path};
+pub use v2::{Part as V2Part, base as v2_base, custom as v2_custom, document as v2, head as v2_head};
+pub use v3::{address as v3_address, document as v3, index as v3_index, others as v3_others, path as v3_path};
 
 /// A resource, as documents describe it.
 #[derive(Clone, Debug)]
@@ -120,6 +121,11 @@ fn builtin_definition(gvk: &Gvk) -> String {
 /// Changes whenever a document of these resources does. Sixteen hexadecimal digits.
 pub fn fingerprint(served: &[Served]) -> String {
     hash(served.iter().map(|resource| format!("{resource:?}")))
+}
+
+/// The fingerprint of a document that never changes.
+pub fn fingerprint_of(document: &Value) -> String {
+    hash(std::iter::once(document.to_string()))
 }
 
 /// The fingerprint of a document that is about all that these are of.

@@ -1,12 +1,12 @@
 //! The operations of a resource, in neither notation yet.
 
-use kybern_apimachinery::{Gvk, Value, json};
+use kybern_apimachinery::{GroupVersion, Gvk, Value, json};
 
 use super::{Served, ServedSubresource};
 use crate::builtin;
-use crate::types::{ListType, Type};
+use crate::types::{Field, ListType, Type};
 
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// A path and what can be done there.
 pub(super) struct Path {
@@ -16,6 +16,7 @@ pub(super) struct Path {
     pub(super) operations: Vec<Operation>,
 }
 
+#[derive(Clone)]
 pub(super) struct Parameter {
     pub(super) name: String,
     /// `path` or `query`.
@@ -23,8 +24,9 @@ pub(super) struct Parameter {
     pub(super) ty: &'static str,
 }
 
+#[derive(Clone)]
 pub(super) struct Operation {
-    /// `get`, `put`, `post`, `delete`, `patch`.
+    /// `get`, `put`, `post`, `delete`, `patch`; `head` and `options` of proxies.
     pub(super) method: &'static str,
     pub(super) id: String,
     /// `x-kubernetes-action`; empty for none.
@@ -43,7 +45,7 @@ pub(super) struct Operation {
 }
 
 const ANY: &[&str] = &["*/*"];
-const BODIES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+pub(super) const BODIES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAMS: &[&str] = &[
     "application/json",
     "application/yaml",
@@ -62,7 +64,7 @@ const CUSTOM_PATCHES: &[&str] =
     &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 const UNAUTHORIZED: (&str, &str) = ("401", "Unauthorized");
-const READ: &[(&str, &str)] = &[("200", "OK"), UNAUTHORIZED];
+pub(super) const READ: &[(&str, &str)] = &[("200", "OK"), UNAUTHORIZED];
 const WRITE: &[(&str, &str)] = &[("200", "OK"), ("201", "Created"), UNAUTHORIZED];
 const CREATE: &[(&str, &str)] = &[("200", "OK"), ("201", "Created"), ("202", "Accepted"), UNAUTHORIZED];
 const DELETE: &[(&str, &str)] = &[("200", "OK"), ("202", "Accepted"), UNAUTHORIZED];
@@ -98,19 +100,26 @@ fn in_path(names: &[&str]) -> Vec<Parameter> {
     names.iter().map(|name| Parameter { name: (*name).to_owned(), place: "path", ty: "string" }).collect()
 }
 
+fn words(group: &str) -> std::str::Split<'_, [char; 2]> {
+    let group = group.trim_end_matches(".k8s.io");
+    if group.is_empty() { "core" } else { group }.split(['.', '-'])
+}
+
 /// `apps` and `v1` as operation ids have them: `AppsV1`, `CoreV1`, `RbacAuthorizationV1`.
-fn camel(served: &Served) -> String {
-    let group = served.gvk.group.trim_end_matches(".k8s.io");
-    let words = if group.is_empty() { "core" } else { group }.split(['.', '-']).chain([served.gvk.version.as_str()]);
-    words.map(capitalized).collect()
+pub(super) fn camel(group: &str, version: &str) -> String {
+    words(group).chain([version]).map(capitalized).collect()
+}
+
+/// `core`, `rbacAuthorization`.
+pub(super) fn group_tag(group: &str) -> String {
+    let mut words = words(group);
+    let first = words.next().unwrap_or_default();
+    format!("{first}{}", words.map(capitalized).collect::<String>())
 }
 
 /// `core_v1`, `rbacAuthorization_v1`.
-fn tag(served: &Served) -> String {
-    let group = served.gvk.group.trim_end_matches(".k8s.io");
-    let mut words = if group.is_empty() { "core" } else { group }.split(['.', '-']);
-    let first = words.next().unwrap_or_default();
-    format!("{first}{}_{}", words.map(capitalized).collect::<String>(), served.gvk.version)
+pub(super) fn tag(of: &GroupVersion) -> String {
+    format!("{}_{}", group_tag(&of.group), of.version)
 }
 
 fn capitalized(word: &str) -> String {
@@ -127,12 +136,14 @@ pub(super) fn of(served: &Served) -> Vec<Path> {
     let (scope, namespaces) = if served.namespaced { ("Namespaced", "/namespaces/{namespace}") } else { ("", "") };
     let namespace: &[&str] = if served.namespaced { &["namespace"] } else { &[] };
     let collection = format!("{gvr_root}{namespaces}/{}", served.resource);
-    let build = Build { served, camel: camel(served), scope };
+    let build = Build { served, camel: camel(&served.gvk.group, &served.gvk.version), scope };
     let has = |verb: &str| served.verbs.iter().any(|v| v == verb);
     let mut paths = Vec::new();
     let mut add = |path: String, names: &[&str], operations: Vec<Operation>| {
-        if !operations.is_empty() {
-            let parameters = in_path(names).into_iter().chain(query(&[("pretty", "string")])).collect();
+        if let Some(first) = operations.first() {
+            // What another server answers is not made readable.
+            let pretty: &[(&str, &str)] = if first.action == "connect" { &[] } else { &[("pretty", "string")] };
+            let parameters = in_path(names).into_iter().chain(query(pretty)).collect();
             paths.push(Path { path, parameters, operations });
         }
     };
@@ -155,9 +166,31 @@ pub(super) fn of(served: &Served) -> Vec<Path> {
     let one = format!("{collection}/{{name}}");
     add(one.clone(), &named, operations);
     for sub in &served.subresources {
-        add(format!("{one}/{}", sub.name), &named, build.subresource(sub));
+        let operations = build.subresource(sub);
+        if is_proxy(sub) {
+            let names: Vec<&str> = named.iter().copied().chain(["path"]).collect();
+            let deeper = |o: &Operation| Operation { id: format!("{}WithPath", o.id), ..o.clone() };
+            add(format!("{one}/{}/{{path}}", sub.name), &names, operations.iter().map(deeper).collect());
+        }
+        add(format!("{one}/{}", sub.name), &named, operations);
+    }
+    // Deprecated, and never offered for custom resources.
+    if has("watch") && served.schema.is_none() {
+        let one = format!("{gvr_root}/watch{namespaces}/{}", served.resource);
+        paths.push(build.watch(one.clone(), namespace, "watchlist", "List"));
+        paths.push(build.watch(format!("{one}/{{name}}"), &named, "watch", ""));
+        if served.namespaced {
+            let everywhere = Build { served, camel: build.camel.clone(), scope: "" };
+            let path = format!("{gvr_root}/watch/{}", served.resource);
+            paths.push(everywhere.watch(path, &[], "watchlist", "ListForAllNamespaces"));
+        }
     }
     paths
+}
+
+/// What leads to another server, with any method and any path.
+fn is_proxy(sub: &ServedSubresource) -> bool {
+    sub.gvk.kind.ends_with("ProxyOptions")
 }
 
 struct Build<'a> {
@@ -174,7 +207,7 @@ impl Build<'_> {
             id,
             action,
             gvk: Some(gvk.clone()),
-            tag: tag(self.served),
+            tag: tag(&self.served.group_version()),
             parameters: Vec::new(),
             body: None,
             consumes: ANY,
@@ -199,6 +232,17 @@ impl Build<'_> {
             produces: STREAMS,
             ..self.operation("get", "list", self.id("list", rest), &self.served.gvk, &self.served.list_definition)
         }
+    }
+
+    /// The path of a watch in the older form: its parameters are those of the path.
+    fn watch(&self, path: String, names: &[&str], action: &'static str, rest: &str) -> Path {
+        let answer = format!("{META}.WatchEvent");
+        let watch = Operation {
+            produces: STREAMS,
+            ..self.operation("get", action, self.id("watch", rest), &self.served.gvk, &answer)
+        };
+        let parameters = in_path(names).into_iter().chain(query(LIST)).chain(query(&[("pretty", "string")]));
+        Path { path, parameters: parameters.collect(), operations: vec![watch] }
     }
 
     fn create(&self) -> Operation {
@@ -256,7 +300,8 @@ impl Build<'_> {
         if sub.gvk.kind.ends_with("Options") {
             let methods =
                 [("get", "get"), ("create", "post"), ("update", "put"), ("patch", "patch"), ("delete", "delete")];
-            let methods = methods.into_iter().filter(|(verb, _)| has(verb));
+            let any = [("head", "head"), ("options", "options")].into_iter().filter(|_| is_proxy(sub));
+            let methods = methods.into_iter().filter(|(verb, _)| has(verb)).chain(any);
             let connect = |(_, method): (&str, &'static str)| Operation {
                 parameters: options(&sub.gvk),
                 produces: ANY,
@@ -294,7 +339,9 @@ impl Build<'_> {
 /// The query parameters that a kind of options holds.
 fn options(gvk: &Gvk) -> Vec<Parameter> {
     let Some(kind) = builtin().kind(gvk) else { return Vec::new() };
-    let own = kind.root().fields.iter().filter(|f| !matches!(f.name.as_ref(), "apiVersion" | "kind"));
+    // Of times upstream makes no parameter.
+    let is_parameter = |f: &&Field| !matches!(f.name.as_ref(), "apiVersion" | "kind") && f.ty != Type::Time;
+    let own = kind.root().fields.iter().filter(is_parameter);
     own.map(|f| Parameter { name: f.name.to_string(), place: "query", ty: simple(&f.ty) }).collect()
 }
 

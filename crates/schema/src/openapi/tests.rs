@@ -139,7 +139,18 @@ fn what_is_referred_to_can_be_described_where_it_is() {
     let schemas = &v3["components"]["schemas"];
     assert_eq!(
         schemas[template]["properties"]["template"],
-        json!({"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.PodTemplateSpec"}], "description": text})
+        json!({"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.PodTemplateSpec"}], "description": text, "default": {}})
+    );
+    // Defaults are those of upstream's generator: zeros of what is no pointer, of items, and what is declared.
+    let port = &schemas["io.k8s.api.core.v1.ContainerPort"]["properties"];
+    assert_eq!((&port["containerPort"]["default"], &port["protocol"]["default"]), (&json!(0), &json!("TCP")));
+    assert_eq!(port["hostPort"].get("default"), None);
+    let reference = &schemas["io.k8s.api.core.v1.LocalObjectReference"]["properties"];
+    assert_eq!(reference["name"]["default"], json!(""));
+    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"]["items"];
+    assert_eq!(
+        *containers,
+        json!({"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.Container"}], "default": {}})
     );
     assert_eq!(
         schemas["io.k8s.api.apps.v1.Deployment"]["description"].as_str().map(|d| d.starts_with("Keeps a number")),

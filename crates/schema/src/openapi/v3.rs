@@ -3,7 +3,8 @@
 use kybern_apimachinery::{GroupVersion, Map, Value, json};
 
 use super::definitions::Definitions;
-use super::operations::{self, Operation, Parameter};
+use super::operations::{self, Operation, Parameter, Path};
+use super::plain::{self, Plain};
 use super::{Flavor, Served};
 
 /// Where a group and version's document is, below `/openapi/v3/`: `api/v1`, `apis/apps/v1`.
@@ -14,12 +15,17 @@ pub fn path(group_version: &GroupVersion) -> String {
     }
 }
 
+/// Where a document of this path and fingerprint is.
+pub fn address(path: &str, hash: &str) -> String {
+    format!("/openapi/v3/{path}?hash={hash}")
+}
+
 /// The index of documents, given by their fingerprints: each one's address with it, so that clients can keep what they have.
 pub fn index<'a>(documents: impl IntoIterator<Item = (GroupVersion, &'a str)>) -> Value {
     let entry = |(group_version, hash): (GroupVersion, &str)| {
         let path = path(&group_version);
-        let address = format!("/openapi/v3/{path}?hash={hash}");
-        (path, json!({"serverRelativeURL": address}))
+        let address = json!({"serverRelativeURL": address(&path, hash)});
+        (path, address)
     };
     json!({"paths": documents.into_iter().map(entry).collect::<Map<_, _>>()})
 }
@@ -27,32 +33,50 @@ pub fn index<'a>(documents: impl IntoIterator<Item = (GroupVersion, &'a str)>) -
 /// The document of one group and version; `None` where nothing of it is served.
 pub fn document(group_version: &GroupVersion, served: &[Served], version: &str) -> Option<Value> {
     let mut definitions = Definitions::new(Flavor::V3);
-    let mut paths = Map::new();
+    let mut paths = Vec::new();
+    let mut is_built_in = false;
     for resource in served.iter().filter(|s| s.group_version() == *group_version) {
         definitions.add_served(resource);
-        for path in operations::of(resource) {
-            let mut item = Map::new();
-            item.insert("parameters".into(), path.parameters.iter().map(parameter).collect());
-            for operation in &path.operations {
-                definitions.add(&operation.answer);
-                if let Some((body, _)) = &operation.body {
-                    definitions.add(body);
-                }
-                item.insert(operation.method.to_owned(), self::operation(operation));
-            }
-            paths.insert(path.path, Value::Object(item));
-        }
+        paths.extend(operations::of(resource));
+        is_built_in |= resource.schema.is_none();
     }
-    (!paths.is_empty()).then(|| {
-        json!({
-            "openapi": "3.0.0",
-            "info": {"title": "Kubernetes", "version": version},
-            "paths": paths,
-            "components": {
-                "schemas": definitions.finish().into_iter().collect::<Map<_, _>>(),
-                "securitySchemes": {"BearerToken": {"type": "apiKey", "name": "authorization", "in": "header"}},
-            },
-        })
+    paths.extend(is_built_in.then(|| plain::version(group_version)));
+    (!paths.is_empty()).then(|| made(paths, definitions, version))
+}
+
+/// Documents of paths that are no resources, each with its path below `/openapi/v3/`; `groups` are those of built-in kinds.
+pub fn others<'a>(groups: impl Iterator<Item = &'a str>, version: &str) -> Vec<(String, Value)> {
+    let document = |plain: Plain| {
+        let made = made(vec![plain.path], Definitions::new(Flavor::V3), version);
+        (plain.document, made)
+    };
+    plain::others(groups).into_iter().map(document).collect()
+}
+
+fn made(all: Vec<Path>, mut definitions: Definitions, version: &str) -> Value {
+    let mut paths = Map::new();
+    for path in all {
+        let mut item = Map::new();
+        if !path.parameters.is_empty() {
+            item.insert("parameters".into(), path.parameters.iter().map(parameter).collect());
+        }
+        for operation in &path.operations {
+            definitions.add(&operation.answer);
+            if let Some((body, _)) = &operation.body {
+                definitions.add(body);
+            }
+            item.insert(operation.method.to_owned(), self::operation(operation));
+        }
+        paths.insert(path.path, Value::Object(item));
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": definitions.finish().into_iter().collect::<Map<_, _>>(),
+            "securitySchemes": {"BearerToken": {"type": "apiKey", "name": "authorization", "in": "header"}},
+        },
     })
 }
 

@@ -8,6 +8,7 @@ use kybern_apimachinery::validation::{dns1035_label, dns1123_subdomain};
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 use kybern_schema::structural;
+use tokio::runtime::RuntimeFlavor;
 
 use super::webhooks::{webhook_service, webhook_url};
 use crate::custom::{Condition, FINALIZER, approval, is_protected, is_true, set_condition};
@@ -49,7 +50,7 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate_create(&self, definition: &Value) -> Vec<FieldError> {
-        let mut out = sound(definition, None);
+        let mut out = in_place(|| sound(definition, None));
         stored_versions(&mut out, definition);
         approved(&mut out, definition, None);
         preserving(&mut out, definition);
@@ -57,7 +58,7 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate_update(&self, definition: &Value, old: &Value) -> Vec<FieldError> {
-        let (mut out, path) = (sound(definition, Some(old)), FieldPath::new("spec"));
+        let (mut out, path) = (in_place(|| sound(definition, Some(old))), FieldPath::new("spec"));
         let (spec, before) = (&definition["spec"], &old["spec"]);
         let mut kept = |path: FieldPath, new: &Value, old: &Value| {
             if new != old {
@@ -106,6 +107,15 @@ impl Strategy for CustomResourceDefinition {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+}
+
+/// Does what a large definition makes take long; others are served by other threads meanwhile.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    let flavor = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
+    match flavor {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
@@ -324,6 +334,16 @@ mod tests {
 
     fn version(name: &str, storage: bool) -> Value {
         json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object"}}})
+    }
+
+    /// On one thread, what is waited for could not come.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_large_definition_holds_nobody_up() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let checking =
+            tokio::spawn(async move { in_place(|| receive.recv_timeout(std::time::Duration::from_secs(20))) });
+        tokio::spawn(async move { send.send(()) });
+        checking.await.unwrap().expect("others go on meanwhile");
     }
 
     #[test]
