@@ -153,10 +153,18 @@ async fn discovery_in_protobuf() {
         // client-go lists what it falls back to.
         let accept = format!("{protobuf},{json};q=0.9,application/json;q=0.8");
         let answer = client.send("GET", path, &[("accept", &accept)], "").await;
-        assert_eq!((answer.code.as_u16(), &answer.headers["content-type"]), (200, &*protobuf), "{path}");
+        assert_eq!(
+            (answer.code.as_u16(), answer.headers["content-type"].to_str().unwrap()),
+            (200, &*protobuf),
+            "{path}"
+        );
         assert_eq!(answer.headers.get("etag"), plain.headers.get("etag"), "{path}");
         let ty = kybern_schema::builtin().kind(&kind).unwrap();
-        let decoded = kybern_schema::proto::decode(&ty, &answer.bytes).unwrap();
+        let mut decoded = kybern_schema::proto::decode(&ty, &answer.bytes).unwrap();
+        // The oldest of them has no version in JSON.
+        if kind.kind == "APIVersions" {
+            decoded.as_object_mut().unwrap().remove("apiVersion");
+        }
         assert_eq!(without_empty(decoded), without_empty(plain.ok()), "{path}");
     }
 }

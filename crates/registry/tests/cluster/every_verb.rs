@@ -228,7 +228,15 @@ async fn live(subject: &Subject<'_>) {
     // Until their controllers let go.
     let held = matches!(row.kind, "Namespace" | "PersistentVolume" | "PersistentVolumeClaim" | "VolumeAttributesClass");
     for left in [path.as_str(), &format!("{collection}/{second}")] {
-        let (code, _) = cluster.ask(Method::GET, left, None).await;
+        let mut code = cluster.ask(Method::GET, left, None).await.0;
+        // A definition goes once it was seen that there are no objects of it.
+        for _ in 0..2000 {
+            if row.kind != "CustomResourceDefinition" || code == 404 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            code = cluster.ask(Method::GET, left, None).await.0;
+        }
         assert_eq!(code, if held { 200 } else { 404 }, "{left}");
     }
     let events = subject.events(before).await;
