@@ -1,6 +1,6 @@
 //! What groups and versions add to `/openapi/v2`, each written and compressed once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
 
@@ -77,6 +77,9 @@ impl Kept {
         self.0[usize::from(protobuf)].get().is_some()
     }
 }
+
+/// Documents by their path: the hash of each, and the document in JSON and in protobuf, compressed.
+pub(crate) type Others = BTreeMap<String, (String, [Bytes; 2])>;
 
 /// The part of built-in kinds.
 pub(crate) struct Base {

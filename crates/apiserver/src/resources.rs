@@ -1,14 +1,14 @@
 //! Every served resource, by its coordinates. A table is never changed: another one takes its place, which shares with it
 //! every group that stays as it is. So one of ten thousand groups comes or goes without a look into the others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use kybern_apimachinery::Gvr;
 use kybern_schema::openapi::Served;
 
-use crate::openapi_parts::{Base, Kept};
+use crate::openapi_parts::{Base, Kept, Others};
 use crate::resource::{Resource, Subresource, version_priority};
 
 /// See the module.
@@ -20,7 +20,7 @@ pub(crate) struct ResourceTable {
     /// The part of what is built in, in the OpenAPI document about everything: JSON and protobuf.
     pub(crate) openapi_base: Arc<[OnceLock<Base>; 2]>,
     /// Documents of `/openapi/v3` about paths that are no resources.
-    pub(crate) openapi_others: Arc<OnceLock<BTreeMap<String, (String, [Bytes; 2])>>>,
+    pub(crate) openapi_others: Arc<OnceLock<Others>>,
 }
 
 /// An API group as discovery lists it.

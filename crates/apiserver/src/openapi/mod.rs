@@ -4,7 +4,7 @@
 mod merge;
 mod whole;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io::Read;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use kybern_apimachinery::{ApiError, GroupVersion, Gvk, Value, json};
 use kybern_schema::openapi::{self, Served};
 
-use crate::openapi_parts::Base;
+use crate::openapi_parts::{Base, Others};
 use crate::options::Query;
 use crate::registrations::{Kept, Listed, Registrations, Remote};
 use crate::resource::Resource;
@@ -114,7 +114,7 @@ fn remote_parts(registrations: &Registrations) -> Vec<(GroupVersion, Remote)> {
 }
 
 /// Documents of paths that are no resources, by their path: each one's hash, and the document in JSON and in protobuf.
-fn others<'a>(known: &Known<'a>) -> &'a BTreeMap<String, (String, [Bytes; 2])> {
+fn others<'a>(known: &Known<'a>) -> &'a Others {
     known.table.openapi_others.get_or_init(|| {
         let groups = known.table.groups().iter().filter(|group| group.is_built_in()).map(|group| &*group.name);
         let made = |(path, document): (String, Value)| {
