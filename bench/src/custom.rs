@@ -85,7 +85,7 @@ async fn define(client: &Client) -> Result<()> {
     let definitions = client.raw(&Gvr::new("apiextensions.k8s.io", "v1", "customresourcedefinitions"));
     definitions.create(&definition).await?;
     for _ in 0..500 {
-        let now = definitions.get("things.bench.kybern.example").await?;
+        let now = definitions.get("", "things.bench.kybern.example").await?;
         let conditions = now["status"]["conditions"].as_array().cloned().unwrap_or_default();
         if conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True") {
             return Ok(());
