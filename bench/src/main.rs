@@ -2,8 +2,8 @@
 //! makes the network namespace for it.
 //!
 //! `kybern-bench apiserver KYBERN FOLDER` measures `kybern kube-apiserver` alone, `custom` its custom resources, `large` the
-//! same with 150,000 pods, `watches` with many who watch, `peers` beside nginx and upstream's server, `admission` what policies add to a write; `scheduler` the
-//! scheduler on fake nodes; `cluster` a whole one-node cluster.
+//! same with 150,000 pods, `watches` with many who watch, `peers` beside nginx and upstream's server, `admission` what policies
+//! add to a write; `scheduler` the scheduler on fake nodes; `cluster` a whole one-node cluster.
 
 mod admission;
 mod apiserver;
