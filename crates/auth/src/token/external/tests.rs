@@ -146,6 +146,7 @@ async fn tokens_are_signed_elsewhere_and_keys_follow() {
     // It comes back.
     tokio::time::resume();
     let (keeper, _task) = Keeper::start(&socket, 3600);
+    keeper.keys.lock()[0].0 = "three".to_owned();
     let third = issue(&issuer).await.unwrap();
     assert!(issuer.verify(&third, &[], now()).is_ok());
     assert_eq!(issuer.verify(&first, &[], now()).unwrap_err().to_string(), "invalid signature", "its key is gone");
