@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 use kybern_component_base::listener::Slot;
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 
 use crate::BoxFuture;
@@ -44,6 +45,30 @@ pub struct Credentials<'a> {
     pub path: &'a str,
     /// The client's certificate chain (DER), verified by TLS against the client CA; empty when none was shown.
     pub client_certificates: &'a [CertificateDer<'static>],
+    /// Takes what is to be told of a credential.
+    pub notes: &'a Notes,
+}
+
+/// What is told of a credential beside whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// An annotation of the request in the audit log.
+    Audit(&'static str, String),
+    /// To the client.
+    Warning(&'static str),
+}
+
+#[derive(Debug, Default)]
+pub struct Notes(Mutex<Vec<Note>>);
+
+impl Notes {
+    pub fn extend(&self, notes: Vec<Note>) {
+        self.0.lock().extend(notes);
+    }
+
+    pub(crate) fn take(&self) -> Vec<Note> {
+        std::mem::take(&mut self.0.lock())
+    }
 }
 
 /// Tells who sends a request. Authenticators are asked in order: the first answer counts.

@@ -24,7 +24,8 @@ pub trait Controller: Send + Sync + 'static {
         self.name()
     }
 
-    /// The service account in `kube-system` whose role `system:controller:…` allows what it does.
+    /// The service account in `kube-system` whose role `system:controller:…` allows what it does; empty: it works as the
+    /// controller manager itself.
     fn account(&self) -> &'static str {
         self.name()
     }

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use kybern_apimachinery::time::{Clock, SystemClock};
+use kybern_auth::token::SigningKey;
 use kybern_client::queue::QueueMetrics;
 use kybern_client::{Client, LeaderElector, LeaseConfig};
 use tokio::task::JoinSet;
@@ -23,6 +25,7 @@ use crate::controllers::endpoint_slice_mirroring::EndpointSliceMirroringControll
 use crate::controllers::endpoints::EndpointsController;
 use crate::controllers::event_ttl::EventTtlController;
 use crate::controllers::garbage_collector::GarbageCollector;
+use crate::controllers::legacy_token_cleaner::LegacyTokenCleaner;
 use crate::controllers::namespace::NamespaceController;
 use crate::controllers::node_ipam::{NodeIpamController, NodeRanges};
 use crate::controllers::node_lifecycle::NodeLifecycleController;
@@ -35,6 +38,7 @@ use crate::controllers::replication_controller::ReplicationControllerController;
 use crate::controllers::resource_quota::ResourceQuotaController;
 use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
+use crate::controllers::service_account_tokens::ServiceAccountTokens;
 use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::controllers::token_cleaner::TokenCleaner;
 use crate::controllers::vac_protection::VacProtectionController;
@@ -55,8 +59,12 @@ pub struct Config {
     pub root_ca: Option<String>,
     /// From what nodes get their parts of the pod network; without it they get none.
     pub node_ranges: Option<NodeRanges>,
-    /// With what certificate requests are signed; without it they are not.
-    pub signing: Option<ClusterSigning>,
+    /// With what certificate requests are signed; without it they are not. It may be replaced while they run.
+    pub signing: Option<Arc<ArcSwap<ClusterSigning>>>,
+    /// With what the tokens in Secrets are signed; without it none are made. It may be replaced, too.
+    pub token_key: Option<Arc<ArcSwap<SigningKey>>>,
+    /// How long such a token may lie unused.
+    pub legacy_token_clean_up_period: Duration,
     /// Work only while this lease is held; `None` where there is one controller manager.
     pub lease: Option<LeaseConfig>,
     /// How long events are kept after they last happened, upstream's `--event-ttl` of the API server. Zero: an API server
@@ -76,6 +84,8 @@ impl Default for Config {
             root_ca: None,
             node_ranges: None,
             signing: None,
+            token_key: None,
+            legacy_token_clean_up_period: Duration::from_secs(365 * 86_400),
             lease: None,
             client_for: None,
             event_ttl: Duration::from_secs(3600),
@@ -110,6 +120,7 @@ impl Config {
             Arc::new(PvProtectionController),
             Arc::new(VacProtectionController),
             Arc::new(ResourceQuotaController),
+            Arc::new(LegacyTokenCleaner { period: self.legacy_token_clean_up_period }),
         ];
         list.push(Arc::new(PolicyStatusController::new(client)));
         if !self.event_ttl.is_zero() {
@@ -123,6 +134,9 @@ impl Config {
         }
         if let Some(signing) = &self.signing {
             list.push(Arc::new(CsrSigningController { signing: signing.clone() }));
+        }
+        if let Some(key) = &self.token_key {
+            list.push(Arc::new(ServiceAccountTokens { key: key.clone(), ca: self.root_ca.clone() }));
         }
         list
     }
@@ -160,6 +174,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("pv-protection", "persistentvolume-protection-controller"),
     ("pvc-protection", "persistentvolumeclaim-protection-controller"),
     ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("serviceaccount-token", "serviceaccount-token-controller"),
     ("tokencleaner", "token-cleaner-controller"),
 ];
 
@@ -194,10 +209,13 @@ async fn work(config: &Config, client: &Client) {
     let inventory = Arc::new(Inventory::default());
     let snapshot = Arc::new(Snapshot::spawn(client, inventory.clone()));
     let environment = Arc::new(Environment {
-        client_for: config.client_for.clone().unwrap_or_else(|| {
-            let client = client.clone();
-            Arc::new(move |_| client.clone())
-        }),
+        client_for: {
+            let (own, others) = (client.clone(), config.client_for.clone());
+            Arc::new(move |account| match &others {
+                Some(others) if !account.is_empty() => others(account),
+                _ => own.clone(),
+            })
+        },
         snapshot: snapshot.clone(),
         clock: config.clock.clone(),
         metrics: config.metrics.clone(),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all, select_all};
 use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use kybern_api::certificates::v1::CertificateSigningRequest;
 use kybern_api::coordination::v1::Lease;
@@ -21,7 +23,7 @@ use kybern_client::store::IndexFn;
 use kybern_client::{Client, Informer, ListOptions, Store};
 
 use crate::bootstrap_tokens;
-use crate::controllers::vac_protection;
+use crate::controllers::{legacy_token_cleaner, service_account_tokens, vac_protection};
 use crate::inventory::Inventory;
 use crate::pods;
 
@@ -116,10 +118,16 @@ macro_rules! snapshot {
 
             /// Waits, not for long, until a write is in the store of its kind. Kinds that no store holds are not waited for.
             pub(crate) async fn reflects(&self, written: &Written) {
+                // Some kinds are in several stores, each with its selection.
+                let mut waits: Vec<BoxFuture<'_, ()>> = Vec::new();
+                $(if written.gvr == <$kind>::gvr() {
+                    waits.push(wait(&self.$field, written).boxed());
+                })*
                 let waiting = async {
-                    $(if written.gvr == <$kind>::gvr() {
-                        return wait(&self.$field, written).await;
-                    })*
+                    match &written.effect {
+                        Effect::Version(_) if !waits.is_empty() => drop(select_all(waits).await),
+                        _ => drop(join_all(waits).await),
+                    }
                 };
                 if tokio::time::timeout(REFLECTION_TIMEOUT, waiting).await.is_err() {
                     tracing::debug!(resource = %written.gvr, key = written.key, "a write is not reflected yet");
@@ -162,9 +170,11 @@ snapshot! {
     services: Service = ListOptions::default(), [];
     endpoints: Endpoints = ListOptions::default(), [];
     endpoint_slices: EndpointSlice = ListOptions::default(), [SERVICE => service_of];
-    service_accounts: ServiceAccount = ListOptions::fields("metadata.name=default"), [];
+    service_accounts: ServiceAccount = ListOptions::default(), [];
     root_ca_maps: ConfigMap = ListOptions::fields("metadata.name=kube-root-ca.crt"), [];
     cluster_infos: ConfigMap = ListOptions::fields("metadata.name=cluster-info"), [];
+    token_secrets: Secret = ListOptions::fields(service_account_tokens::SELECTOR), [NAMESPACE => |secret| vec![secret.namespace().to_owned()]];
+    token_tracking: ConfigMap = ListOptions::fields(legacy_token_cleaner::TRACKING), [];
     bootstrap_tokens: Secret = ListOptions::fields(bootstrap_tokens::SELECTOR), [];
     deployments: Deployment = ListOptions::default(), [];
     replica_sets: ReplicaSet = ListOptions::default(), [OWNER => |set| owner_of(&set.metadata)];

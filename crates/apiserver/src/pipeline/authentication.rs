@@ -6,14 +6,22 @@ use http::Request;
 use kybern_apimachinery::ApiError;
 
 use super::{Context, Next, Outcome, audit};
-use crate::access::{Credentials, Peer, UserInfo};
+use crate::access::{Credentials, Note, Notes, Peer, UserInfo};
 use crate::options::Query;
 use crate::server::Server;
 use crate::{Body, BoxFuture};
 
 pub(super) fn stage(mut context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     Box::pin(async move {
-        match authenticate(&context.server, &mut context.request).await {
+        let notes = Notes::default();
+        let authenticated = authenticate(&context.server, &mut context.request, &notes).await;
+        for note in notes.take() {
+            match note {
+                Note::Audit(key, value) => context.audit.annotate(key, &value),
+                Note::Warning(text) => context.warnings.add(text.to_owned()),
+            }
+        }
+        match authenticated {
             Ok(user) => context.user = user,
             Err(error) => {
                 let tried = tried(&context.request, &context.query);
@@ -43,13 +51,14 @@ fn tried(request: &Request<Body>, query: &Query) -> String {
     format!("Authentication failed, attempted: {}", methods.join(", "))
 }
 
-async fn authenticate(server: &Server, request: &mut Request<Body>) -> Result<UserInfo, ApiError> {
+async fn authenticate(server: &Server, request: &mut Request<Body>, notes: &Notes) -> Result<UserInfo, ApiError> {
     if let Some(user) = request.extensions_mut().remove::<UserInfo>() {
         return Ok(user);
     }
     let peer: Option<Arc<Peer>> = request.extensions().get().cloned();
     let client_certificates = peer.as_ref().map_or(&[][..], |peer| &peer.certificates);
-    let credentials = Credentials { headers: request.headers(), path: request.uri().path(), client_certificates };
+    let credentials =
+        Credentials { headers: request.headers(), path: request.uri().path(), client_certificates, notes };
     let (mut found, mut failed) = (None, false);
     for authenticator in &server.authenticators {
         if failed && authenticator.is_last_resort() {

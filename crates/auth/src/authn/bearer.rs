@@ -39,7 +39,8 @@ mod tests {
         let check = |name: &'static str, value: &'static str, expect: Option<&str>| {
             let mut headers = http::HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            let credentials = Credentials { headers: &headers, path: "/", client_certificates: &[] };
+            let credentials =
+                Credentials { headers: &headers, path: "/", client_certificates: &[], notes: &Default::default() };
             assert_eq!(token(&credentials).as_deref(), expect, "{name}: {value}");
         };
         check("authorization", "Bearer abc", Some("abc"));

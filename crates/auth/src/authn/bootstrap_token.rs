@@ -85,7 +85,7 @@ impl TokenAuthenticator for BootstrapTokens {
             let objects = self.objects.get().map_err(|e| e.to_string())?;
             let secret = objects.get("", "secrets", "kube-system", &name).await;
             let user = secret.ok().and_then(|s| judge(&s, id, given, self.clock.now()));
-            Ok(user.map(|user| TokenUser { user, audiences: None }))
+            Ok(user.map(|user| TokenUser { user, audiences: None, notes: Vec::new() }))
         })
     }
 }

@@ -132,7 +132,8 @@ mod tests {
         let certificates = ClientCertificate::new(authorities(&clients));
         let who = |chain: &[CertificateDer<'static>]| {
             let headers = headers();
-            let credentials = Credentials { headers: &headers, path: "/api", client_certificates: chain };
+            let credentials =
+                Credentials { headers: &headers, path: "/api", client_certificates: chain, notes: &Default::default() };
             let found = block(header.authenticate(&credentials)).unwrap();
             found.or_else(|| block(certificates.authenticate(&credentials)).unwrap())
         };

@@ -64,7 +64,7 @@ impl TokenAuthenticator for ServiceAccountTokens {
             self.issuer.refresh_for(token).await;
             let claims = self.issuer.verify(token, audiences, self.clock.now()).map_err(|e| e.to_string())?;
             self.check_alive(&claims).await?;
-            Ok(Some(TokenUser { user: claims.user(), audiences: Some(claims.audiences) }))
+            Ok(Some(TokenUser { user: claims.user(), audiences: Some(claims.audiences), notes: Vec::new() }))
         })
     }
 }

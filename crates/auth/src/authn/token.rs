@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kybern_apiserver::BoxFuture;
-use kybern_apiserver::access::{Authenticator, Credentials, UserInfo};
+use kybern_apiserver::access::{Authenticator, Credentials, Note, UserInfo};
 
 use super::bearer;
 
@@ -16,6 +16,8 @@ pub struct TokenUser {
     pub user: UserInfo,
     /// `None` where a token knows no audience: it is good for the server's own.
     pub audiences: Option<Vec<String>>,
+    /// What is told of the token.
+    pub notes: Vec<Note>,
 }
 
 /// Judges one kind of bearer tokens.
@@ -44,6 +46,12 @@ impl BearerTokens {
     /// The user of a token and the audiences, of those asked for, that it is good for. None asked for: the server's own. The
     /// error of a token that nobody knows holds what those said who found it bad.
     pub async fn judge(&self, token: &str, wanted: &[String]) -> Result<Option<(UserInfo, Vec<String>)>, String> {
+        let judged = self.ask(token, wanted).await?;
+        Ok(judged.map(|TokenUser { user, audiences, .. }| (user, audiences.unwrap_or_default())))
+    }
+
+    /// The same, with what is told of the token.
+    async fn ask(&self, token: &str, wanted: &[String]) -> Result<Option<TokenUser>, String> {
         if token.len() > TOKEN_MAX {
             return Err("the token is too long".to_owned());
         }
@@ -52,10 +60,10 @@ impl BearerTokens {
         let mut errors = Vec::new();
         for judge in &self.judges {
             match judge.authenticate_token(token, wanted).await {
-                Ok(Some(TokenUser { user, audiences })) => {
+                Ok(Some(TokenUser { user, audiences, notes })) => {
                     let audiences = audiences.unwrap_or_else(own);
                     if !audiences.is_empty() {
-                        return Ok(Some((user, audiences)));
+                        return Ok(Some(TokenUser { user, audiences: Some(audiences), notes }));
                     }
                 }
                 Ok(None) => {}
@@ -74,8 +82,11 @@ impl Authenticator for BearerTokens {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> BoxFuture<'a, Result<Option<UserInfo>, String>> {
         Box::pin(async {
             let Some(token) = bearer::token(credentials) else { return Ok(None) };
-            match self.judge(&token, &[]).await? {
-                Some((user, _)) => Ok(Some(user)),
+            match self.ask(&token, &[]).await? {
+                Some(TokenUser { user, notes, .. }) => {
+                    credentials.notes.extend(notes);
+                    Ok(Some(user))
+                }
                 None => Err("invalid bearer token".to_owned()),
             }
         })

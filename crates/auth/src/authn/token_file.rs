@@ -80,7 +80,7 @@ impl TokenAuthenticator for TokenFile {
         _: &'a [String],
     ) -> BoxFuture<'a, Result<Option<TokenUser>, String>> {
         let user = self.0.get(&hash(token)).cloned();
-        Box::pin(async { Ok(user.map(|user| TokenUser { user, audiences: None })) })
+        Box::pin(async { Ok(user.map(|user| TokenUser { user, audiences: None, notes: Vec::new() })) })
     }
 }
 

@@ -131,7 +131,7 @@ fn judge(status: &Value, wanted: &[String]) -> Judgement {
         groups: texts(&user["groups"]),
         extra: extra.map(|(key, values)| (key.clone(), texts(values))).collect(),
     };
-    Ok(Some(TokenUser { user, audiences }))
+    Ok(Some(TokenUser { user, audiences, notes: Vec::new() }))
 }
 
 impl TokenAuthenticator for TokenWebhook {

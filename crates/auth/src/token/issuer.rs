@@ -132,13 +132,18 @@ impl Issuer {
         }
     }
 
+    /// The claims of a token that one of the keys has signed: whose it is, until when and for whom, is not looked at.
+    pub fn signed(&self, token: &str) -> Result<serde_json::Value, JwtError> {
+        match &self.keys {
+            Keys::Local(local) => signed(token, &local.load().set),
+            Keys::External(signer) => signed(token, &signer.keys()),
+        }
+    }
+
     /// The claims of a valid token for one of `audiences` (empty: the server's own). Whether the service account and the
     /// bound object still live is for the caller to look up.
     pub fn verify(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Claims, ClaimsError> {
-        let claims = match &self.keys {
-            Keys::Local(local) => signed(token, &local.load().set),
-            Keys::External(signer) => signed(token, &signer.keys()),
-        }?;
+        let claims = self.signed(token)?;
         if !claims["iss"].as_str().is_some_and(|iss| self.issuers.iter().any(|i| i == iss)) {
             return Err(JwtError::Signature.into());
         }

@@ -6,6 +6,7 @@ mod external;
 mod issuer;
 mod jwt;
 mod keys;
+mod legacy;
 
 pub use claims::{BoundObject, Claims, ClaimsError, TokenSpec};
 pub use discovery::Discovery;
@@ -14,3 +15,4 @@ pub use issuer::Issuer;
 pub use jwt::{JwtError, decode_unverified_issuer, detached_signature, sign, verify};
 pub(crate) use keys::{Curve, sec1};
 pub use keys::{KeyError, PublicKey, SigningKey, read_public_keys};
+pub use legacy::LegacyToken;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use kybern_api::ByteString;
 use kybern_api::certificates::v1::CertificateSigningRequestCondition;
 use kybern_api::meta::v1::Time;
@@ -68,7 +69,7 @@ impl ClusterSigning {
 }
 
 pub struct CsrSigningController {
-    pub signing: ClusterSigning,
+    pub signing: Arc<ArcSwap<ClusterSigning>>,
 }
 
 impl Controller for CsrSigningController {
@@ -91,7 +92,8 @@ impl Controller for CsrSigningController {
         if !approved || certificates::has(&csr, "Failed") || certificates::certificate(&csr).is_some() {
             return Plan::idle();
         }
-        let Some(signer) = self.signing.signer(&csr.spec.signer_name) else { return Plan::idle() };
+        let signing = self.signing.load();
+        let Some(signer) = signing.signer(&csr.spec.signer_name) else { return Plan::idle() };
         let judged = certificates::parse(&csr).and_then(|request| {
             judge(&csr.spec.signer_name, &request, certificates::usages(&csr))?;
             Ok(request)
@@ -101,7 +103,7 @@ impl Controller for CsrSigningController {
         match judged {
             Err(message) => status.conditions.get_or_insert_default().push(failed(message, context)),
             Ok(request) => {
-                let life = self.signing.life(csr.spec.expiration_seconds);
+                let life = signing.life(csr.spec.expiration_seconds);
                 match signer.sign(&request, certificates::usages(&csr), life, context.now) {
                     Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
                     Err(cause) => return Plan::of(vec![Op::Fail(format!("error auto signing csr: {cause}"))]),

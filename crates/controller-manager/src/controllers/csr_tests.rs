@@ -107,7 +107,8 @@ fn condition(kind: &str) -> CertificateSigningRequestCondition {
 
 fn controller() -> CsrSigningController {
     let ca = CertificateAuthority::create("kubernetes", now()).unwrap();
-    CsrSigningController { signing: ClusterSigning::by(ca.request_signer(), ClusterSigning::DURATION) }
+    let signing = ClusterSigning::by(ca.request_signer(), ClusterSigning::DURATION);
+    CsrSigningController { signing: Arc::new(ArcSwap::from_pointee(signing)) }
 }
 
 /// The certificate, or why there is none. `None`: the request is left alone.
@@ -160,7 +161,7 @@ fn what_a_signer_does_not_sign_fails_whoever_approved_it() {
 #[test]
 fn a_life_is_bounded() {
     let signing = controller().signing;
-    let seconds = |asked| signing.life(asked).as_secs();
+    let seconds = |asked| signing.load().life(asked).as_secs();
     assert_eq!(seconds(None), 365 * 86_400);
     assert_eq!(seconds(Some(3600)), 3600);
     assert_eq!(seconds(Some(1)), 600);

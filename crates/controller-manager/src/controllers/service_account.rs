@@ -8,6 +8,8 @@ use crate::controller::{Context, Controller, Op, Plan};
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
 
+const NAME: &str = "default";
+
 pub struct ServiceAccountController;
 
 impl Controller for ServiceAccountController {
@@ -22,16 +24,18 @@ impl Controller for ServiceAccountController {
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.namespaces);
-        watches.on(&snapshot.service_accounts, |change, _| vec![change.object().namespace().to_owned()]);
+        watches.on(&snapshot.service_accounts, |change, _| {
+            let account = change.object();
+            Some(account.namespace().to_owned()).filter(|_| account.name() == NAME).into_iter().collect()
+        });
     }
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, _: &Context) -> Plan {
         let active = snapshot.namespaces.get(key).is_some_and(|namespace| !namespace.is_deleting());
-        if !active || snapshot.service_accounts.get_in(key, "default").is_some() {
+        if !active || snapshot.service_accounts.get_in(key, NAME).is_some() {
             return Plan::idle();
         }
-        let metadata =
-            ObjectMeta { name: Some("default".into()), namespace: Some(key.into()), ..ObjectMeta::default() };
+        let metadata = ObjectMeta { name: Some(NAME.into()), namespace: Some(key.into()), ..ObjectMeta::default() };
         Plan::of(vec![Op::create(&ServiceAccount { metadata, ..ServiceAccount::default() })])
     }
 }

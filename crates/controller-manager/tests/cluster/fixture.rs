@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use kybern_api::Object;
 use kybern_api::core::v1::{Pod, ServiceAccount};
 use kybern_apimachinery::time::{Clock, SystemClock};
@@ -10,7 +11,7 @@ use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_apiserver::access::UserInfo;
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_apiserver::{Options, Server};
-use kybern_auth::authn::{BearerTokens, ServiceAccountTokens};
+use kybern_auth::authn::{BearerTokens, LegacyTokens, ServiceAccountTokens};
 use kybern_auth::authz::Masters;
 use kybern_auth::authz::rbac::Rbac;
 use kybern_auth::pki::{Pki, PkiOptions};
@@ -104,6 +105,7 @@ impl Cluster {
         let pki = Pki::load_or_create(&pki, SystemClock.now()).expect("certificates");
         let (slot, clock): (_, Arc<dyn Clock>) = (ObjectsSlot::default(), Arc::new(SystemClock));
         let signer = SigningKey::from_pem(&pki.service_account_key_pem).expect("a key");
+        let token_key = SigningKey::from_pem(&pki.service_account_key_pem).expect("a key");
         let issuer = Arc::new(Issuer::new(vec!["https://kubernetes.default.svc".to_owned()], vec![], signer, vec![]));
         let services = Arc::new(ServiceAllocators::new(
             &["10.96.0.0/12".parse().expect("a network")],
@@ -112,7 +114,8 @@ impl Cluster {
         ));
         let rbac = Arc::new(Rbac::default());
         let accounts = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
-        let tokens = Arc::new(BearerTokens::new(vec![accounts], issuer.audiences().to_vec()));
+        let legacy = Arc::new(LegacyTokens::new(issuer.clone(), slot.clone(), clock.clone()));
+        let tokens = Arc::new(BearerTokens::new(vec![legacy, accounts], issuer.audiences().to_vec()));
         let deps = Deps {
             objects: slot.clone(),
             clock: clock.clone(),
@@ -168,7 +171,11 @@ impl Cluster {
             controllers: ["*", "bootstrapsigner", "tokencleaner"].map(str::to_owned).to_vec(),
             root_ca: Some("PEM".into()),
             node_ranges: Some(ranges.expect("ranges that fit")),
-            signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
+            signing: Some(Arc::new(ArcSwap::from_pointee(ClusterSigning::by(
+                pki.ca.request_signer(),
+                ClusterSigning::DURATION,
+            )))),
+            token_key: Some(Arc::new(ArcSwap::from_pointee(token_key))),
             client_for: Some(Arc::new(client_for)),
             ..Config::default()
         };
@@ -188,6 +195,24 @@ impl Cluster {
     /// A client that is somebody else.
     pub(crate) fn client_as(&self, name: &str, groups: &[&str]) -> Client {
         client(&self.server, name, groups)
+    }
+
+    /// Whom the bearer of a token is, with the warnings that come with it; a code where nobody knows.
+    pub(crate) async fn bearer(&self, token: &str) -> Result<(String, Vec<String>), u16> {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+        let request = http::Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/json")
+            .body(kybern_client::body::full(review.to_string()));
+        let response = self.server.handle(request.expect("a request")).await;
+        let (head, body) = response.into_parts();
+        let body = kybern_client::body::collect(body, 1 << 20).await.expect("an answer");
+        let answer: Value = serde_json::from_slice(&body).expect("JSON");
+        if !head.status.is_success() {
+            return Err(head.status.as_u16());
+        }
+        let warnings = head.headers.get_all("warning").iter().map(|text| text.to_str().expect("text").to_owned());
+        Ok((object::str_at(&answer, &["status", "userInfo", "username"]).to_owned(), warnings.collect()))
     }
 
     /// A client without credentials.

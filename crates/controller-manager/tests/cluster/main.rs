@@ -6,6 +6,7 @@ mod discovery;
 mod fixture;
 mod quotas;
 mod roles;
+mod tokens;
 
 use kybern_api::Object;
 use kybern_api::apps::v1::{DaemonSet, Deployment, ReplicaSet};

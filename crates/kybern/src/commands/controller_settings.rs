@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use arc_swap::ArcSwap;
 use clap::Args;
 use ipnet::IpNet;
 use kybern_apimachinery::time::parse_duration;
 use kybern_auth::pki::RequestSigner;
+use kybern_auth::token::SigningKey;
 use kybern_client::tls::HttpsTransport;
 use kybern_client::{AccountTransport, Client, RestConfig, Transport};
 use kybern_controller_manager::ClientFor;
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_controller_manager::controllers::node_ipam::NodeRanges;
+
+use crate::wiring::watched_files::WatchedFiles;
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct SigningOptions {
@@ -58,16 +62,25 @@ fn positive(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| format!("{text:?} is not a positive duration of the form 24h"))
 }
 
+/// Gives what a file holds.
+type Read<'a> = &'a dyn Fn(&PathBuf) -> Result<String>;
+
+fn named(path: &Option<PathBuf>) -> Option<PathBuf> {
+    path.clone().filter(|path| !path.as_os_str().is_empty())
+}
+
 /// Certificate and key of one signer; half of a pair is an error.
-fn pair(certificate: &Option<PathBuf>, key: &Option<PathBuf>, flags: &str) -> Result<Option<Arc<RequestSigner>>> {
-    let named = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+fn pair(
+    certificate: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+    flags: &str,
+    read: Read<'_>,
+) -> Result<Option<Arc<RequestSigner>>> {
     let (certificate, key) = match (named(certificate), named(key)) {
         (None, None) => return Ok(None),
         (Some(certificate), Some(key)) => (certificate, key),
         _ => bail!("--{flags}-cert-file and --{flags}-key-file need each other"),
     };
-    let read =
-        |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let signer = RequestSigner::from_pem(&read(&certificate)?, &read(&key)?);
     let signer = signer
         .map_err(|cause| anyhow!("{} with {} is not usable to sign: {cause}", certificate.display(), key.display()))?;
@@ -75,30 +88,64 @@ fn pair(certificate: &Option<PathBuf>, key: &Option<PathBuf>, flags: &str) -> Re
 }
 
 impl SigningOptions {
-    /// With what requests are signed; `None` where no flag says it.
-    pub(crate) fn signing(&self) -> Result<Option<ClusterSigning>> {
+    /// With what requests are signed; `None` where no flag says it. The files are read again when they change.
+    pub(crate) fn signing(&self) -> Result<Option<Arc<ArcSwap<ClusterSigning>>>> {
+        let paths: Vec<PathBuf> = [
+            &self.cluster_signing_cert_file,
+            &self.cluster_signing_key_file,
+            &self.cluster_signing_kubelet_serving_cert_file,
+            &self.cluster_signing_kubelet_serving_key_file,
+            &self.cluster_signing_kubelet_client_cert_file,
+            &self.cluster_signing_kubelet_client_key_file,
+            &self.cluster_signing_kube_apiserver_client_cert_file,
+            &self.cluster_signing_kube_apiserver_client_key_file,
+            &self.cluster_signing_legacy_unknown_cert_file,
+            &self.cluster_signing_legacy_unknown_key_file,
+        ]
+        .into_iter()
+        .filter_map(named)
+        .collect();
+        let files = WatchedFiles::read(&paths)?;
+        let options = self.clone();
+        let read = move |contents: &[String]| {
+            let at = |path: &PathBuf| paths.iter().position(|known| known == path).map(|at| contents[at].clone());
+            options.made(&|path| at(path).with_context(|| format!("cannot read {}", path.display())))
+        };
+        match read(files.contents())? {
+            Some(signing) => Ok(Some(followed(signing, files, "authority of certificate requests", move |contents| {
+                read(contents)?.context("there is no signer any more")
+            }))),
+            None => Ok(None),
+        }
+    }
+
+    fn made(&self, read: Read<'_>) -> Result<Option<ClusterSigning>> {
         let duration = self.cluster_signing_duration.unwrap_or(ClusterSigning::DURATION);
-        let all = pair(&self.cluster_signing_cert_file, &self.cluster_signing_key_file, "cluster-signing")?;
+        let all = pair(&self.cluster_signing_cert_file, &self.cluster_signing_key_file, "cluster-signing", read)?;
         let own = ClusterSigning {
             kubelet_serving: pair(
                 &self.cluster_signing_kubelet_serving_cert_file,
                 &self.cluster_signing_kubelet_serving_key_file,
                 "cluster-signing-kubelet-serving",
+                read,
             )?,
             kubelet_client: pair(
                 &self.cluster_signing_kubelet_client_cert_file,
                 &self.cluster_signing_kubelet_client_key_file,
                 "cluster-signing-kubelet-client",
+                read,
             )?,
             kube_apiserver_client: pair(
                 &self.cluster_signing_kube_apiserver_client_cert_file,
                 &self.cluster_signing_kube_apiserver_client_key_file,
                 "cluster-signing-kube-apiserver-client",
+                read,
             )?,
             legacy_unknown: pair(
                 &self.cluster_signing_legacy_unknown_cert_file,
                 &self.cluster_signing_legacy_unknown_key_file,
                 "cluster-signing-legacy-unknown",
+                read,
             )?,
             duration,
         };
@@ -118,6 +165,55 @@ impl SigningOptions {
             }
         }
     }
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TokenOptions {
+    /// The key that signs the tokens in Secrets (PEM); without one none are made.
+    #[arg(long)]
+    service_account_private_key_file: Option<PathBuf>,
+    /// How long the token of a Secret may lie unused [default: 8760h].
+    #[arg(long, value_parser = positive)]
+    legacy_service_account_token_clean_up_period: Option<Duration>,
+}
+
+impl TokenOptions {
+    /// The file is read again when it changes.
+    pub(crate) fn key(&self) -> Result<Option<Arc<ArcSwap<SigningKey>>>> {
+        let Some(path) = named(&self.service_account_private_key_file) else { return Ok(None) };
+        let files = WatchedFiles::read([&path])?;
+        let doing = format!("{} is not usable as --service-account-private-key-file", path.display());
+        let read = move |contents: &[String]| SigningKey::from_pem(&contents[0]).with_context(|| doing.clone());
+        let key = read(files.contents())?;
+        Ok(Some(followed(key, files, "key of Secrets' tokens", read)))
+    }
+
+    pub(crate) fn clean_up_period(&self) -> Duration {
+        self.legacy_service_account_token_clean_up_period.unwrap_or(Duration::from_secs(365 * 86_400))
+    }
+}
+
+/// What is read again whenever the files change; what cannot be used leaves it as it is.
+fn followed<T: Send + Sync + 'static>(
+    first: T,
+    mut files: WatchedFiles,
+    what: &'static str,
+    read: impl Fn(&[String]) -> Result<T> + Send + 'static,
+) -> Arc<ArcSwap<T>> {
+    let current = Arc::new(ArcSwap::from_pointee(first));
+    let shared = Arc::clone(&current);
+    tokio::spawn(async move {
+        loop {
+            match files.changed().await.and_then(&read) {
+                Ok(next) => {
+                    tracing::info!("the {what} is another from now on");
+                    shared.store(Arc::new(next));
+                }
+                Err(error) => tracing::error!("the {what} stays as it is: {error:#}"),
+            }
+        }
+    });
+    current
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -190,8 +286,8 @@ mod tests {
         Line::parse_from(["x"].iter().chain(arguments))
     }
 
-    #[test]
-    fn signers_have_one_authority_or_each_its_own() {
+    #[tokio::test]
+    async fn signers_have_one_authority_or_each_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let ca = CertificateAuthority::load_or_create(folder.path(), "ca", "a", jiff::Timestamp::now());
         ca.unwrap();
@@ -204,7 +300,7 @@ mod tests {
         };
         let signing = |flags: &[String]| {
             let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-            parse(&flags).signing.signing()
+            parse(&flags).signing.signing().map(|signing| signing.map(|signing| signing.load_full()))
         };
         assert!(signing(&[]).unwrap().is_none());
         let all = signing(&flags("cluster-signing")).unwrap().unwrap();
@@ -216,6 +312,34 @@ mod tests {
         assert!(signing(&flags("cluster-signing")[..1]).unwrap_err().to_string().contains("need each other"));
         let swapped = [format!("--cluster-signing-cert-file={}", key.display()), flags("cluster-signing")[1].clone()];
         assert!(signing(&swapped).unwrap_err().to_string().contains("not usable to sign"));
+    }
+
+    #[tokio::test]
+    async fn an_authority_that_changes_signs_and_half_of_one_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = |name: &str| {
+            CertificateAuthority::load_or_create(folder.path(), name, "a", jiff::Timestamp::now()).unwrap();
+            ["crt", "key"].map(|extension| folder.path().join(format!("{name}.{extension}")))
+        };
+        let ([certificate, key], [other_certificate, other_key]) = (new("ca"), new("other"));
+        let flags = [
+            format!("--cluster-signing-cert-file={}", certificate.display()),
+            format!("--cluster-signing-key-file={}", key.display()),
+        ];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let signing = parse(&flags).signing.signing().unwrap().unwrap();
+        let first = signing.load_full();
+        std::fs::copy(&other_certificate, &certificate).unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(Arc::ptr_eq(&first, &signing.load_full()), "a certificate without its key");
+        std::fs::copy(&other_key, &key).unwrap();
+        for _ in 0..100 {
+            if !Arc::ptr_eq(&first, &signing.load_full()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the new authority does not sign");
     }
 
     #[test]

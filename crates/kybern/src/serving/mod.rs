@@ -19,7 +19,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use kybern_apimachinery::{ApiError, GroupResource};
-use kybern_apiserver::access::{Attributes, Credentials, UserInfo};
+use kybern_apiserver::access::{Attributes, Credentials, Notes, UserInfo};
 use kybern_component_base::Reply;
 use kybern_component_base::listener::{self, Limits, Listener, Protocol, Slot, Stream};
 use rustls_pki_types::CertificateDer;
@@ -146,7 +146,8 @@ impl<A: Fn(&str) -> Reply + Send + Sync + 'static> Endpoint<A> {
         slot: &Slot,
     ) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        let credentials = Credentials { headers: request.headers(), path, client_certificates };
+        let notes = Notes::default();
+        let credentials = Credentials { headers: request.headers(), path, client_certificates, notes: &notes };
         let Some(user) = self.authentication.authenticate(&credentials).await else {
             return refuse(&ApiError::unauthorized());
         };

@@ -15,7 +15,8 @@ use kybern_apiserver::audit::Audit;
 use kybern_apiserver::connect::ObjectsSlot;
 use kybern_apiserver::{Options, Server, serve};
 use kybern_auth::authn::{
-    BearerTokens, BootstrapTokens, RequestHeaderNames, ServiceAccountTokens, TokenAuthenticator, TokenFile,
+    BearerTokens, BootstrapTokens, LegacyTokens, RequestHeaderNames, ServiceAccountTokens, TokenAuthenticator,
+    TokenFile,
 };
 use kybern_auth::authz::{self, Mode};
 use kybern_auth::pki::{KUBELET_CLIENT, Pki, PkiOptions};
@@ -355,6 +356,7 @@ fn bearer_tokens(
     if let Some(path) = &options.token_file {
         judges.push(Arc::new(TokenFile::read(path)?));
     }
+    judges.push(Arc::new(LegacyTokens::new(Arc::clone(issuer), slot.clone(), Arc::clone(clock))));
     judges.push(Arc::new(ServiceAccountTokens::new(Arc::clone(issuer), slot.clone(), Arc::clone(clock))));
     if options.bootstrap_tokens {
         judges.push(Arc::new(BootstrapTokens::new(slot.clone(), Arc::clone(clock))));

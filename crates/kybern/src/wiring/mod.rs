@@ -19,7 +19,7 @@ pub(crate) mod shutdown;
 pub(crate) mod storage;
 mod tokens;
 mod trust;
-mod watched_files;
+pub(crate) mod watched_files;
 mod zpages;
 
 use std::net::IpAddr;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
 use kybern_apiserver::Server;
 use kybern_auth::authz::Mode;
 use kybern_auth::pki::{Kubeconfig, Pki};
+use kybern_auth::token::SigningKey;
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_controller_manager::controllers::node_ipam::NodeRanges;
 use kybern_registry::{Routing, bootstrap};
@@ -135,11 +137,16 @@ fn write_admin_kubeconfig(cluster: &Cluster, pki: &Pki) -> Result<()> {
 
 fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster) {
     let client = in_process::client(server, "system:kube-controller-manager", &[]);
+    let signing = ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION);
+    // The API server reads the same key, and does not start without it.
+    let token_key = SigningKey::from_pem(&pki.service_account_key_pem).ok();
+    let token_key = token_key.map(|key| Arc::new(ArcSwap::from_pointee(key)));
     let config = kybern_controller_manager::Config {
         controllers: ["*", "bootstrapsigner", "tokencleaner"].map(str::to_owned).to_vec(),
         root_ca: Some(pki.ca.certificate_pem().to_owned()),
         node_ranges: node_ranges(cluster),
-        signing: Some(ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION)),
+        signing: Some(Arc::new(ArcSwap::from_pointee(signing))),
+        token_key,
         client_for: Some(controllers_own_clients(Arc::clone(server))),
         event_ttl: if cluster.storage.expires_events() { Duration::ZERO } else { Duration::from_secs(3600) },
         ..kybern_controller_manager::Config::default()

@@ -9,7 +9,7 @@ use kybern_linux::inotify::FileChanges;
 
 /// Some files, and what they held when they were read last.
 #[derive(Debug)]
-pub(super) struct WatchedFiles {
+pub(crate) struct WatchedFiles {
     paths: Vec<PathBuf>,
     changes: Vec<FileChanges>,
     contents: Vec<String>,
@@ -17,7 +17,7 @@ pub(super) struct WatchedFiles {
 
 impl WatchedFiles {
     /// Reads the files. Must be called within a tokio runtime.
-    pub(super) fn read(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
+    pub(crate) fn read(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
         let paths: Vec<PathBuf> = paths.into_iter().map(|path| path.as_ref().to_owned()).collect();
         // Watched before they are read, so that no change is missed.
         let watch = |path: &PathBuf| {
@@ -29,13 +29,13 @@ impl WatchedFiles {
     }
 
     /// In the order of the paths.
-    pub(super) fn contents(&self) -> &[String] {
+    pub(crate) fn contents(&self) -> &[String] {
         &self.contents
     }
 
     /// Waits until the files hold something else than before; a touch is no change. The error is that of a file that cannot be
     /// read, which is told of once for every change.
-    pub(super) async fn changed(&mut self) -> Result<&[String]> {
+    pub(crate) async fn changed(&mut self) -> Result<&[String]> {
         loop {
             if self.next().await.is_err() {
                 // Nothing will ever be seen again.

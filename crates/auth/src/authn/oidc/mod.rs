@@ -97,7 +97,7 @@ impl TokenAuthenticator for OidcAuthenticator {
             let started = Instant::now();
             let judged = self.judge(token, claims).await;
             self.metrics.judged(&self.settings.url, judged.is_ok(), started.elapsed());
-            judged.map(|user| Some(TokenUser { user, audiences: None }))
+            judged.map(|user| Some(TokenUser { user, audiences: None, notes: Vec::new() }))
         })
     }
 }
