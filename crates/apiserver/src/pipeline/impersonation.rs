@@ -1,25 +1,46 @@
 //! As whom the request is made.
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use kybern_apimachinery::{ApiError, GroupResource, percent};
 
 use super::{Context, Next, Outcome};
-use crate::BoxFuture;
 use crate::access::{Attributes, UserInfo};
 use crate::authorization::{self, Refusal};
 use crate::server::Server;
+use crate::{BoxFuture, body};
 
 pub(super) fn stage(mut context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
-    if !context.request.headers().keys().any(|name| name.as_str().starts_with("impersonate-")) {
+    let names = headers(context.request.headers());
+    if names.is_empty() {
         return next.run(context);
     }
     Box::pin(async move {
-        if let Some(target) = impersonate(&context.server, &context.user, context.request.headers_mut()).await? {
-            context.audit.impersonated(&target);
-            context.user = target;
+        match impersonate(&context.server, &context.user, context.request.headers_mut(), &names).await? {
+            Some(target) => {
+                context.audit.impersonated(&target);
+                context.user = target;
+                next.run(context).await
+            }
+            // Upstream's is no `Status` either.
+            None => Ok(body::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!(
+                    "Internal Server Error: {:?}: requested {names:?} without impersonating a user: set the header \
+                     Impersonate-User as well\n",
+                    context.request.uri().path()
+                ),
+            )),
         }
-        next.run(context).await
     })
+}
+
+fn headers(headers: &HeaderMap) -> Vec<String> {
+    headers
+        .keys()
+        .map(|name| name.as_str())
+        .filter(|name| name.starts_with("impersonate-"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Go's rule: a key that is not properly escaped is taken as it is.
@@ -32,21 +53,20 @@ const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
-/// The user that the `Impersonate-*` headers name, if the sender may speak for all of it. Takes the headers away.
-async fn impersonate(server: &Server, user: &UserInfo, headers: &mut HeaderMap) -> Result<Option<UserInfo>, ApiError> {
-    let names: Vec<String> =
-        headers.keys().map(|k| k.as_str().to_owned()).filter(|k| k.starts_with("impersonate-")).collect();
-    if names.is_empty() {
-        return Ok(None);
-    }
+/// The user that the `Impersonate-*` headers name, if the sender may speak for all of it; `None` if they name
+/// none. Takes the headers away.
+async fn impersonate(
+    server: &Server,
+    user: &UserInfo,
+    headers: &mut HeaderMap,
+    names: &[String],
+) -> Result<Option<UserInfo>, ApiError> {
     let values = |name: &str| -> Vec<String> {
         headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
     };
     let name = values(USER).into_iter().next().unwrap_or_default();
     if name.is_empty() {
-        return Err(ApiError::internal(format!(
-            "requested {names:?} without impersonating a user: set the header Impersonate-User as well"
-        )));
+        return Ok(None);
     }
     let mut target = UserInfo { groups: values(GROUP), uid: values(UID).join(""), name, ..UserInfo::default() };
     for header in names.iter().filter(|n| n.starts_with(EXTRA)) {

@@ -151,11 +151,6 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
     plugins.push(Arc::new(classes::DefaultIngressClass(views.classes.clone())));
     plugins.push(Arc::new(blanket::DenyServiceExternalIps));
     plugins.push(Arc::new(pod_topology::PodTopologyLabels(views.topology.clone())));
-    plugins.push(Arc::new(rbac_escalation::RbacEscalation::new(
-        deps.objects.clone(),
-        deps.authorizer.clone(),
-        deps.rbac.clone(),
-    )));
     plugins.push(Arc::new(policy::PolicyParameters::new(deps.objects.clone(), deps.authorizer.clone())));
     let policies = policy::Shared {
         namespaces: views.namespace_objects.clone(),
@@ -173,6 +168,12 @@ pub fn plugins(deps: &Deps) -> Vec<Arc<dyn AdmissionPlugin>> {
     };
     plugins.push(Arc::new(policy::MutatingAdmissionPolicy::new(views.mutating_policies.clone(), policies.clone())));
     plugins.push(Arc::new(webhook::MutatingAdmissionWebhook(webhooks(&deps.admission.mutating_users))));
+    // Whatever mutates has mutated, and nothing was judged yet.
+    plugins.push(Arc::new(rbac_escalation::RbacEscalation::new(
+        deps.objects.clone(),
+        deps.authorizer.clone(),
+        deps.rbac.clone(),
+    )));
     plugins.push(Arc::new(policy::ValidatingAdmissionPolicy::new(views.validating_policies.clone(), policies)));
     plugins.push(Arc::new(webhook::ValidatingAdmissionWebhook(webhooks(&deps.admission.validating_users))));
     plugins.push(Arc::new(resource_quota::ResourceQuota::new(

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use kybern_apimachinery::{ApiError, Value, object};
+use kybern_apimachinery::{ApiError, Reason, Value, object};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::access::{Attributes, Authorizer};
 use kybern_apiserver::admission::{AdmissionPlugin, AdmissionRequest, Operation, Step};
@@ -40,6 +40,22 @@ impl RbacEscalation {
         self.authorizer.allows(&attributes).await
     }
 
+    fn judge<'a>(
+        &'a self,
+        request: &'a AdmissionRequest<'a>,
+        object: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let writes = matches!(request.operation, Operation::Create | Operation::Update);
+        match (object, &self.rbac) {
+            (Some(object), Some(rbac))
+                if writes && request.resource.gvr.group == GROUP && !request.user.in_group(MASTERS) =>
+            {
+                Box::pin(self.check(rbac, request, object))
+            }
+            _ => Box::pin(async { Ok(()) }),
+        }
+    }
+
     async fn check(&self, rbac: &Rbac, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError> {
         // Any other change, be it of a label, is a grant: labels are what roles are gathered by.
         if request.old.is_some_and(|old| is_for_garbage_collection(old, object)) {
@@ -57,12 +73,31 @@ impl RbacEscalation {
             }
             "rolebindings" | "clusterrolebindings" => {
                 let role = &object["roleRef"];
-                let (resource, scope) =
-                    if text(role, "kind") == "Role" { ("roles", request.namespace) } else { ("clusterroles", "") };
-                if self.may(request, "bind", resource, text(role, "name")).await {
+                let (kind, name) = (text(role, "kind"), text(role, "name"));
+                let (resource, scope) = match kind {
+                    "Role" => ("roles", request.namespace),
+                    "ClusterRole" => ("clusterroles", ""),
+                    _ => {
+                        let text = format!("unsupported role reference kind: {kind:?}");
+                        return Err(ApiError::new(Reason::Unknown, text));
+                    }
+                };
+                if self.may(request, "bind", resource, name).await {
                     return Ok(());
                 }
-                Rule::of_role(&self.objects.get()?.get(GROUP, resource, scope, text(role, "name")).await?)
+                if resource == "roles" && scope.is_empty() {
+                    return Err(ApiError::bad_request("Namespace parameter required."));
+                }
+                if name.is_empty() {
+                    return Err(ApiError::bad_request("Name parameter required."));
+                }
+                match self.objects.get()?.get(GROUP, resource, scope, name).await {
+                    Ok(role) => Rule::of_role(&role),
+                    Err(error) if error.code() == 404 => {
+                        return Err(ApiError::not_found(&gvr.group_resource(), name));
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             _ => return Ok(()),
         };
@@ -106,23 +141,25 @@ impl AdmissionPlugin for RbacEscalation {
         "RBACEscalation"
     }
 
-    fn handles(&self, step: Step, operation: Operation) -> bool {
-        step == Step::Validate && matches!(operation, Operation::Create | Operation::Update)
+    fn handles(&self, _: Step, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
     }
 
+    /// As upstream, which looks whether the object is valid only of those who may grant it.
+    fn admit<'a>(
+        &'a self,
+        request: &'a AdmissionRequest<'a>,
+        object: Option<&'a mut Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        self.judge(request, object.map(|object| &*object))
+    }
+
+    /// Nothing that came after it has made it more.
     fn validate<'a>(
         &'a self,
         request: &'a AdmissionRequest<'a>,
         object: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
-        let writes = matches!(request.operation, Operation::Create | Operation::Update);
-        match (object, &self.rbac) {
-            (Some(object), Some(rbac))
-                if writes && request.resource.gvr.group == GROUP && !request.user.in_group(MASTERS) =>
-            {
-                Box::pin(self.check(rbac, request, object))
-            }
-            _ => Box::pin(async { Ok(()) }),
-        }
+        self.judge(request, object)
     }
 }

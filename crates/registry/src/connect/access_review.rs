@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::selector::{FieldSelector, LabelSelector, Operator, Requirement};
 use kybern_apimachinery::validation::{label_key, label_value};
-use kybern_apimachinery::{ApiError, GroupKind, Value, json, object};
+use kybern_apimachinery::{ApiError, GroupKind, Value, json};
 use kybern_apiserver::access::{Attributes, Authorizer, Decision, UserInfo};
 use kybern_apiserver::connect::{ConnectRequest, Connector, Objects};
 
@@ -73,7 +73,7 @@ fn attributes(
     match (has(spec, "resourceAttributes"), has(spec, "nonResourceAttributes")) {
         (true, true) => errors.push(FieldError::invalid(
             &path.child("nonResourceAttributes"),
-            other.clone(),
+            shown(other),
             "cannot be specified in combination with resourceAttributes",
         )),
         (false, false) => errors.push(FieldError::invalid(
@@ -87,6 +87,15 @@ fn attributes(
         errors.push(FieldError::invalid(&path.child("user"), "", "at least one of user or group must be specified"));
     }
     selectors(&mut errors, &path.child("resourceAttributes"), resource);
+    let mut metadata = review["metadata"].clone();
+    if let Some(fields) = metadata.as_object_mut() {
+        // The namespace was compared with the request's already.
+        fields.retain(|field, value| !matches!(field.as_str(), "managedFields" | "namespace") && !is_empty(value));
+    }
+    if !is_empty(&metadata) {
+        let detail = if local.is_some() { "must be empty except for namespace" } else { "must be empty" };
+        errors.push(FieldError::invalid(&FieldPath::new("metadata"), metadata, detail));
+    }
     if let Some(namespace) = local {
         if has(spec, "resourceAttributes") && text(resource, "namespace") != namespace {
             let path = path.child("resourceAttributes").child("namespace");
@@ -94,12 +103,12 @@ fn attributes(
         }
         if has(spec, "nonResourceAttributes") {
             let detail = "disallowed on this kind of request";
-            errors.push(FieldError::invalid(&path.child("nonResourceAttributes"), other.clone(), detail));
+            errors.push(FieldError::invalid(&path.child("nonResourceAttributes"), shown(other), detail));
         }
     }
     if !errors.is_empty() {
-        let kind = GroupKind::new("authorization.k8s.io", object::kind(review));
-        return Err(ApiError::invalid(&kind, "", &errors));
+        // Upstream does not say which review it was.
+        return Err(ApiError::invalid(&GroupKind::new("authorization.k8s.io", ""), "", &errors));
     }
     let user = own.cloned().unwrap_or_else(|| UserInfo {
         name: text(spec, "user").to_owned(),
@@ -129,6 +138,22 @@ fn attributes(
         ..Attributes::default()
     };
     Ok((attributes, ignored))
+}
+
+/// As upstream shows what is asked of no resource.
+fn shown(other: &Value) -> Value {
+    json!({"Path": text(other, "path"), "Verb": text(other, "verb")})
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Bool(_) => false,
+    }
 }
 
 /// Both selectors, as far as they must make sense: operators may be of a later version.

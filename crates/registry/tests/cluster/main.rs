@@ -24,6 +24,7 @@ mod proxied;
 mod proxy_attacks;
 mod published;
 mod quotas;
+mod rights;
 mod selectors;
 mod service_claims;
 mod services;

@@ -51,13 +51,15 @@ pub fn uncovered(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
 /// Upstream's refusal of an escalation.
 pub fn escalation_refusal(user: &UserInfo, missing: &[Rule]) -> String {
     let list = |items: &[String]| format!("[{}]", items.iter().map(|i| format!("{i:?}")).collect::<Vec<_>>().join(" "));
+    // Upstream's texts join verbs of resources only.
     let mut compact: Vec<Rule> = Vec::new();
     for rule in missing {
         let same = |c: &&mut Rule| {
             c.api_groups == rule.api_groups
                 && c.resources == rule.resources
                 && c.resource_names == rule.resource_names
-                && c.non_resource_urls == rule.non_resource_urls
+                && c.non_resource_urls.is_empty()
+                && rule.non_resource_urls.is_empty()
         };
         match compact.iter_mut().find(same) {
             Some(found) => found.verbs.extend(rule.verbs.iter().cloned()),
