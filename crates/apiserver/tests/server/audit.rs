@@ -35,7 +35,7 @@ impl Kept {
     }
 }
 
-async fn audited(rules: &str, backend: Backend) -> Client {
+pub(crate) async fn audited(rules: &str, backend: Backend) -> Client {
     let policy = format!("apiVersion: audit.k8s.io/v1\nkind: Policy\n{rules}");
     let mut options = Options::new(Arc::new(Memory::default()));
     options.resources = rows();
@@ -49,7 +49,7 @@ async fn kept(rules: &str) -> (Client, Arc<Kept>) {
     (audited(rules, Backend::new(kept.clone(), Mode::Blocking, None).unwrap()).await, kept)
 }
 
-fn stages(events: &[Value]) -> Vec<&str> {
+pub(crate) fn stages(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["stage"].as_str().unwrap()).collect()
 }
 

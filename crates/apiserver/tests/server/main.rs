@@ -3,6 +3,7 @@
 mod admission;
 mod attacks;
 mod audit;
+mod audit_webhook;
 mod deletes;
 mod fairness;
 mod fixture;
