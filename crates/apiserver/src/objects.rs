@@ -60,7 +60,10 @@ impl Server {
             let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
             let before = convert::internal(&row, &old).await?;
             let mut object = before.clone();
+            // Whoever asks may do so of one revision only.
+            object::set(&mut object, &["metadata", "resourceVersion"], old.revision.to_string());
             change(&mut object)?;
+            object::remove(&mut object, &["metadata", "resourceVersion"]);
             if object == before {
                 return Ok(old.revision);
             }
