@@ -6,6 +6,7 @@ mod aggregation;
 mod answers;
 mod custom;
 mod devices;
+mod etcd;
 mod every_kind;
 mod every_verb;
 mod extension;

@@ -31,9 +31,9 @@ fn map(name: &str) -> Value {
     json!({"metadata": {"name": name}})
 }
 
-async fn two_servers_share_a_quota(storage: Arc<dyn Storage>) {
+pub(crate) async fn two_servers_share_a_quota(storage: Arc<dyn Storage>, other: Arc<dyn Storage>) {
     let range = "10.96.0.0/24";
-    let servers = [Cluster::beside(storage.clone(), range).await, Cluster::beside(storage, range).await];
+    let servers = [Cluster::beside(storage, range).await, Cluster::beside(other, range).await];
     let hard = json!({"hard": {"configmaps": "50", "count/configmaps": "60"}});
     quota(&servers[0], "maps", hard, json!({"configmaps": "0", "count/configmaps": "0"})).await;
     // The other server has read of it.
@@ -61,13 +61,15 @@ async fn two_servers_share_a_quota(storage: Arc<dyn Storage>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_never_exceed_a_quota_in_memory() {
-    two_servers_share_a_quota(Arc::new(Memory::default())).await;
+    let storage = Arc::new(Memory::default());
+    two_servers_share_a_quota(storage.clone(), storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_never_exceed_a_quota_on_disk() {
     let directory = tempfile::tempdir().unwrap();
-    two_servers_share_a_quota(Arc::new(Sqlite::open(directory.path(), Default::default()).unwrap())).await;
+    let storage = Arc::new(Sqlite::open(directory.path(), Default::default()).unwrap());
+    two_servers_share_a_quota(storage.clone(), storage).await;
 }
 
 #[tokio::test]

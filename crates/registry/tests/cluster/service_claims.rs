@@ -54,9 +54,9 @@ async fn ports(storage: &dyn Storage) -> u32 {
     data.iter().map(|byte| byte.count_ones()).sum()
 }
 
-async fn two_servers_share_addresses(storage: Arc<dyn Storage>) {
+pub(crate) async fn two_servers_share_addresses(storage: Arc<dyn Storage>, other: Arc<dyn Storage>) {
     let range = "10.96.0.0/27";
-    let servers = [Cluster::beside(storage.clone(), range).await, Cluster::beside(storage.clone(), range).await];
+    let servers = [Cluster::beside(storage.clone(), range).await, Cluster::beside(other, range).await];
     assert_eq!(addresses(&servers[0]).await, ["10.96.0.1".to_owned()].into());
     let create = |i: usize| {
         let (server, service) = (&servers[i % 2], service(&format!("s{i}"), json!({"type": "NodePort"})));
@@ -131,13 +131,15 @@ async fn two_servers_share_addresses(storage: Arc<dyn Storage>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_never_give_an_address_twice_in_memory() {
-    two_servers_share_addresses(Arc::new(Memory::default())).await;
+    let storage = Arc::new(Memory::default());
+    two_servers_share_addresses(storage.clone(), storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_never_give_an_address_twice_on_disk() {
     let directory = tempfile::tempdir().unwrap();
-    two_servers_share_addresses(Arc::new(Sqlite::open(directory.path(), Default::default()).unwrap())).await;
+    let storage = Arc::new(Sqlite::open(directory.path(), Default::default()).unwrap());
+    two_servers_share_addresses(storage.clone(), storage).await;
 }
 
 #[tokio::test]

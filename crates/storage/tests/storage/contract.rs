@@ -7,7 +7,7 @@ use kybern_storage::memory::Memory;
 use kybern_storage::sqlite::{Options, Sqlite};
 use kybern_storage::{Guard, MAX_WRITES, RangeRequest, Storage, StorageError, Txn, Write};
 
-use crate::etcd_server::Server;
+use crate::etcd_server::{Opens, Server};
 use crate::{range, texts, value};
 
 /// Runs a check against every store, each new.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kybern_storage::etcd::{Etcd, Options, TimeToLive};
 use kybern_storage::{Storage, StorageError, Txn};
 
-use crate::etcd_server::Server;
+use crate::etcd_server::{Opens, Server};
 use crate::{range, value};
 
 #[tokio::test]
