@@ -24,7 +24,7 @@ use kybern_controller_manager::Config;
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_controller_manager::controllers::node_ipam::NodeRanges;
 use kybern_registry::bootstrap::{self, BootstrapOptions};
-use kybern_registry::{Deps, KubeletClient, ServiceAllocators};
+use kybern_registry::{AdmissionConfiguration, Deps, KubeletClient, ServiceAllocators};
 use kybern_webhook::{ClientManager, NoServices};
 use tokio::task::JoinSet;
 
@@ -116,6 +116,8 @@ impl Cluster {
         let accounts = Arc::new(ServiceAccountTokens::new(issuer.clone(), slot.clone(), clock.clone()));
         let legacy = Arc::new(LegacyTokens::new(issuer.clone(), slot.clone(), clock.clone()));
         let tokens = Arc::new(BearerTokens::new(vec![legacy, accounts], issuer.audiences().to_vec()));
+        let mut admission = AdmissionConfiguration::default();
+        admission.enabled.push("NodeRestriction".to_owned());
         let deps = Deps {
             objects: slot.clone(),
             clock: clock.clone(),
@@ -126,7 +128,7 @@ impl Cluster {
             rbac: Some(rbac.clone()),
             services,
             admission_views: Default::default(),
-            admission: Default::default(),
+            admission,
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
             webhook_metrics: Default::default(),
             policy_metrics: Default::default(),
