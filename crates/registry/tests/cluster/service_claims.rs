@@ -99,7 +99,7 @@ pub(crate) async fn two_servers_share_addresses(storage: Arc<dyn Storage>, other
 
     // One address and one port that all want: one gets them.
     let wanted = (0..20).map(|i| {
-        let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.0", "ports": [{"port": 80, "nodePort": 32000}]});
+        let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.0", "ports": [{"port": 80, "nodePort": 30007}]});
         let (server, service) = (&servers[i % 2], service(&format!("w{i}"), spec));
         async move { server.ask(Method::POST, SERVICES, Some(service)).await }
     });
@@ -108,7 +108,7 @@ pub(crate) async fn two_servers_share_addresses(storage: Arc<dyn Storage>, other
     let ip = (1..31).map(|i| format!("10.96.0.{i}")).collect::<BTreeSet<_>>();
     let ip = ip.difference(&addresses(&servers[0]).await).next().unwrap().clone();
     let wanted = (0..20).map(|i| {
-        let spec = json!({"type": "NodePort", "clusterIP": ip, "ports": [{"port": 80, "nodePort": 32000}]});
+        let spec = json!({"type": "NodePort", "clusterIP": ip, "ports": [{"port": 80, "nodePort": 30007}]});
         let (server, service) = (&servers[i % 2], service(&format!("w{i}"), spec));
         async move { server.ask(Method::POST, SERVICES, Some(service)).await }
     });
