@@ -252,15 +252,17 @@ impl KindCache {
         let now = state.objects.range(selection.pin(), &scope, after);
         if revision < state.revision {
             let then = state.as_of(revision, &scope, after)?;
-            listing.fill(overlaid(now, then), selection, limit);
+            listing.fill(overlaid(now, then), selection, limit, None);
         } else if !selection.name.is_empty() && (!selection.namespace.is_empty() || !self.kind.namespaced) {
             let key = self.key(&selection.namespace, &selection.name);
-            listing.fill(state.objects.get(&key).into_iter(), selection, limit);
+            listing.fill(state.objects.get(&key).into_iter(), selection, limit, None);
         } else {
             if limit == 0 && !selection.has_selectors() && selection.namespace.is_empty() {
                 listing.items.reserve_exact(state.objects.len());
             }
-            listing.fill(now, selection, limit);
+            let namespace = if self.kind.namespaced { &*selection.namespace } else { "" };
+            let whole = (after.is_none() && selection.name.is_empty()).then(|| state.objects.count(namespace));
+            listing.fill(now, selection, limit, whole);
         }
         Ok(listing)
     }
@@ -343,7 +345,14 @@ impl KindCache {
 }
 
 impl Listing {
-    fn fill<'a>(&mut self, mut entries: impl Iterator<Item = &'a Arc<Entry>>, selection: &Selection, limit: usize) {
+    /// `whole`: how many the entries are, where that is known.
+    fn fill<'a>(
+        &mut self,
+        mut entries: impl Iterator<Item = &'a Arc<Entry>>,
+        selection: &Selection,
+        limit: usize,
+        whole: Option<usize>,
+    ) {
         for entry in entries.by_ref() {
             if !selection.matches(entry) {
                 continue;
@@ -351,7 +360,8 @@ impl Listing {
             if limit > 0 && self.items.len() == limit {
                 self.next = self.items.last().map(|e| e.key.clone());
                 // Upstream tells it only where it need not look at what is left.
-                self.remaining = (!selection.has_selectors()).then(|| entries.count() + 1);
+                let left = || whole.map_or_else(|| entries.count() + 1, |whole| whole - limit);
+                self.remaining = (!selection.has_selectors()).then(left);
                 return;
             }
             self.items.push(entry.clone());

@@ -95,6 +95,18 @@ fn pages_are_of_one_revision() {
     let names: Vec<_> = rest.items.iter().map(|e| (e.name().to_owned(), e.revision)).collect();
     assert_eq!(names, [("c".to_owned(), 4), ("d".to_owned(), 5)]);
     assert!(rest.next.is_none());
+    for namespace in ["", "ns", "n", "other"] {
+        let selection = Selection::in_namespace(namespace);
+        let page = cache.list(&selection, None, 1, None, || 0).unwrap();
+        let left = (page.next.is_some()).then(|| {
+            let rest = cache.list(&selection, page.next.as_deref(), 0, None, || 0).unwrap();
+            rest.items.len()
+        });
+        assert_eq!(page.remaining, left, "{namespace:?}");
+        assert_eq!(left.is_some(), matches!(namespace, "" | "ns"), "{namespace:?}");
+    }
+    let beyond = cache.list(&Selection::in_namespace("ns"), Some("/registry/zzz"), 1, None, || 0).unwrap();
+    assert!(beyond.items.is_empty(), "a key that sorts behind all");
 }
 
 fn before(subscription: &mut Subscription) -> Vec<WatchEvent> {

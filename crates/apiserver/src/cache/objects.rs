@@ -22,17 +22,23 @@ pub(super) struct Objects {
     all: Sorted,
     /// Of all objects' JSON.
     bytes: usize,
+    /// How many are in a namespace: what is left of a list is told with its first page, and not counted one by one.
+    namespaces: HashMap<Box<str>, usize>,
     /// Made when a request pins the field, and kept up to date from then on.
     indexes: Vec<(Pinned, HashMap<Box<str>, Sorted>)>,
 }
 
 impl Objects {
     pub(super) fn new(mut entries: Vec<Arc<Entry>>) -> Self {
-        let mut bytes = 0;
+        let (mut bytes, mut namespaces) = (0, HashMap::new());
         sort(&mut entries);
         let pair = |entry: Arc<Entry>| (entry.key.clone(), entry);
-        let all = entries.into_iter().inspect(|entry| bytes += entry.bytes.len()).map(pair).collect();
-        Self { all, bytes, indexes: Vec::new() }
+        let note = |entry: &Arc<Entry>| {
+            bytes += entry.bytes.len();
+            come(&mut namespaces, entry.namespace());
+        };
+        let all = entries.into_iter().inspect(note).map(pair).collect();
+        Self { all, bytes, namespaces, indexes: Vec::new() }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
@@ -41,6 +47,11 @@ impl Objects {
 
     pub(super) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    /// How many are in a namespace; of all, where it is empty.
+    pub(super) fn count(&self, namespace: &str) -> usize {
+        if namespace.is_empty() { self.len() } else { self.namespaces.get(namespace).copied().unwrap_or(0) }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -55,6 +66,9 @@ impl Objects {
         let previous = self.all.insert(entry.key.clone(), entry.clone());
         self.bytes += entry.bytes.len();
         self.bytes -= previous.as_ref().map_or(0, |previous| previous.bytes.len());
+        if previous.is_none() {
+            come(&mut self.namespaces, entry.namespace());
+        }
         for (pinned, values) in &mut self.indexes {
             let value = pinned.value(&entry);
             if let Some(previous) = previous.as_deref().filter(|previous| pinned.value(previous) != value) {
@@ -71,6 +85,13 @@ impl Objects {
     pub(super) fn remove(&mut self, key: &str) -> Option<Arc<Entry>> {
         let previous = self.all.remove(key)?;
         self.bytes -= previous.bytes.len();
+        let namespace = previous.namespace();
+        if let Some(count) = self.namespaces.get_mut(namespace) {
+            *count -= 1;
+            if *count == 0 {
+                self.namespaces.remove(namespace);
+            }
+        }
         for (pinned, values) in &mut self.indexes {
             leave(values, pinned.value(&previous), key);
         }
@@ -115,12 +136,24 @@ impl Objects {
             Some(by_value) => by_value,
             None => Some(&self.all),
         };
-        let bounds = (after.map_or(Bound::Included(scope), Bound::Excluded), Bound::Unbounded);
-        chosen
-            .into_iter()
-            .flat_map(move |entries| entries.range::<str, _>(bounds))
-            .take_while(move |(key, _)| key.starts_with(scope))
-            .map(|(_, entry)| entry)
+        // A scope ends with a slash; what sorts behind all that begins with it begins with the next character.
+        let end = scope.strip_suffix('/').map(|stem| format!("{stem}0"));
+        let bounds = move |entries: &'a Sorted| {
+            let start = after.map_or(Bound::Included(scope), Bound::Excluded);
+            // A page may be asked for after a key that is in no page of the scope.
+            let beyond = end.as_deref().zip(after).is_some_and(|(end, after)| after >= end);
+            let end = end.as_deref().filter(|_| !beyond).map_or(Bound::Unbounded, Bound::Excluded);
+            (!beyond).then(|| entries.range::<str, _>((start, end)))
+        };
+        chosen.and_then(bounds).into_iter().flatten().map(|(_, entry)| entry)
+    }
+}
+
+fn come(namespaces: &mut HashMap<Box<str>, usize>, namespace: &str) {
+    match namespaces.get_mut(namespace) {
+        Some(count) => *count += 1,
+        None if namespace.is_empty() => {}
+        None => drop(namespaces.insert(namespace.into(), 1)),
     }
 }
 
