@@ -190,7 +190,10 @@ async fn requests_are_told_their_schema_and_level_and_objects_count_at_once() {
     settle().await;
     let refused = client.get(PODS).await;
     assert_eq!(refused.status(), (429, "Too many requests, please try again later.".to_owned()));
-    assert_eq!((uids(&refused), &refused.headers["retry-after"]), (expect, &"1".parse().unwrap()));
+    assert_eq!(uids(&refused), expect);
+    // It grows with the seconds that refusals go on.
+    let wait: u32 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=8).contains(&wait), "{wait}");
     let other = Client { server: client.server.clone(), user: "other" };
     other.get(PODS).await.ok();
     let dump = |name: &'static str| {
