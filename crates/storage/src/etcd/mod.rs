@@ -113,12 +113,17 @@ impl Etcd {
     /// Waits until the etcd answers, for at most `patience`.
     pub async fn wait_until_ready(&self, patience: Duration) -> Result<(), StorageError> {
         let deadline = Instant::now() + patience;
+        // A server that refuses our certificate says so after the handshake, and may have closed the connection by then.
+        let mut refused = None;
         loop {
             let Err(error) = self.revision().await else { return Ok(()) };
             if Instant::now() + OPEN_RETRY >= deadline {
-                return Err(error);
+                return Err(refused.unwrap_or(error));
             }
             tracing::warn!(%error, "etcd is not ready; it is tried again");
+            if error.to_string().to_lowercase().contains("certificate") {
+                refused = Some(error);
+            }
             tokio::time::sleep(OPEN_RETRY).await;
         }
     }
