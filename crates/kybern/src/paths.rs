@@ -108,6 +108,7 @@ pub(crate) struct Paths {
 /// What may be in a data directory: only what a server has made there, and the registries' settings.
 const KNOWN: &[&str] = &[
     "admin.kubeconfig",
+    "admin.new",
     "cni",
     "kubelet",
     "lock",
