@@ -4,6 +4,11 @@ use serde_json::{Value, json};
 
 use super::{JwtError, SigningKey, jwt};
 
+/// The label of a Secret that says when its token was last used: a day.
+pub const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+/// The label of a Secret that says since when its token is good no more: a day.
+pub const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
+
 const NAMESPACE: &str = "kubernetes.io/serviceaccount/namespace";
 const SECRET: &str = "kubernetes.io/serviceaccount/secret.name";
 const ACCOUNT: &str = "kubernetes.io/serviceaccount/service-account.name";

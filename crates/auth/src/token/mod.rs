@@ -15,4 +15,4 @@ pub use issuer::Issuer;
 pub use jwt::{JwtError, decode_unverified_issuer, detached_signature, sign, verify};
 pub(crate) use keys::{Curve, sec1};
 pub use keys::{KeyError, PublicKey, SigningKey, read_public_keys};
-pub use legacy::LegacyToken;
+pub use legacy::{INVALID_SINCE, LAST_USED, LegacyToken};

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kybern_api::Object;
 use kybern_api::core::v1::{Pod, Secret};
 use kybern_apimachinery::{Value, json};
+use kybern_auth::token::{INVALID_SINCE, LAST_USED};
 use kybern_client::{DeleteOptions, Patch};
 
 use super::service_account_tokens::{account_of, refers_to};
@@ -19,8 +20,6 @@ use crate::watches::Watches;
 /// Since when the API server notes the use of tokens.
 pub(crate) const TRACKING: &str = "metadata.name=kube-apiserver-legacy-service-account-token-tracking";
 const TRACKING_KEY: &str = "kube-system/kube-apiserver-legacy-service-account-token-tracking";
-const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
-const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 /// Days are counted, not hours.
 const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
 

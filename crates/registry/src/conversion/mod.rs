@@ -1,6 +1,7 @@
 //! Conversions of the few kinds whose versions differ in shape. All others differ in `apiVersion` alone.
 
 mod autoscaling;
+mod definition;
 mod event;
 mod resource;
 
@@ -48,6 +49,10 @@ pub(crate) fn conversion(group: &str, resource: &str) -> Option<Arc<dyn Conversi
         }
         ("resource.k8s.io", "resourceclaims" | "resourceclaimtemplates" | "resourceslices") => {
             Reshape { odd: "resource.k8s.io/v1beta1", from_odd: resource::to_v1, to_odd: resource::from_v1 }
+        }
+        ("apiextensions.k8s.io", "customresourcedefinitions") => {
+            // Nobody asks for that version.
+            Reshape { odd: "apiextensions.k8s.io/v1beta1", from_odd: definition::to_v1, to_odd: |object| object }
         }
         _ => return None,
     };
