@@ -178,7 +178,9 @@ fn write(path: &Path, owned: &Owned) -> Result<()> {
         .map_err(io::Error::from)
         .and_then(|bytes| std::fs::write(&beside, bytes))
         .and_then(|()| std::fs::rename(&beside, path));
-    written.with_context(|| format!("cannot write {}", path.display()))
+    written
+        .inspect_err(|_| drop(std::fs::remove_file(&beside)))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The list of the machine's clusters.

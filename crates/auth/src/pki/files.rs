@@ -58,7 +58,11 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), PkiError> {
         std::fs::rename(&temporary, path)?;
         std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
-    attempt().map_err(|cause| PkiError::Io { action: "write", path: path.to_owned(), cause })
+    attempt().map_err(|cause| {
+        // Half of a file on a full disk takes room, and is nobody's.
+        let _ = std::fs::remove_file(&temporary);
+        PkiError::Io { action: "write", path: path.to_owned(), cause }
+    })
 }
 
 /// `sa.key` and `sa.pub`: the key that signs service-account tokens.
@@ -103,4 +107,19 @@ pub(super) fn belongs(key: &KeyPair, certificate_der: &[u8]) -> Result<bool, Str
     let (_, certificate) =
         x509_parser::certificate::X509Certificate::from_der(certificate_der).map_err(|e| e.to_string())?;
     Ok(certificate.public_key().raw == key.subject_public_key_info())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        std::fs::create_dir(&path).unwrap();
+        write(&path, "text").expect_err("a directory is in its place");
+        let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["a.key"]);
+    }
 }
