@@ -53,9 +53,14 @@ impl Files<'_> {
 
 /// A component in the background; its log lies in the host's folder.
 pub(super) fn start(host: &Scratch, component: &str, flags: &[&str]) -> Child {
-    let log = std::fs::File::create(host.folder.join(format!("{component}.log"))).unwrap();
-    let mut command = host.on_host(&Cluster::get().kybern);
-    command.arg(component).args(flags).stdout(Stdio::null()).stderr(log).spawn().expect("kybern starts")
+    start_program(host, component, &Cluster::get().kybern, &[&[component], flags].concat())
+}
+
+/// Another program in the background; its log lies in the host's folder.
+pub(super) fn start_program(host: &Scratch, name: &str, program: &Path, arguments: &[&str]) -> Child {
+    let log = std::fs::File::create(host.folder.join(format!("{name}.log"))).unwrap();
+    let mut command = host.on_host(program);
+    command.args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 pub(super) fn log(host: &Scratch, component: &str) -> String {
@@ -217,10 +222,15 @@ fn versions_and_flags() {
         assert!(kybern(&[component, "--help"]).ok().contains("Usage:"));
     }
     assert!(kybern(&["coredns", "-version"]).ok().starts_with("CoreDNS"));
-    let etcd = kybern(&["kube-apiserver", "--etcd-servers=http://etcd.example:2379"]).exits_with(1).fails();
-    assert!(etcd.contains("--etcd-servers=http://etcd.example:2379 cannot be honoured") && etcd.contains("--data-dir"));
-    let audit = kybern(&["kube-apiserver", "--audit-policy-file=/etc/audit.yaml"]).exits_with(1).fails();
-    assert!(audit.contains("--audit-policy-file=/etc/audit.yaml cannot be honoured: "), "{audit}");
+    for (flags, why) in [
+        ("--etcd-servers-overrides=/events#http://etcd:2379", " cannot be honoured: all objects lie in one store"),
+        ("--etcd-servers=https://127.0.0.1:1 --etcd-cafile=/none.crt", "--etcd-cafile is not usable: /none.crt: "),
+        ("--audit-policy-file=/none.yaml", "failed to read file path /none.yaml: "),
+    ] {
+        let line: Vec<&str> = ["kube-apiserver"].into_iter().chain(flags.split(' ')).collect();
+        let refused = kybern(&line).exits_with(1).fails();
+        assert!(refused.contains(why) && refused.starts_with("Error: "), "{flags}: {refused}");
+    }
     let help = kybern(&["kube-apiserver", "--help"]).ok();
     assert!(help.contains("--audit-policy-file") && help.contains("--profiling"), "{help}");
 }

@@ -1,9 +1,9 @@
 //! kubeadm's command lines: every component as a process of its own, with the flags, files and certificates that kubeadm
-//! gives upstream's. Only places are moved; the store is Kybern's own.
+//! gives upstream's, above the etcd that kubeadm runs. Only places are moved.
 
-use kybern_e2e::{Cluster, Scratch, eventually};
+use kybern_e2e::{Cluster, Finished, Scratch, eventually};
 
-use super::components::{Files, Running, kubectl, log, start};
+use super::components::{Files, Running, kubectl, log, start, start_program};
 
 const NODE_IP: &str = "198.51.100.10";
 const PORT: &str = "7446";
@@ -13,16 +13,20 @@ const EC: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
 fn certificates(files: &Files<'_>) {
     files.openssl("genrsa -out sa.key 2048");
     files.openssl("rsa -in sa.key -pubout -out sa.pub");
-    for (authority, name) in [("ca", "kubernetes"), ("front-proxy-ca", "front-proxy-ca")] {
+    let authorities = [("ca", "kubernetes"), ("front-proxy-ca", "front-proxy-ca"), ("etcd-ca", "etcd-ca")];
+    for (authority, name) in authorities {
         files.openssl(&format!("req -x509 {EC} -keyout {authority}.key -out {authority}.crt -days 2 -subj /CN={name}"));
     }
     files.write("client.ext", "extendedKeyUsage = clientAuth\n");
     let names = format!("DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.97.0.1,IP:{NODE_IP}");
     files.write("server.ext", &format!("extendedKeyUsage = serverAuth\nsubjectAltName = {names}\n"));
+    files.write("both.ext", &format!("extendedKeyUsage = serverAuth, clientAuth\nsubjectAltName = {names}\n"));
     for (name, authority, subject, usage) in [
         ("apiserver", "ca", "/CN=kube-apiserver", "server"),
         ("apiserver-kubelet-client", "ca", "/O=kubeadm:cluster-admins/CN=kube-apiserver-kubelet-client", "client"),
         ("front-proxy-client", "front-proxy-ca", "/CN=front-proxy-client", "client"),
+        ("etcd-server", "etcd-ca", "/CN=alone", "both"),
+        ("apiserver-etcd-client", "etcd-ca", "/CN=kube-apiserver-etcd-client", "client"),
         ("super-admin", "ca", "/O=system:masters/CN=kubernetes-super-admin", "client"),
         ("controller-manager", "ca", "/CN=system:kube-controller-manager", "client"),
         ("scheduler", "ca", "/CN=system:kube-scheduler", "client"),
@@ -49,6 +53,51 @@ fn kubeconfig(files: &Files<'_>, user: &str) -> String {
     files.write(&format!("{user}.conf"), &text)
 }
 
+fn etcd(files: &Files<'_>) -> Vec<String> {
+    let mut line: Vec<String> = [
+        &format!("--advertise-client-urls=https://{NODE_IP}:2379"),
+        "--client-cert-auth=true",
+        &format!("--initial-advertise-peer-urls=https://{NODE_IP}:2380"),
+        &format!("--initial-cluster=alone=https://{NODE_IP}:2380"),
+        &format!("--listen-client-urls=https://127.0.0.1:2379,https://{NODE_IP}:2379"),
+        "--listen-metrics-urls=http://127.0.0.1:2381",
+        &format!("--listen-peer-urls=https://{NODE_IP}:2380"),
+        "--name=alone",
+        "--peer-client-cert-auth=true",
+        "--snapshot-count=10000",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    line.extend(
+        [
+            ("cert-file", "etcd-server.crt"),
+            ("data-dir", "etcd"),
+            ("key-file", "etcd-server.key"),
+            ("peer-cert-file", "etcd-server.crt"),
+            ("peer-key-file", "etcd-server.key"),
+            ("peer-trusted-ca-file", "etcd-ca.crt"),
+            ("trusted-ca-file", "etcd-ca.crt"),
+        ]
+        .map(|(flag, name)| format!("--{flag}={}", files.path(name))),
+    );
+    line
+}
+
+/// The keys below a prefix, as etcd's own client reads them.
+fn keys(host: &Scratch, files: &Files<'_>, prefix: &str) -> String {
+    let mut etcdctl = host.on_host(std::path::Path::new("etcdctl"));
+    etcdctl.env("ETCDCTL_API", "3").arg(format!("--cacert={}", files.path("etcd-ca.crt"))).args([
+        &format!("--cert={}", files.path("apiserver-etcd-client.crt")),
+        &format!("--key={}", files.path("apiserver-etcd-client.key")),
+        "--endpoints=https://127.0.0.1:2379",
+        "get",
+        "--prefix",
+        "--keys-only",
+        prefix,
+    ]);
+    Finished::new(format!("etcdctl get {prefix}"), etcdctl.output().expect("etcdctl starts")).ok()
+}
+
 fn api_server(files: &Files<'_>) -> Vec<String> {
     let path = |name: &str| files.path(name);
     let mut line: Vec<String> = [
@@ -72,7 +121,7 @@ fn api_server(files: &Files<'_>) -> Vec<String> {
     line.extend(
         [
             ("client-ca-file", "ca.crt"),
-            ("etcd-cafile", "ca.crt"),
+            ("etcd-cafile", "etcd-ca.crt"),
             ("etcd-certfile", "apiserver-etcd-client.crt"),
             ("etcd-keyfile", "apiserver-etcd-client.key"),
             ("kubelet-client-certificate", "apiserver-kubelet-client.crt"),
@@ -84,7 +133,6 @@ fn api_server(files: &Files<'_>) -> Vec<String> {
             ("service-account-signing-key-file", "sa.key"),
             ("tls-cert-file", "apiserver.crt"),
             ("tls-private-key-file", "apiserver.key"),
-            ("data-dir", "data"),
         ]
         .map(|(flag, name)| format!("--{flag}={}", path(name))),
     );
@@ -154,12 +202,14 @@ fn kubeadms_command_lines_make_a_cluster() {
         let flags: Vec<&str> = line.iter().map(String::as_str).collect();
         start(&host, component, &flags)
     };
-    let mut running = Running(vec![run("kube-apiserver", &api_server(&files))]);
+    let line = etcd(&files);
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    let etcd = start_program(&host, "etcd", std::path::Path::new("etcd"), &line);
+    let mut running = Running(vec![etcd, run("kube-apiserver", &api_server(&files))]);
     eventually("the API server is ready", || {
         let ready = kubectl(&host, &admin, &["get", "--raw", "/readyz"]);
         if ready.code == Some(0) { Ok(()) } else { Err(format!("{ready}{}", log(&host, "kube-apiserver"))) }
     });
-    assert!(log(&host, "kube-apiserver").contains("--etcd-servers"), "that etcd is not used is said");
 
     // As `kubeadm init` does: the API server's client of kubelets is in this group.
     let group = "--group=kubeadm:cluster-admins";
@@ -210,6 +260,9 @@ fn kubeadms_command_lines_make_a_cluster() {
 
     assert_eq!(code(&host, "http://127.0.0.1:10248/healthz", &[]), "200", "the kubelet is alive");
     delegated(&host, &files, &admin);
+    assert_eq!(keys(&host, &files, "/registry/minions/").trim(), "/registry/minions/alone");
+    let pods = keys(&host, &files, "/registry/pods/default/web-");
+    assert_eq!(pods.split_whitespace().count(), 1, "the pod lies in etcd: {pods}");
 }
 
 /// Who gets what of components is the API server's word.
