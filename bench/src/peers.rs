@@ -92,10 +92,14 @@ async fn nginx(site: &Site, report: &mut Report) -> Result<()> {
 }
 
 fn certificate(folder: &Path) -> Result<()> {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", "/CN=localhost"]).arg("-keyout").arg(folder.join("tls.key"));
-    let output = openssl.arg("-out").arg(folder.join("tls.crt")).output().context("cannot start openssl")?;
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
+    command.args(["-subj", "/CN=localhost"]).arg("-keyout").arg(folder.join("tls.key"));
+    openssl(command.arg("-out").arg(folder.join("tls.crt")))
+}
+
+fn openssl(command: &mut Command) -> Result<()> {
+    let output = command.output().context("cannot start openssl")?;
     if !output.status.success() {
         bail!("openssl: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -163,7 +167,9 @@ async fn upstream(site: &Site, program: &Path, endpoints: &str) -> Result<(Proce
     let tokens = folder.join("tokens.csv");
     std::fs::write(&tokens, format!("{TOKEN},bench,bench,system:masters\n"))?;
     let mut command = Command::new(program);
-    let key = folder.join("tls.key");
+    // Upstream reads no public key from an EC key of PKCS #8.
+    let key = folder.join("sa.key");
+    openssl(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"))?;
     command.arg(format!("--etcd-servers={endpoints}")).arg("--etcd-prefix=/upstream");
     command.arg(format!("--cert-dir={}", folder.display())).arg(format!("--token-auth-file={}", tokens.display()));
     command.arg(format!("--service-account-key-file={}", key.display()));
