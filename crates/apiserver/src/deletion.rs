@@ -18,7 +18,7 @@ use crate::server::Server;
 use crate::strategy::Strategy;
 use crate::transaction::Transaction;
 use crate::warnings::Warnings;
-use crate::write::{CLAIM_TRIES, Chain, Failure, TRIES, admitted_namespace, commit, encode, entry};
+use crate::write::{CLAIM_TRIES, Chain, Failure, admitted_namespace, commit, encode, entry};
 
 /// Waits for its owner's dependents to be orphaned.
 const ORPHAN: &str = "orphan";
@@ -69,15 +69,19 @@ impl<'a> Deletion<'a> {
     pub(crate) async fn delete(&self, namespace: &str, name: &str) -> Result<Deleted, ApiError> {
         let resource = self.resource.gvr.group_resource();
         let kind = self.server.kind(self.resource)?;
-        let mut attempt = 1;
+        let (mut tries, mut attempt) = (self.server.turns.tries(), 1);
         loop {
             self.server.catch_up().await?;
             kind.check_readable(namespace, name)?;
             let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
             match self.try_delete(&old).await {
-                Err(Failure::Changed) if attempt < TRIES => attempt += 1,
                 Err(Failure::Contended) if attempt < CLAIM_TRIES => attempt += 1,
-                Err(failure) => return Err(failure.into_api_error(&resource, name)),
+                Err(failure) => {
+                    failure
+                        .retry(&mut tries, &old.key)
+                        .await
+                        .map_err(|failure| failure.into_api_error(&resource, name))?;
+                }
                 Ok(deleted) => return Ok(deleted),
             }
         }

@@ -11,6 +11,7 @@ pub mod body;
 pub mod cache;
 mod codec;
 pub mod connect;
+mod contention;
 mod continue_token;
 mod convert;
 mod deletion;

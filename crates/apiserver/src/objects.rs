@@ -15,7 +15,7 @@ use crate::options::{DeleteOptions, FieldValidation, Query, WriteOptions};
 use crate::resource::Resource;
 use crate::server::Server;
 use crate::transaction::Transaction;
-use crate::write::{Failure, TRIES, Writer, encode, storage_error};
+use crate::write::{Writer, encode, storage_error};
 use crate::{managed, metadata};
 
 /// Who the server's own parts are to admission.
@@ -54,7 +54,7 @@ impl Server {
     ) -> Result<u64, ApiError> {
         let row = self.row(group, resource)?;
         let (kind, resource) = (self.kind(&row)?, row.gvr.group_resource());
-        let mut attempt = 1;
+        let mut tries = self.turns.tries();
         loop {
             self.catch_up().await?;
             let old = kind.get(namespace, name).ok_or_else(|| ApiError::not_found(&resource, name))?;
@@ -83,8 +83,12 @@ impl Server {
             };
             match writer.replace(&old, &before, &object, &Transaction::default()).await {
                 Ok(new) => return Ok(new.revision),
-                Err(Failure::Changed) if attempt < TRIES => attempt += 1,
-                Err(failure) => return Err(failure.into_api_error(&resource, name)),
+                Err(failure) => {
+                    failure
+                        .retry(&mut tries, &old.key)
+                        .await
+                        .map_err(|failure| failure.into_api_error(&resource, name))?;
+                }
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::admission::{AdmissionChain, AdmissionPlugin};
 use crate::audit::Audit;
 use crate::cache::{Cache, KindCache};
 use crate::connect::Observer;
+use crate::contention::Turns;
 use crate::discovery::Discovery;
 use crate::flow::Flow;
 use crate::health::Checks;
@@ -116,6 +117,7 @@ pub struct Server {
     pub(crate) served: ArcSwap<Served>,
     /// Held while rows are replaced.
     replacing: tokio::sync::Mutex<()>,
+    pub(crate) turns: Turns,
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
     /// What the authenticators read, and nobody further on may.
     pub(crate) credential_headers: Vec<CredentialHeaders>,
@@ -167,6 +169,7 @@ impl Server {
             cache: cache.clone(),
             served: ArcSwap::from_pointee(served),
             replacing: Default::default(),
+            turns: Turns::default(),
             credential_headers: options.authenticators.iter().map(|a| a.credential_headers()).collect(),
             authenticators: options.authenticators,
             authorizers: options.authorizers,

@@ -11,6 +11,7 @@ use crate::access::UserInfo;
 use crate::admission::{AdmissionRequest, Operation, Reinvocation, Step, Versions};
 use crate::audit::Record;
 use crate::cache::{Entry, KindCache, canonical};
+use crate::contention::Tries;
 use crate::exchange::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::{Resource, SubresourceHandler};
@@ -20,9 +21,6 @@ use crate::transaction::{StepError, Transaction};
 use crate::warnings::Warnings;
 use crate::{convert, managed, metadata};
 
-/// Tries of a write that names no revision, when the object changes meanwhile. Each that fails is a success of another's;
-/// upstream tries until the request's time is over.
-pub(crate) const TRIES: u32 = 256;
 /// Tries of a generated name.
 const NAME_TRIES: u32 = 8;
 /// Larger objects are refused, as etcd refuses them.
@@ -41,6 +39,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Whether the write of a key is to be tried again, after a wait for its turn; other failures are its answer.
+    pub(crate) async fn retry(self, tries: &mut Tries<'_>, key: &str) -> Result<(), Self> {
+        if matches!(self, Self::Changed) && tries.lost(key).await { Ok(()) } else { Err(self) }
+    }
+
     pub(crate) fn into_api_error(self, resource: &GroupResource, name: &str) -> ApiError {
         match self {
             Self::Changed => ApiError::stale(resource, name),

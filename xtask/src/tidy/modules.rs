@@ -15,6 +15,7 @@ pub(super) const CRATES: &[(&str, &[&str])] = &[(
         "warnings",
         "held",
         "in_flight",
+        "contention",
         "options",
         "negotiate",
         "continue_token",

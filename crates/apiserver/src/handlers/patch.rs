@@ -9,7 +9,7 @@ use kybern_schema::{DecodeError, decode_value};
 use super::{Exchange, check_name, check_namespace};
 use crate::convert;
 use crate::options::{FieldValidation, WriteOptions, invalid, parse_revision};
-use crate::write::{Failure, TRIES, Writer};
+use crate::write::{Failure, Writer};
 use crate::{Body, authorization, body, codec, managed, respond};
 
 const JSON: &str = "application/json-patch+json";
@@ -85,7 +85,7 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
     let mut writer = Writer::new(exchange, &options);
     writer.applies = matches!(patch, Patch::Apply(_));
     let kind = exchange.server.kind(&exchange.resource)?;
-    let mut attempt = 1;
+    let mut tries = exchange.server.turns.tries();
     loop {
         exchange.server.catch_up().await?;
         kind.check_readable(&exchange.info.namespace, &exchange.info.name)?;
@@ -123,14 +123,18 @@ pub(super) async fn patch(exchange: &Exchange, body: Body) -> Result<Response<Bo
                 let code = if old.is_some() { StatusCode::OK } else { StatusCode::CREATED };
                 return respond::entry(&exchange.resource, &entry, presentation, code).await;
             }
-            Err(Failure::Changed) if attempt < TRIES => attempt += 1,
-            // Made by someone else meanwhile: now it is an update.
-            Err(Failure::Refused(error))
-                if old.is_none() && error.reason() == Reason::AlreadyExists && attempt < TRIES =>
-            {
-                attempt += 1;
+            Err(failure) => {
+                let failure = match failure {
+                    // Made by someone else meanwhile: now it is an update.
+                    Failure::Refused(error) if old.is_none() && error.reason() == Reason::AlreadyExists => {
+                        Failure::Changed
+                    }
+                    failure => failure,
+                };
+                let key = kind.key(&exchange.info.namespace, &exchange.info.name);
+                let again = failure.retry(&mut tries, &key).await;
+                again.map_err(|f| f.into_api_error(&exchange.group_resource(), &exchange.info.name))?;
             }
-            Err(failure) => return Err(failure.into_api_error(&exchange.group_resource(), &exchange.info.name)),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::convert;
 use crate::negotiate::Shape;
 use crate::options::{WriteOptions, parse_revision};
 use crate::resource::Scale;
-use crate::write::{Failure, TRIES, View, Writer};
+use crate::write::{View, Writer};
 use crate::{Body, body, codec, managed, respond, table};
 
 fn kind() -> Result<KindType, ApiError> {
@@ -119,7 +119,7 @@ async fn change(
     writer.applies = applied;
     writer.view = Some(View { kind: &scale_kind, show: &show });
     let spec_replicas: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
-    let mut attempt = 1;
+    let mut tries = exchange.server.turns.tries();
     loop {
         exchange.server.catch_up().await?;
         let old = kind.get(&exchange.info.namespace, name).ok_or_else(|| exchange.not_found())?;
@@ -152,8 +152,10 @@ async fn change(
             Ok(entry) => {
                 return respond(exchange, &convert::served(&exchange.resource, &entry).await?, paths);
             }
-            Err(Failure::Changed) if attempt < TRIES => attempt += 1,
-            Err(failure) => return Err(failure.into_api_error(&exchange.group_resource(), name)),
+            Err(failure) => {
+                let again = failure.retry(&mut tries, &old.key).await;
+                again.map_err(|f| f.into_api_error(&exchange.group_resource(), name))?;
+            }
         }
     }
 }

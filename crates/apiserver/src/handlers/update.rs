@@ -10,7 +10,7 @@ use super::{Exchange, check_name, read_object};
 use crate::authorization;
 use crate::cache::Entry;
 use crate::options::parse_revision;
-use crate::write::{Failure, TRIES, Writer};
+use crate::write::Writer;
 use crate::{Body, respond};
 
 pub(super) async fn update(exchange: &Exchange, body: Body) -> Result<Response<Body>, ApiError> {
@@ -30,7 +30,7 @@ async fn put(exchange: &Exchange, writer: &mut Writer<'_>, object: Value) -> Res
     let strategy = &exchange.resource.strategy;
     let expected = parse_revision(object::resource_version(&object))?.filter(|revision| *revision > 0);
     let kind = exchange.server.kind(&exchange.resource)?;
-    let mut attempt = 1;
+    let mut tries = exchange.server.turns.tries();
     loop {
         exchange.server.catch_up().await?;
         kind.check_readable(&exchange.info.namespace, &exchange.info.name)?;
@@ -51,8 +51,10 @@ async fn put(exchange: &Exchange, writer: &mut Writer<'_>, object: Value) -> Res
         }
         match writer.update(&old, object.clone()).await {
             Ok(entry) => return Ok((entry, false)),
-            Err(Failure::Changed) if expected.is_none() && attempt < TRIES => attempt += 1,
-            Err(failure) => return Err(failure.into_api_error(&exchange.group_resource(), &exchange.info.name)),
+            Err(failure) => {
+                let again = if expected.is_none() { failure.retry(&mut tries, &old.key).await } else { Err(failure) };
+                again.map_err(|f| f.into_api_error(&exchange.group_resource(), &exchange.info.name))?;
+            }
         }
     }
 }

@@ -224,7 +224,7 @@ impl Aggregation {
 }
 
 /// What `/readyz` tells of it.
-const CHECKS: [&str; 8] = [
+const CHECKS: [&str; 9] = [
     "autoregister-completion",
     "poststarthook/apiservice-discovery-controller",
     "poststarthook/apiservice-openapi-controller",
@@ -233,6 +233,7 @@ const CHECKS: [&str; 8] = [
     "poststarthook/apiservice-status-local-available-controller",
     "poststarthook/apiservice-status-remote-available-controller",
     "poststarthook/kube-apiserver-autoregistration",
+    "poststarthook/start-kube-aggregator-informers",
 ];
 
 /// The task of another server's APIService.

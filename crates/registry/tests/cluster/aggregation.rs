@@ -315,7 +315,10 @@ async fn availability_has_upstreams_reasons() {
     assert!(metrics.contains(&format!("aggregator_unavailable_apiservice{{name=\"{name}\"}} 0")), "{metrics}");
     let counted = format!("aggregator_unavailable_apiservice_total{{name=\"{name}\",reason=\"ServiceNotFound\"}} 1");
     assert!(metrics.contains(&counted), "{metrics}");
-    assert!(answer(&cluster, "/readyz?verbose").await.1.contains("[+]autoregister-completion ok"));
+    let ready = answer(&cluster, "/readyz?verbose").await.1;
+    for check in ["autoregister-completion", "poststarthook/start-kube-aggregator-informers"] {
+        assert!(ready.contains(&format!("[+]{check} ok\n")), "{check}: {ready}");
+    }
 }
 
 #[tokio::test]
