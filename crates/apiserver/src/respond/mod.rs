@@ -3,6 +3,7 @@
 pub(crate) mod ahead;
 mod messages;
 mod pretty;
+mod yaml;
 
 use std::sync::{Arc, LazyLock};
 
@@ -155,23 +156,17 @@ pub(crate) async fn list(
         return messages(list, metadata, gzip).await;
     }
     let is_small = !is_larger(&items, SMALL);
-    if format.encoding == Encoding::Yaml {
-        let (resource, metadata) = (resource.clone(), metadata.clone());
-        let write = move || {
-            let json: Vec<u8> = list_pieces(&resource, items, views, &metadata, presentation).flatten().collect();
-            reencode(format, None, json)
-        };
-        let (media, bytes) = if is_small {
-            write()?
-        } else {
-            tokio::task::spawn_blocking(write).await.map_err(ApiError::internal)??
-        };
-        return Ok(body::response(StatusCode::OK, media, bytes));
-    }
-    let pieces = body::coalesce(list_pieces(resource, items, views, metadata, presentation));
-    // What is only copied is made in passing. A table's cells need each object's tree.
-    let aside = !is_small && (gzip || format.pretty || format.shape == Shape::Table);
-    let pieces: Box<dyn Iterator<Item = Bytes> + Send> = if format.pretty {
+    let head = list_head(resource, metadata, presentation);
+    let items = list_items(resource, items, views, presentation);
+    let yaml = format.encoding == Encoding::Yaml;
+    let pieces: Box<dyn Iterator<Item = Bytes> + Send> = if yaml {
+        Box::new(body::coalesce(yaml::pieces(&head, items)?))
+    } else {
+        Box::new(body::coalesce(json_pieces(head, items)))
+    };
+    // What is only copied is made in passing. A table's cells need each object's tree, and so does YAML.
+    let aside = !is_small && (gzip || yaml || format.pretty || format.shape == Shape::Table);
+    let pieces: Box<dyn Iterator<Item = Bytes> + Send> = if format.pretty && !yaml {
         let mut indenter = Indenter::default();
         Box::new(pieces.map(move |piece| indenter.feed(&piece).into()))
     } else {
@@ -181,7 +176,8 @@ pub(crate) async fn list(
     let mut response =
         Response::new(if aside { body::made_aside(pieces) } else { body::stream(futures_util::stream::iter(pieces)) });
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let media = if yaml { Encoding::Yaml } else { Encoding::Json }.media_type();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
     if gzip {
         compressed(headers);
     }
@@ -247,17 +243,10 @@ fn compressed(headers: &mut HeaderMap) {
     headers.insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
-/// A list's JSON, made as it is sent.
-fn list_pieces(
-    resource: &Arc<Resource>,
-    items: Vec<Arc<Entry>>,
-    views: Option<Vec<View>>,
-    metadata: &Value,
-    presentation: Presentation,
-) -> impl Iterator<Item = Bytes> + Send + use<> {
-    let Presentation { format: Format { shape, version, .. }, include, now } = presentation;
-    let resource = resource.clone();
-    let head = match shape {
+/// A list's JSON up to its first item. The name of the items' field is its last.
+fn list_head(resource: &Resource, metadata: &Value, presentation: Presentation) -> String {
+    let Format { shape, version, .. } = presentation.format;
+    match shape {
         Shape::Object => format!(
             "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
             resource.kind,
@@ -266,19 +255,38 @@ fn list_pieces(
         Shape::Metadata => format!(
             "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\"items\":["
         ),
-        Shape::Table => table::head(&resource, version, metadata, true),
-    };
-    let items = items.into_iter().enumerate().flat_map(move |(i, entry)| {
-        let comma = (i > 0).then(|| Bytes::from_static(b","));
+        Shape::Table => table::head(resource, version, metadata, true),
+    }
+}
+
+/// The JSON of a list's items, each made as it is sent, in one piece or two.
+fn list_items(
+    resource: &Arc<Resource>,
+    items: Vec<Arc<Entry>>,
+    views: Option<Vec<View>>,
+    presentation: Presentation,
+) -> impl Iterator<Item = [Option<Bytes>; 2]> + Send + use<> {
+    let Presentation { format: Format { shape, version, .. }, include, now } = presentation;
+    let resource = resource.clone();
+    items.into_iter().enumerate().map(move |(i, entry)| {
         let view = views.as_ref().and_then(|views| views.get(i)).unwrap_or(&View::PLAIN);
-        let pieces: [Option<Bytes>; 2] = match shape {
+        match shape {
             Shape::Object => {
                 let mut pieces = view.served_pieces(&resource, &entry);
                 [pieces.next(), pieces.next()]
             }
             Shape::Metadata => [Some(table::metadata(&entry, version).into()), None],
             Shape::Table => [Some(table::row(&resource, &entry, view, include, version, now)), None],
-        };
+        }
+    })
+}
+
+fn json_pieces(
+    head: String,
+    items: impl Iterator<Item = [Option<Bytes>; 2]> + Send,
+) -> impl Iterator<Item = Bytes> + Send {
+    let items = items.enumerate().flat_map(|(i, pieces)| {
+        let comma = (i > 0).then(|| Bytes::from_static(b","));
         comma.into_iter().chain(pieces.into_iter().flatten())
     });
     std::iter::once(Bytes::from(head)).chain(items).chain(std::iter::once(Bytes::from_static(b"]}\n")))

@@ -191,6 +191,26 @@ async fn an_object_that_cannot_be_read_is_an_error_in_protobuf() {
 }
 
 #[tokio::test]
+async fn lists_in_yaml_are_those_in_json() {
+    let client = Client::new().await;
+    let empty = client.send("GET", CONFIG_MAPS, &[("accept", "application/yaml")], "").await;
+    assert!(String::from_utf8_lossy(&empty.bytes).ends_with("items: []\n"), "{:?}", empty.bytes);
+    for n in 0..300 {
+        let data = json!({"text": "a: b\n".repeat(300), "odd": "- \u{1}é", "number": "1e3"});
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{n}")}, "data": data});
+        client.post(CONFIG_MAPS, object).await.ok();
+    }
+    for shape in ["", ";as=Table;g=meta.k8s.io;v=v1", ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"] {
+        let json = client.send("GET", CONFIG_MAPS, &[("accept", &format!("application/json{shape}"))], "").await;
+        let yaml = client.send("GET", CONFIG_MAPS, &[("accept", &format!("application/yaml{shape}"))], "").await;
+        let read = kybern_schema::decode::yaml_to_value(&yaml.bytes).unwrap();
+        let json: Value = serde_json::from_slice(&json.bytes).unwrap();
+        assert!(json == read, "{shape}: {}", String::from_utf8_lossy(&yaml.bytes[..2000]));
+    }
+}
+
+#[tokio::test]
 async fn forms_that_are_not_served_are_refused_as_upstream_refuses_them() {
     let client = Client::new().await;
     client.post(CONFIG_MAPS, config_map("c", "1")).await.ok();
