@@ -1,6 +1,7 @@
 //! The watch cache: every stored object's bytes and extracted metadata, and recent events, fed by one watch of the store.
 //! Reads never touch the store.
 
+mod ages;
 mod blocks;
 mod change;
 mod entry;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::connect::Observer;
 use crate::resource::StoredKind;
+use ages::Ages;
 pub use change::{EventKind, Form, WatchEvent};
 pub(crate) use entry::canonical;
 pub use entry::{BadEntry, Entry};
@@ -77,6 +79,7 @@ pub struct Cache {
     feeding: Mutex<()>,
     observers: Observers,
     applied: AtomicU64,
+    ages: Ages,
     progress: watch::Sender<Revision>,
 }
 
@@ -89,6 +92,7 @@ impl Cache {
             feeding: Mutex::new(()),
             observers: Observers::default(),
             applied: AtomicU64::new(0),
+            ages: Ages::default(),
             progress: watch::channel(0).0,
         })
     }
@@ -337,11 +341,17 @@ impl Cache {
         Ok(Some(at))
     }
 
+    /// The oldest revision that objects can be listed of.
+    pub(crate) fn oldest(&self) -> Revision {
+        self.ages.oldest(Instant::now())
+    }
+
     fn apply(&self, batch: Batch) {
         let now = Instant::now();
         let _feeding = self.feeding.lock();
         self.feed(&self.kinds.load(), batch.events, now);
         self.advance(batch.revision);
+        self.ages.note(batch.revision, now);
     }
 
     /// Hands events to those of these kinds that they are about.

@@ -7,7 +7,7 @@ use kybern_apimachinery::{ApiError, Reason, json};
 use kybern_storage::Revision;
 
 use super::{Exchange, converted};
-use crate::cache::Selection;
+use crate::cache::{Selection, TooOld};
 use crate::options::{ListOptions, VersionMatch};
 use crate::server::Server;
 use crate::{Body, body, continue_token, gzip, respond};
@@ -52,7 +52,11 @@ pub(super) async fn list(exchange: &Exchange) -> Result<Response<Body>, ApiError
     kind.check_all_readable(&selection)?;
     // Where any state is good enough there is nothing that pages could be of.
     let limit = if options.resource_version == "0" { 0 } else { options.limit };
-    let listed = kind.list(&selection, after.as_deref(), limit, at, || server.cache.revision());
+    let oldest = server.cache.oldest();
+    let listed = match at {
+        Some(requested) if requested < oldest => Err(TooOld { requested, oldest }),
+        at => kind.list(&selection, after.as_deref(), limit, at, || server.cache.revision()),
+    };
     let mut listing = match (listed, after) {
         (Ok(listing), _) => listing,
         (Err(_), Some(after)) => return Ok(expired_token(&kind.prefix, &after)),

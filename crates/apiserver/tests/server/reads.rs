@@ -1,5 +1,7 @@
 //! GET of objects and collections, in every form.
 
+use std::time::Duration;
+
 use kybern_apimachinery::{Value, json, object};
 
 use crate::fixture::*;
@@ -66,6 +68,33 @@ async fn a_list_of_an_old_revision() {
     let newer = format!("{CONFIG_MAPS}?resourceVersion={revision}&resourceVersionMatch=NotOlderThan");
     assert_eq!(names(&client.get(&newer).await.ok()), ["c1", "c2", "c3", "c4"]);
     assert_eq!(names(&client.get(&format!("{CONFIG_MAPS}?resourceVersion=0")).await.ok()).len(), 4);
+}
+
+/// Upstream's store compacts what is older than five minutes, whichever kinds have changed since.
+#[tokio::test(start_paused = true)]
+async fn what_lists_go_on_from_expires_with_age() {
+    let client = with_five().await;
+    let first = client.get(&format!("{CONFIG_MAPS}?limit=2")).await.ok();
+    let next = |token: &Value| format!("{CONFIG_MAPS}?limit=2&continue={}", token.as_str().unwrap());
+    let exact = format!("{CONFIG_MAPS}?resourceVersionMatch=Exact&resourceVersion=");
+    let exact = format!("{exact}{}", first["metadata"]["resourceVersion"].as_str().unwrap());
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    assert_eq!(
+        names(&client.get(&next(&first["metadata"]["continue"])).await.ok()),
+        ["c2", "c3"],
+        "nothing followed it"
+    );
+    client.put(&format!("{CONFIG_MAPS}/c4"), config_map("c4", "new")).await.ok();
+    tokio::time::advance(Duration::from_secs(250)).await;
+    assert_eq!(names(&client.get(&next(&first["metadata"]["continue"])).await.ok()), ["c2", "c3"]);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let expired = client.get(&next(&first["metadata"]["continue"])).await;
+    assert_eq!(expired.code, 410);
+    let status: Value = serde_json::from_slice(&expired.bytes).unwrap();
+    assert_eq!(status["reason"], "Expired");
+    let rest = client.get(&next(&status["metadata"]["continue"])).await.ok();
+    assert_eq!((names(&rest), &rest["metadata"]["remainingItemCount"]), (vec!["c2", "c3"], &json!(1)));
+    assert_eq!(client.get(&exact).await.code, 410);
 }
 
 #[tokio::test(start_paused = true)]
