@@ -30,6 +30,7 @@ const LAYERS: &[&str] = &[
     "kybern-controller-manager",
     "kybern-scheduler",
     "kybern-linux",
+    "kybern-profiling",
     "kybern-cni",
     "kybern-runtime",
     "kybern-proxy",

@@ -89,8 +89,11 @@ impl RequestInfo {
         !matches!(self.verb, "get" | "list" | "watch")
     }
 
-    /// Requests that may last: watches, logs, exec and the like.
+    /// Requests that may last: watches, logs, exec, profiles and the like.
     pub(crate) fn is_long_running(&self) -> bool {
+        if !self.resource_request && self.path.starts_with("/debug/pprof/") {
+            return true;
+        }
         self.verb == "watch" || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
     }
 }

@@ -61,6 +61,8 @@ pub struct ServerConfig {
     pub anonymous: bool,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Whether `/debug/pprof/` is there.
+    pub profiling: bool,
 }
 
 impl Config {

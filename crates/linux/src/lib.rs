@@ -13,5 +13,6 @@ pub mod nft;
 pub mod process;
 pub mod remove;
 pub mod rtnl;
+pub mod sampler;
 pub mod seccomp;
 pub mod sysctl;

@@ -204,7 +204,11 @@ async fn answer(
     let (verb, subresources) = auth::attributes(request.method(), request.uri().path());
     for subresource in subresources {
         if config.authorizer.authorize(&identity, verb, subresource).await {
-            return route(request, context).await;
+            return match kybern_profiling::is_below(request.uri().path()) {
+                true if config.profiling => kybern_profiling::serve(request.method(), request.uri()).await.map(full),
+                true => text(StatusCode::METHOD_NOT_ALLOWED, "profiling endpoint is disabled.\n"),
+                false => route(request, context).await,
+            };
         }
     }
     let (user, named) = (&identity.user, subresources.join(" "));

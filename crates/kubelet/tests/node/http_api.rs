@@ -85,6 +85,10 @@ impl Caller {
 }
 
 async fn serving() -> (TestNode, Authority, u16) {
+    serving_with(|_| {}).await
+}
+
+async fn serving_with(change: impl FnOnce(&mut ServerConfig)) -> (TestNode, Authority, u16) {
     let mut node = TestNode::prepare();
     let authority = authority();
     let (certificate, key) = issue(&authority, "system:nodes");
@@ -97,7 +101,7 @@ async fn serving() -> (TestNode, Authority, u16) {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let mut config = node.config();
-    config.server = Some(ServerConfig {
+    let mut server = ServerConfig {
         tls: Default::default(),
         address,
         certificate: file("tls.crt", certificate.pem()),
@@ -105,7 +109,10 @@ async fn serving() -> (TestNode, Authority, u16) {
         client_ca: Some(file("ca.crt", authority.pem())),
         anonymous: false,
         authorizer: Arc::new(Masters),
-    });
+        profiling: true,
+    };
+    change(&mut server);
+    config.server = Some(server);
     node.start(config);
     node.running("p", |_| {}).await;
     (node, authority, address.port())
@@ -115,8 +122,19 @@ async fn serving() -> (TestNode, Authority, u16) {
 async fn only_masters_get_in() {
     let (_node, authority, port) = serving().await;
     for (group, expect) in [(None, 401), (Some("system:nodes"), 403), (Some("system:masters"), 200)] {
-        let (status, _) = Caller::new(&authority, group, port).get("/pods").await;
-        assert_eq!(status, expect, "{group:?}");
+        for path in ["/pods", "/debug/pprof/", "/debug/pprof/cmdline"] {
+            let (status, _) = Caller::new(&authority, group, port).get(path).await;
+            assert_eq!(status, expect, "{group:?} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn profiles_may_be_off() {
+    let (_node, authority, port) = serving_with(|server| server.profiling = false).await;
+    for path in ["/debug/pprof/", "/debug/pprof/profile?seconds=1"] {
+        let answer = Caller::new(&authority, Some("system:masters"), port).get(path).await;
+        assert_eq!(answer, (StatusCode::METHOD_NOT_ALLOWED, "profiling endpoint is disabled.\n".to_owned()), "{path}");
     }
 }
 

@@ -173,6 +173,9 @@ pub(crate) struct KubeApiserver {
     /// How long a request that is no watch may take.
     #[arg(long, default_value = "1m0s", value_parser = parse_duration)]
     request_timeout: Duration,
+    /// Shows administrators below /debug/pprof/ where processor time goes.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    profiling: bool,
     #[command(flatten)]
     authentication: AuthenticationFlags,
 }
@@ -253,6 +256,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
         max_mutating_requests_in_flight: options.max_mutating_requests_inflight,
         priority_and_fairness: options.enable_priority_and_fairness,
         request_timeout: options.request_timeout,
+        profiling: options.profiling,
         audit: options.audit.audit()?,
         kubelets: Some(KubeletAccess {
             certificate: options.kubelet_client_certificate.clone().zip(options.kubelet_client_key.clone()),

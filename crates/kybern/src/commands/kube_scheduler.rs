@@ -28,7 +28,7 @@ pub(crate) struct KubeScheduler {
     serving: ServingOptions,
 }
 
-pub(crate) async fn run(options: KubeScheduler) -> Result<()> {
+pub(crate) async fn run(mut options: KubeScheduler) -> Result<()> {
     let mut kubeconfig = options.kubeconfig.clone();
     let mut config = match &options.config {
         Some(path) => {
@@ -38,6 +38,7 @@ pub(crate) async fn run(options: KubeScheduler) -> Result<()> {
             let named = file["clientConnection"]["kubeconfig"].as_str().filter(|path| !path.is_empty());
             // As upstream's: where the file names one, it counts.
             kubeconfig = named.map(PathBuf::from).or(kubeconfig);
+            options.serving.profiling = file["enableProfiling"].as_bool().unwrap_or(true);
             let identity = crate::node_address::process_identity()?;
             kybern_scheduler::Config::from_file(&file, &identity)
                 .with_context(|| format!("cannot use {}", path.display()))?

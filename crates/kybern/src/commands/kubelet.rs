@@ -210,6 +210,7 @@ fn server(options: &Kubelet, file: &KubeletFile, node: &str, client: &Client) ->
         client_ca: options.access.client_ca(file),
         anonymous: options.access.anonymous(file),
         authorizer: options.access.authorizer(file, node, client)?,
+        profiling: file.enable_profiling_handler.unwrap_or(true),
     }))
 }
 

@@ -24,6 +24,7 @@ pub(crate) struct KubeletFile {
     pub(crate) healthz_bind_address: Option<IpAddr>,
     pub(crate) healthz_port: Option<u16>,
     pub(crate) enable_server: Option<bool>,
+    pub(crate) enable_profiling_handler: Option<bool>,
     pub(crate) register_with_taints: Vec<Taint>,
     #[serde(rename = "clusterDNS")]
     pub(crate) cluster_dns: Option<Vec<String>>,

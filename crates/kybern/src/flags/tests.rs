@@ -92,8 +92,9 @@ fn refusals_say_why() {
 #[test]
 fn what_has_no_effect_is_said() {
     let notes = |line: &str| read(line).unwrap().notes;
-    let said =
-        notes("kybern kube-apiserver --profiling=false --storage-backend=etcd3 --audit-log-path= --goaway-chance=0.1");
+    let said = notes(
+        "kybern kube-apiserver --contention-profiling --storage-backend=etcd3 --audit-log-path= --goaway-chance=0.1",
+    );
     assert_eq!(said.len(), 3, "{said:?}");
     assert!(said.iter().all(|note| note.contains(" has no effect: ")), "{said:?}");
     assert_eq!(notes("kybern kube-scheduler --leader-elect-resource-lock=leases"), Vec::<String>::new());

@@ -51,6 +51,9 @@ pub(crate) struct ServingOptions {
     /// The serving certificate's key (PEM).
     #[arg(long, requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
+    /// Shows whoever may get the path below /debug/pprof/ where processor time goes.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) profiling: bool,
     #[command(flatten)]
     tls: TlsFlags,
     #[command(flatten)]
@@ -95,7 +98,7 @@ pub(crate) async fn start(
     let mut tls =
         policy.server()?.with_client_cert_verifier(authentication.authorities.clone()).with_cert_resolver(certificate);
     tls.alpn_protocols = policy.alpn();
-    let endpoint = Arc::new(Endpoint { authentication, authorization, answer });
+    let endpoint = Arc::new(Endpoint { authentication, authorization, profiling: options.profiling, answer });
     tokio::spawn(endpoint.serve(Listener::new(tcp, component.name, Limits::SERVER), Arc::new(tls)));
     tracing::info!("serving health and metrics on {address}");
     Ok(())
@@ -104,6 +107,7 @@ pub(crate) async fn start(
 struct Endpoint<A> {
     authentication: Arc<Authentication>,
     authorization: Authorization,
+    profiling: bool,
     answer: A,
 }
 
@@ -157,6 +161,9 @@ impl<A: Fn(&str) -> Reply + Send + Sync + 'static> Endpoint<A> {
         let verb = request.method().as_str().to_ascii_lowercase();
         if let Err(reason) = self.authorization.authorize(&user, &verb, path).await {
             return refuse(&forbidden(user, verb, path, &reason));
+        }
+        if self.profiling && kybern_profiling::is_below(path) {
+            return kybern_profiling::serve(request.method(), request.uri()).await.map(Full::new);
         }
         match *request.method() {
             Method::GET | Method::HEAD => respond((self.answer)(path)),

@@ -120,6 +120,23 @@ async fn who_asks_and_what_he_may_is_the_api_servers_word() {
     // Nobody's word counts who is no front proxy.
     let spoofed = "x-remote-user: root\r\nx-remote-group: system:masters\r\n";
     assert_eq!(get(port, "/metrics", spoofed, Some(&other)).await, Ok(403));
+    let profile = "/debug/pprof/profile?seconds=1";
+    for (headers, certificate) in [("", None), ("authorization: Bearer scraper\r\n", None), ("", Some(&other))] {
+        assert_eq!(get(port, "/debug/pprof/", headers, certificate).await, Ok(403));
+        assert_eq!(get(port, profile, headers, certificate).await, Ok(403));
+    }
+    assert_eq!(get(port, "/debug/pprof/", "", Some(&master)).await, Ok(200));
+    assert_eq!(get(port, "/debug/pprof/heap", "", Some(&master)).await, Ok(404));
+    assert_eq!(get(port, profile, "", Some(&master)).await, Ok(200));
+    // Whoever goes away takes nobody's turn.
+    let gone = get(port, "/debug/pprof/profile?seconds=300", "", Some(&master));
+    assert!(tokio::time::timeout(Duration::from_millis(500), gone).await.is_err());
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while get(port, profile, "", Some(&master)).await != Ok(200) {
+        assert!(std::time::Instant::now() < until, "a profile goes on whose client is gone");
+    }
+    let without = serve(&["--profiling=false", &format!("--client-ca-file={ca}")]).await;
+    assert_eq!(get(without, "/debug/pprof/", "", Some(&master)).await, Ok(404));
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ use super::published_authorities::{ConfigMapChanges, keep_published, publish};
 use super::storage::{StorageOptions, report_health};
 use super::tokens::Tokens;
 use super::trust::Trust;
-use super::zpages;
+use super::{profiles, zpages};
 use crate::commands::admission;
 use crate::commands::api_access::AccessFlags;
 use crate::commands::authentication::AuthenticationFlags;
@@ -103,6 +103,8 @@ pub(crate) struct ApiServerOptions {
     pub(crate) max_mutating_requests_in_flight: usize,
     pub(crate) priority_and_fairness: bool,
     pub(crate) request_timeout: Duration,
+    /// Whether `/debug/pprof/` is there.
+    pub(crate) profiling: bool,
     pub(crate) audit: Option<Arc<Audit>>,
     /// `None`: kubelets are of the cluster's authority.
     pub(crate) kubelets: Option<KubeletAccess>,
@@ -263,6 +265,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.metrics().register(|registry| authentication.metrics.register(registry));
     if let Some(signer) = signer {
         server.metrics().register(|registry| signer.register(registry));
+    }
+    if options.profiling {
+        server.prefixes().set(kybern_profiling::PREFIX, Some(Arc::new(profiles::Pages)));
     }
     slot.fill(server.clone());
     deps.definitions.start(&server, deps.webhooks.clone()).await.context("cannot serve the custom resources")?;

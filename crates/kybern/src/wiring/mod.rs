@@ -12,6 +12,7 @@ pub(crate) mod kubelet_access;
 pub(crate) mod kubelet_certificate;
 pub(crate) mod lone_network;
 pub(crate) mod node;
+mod profiles;
 mod published_authorities;
 pub(crate) mod removal;
 pub(crate) mod server;

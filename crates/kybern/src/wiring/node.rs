@@ -109,6 +109,7 @@ fn server_config(cluster: &Cluster, pki: &Pki, client: Client) -> Result<ServerC
         client_ca: Some(cluster.paths.pki().join("ca.crt")),
         anonymous: false,
         authorizer: Arc::new(Delegated::new(client, cluster.node_name.clone(), true, Delegated::lifetimes())),
+        profiling: true,
     })
 }
 

@@ -113,6 +113,7 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         max_mutating_requests_in_flight: 200,
         priority_and_fairness: true,
         request_timeout: Duration::from_secs(60),
+        profiling: true,
         audit: None,
         kubelets: None,
         // This machine may be without kube-proxy when its API server is called.

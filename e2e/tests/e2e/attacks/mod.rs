@@ -6,6 +6,7 @@ mod caller;
 mod escalation;
 mod floods;
 mod node;
+mod profiles;
 mod proxy;
 mod reading;
 mod wire;
