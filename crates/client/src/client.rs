@@ -153,6 +153,13 @@ impl Client {
         Ok(Err((ApiError::from_response(status.as_u16(), &bytes), retry_after.filter(|_| retriable))))
     }
 
+    /// Reads what a path names that is no resource's own: a subresource, a metric.
+    pub async fn get_path(&self, path: String) -> Result<Value, ClientError> {
+        let bytes = self.call(Call::new(Method::GET, path.clone())).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| ClientError::Decode(format!("cannot decode the answer from {path}: {e}")))
+    }
+
     /// The untyped verbs of a resource.
     pub fn raw(&self, gvr: &Gvr) -> Raw {
         Raw::new(self.clone(), gvr.clone())

@@ -10,6 +10,7 @@ use kybern_apimachinery::{Gvr, Value};
 use kybern_client::{DeleteOptions, EventType, ObjectRef, Patch};
 use kybern_quota::Evaluator;
 
+use crate::ask::{Ask, Then};
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
 
@@ -165,6 +166,11 @@ pub enum Op {
         review: Value,
         then: Vec<Op>,
         otherwise: Vec<Op>,
+    },
+    /// Asks the server, and goes on with what is decided on its answers.
+    Ask {
+        asks: Vec<Ask>,
+        then: Then,
     },
     /// Ends the plan: the key is tried again with back-off, and the log says why.
     Fail(String),

@@ -232,6 +232,19 @@ impl Driver {
                 Box::pin(self.execute_all(ops, &mut written)).await?;
                 Ok(written.pop())
             }
+            Op::Ask { asks, then } => {
+                let mut answers = Vec::with_capacity(asks.len());
+                for ask in &asks {
+                    answers.push(ask.put_to(&self.client).await);
+                }
+                let ops = std::panic::catch_unwind(AssertUnwindSafe(|| then.decide(answers))).map_err(|_| {
+                    let message = "the decision on the server's answers panicked".to_owned();
+                    Failure { verb: Verb::Read, stale: false, message }
+                })?;
+                let mut written = Vec::new();
+                Box::pin(self.execute_all(ops, &mut written)).await?;
+                Ok(written.pop())
+            }
             Op::Fail(message) => Err(Failure { verb: Verb::Read, stale: false, message }),
             Op::SlowStart(ops) => {
                 // One level only: a batch within a batch is carried out as part of it.

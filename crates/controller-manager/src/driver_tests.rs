@@ -9,6 +9,7 @@ use kybern_apimachinery::{ApiError, GroupResource, json};
 use kybern_client::{Body, BoxFuture, Transport, TransportError, body};
 
 use super::*;
+use crate::ask::{Ask, Then};
 use crate::testing::{World, meta, pod};
 
 /// Answers creations as told; counts them. Everything else is empty.
@@ -37,6 +38,10 @@ impl Transport for Server {
                 let error = ApiError::conflict(&GroupResource::new("", "pods"), "stale", "it has been modified");
                 Response::builder().status(409).body(body::full(error.to_status().to_string())).unwrap()
             }
+            (&Method::GET, _) if request.uri().path().ends_with("/gone") => {
+                let error = ApiError::not_found(&GroupResource::new("", "things"), "gone");
+                Response::builder().status(404).body(body::full(error.to_status().to_string())).unwrap()
+            }
             _ => Response::new(body::full("{}")),
         };
         Box::pin(async move { Ok(response) })
@@ -53,6 +58,15 @@ impl Controller for Maker {
     fn watches(&self, _: &mut Watches<'_>) {}
     fn reconcile(&self, key: &str, _: &Snapshot, _: &Context) -> Plan {
         assert_ne!(key, "panic", "a bug");
+        if let "asks" | "asks and panics" = key {
+            let key = key.to_owned();
+            let then = Then::new(move |answers| {
+                assert_eq!((key.as_str(), answers.len()), ("asks", 2), "a bug");
+                vec![Op::Fail(format!("{:?}", answers.iter().map(Result::is_ok).collect::<Vec<_>>()))]
+            });
+            let asks = ["/api/v1/there", "/api/v1/gone"].map(|path| Ask::Get(path.to_owned())).to_vec();
+            return Plan::of(vec![Op::Ask { asks, then }]);
+        }
         if key == "stale" {
             return Plan::of(vec![Op::update_status(&pod("stale").build())]);
         }
@@ -138,4 +152,14 @@ async fn what_was_stale_is_tried_again_soon_however_often_it_was() {
     driver.process("stale").await;
     driver.queue.next().await;
     assert!(started.elapsed() <= 2 * STALE_MAX, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_reach_the_rest_of_the_decision_and_its_bugs_are_one_keys_problem() {
+    let (driver, _server, _writers) = driver(false);
+    for (key, told) in [("asks", "[true, false]"), ("asks and panics", "panicked")] {
+        driver.process(key).await;
+        let failure = driver.failures.lock().get(key).cloned().unwrap();
+        assert!(failure.message.contains(told), "{failure:?}");
+    }
 }

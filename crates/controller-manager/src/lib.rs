@@ -4,6 +4,7 @@
 //! [`Plan`](controller::Plan); `driver` watches, queues, executes, retries and reports. [`manager::run`] starts those that
 //! are asked for, under upstream's names.
 
+pub mod ask;
 pub mod controller;
 pub mod controllers;
 pub mod inventory;

@@ -1,20 +1,39 @@
 //! Where a policy's expressions do not fit the types of what it is about; upstream's
 //! `admission/plugin/policy/validating/typechecking.go`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kybern_apimachinery::{Gvk, Value};
 use kybern_cel::{CompileError, DeclType, Env, Type, admission};
 
-use super::types;
+use super::{openapi, types};
 
 /// Of how many kinds a rule is checked.
 const MAX_KINDS: usize = 10;
 
+/// The documents of groups and versions that are not built in.
+pub(super) type Documents = BTreeMap<(String, String), Value>;
+
+/// The groups and versions whose documents a check needs.
+pub(super) fn documents(spec: &Value) -> BTreeSet<(String, String)> {
+    let builtin = kybern_schema::builtin().resources();
+    let is_other = |group: &str, version: &str| {
+        !group.is_empty() && !builtin.iter().any(|row| row.group == group && row.version == version)
+    };
+    let mut needed: BTreeSet<_> =
+        param_kind(&spec["paramKind"]).map(|kind| (kind.group, kind.version)).into_iter().collect();
+    for rule in list(&spec["matchConstraints"], "resourceRules") {
+        let Some((groups, versions, _)) = named(rule) else { continue };
+        needed.extend(groups.iter().flat_map(|g| versions.iter().map(move |v| ((*g).to_owned(), (*v).to_owned()))));
+    }
+    needed.retain(|(group, version)| is_other(group, version));
+    needed.into_iter().take(MAX_KINDS).collect()
+}
+
 /// The fields with what is wrong in them.
-pub(super) fn check(spec: &Value) -> Vec<(String, String)> {
-    let kinds: Vec<(Gvk, Env)> = environments(spec);
+pub(super) fn check(spec: &Value, documents: &Documents) -> Vec<(String, String)> {
+    let kinds: Vec<(Gvk, Env)> = environments(spec, documents);
     let mut warnings = Vec::new();
     for (i, validation) in list(spec, "validations").enumerate() {
         for field in ["expression", "messageExpression"] {
@@ -41,10 +60,14 @@ fn fault(env: &Env, expression: &str) -> Option<String> {
     }
 }
 
-fn environments(spec: &Value) -> Vec<(Gvk, Env)> {
-    let params = param_kind(&spec["paramKind"]).and_then(|kind| types::of_kind(&kind)).map(Arc::new);
-    let kinds = kinds_to_check(spec).into_iter();
-    let typed = kinds.filter_map(|kind| types::of_kind(&kind).map(|of| (kind, Arc::new(of))));
+fn environments(spec: &Value, documents: &Documents) -> Vec<(Gvk, Env)> {
+    let described = |kind: &Gvk| {
+        let document = documents.get(&(kind.group.clone(), kind.version.clone()));
+        types::of_kind(kind).or_else(|| openapi::declared(document?, kind))
+    };
+    let params = param_kind(&spec["paramKind"]).and_then(|kind| described(&kind)).map(Arc::new);
+    let kinds = kinds_to_check(spec, documents).into_iter();
+    let typed = kinds.filter_map(|kind| described(&kind).map(|of| (kind, Arc::new(of))));
     typed.map(|(kind, of)| (kind, environment(spec, &of, params.as_ref()))).collect()
 }
 
@@ -68,19 +91,10 @@ fn environment(spec: &Value, object: &Arc<DeclType>, params: Option<&Arc<DeclTyp
 }
 
 /// The kinds that the rules name, in order. What is named by a wildcard is not looked for.
-fn kinds_to_check(spec: &Value) -> BTreeSet<Gvk> {
+fn kinds_to_check(spec: &Value, documents: &Documents) -> BTreeSet<Gvk> {
     let mut kinds = BTreeSet::new();
     for rule in list(&spec["matchConstraints"], "resourceRules") {
-        let words = |field: &str| -> Vec<&str> {
-            let mut words: Vec<&str> = list(rule, field).filter_map(Value::as_str).collect();
-            words.sort_unstable();
-            words
-        };
-        let (groups, versions) = (words("apiGroups"), words("apiVersions"));
-        if groups.iter().chain(&versions).any(|word| word.contains('*')) {
-            continue;
-        }
-        let resources: Vec<&str> = words("resources").into_iter().filter(|word| !word.contains(['*', '/'])).collect();
+        let Some((groups, versions, resources)) = named(rule) else { continue };
         let mut found = 0;
         for (group, version) in groups.iter().flat_map(|group| versions.iter().map(move |version| (group, version))) {
             for resource in &resources {
@@ -88,8 +102,10 @@ fn kinds_to_check(spec: &Value) -> BTreeSet<Gvk> {
                 let rows = kybern_schema::builtin().resources().iter().filter(|row| {
                     (group.is_empty() || row.group == *group) && row.version == *version && row.resource == *resource
                 });
-                for row in rows {
-                    kinds.insert(row.gvk());
+                let document = documents.get(&((*group).to_owned(), (*version).to_owned()));
+                let other = document.and_then(|document| openapi::kind_of(document, resource));
+                for kind in rows.map(|row| row.gvk()).chain(other) {
+                    kinds.insert(kind);
                     found += 1;
                     if found == MAX_KINDS {
                         return kinds;
@@ -99,6 +115,19 @@ fn kinds_to_check(spec: &Value) -> BTreeSet<Gvk> {
         }
     }
     kinds
+}
+
+/// The groups, versions and resources that a rule names, in order; `None` where a wildcard stands for the first two.
+fn named(rule: &Value) -> Option<(Vec<&str>, Vec<&str>, Vec<&str>)> {
+    let words = |field: &str| -> Vec<&str> {
+        let mut words: Vec<&str> = list(rule, field).filter_map(Value::as_str).collect();
+        words.sort_unstable();
+        words
+    };
+    let (groups, versions) = (words("apiGroups"), words("apiVersions"));
+    let resources = words("resources").into_iter().filter(|word| !word.contains(['*', '/'])).collect();
+    let is_wild = groups.iter().chain(&versions).any(|word| word.contains('*'));
+    (!is_wild).then_some((groups, versions, resources))
 }
 
 fn param_kind(kind: &Value) -> Option<Gvk> {
@@ -127,11 +156,13 @@ mod tests {
 
     fn warnings(groups: &[&str], resources: &[&str], expressions: &[&str]) -> Vec<(String, String)> {
         let validations: Vec<Value> = expressions.iter().map(|e| json!({"expression": e})).collect();
-        check(&json!({
+        let spec = json!({
             "matchConstraints": {"resourceRules": [{"apiGroups": groups, "apiVersions": ["v1"], "resources": resources}]},
             "validations": validations, "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
             "variables": [{"name": "v", "expression": "object.spec.nope"}, {"name": "n", "expression": "1"}],
-        }))
+        });
+        assert_eq!(documents(&spec).into_iter().filter(|(group, _)| group != "nonsense.io").count(), 0);
+        check(&spec, &Documents::new())
     }
 
     /// As upstream's controller said.

@@ -17,6 +17,14 @@ pub(super) fn of_kind(kind: &Gvk) -> Option<DeclType> {
     Some(declared.named(&kind.kind))
 }
 
+/// The type of what every object has.
+pub(super) fn metadata() -> Option<DeclField> {
+    match of_kind(&Gvk::new("", "v1", "ConfigMap"))?.kind {
+        DeclKind::Object { mut fields, .. } => fields.remove("metadata"),
+        _ => None,
+    }
+}
+
 /// `None` for what upstream's expressions do not see: quantities and what is not of one type.
 fn declared(schema: &Schema, ty: &Type, within: &mut Vec<StructId>) -> Option<DeclType> {
     Some(match ty {
