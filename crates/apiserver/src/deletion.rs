@@ -128,7 +128,7 @@ impl<'a> Deletion<'a> {
 
     fn check_preconditions(&self, old: &Entry, before: &Value) -> Result<(), ApiError> {
         // Upstream names the kind where others name the resource.
-        let kind = GroupResource::new(self.resource.gvr.group.as_str(), self.resource.kind.as_str());
+        let kind = GroupResource::new(self.resource.internal.group.as_str(), self.resource.kind.as_str());
         let refuse = |cause: String| Err(ApiError::conflict(&kind, old.name(), &cause));
         let uid = object::uid(before);
         if let Some(wanted) = self.options.uid.as_deref().filter(|wanted| *wanted != uid) {

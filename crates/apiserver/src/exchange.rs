@@ -9,10 +9,10 @@ use crate::access::UserInfo;
 use crate::audit::Record;
 use crate::codec;
 use crate::held::Held;
-use crate::negotiate::{Format, Shape, negotiate};
+use crate::negotiate::{Format, SHAPES, Shape, negotiate};
 use crate::options::{Query, WriteOptions};
 use crate::request_info::RequestInfo;
-use crate::resource::{Resource, Subresource};
+use crate::resource::{Resource, Subresource, SubresourceHandler};
 use crate::respond::Presentation;
 use crate::server::Server;
 use crate::table::Include;
@@ -44,7 +44,12 @@ impl Exchange {
 
     pub(crate) fn format(&self) -> Result<Format, ApiError> {
         let protobuf = codec::has_protobuf(&self.resource.ty);
-        negotiate(&self.parts.headers, self.query.given_flag("pretty"), protobuf, true)
+        let part = self.resource.subresource(&self.info.subresource).map(|subresource| &subresource.handler);
+        let shapes = match part {
+            Some(SubresourceHandler::Part(strategy)) if !strategy.has_table() => &[Shape::Metadata],
+            _ => SHAPES,
+        };
+        negotiate(&self.parts.headers, self.query.given_flag("pretty"), protobuf, shapes)
     }
 
     pub(crate) fn presentation(&self) -> Result<Presentation, ApiError> {

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Weak};
 
-use kybern_apimachinery::{Value, json, object, time};
+use kybern_apimachinery::{json, time};
 
-use crate::connect::Objects;
 use crate::flow::Flow;
 use crate::server::Server;
+
+const MANAGER: &str = "api-priority-and-fairness-config-consumer-v1";
 
 impl Server {
     /// Follows the schemas for as long as the server is there.
@@ -26,18 +27,13 @@ impl Server {
     async fn write_flow_conditions(&self, flow: &Flow) {
         for (name, [status, reason, message]) in flow.conditions() {
             let now = time::to_rfc3339(self.clock.now());
-            let change = |schema: &mut Value| {
-                let wanted = json!({
-                    "type": "Dangling", "status": &status, "reason": &reason, "message": &message, "lastTransitionTime": &now,
-                });
-                let known = object::at(schema, &["status", "conditions"]).and_then(Value::as_array);
-                let others = known.into_iter().flatten().filter(|condition| condition["type"] != "Dangling");
-                let conditions: Vec<Value> = others.cloned().chain([wanted]).collect();
-                object::set(schema, &["status", "conditions"], conditions);
-                Ok(())
-            };
-            let written = self.update("flowcontrol.apiserver.k8s.io", "flowschemas", "", &name, &change).await;
-            if let Err(error) = written
+            let config = json!({
+                "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": name},
+                "status": {"conditions": [{
+                    "type": "Dangling", "status": status, "reason": reason, "message": message, "lastTransitionTime": now,
+                }]},
+            });
+            if let Err(error) = self.apply_status("flowcontrol.apiserver.k8s.io", "flowschemas", MANAGER, &config).await
                 && error.code() != 404
             {
                 tracing::warn!(%error, schema = name, "a flow schema's condition is not written");

@@ -146,8 +146,16 @@ pub(crate) async fn apply(
     config: &Value,
 ) -> Result<Value, ApiError> {
     let Exchange { server, resource, info, now, .. } = exchange;
-    let force = options.force.unwrap_or(false);
     let author =
         Author { server, resource, subresource: &info.subresource, manager: &options.field_manager, now: *now };
+    apply_as(author, options.force.unwrap_or(false), live, config).await
+}
+
+pub(crate) async fn apply_as(
+    author: Author<'_>,
+    force: bool,
+    live: Option<&Value>,
+    config: &Value,
+) -> Result<Value, ApiError> {
     Ok(in_context(author, |context| apply_patch(context, live, config, force)).await??)
 }

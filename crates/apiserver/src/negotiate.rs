@@ -58,9 +58,12 @@ fn wanted(headers: &HeaderMap) -> Vec<&str> {
     all
 }
 
+/// What can be made of most objects.
+pub(crate) const SHAPES: &[Shape] = &[Shape::Table, Shape::Metadata];
+
 /// The form of a refusal: as the client asked for objects, and JSON where that cannot be.
 pub(crate) fn of_refusal(headers: &HeaderMap) -> Format {
-    negotiate(headers, None, true, false).unwrap_or(Format::JSON)
+    negotiate(headers, None, true, &[]).unwrap_or(Format::JSON)
 }
 
 /// Programs behind which a person reads, by the beginnings of their `User-Agent`.
@@ -75,12 +78,12 @@ fn is_indented(headers: &HeaderMap, asked: Option<bool>) -> bool {
 }
 
 /// The first media type in `Accept` that can be served. `pretty`: what the request's parameter of this name says; `protobuf`:
-/// whether the kind has such a form; `shapes`: whether a `Table` and bare metadata can be made of it.
+/// whether the kind has such a form; `shapes`: what can be made of it.
 pub(crate) fn negotiate(
     headers: &HeaderMap,
     pretty: Option<bool>,
     protobuf: bool,
-    shapes: bool,
+    shapes: &[Shape],
 ) -> Result<Format, ApiError> {
     let (wanted, pretty) = (wanted(headers), is_indented(headers, pretty));
     if wanted.is_empty() {
@@ -105,7 +108,7 @@ pub(crate) fn not_streamed(protobuf: bool) -> ApiError {
     )
 }
 
-fn parse(media: &str, protobuf: bool, shapes: bool) -> Option<Format> {
+fn parse(media: &str, protobuf: bool, shapes: &[Shape]) -> Option<Format> {
     let mut parts = media.split(';').map(str::trim);
     let encoding = match parts.next()? {
         "*/*" | "application/*" | "application/json" => Encoding::Json,
@@ -126,8 +129,8 @@ fn parse(media: &str, protobuf: bool, shapes: bool) -> Option<Format> {
     }
     let shape = match shape {
         "" => Shape::Object,
-        "Table" if shapes => Shape::Table,
-        "PartialObjectMetadata" | "PartialObjectMetadataList" if shapes => Shape::Metadata,
+        "Table" if shapes.contains(&Shape::Table) => Shape::Table,
+        "PartialObjectMetadata" | "PartialObjectMetadataList" if shapes.contains(&Shape::Metadata) => Shape::Metadata,
         _ => return None,
     };
     // Events are the only stream that there is, and YAML has none of them.
@@ -157,7 +160,7 @@ mod tests {
         let check = |accept: &str, expect: Option<(Encoding, Shape, &str)>| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, accept.parse().unwrap());
-            let got = negotiate(&headers, None, true, true).ok().map(|f| (f.encoding, f.shape, f.version));
+            let got = negotiate(&headers, None, true, SHAPES).ok().map(|f| (f.encoding, f.shape, f.version));
             assert_eq!(got, expect, "{accept}");
         };
         check("*/*", Some((Encoding::Json, Shape::Object, "v1")));
@@ -192,12 +195,15 @@ mod tests {
         check("application/yaml;q=0.5,application/json;q=0.9", Some((Encoding::Json, Shape::Object, "v1")));
         check("*/*,application/yaml", Some((Encoding::Yaml, Shape::Object, "v1")));
         let mut headers = HeaderMap::new();
-        assert_eq!(negotiate(&headers, None, true, true).unwrap(), Format::JSON);
+        assert_eq!(negotiate(&headers, None, true, SHAPES).unwrap(), Format::JSON);
         headers.insert(ACCEPT, "application/vnd.kubernetes.protobuf".parse().unwrap());
-        assert_eq!(negotiate(&headers, None, false, true).unwrap_err().code(), 406);
+        assert_eq!(negotiate(&headers, None, false, SHAPES).unwrap_err().code(), 406);
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        headers.insert(ACCEPT, table.parse().unwrap());
+        assert_eq!(negotiate(&headers, None, true, &[Shape::Metadata]).unwrap(), Format::JSON);
         let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
         headers.insert(ACCEPT, partial.parse().unwrap());
-        let format = negotiate(&headers, None, false, true).unwrap();
+        let format = negotiate(&headers, None, false, SHAPES).unwrap();
         assert_eq!((format.encoding, format.shape), (Encoding::Protobuf, Shape::Metadata));
     }
 
@@ -207,7 +213,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(USER_AGENT, agent.parse().unwrap());
             headers.insert(ACCEPT, accept.parse().unwrap());
-            negotiate(&headers, asked, true, true).unwrap().pretty
+            negotiate(&headers, asked, true, SHAPES).unwrap().pretty
         };
         for agent in ["curl/7.88.1", "Wget/1.21", "Mozilla/5.0 (X11; Linux x86_64)"] {
             assert!(is_pretty(agent, None, "*/*"), "{agent}");

@@ -27,14 +27,35 @@ fn own_user() -> UserInfo {
     }
 }
 
-fn own_options() -> WriteOptions {
+/// Who makes the first objects of a group to those who ask which manager set a field.
+fn own_manager(group: &str) -> &'static str {
+    match group {
+        "flowcontrol.apiserver.k8s.io" => "api-priority-and-fairness-config-producer-v1",
+        _ => "kube-apiserver",
+    }
+}
+
+fn own_options(manager: &str) -> WriteOptions {
     WriteOptions {
         dry_run: false,
-        field_manager: "kube-apiserver".to_owned(),
+        field_manager: manager.to_owned(),
         field_validation: FieldValidation::Warn,
         force: None,
         object: Value::Null,
     }
+}
+
+fn own_writer<'a>(
+    server: &'a Server,
+    resource: &'a Resource,
+    user: &'a UserInfo,
+    namespace: &'a str,
+    subresource: &'a str,
+    options: &'a WriteOptions,
+) -> Writer<'a> {
+    let now = server.clock.now();
+    let (warnings, audit, view) = Default::default();
+    Writer { server, resource, user, namespace, subresource, options, now, applies: false, warnings, audit, view }
 }
 
 fn row_of(server: &Server, kind: &Gvk) -> Option<Arc<Resource>> {
@@ -67,22 +88,50 @@ impl Server {
             if object == before {
                 return Ok(old.revision);
             }
-            let (user, options) = (own_user(), own_options());
-            let writer = Writer {
-                server: self,
-                resource: &row,
-                user: &user,
-                namespace,
-                subresource,
-                options: &options,
-                now: self.clock.now(),
-                applies: false,
-                warnings: Default::default(),
-                audit: Default::default(),
-                view: None,
-            };
+            let (user, options) = (own_user(), own_options(own_manager(group)));
+            if !subresource.is_empty() {
+                let manager = options.field_manager.as_str();
+                let author =
+                    managed::Author { server: self, resource: &row, subresource, manager, now: self.clock.now() };
+                managed::track(author, Some(&before), &mut object).await?;
+            }
+            let writer = own_writer(self, &row, &user, namespace, subresource, &options);
             match writer.replace(&old, &before, &object, &Transaction::default()).await {
                 Ok(new) => return Ok(new.revision),
+                Err(failure) => {
+                    failure
+                        .retry(&mut tries, &old.key)
+                        .await
+                        .map_err(|failure| failure.into_api_error(&resource, name))?;
+                }
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Applies the status of an object without a namespace, as one of the server's own managers of fields.
+    pub(crate) async fn apply_status(
+        &self,
+        group: &str,
+        resource: &str,
+        manager: &str,
+        config: &Value,
+    ) -> Result<(), ApiError> {
+        let row = self.row(group, resource)?;
+        let (kind, resource, name) = (self.kind(&row)?, row.gvr.group_resource(), object::name(config));
+        let (user, options, subresource) = (own_user(), own_options(manager), "status");
+        let mut tries = self.turns.tries();
+        loop {
+            self.catch_up().await?;
+            let old = kind.get("", name).ok_or_else(|| ApiError::not_found(&resource, name))?;
+            let live = convert::to_served(&row, convert::internal(&row, &old).await?).await?;
+            let author = managed::Author { server: self, resource: &row, subresource, manager, now: self.clock.now() };
+            let applied = managed::apply_as(author, true, Some(&live), config).await?;
+            let mut writer = own_writer(self, &row, &user, "", subresource, &options);
+            writer.applies = true;
+            match writer.update(&old, applied).await {
+                Ok(_) => return Ok(()),
                 Err(failure) => {
                     failure
                         .retry(&mut tries, &old.key)
@@ -169,25 +218,13 @@ impl Objects for Server {
     ) -> BoxFuture<'a, Result<Value, ApiError>> {
         Box::pin(async move {
             let row = self.row(group, resource)?;
-            let (user, options) = (own_user(), own_options());
+            let (user, options) = (own_user(), own_options(own_manager(group)));
             let refuse = |error: kybern_schema::DecodeError| error.into_api_error(&row.ty.gvk);
             let strictness = options.field_validation.into();
             let mut object = kybern_schema::decode_value(&row.ty, object, strictness).map_err(refuse)?.0;
             kybern_schema::apply_defaults(&row.ty, &mut object);
             let namespace = object::namespace(&object).to_owned();
-            let mut writer = Writer {
-                server: self,
-                resource: &row,
-                user: &user,
-                namespace: &namespace,
-                subresource: "",
-                options: &options,
-                now: self.clock.now(),
-                applies: false,
-                warnings: Default::default(),
-                audit: Default::default(),
-                view: None,
-            };
+            let mut writer = own_writer(self, &row, &user, &namespace, "", &options);
             let made = writer.create(object).await?;
             convert::convert(&row, made.value()?, &row.internal.api_version()).await
         })
@@ -201,7 +238,7 @@ impl Objects for Server {
     ) -> BoxFuture<'a, Result<Stored, ApiError>> {
         Box::pin(async move {
             let row = self.row(group, resource)?;
-            let (kind, options, now) = (self.kind(&row)?, own_options(), self.clock.now());
+            let (kind, options, now) = (self.kind(&row)?, own_options(own_manager(group)), self.clock.now());
             object::set(&mut object, &["apiVersion"], row.internal.api_version());
             object::set(&mut object, &["kind"], row.kind.as_str());
             kybern_schema::apply_defaults(&row.ty, &mut object);
@@ -247,7 +284,7 @@ impl Objects for Server {
         mut object: Value,
     ) -> BoxFuture<'a, Result<bytes::Bytes, ApiError>> {
         Box::pin(async move {
-            let (row, options, now) = (self.row(group, resource)?, own_options(), self.clock.now());
+            let (row, options, now) = (self.row(group, resource)?, own_options(own_manager(group)), self.clock.now());
             let manager = options.field_manager.as_str();
             let author = managed::Author { server: self, resource: &row, subresource: "status", manager, now };
             managed::track(author, Some(old), &mut object).await?;

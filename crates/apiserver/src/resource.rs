@@ -194,6 +194,8 @@ pub struct Columns {
     pub definitions: Vec<Column>,
     /// The cells of one object of the internal version, one per definition. `now` serves ages.
     pub cells: Arc<Cells>,
+    /// What a table of many is sorted by before their names, where it is by something else.
+    pub order: Option<fn(&Value) -> i64>,
 }
 
 pub type Cells = dyn Fn(&Value, jiff::Timestamp) -> Vec<Value> + Send + Sync;
@@ -258,7 +260,7 @@ pub(crate) mod tests {
             strategy: Arc::new(Plain),
             generation: Generation::Spec,
             returns_deleted: false,
-            columns: Arc::new(Columns { definitions: Vec::new(), cells: Arc::new(|_, _| Vec::new()) }),
+            columns: Arc::new(Columns { definitions: Vec::new(), cells: Arc::new(|_, _| Vec::new()), order: None }),
             unstored: None,
         }
     }

@@ -112,6 +112,11 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
 
+    /// Whether what is read through it can be shown as a `Table`.
+    fn has_table(&self) -> bool {
+        true
+    }
+
     /// Whether [`Strategy::claim`] does anything.
     fn claims(&self) -> bool {
         false

@@ -65,6 +65,10 @@ impl fmt::Display for Issues {
             };
             let line = starts.partition_point(|s| *s <= offset) - 1;
             let column = offset - starts[line];
+            if self.source.is_empty() {
+                write!(f, "ERROR: <input>:1:0: {}", issue.message)?;
+                continue;
+            }
             write!(f, "ERROR: <input>:{}:{}: {}", line + 1, column + 1, issue.message)?;
             if lines[line].len() <= MAX_SNIPPET {
                 write_snippet(f, lines[line], column)?;

@@ -143,7 +143,7 @@ pub(crate) fn serve(
         _ => return Ok(None),
     };
     let Some(document) = document else { return Ok(None) };
-    let format = negotiate(headers, None, true, false)?;
+    let format = negotiate(headers, None, true, &[])?;
     let kind =
         kybern_schema::builtin().kind(&Gvk::new("", "v1", kind)).filter(|_| format.encoding == Encoding::Protobuf);
     let (media, bytes) = codec::write(format, kind.as_ref(), &document)?;

@@ -10,7 +10,7 @@ use kybern_schema::types::{KindType, Type};
 use super::{Exchange, check_namespace};
 use crate::admission::{AdmissionRequest, Operation};
 use crate::connect::{ConnectRequest, Connector};
-use crate::negotiate::{Encoding, Format, Shape, negotiate};
+use crate::negotiate::{Encoding, Format, SHAPES, Shape, negotiate};
 use crate::request_info::RequestInfo;
 use crate::resource::Resource;
 use crate::server::Server;
@@ -140,9 +140,9 @@ async fn answer(
 ) -> Result<Response<Body>, ApiError> {
     let reads = matches!(exchange.info.verb, "get" | "list");
     let pretty = exchange.query.given_flag("pretty");
-    let format = match negotiate(&exchange.parts.headers, pretty, true, reads) {
+    let format = match negotiate(&exchange.parts.headers, pretty, true, if reads { SHAPES } else { &[] }) {
         Ok(format) if format.shape == Shape::Table => format,
-        _ => negotiate(&exchange.parts.headers, pretty, true, false)?,
+        _ => negotiate(&exchange.parts.headers, pretty, true, &[])?,
     };
     let kind = created.and_then(|gvk| kybern_schema::builtin().kind(&gvk));
     let mut dry_run = false;

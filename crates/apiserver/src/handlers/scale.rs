@@ -55,8 +55,12 @@ fn of(object: &Value, paths: &Scale) -> Value {
 fn respond(exchange: &Exchange, object: &Value, paths: &Scale) -> Result<Response<Body>, ApiError> {
     let kind = kind()?;
     let protobuf = codec::has_protobuf(&kind);
-    let format =
-        crate::negotiate::negotiate(&exchange.parts.headers, exchange.query.given_flag("pretty"), protobuf, true)?;
+    let format = crate::negotiate::negotiate(
+        &exchange.parts.headers,
+        exchange.query.given_flag("pretty"),
+        protobuf,
+        crate::negotiate::SHAPES,
+    )?;
     let scale = of(object, paths);
     let version = format.version;
     let bare = |scale: &Value| json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": scale["metadata"]});

@@ -262,12 +262,16 @@ fn list_head(resource: &Resource, metadata: &Value, presentation: Presentation) 
 /// The JSON of a list's items, each made as it is sent, in one piece or two.
 fn list_items(
     resource: &Arc<Resource>,
-    items: Vec<Arc<Entry>>,
+    mut items: Vec<Arc<Entry>>,
     views: Option<Vec<View>>,
     presentation: Presentation,
 ) -> impl Iterator<Item = [Option<Bytes>; 2]> + Send + use<> {
     let Presentation { format: Format { shape, version, .. }, include, now } = presentation;
     let resource = resource.clone();
+    // Only kinds that are stored as they are served have an order of their own.
+    if let (Shape::Table, Some(order), None) = (shape, resource.columns.order, &views) {
+        items.sort_by_cached_key(|entry| entry.value().map_or(0, |object| order(&object)));
+    }
     items.into_iter().enumerate().map(move |(i, entry)| {
         let view = views.as_ref().and_then(|views| views.get(i)).unwrap_or(&View::PLAIN);
         match shape {

@@ -28,6 +28,7 @@ fn columns() -> Columns {
     Columns {
         definitions: vec![column("Name", "name"), column("Kind", "")],
         cells: Arc::new(|object, _| vec![object::name(object).into(), object::kind(object).into()]),
+        order: None,
     }
 }
 

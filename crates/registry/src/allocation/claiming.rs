@@ -14,20 +14,20 @@ const GROUP: &str = "networking.k8s.io";
 const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
 const MANAGER_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
 const MANAGER: &str = "ipallocator.k8s.io";
-const FIRST_SHOWN: u16 = 32768;
+const FIRST_SHOWN: i64 = 32768;
 
 /// Keeps other writes of this server off what it has taken, until it is dropped.
 pub struct Claiming {
     allocators: Arc<ServiceAllocators>,
     taken: ServiceClaims,
-    /// The last port that a dry run has shown without claiming it.
-    shown: Option<u16>,
+    /// The ports that a dry run was given or has shown without claiming them.
+    shown: Vec<i64>,
     dry_run: bool,
 }
 
 impl Claiming {
     pub(super) fn new(allocators: Arc<ServiceAllocators>, dry_run: bool) -> Self {
-        Self { allocators, taken: ServiceClaims::default(), shown: None, dry_run }
+        Self { allocators, taken: ServiceClaims::default(), shown: Vec::new(), dry_run }
     }
 
     /// A given address; the error is upstream's reason.
@@ -56,11 +56,22 @@ impl Claiming {
         Ok(ip)
     }
 
-    /// A given node port.
+    /// A given node port. A dry run takes one out of range, as upstream's does.
     pub fn port(&mut self, port: i64) -> Result<(), String> {
         let (start, end) = (self.allocators.ports.start(), self.allocators.ports.end());
         let outside = || format!("provided port is not in the valid range. The range of valid ports is {start}-{end}");
-        let port = u16::try_from(port).map_err(|_| outside())?;
+        let number = u16::try_from(port).ok().filter(|port| self.allocators.ports.contains(port));
+        if self.dry_run {
+            let again = self.shown.contains(&port);
+            self.shown.push(port);
+            if again {
+                return Err("provided port is already allocated".to_owned());
+            }
+            if number.is_none() {
+                return Ok(());
+            }
+        }
+        let port = number.ok_or_else(outside)?;
         let offset = self.allocators.port_offset(port).ok_or_else(outside)?;
         match self.allocators.state.lock().ports.claim(offset) {
             Ok(()) => {
@@ -74,17 +85,17 @@ impl Claiming {
 
     /// Any free node port. A dry run shows the number after those that it names, as upstream's does: which one it would be is
     /// decided only when one is taken.
-    pub fn any_port(&mut self) -> Result<u16, String> {
+    pub fn any_port(&mut self) -> Result<i64, String> {
         if self.dry_run {
-            let port = self.shown.max(self.taken.ports.iter().copied().max()).unwrap_or(FIRST_SHOWN).saturating_add(1);
-            self.shown = Some(port);
+            let port = self.shown.iter().copied().max().unwrap_or(FIRST_SHOWN).max(0) + 1;
+            self.shown.push(port);
             return Ok(port);
         }
         let full = || "range is full".to_owned();
         let offset = self.allocators.state.lock().ports.pick(random() as u32).map_err(|_| full())?;
         let port = u16::try_from(u32::from(*self.allocators.ports.start()) + offset).map_err(|_| full())?;
         self.taken.ports.push(port);
-        Ok(port)
+        Ok(port.into())
     }
 
     /// Adds to the transaction that writes the Service what makes these claims its own, and frees what it gives up.
@@ -207,7 +218,10 @@ mod tests {
             claims.any_port().unwrap();
         }
         assert_eq!(claims.any_port().unwrap_err(), "range is full");
-        assert_eq!(allocators.begin(true).any_port(), Ok(32769), "a dry run only shows one");
+        let mut dry = allocators.begin(true);
+        assert_eq!(dry.any_port(), Ok(32769), "a dry run only shows one");
+        assert!(dry.port(70000).is_ok() && dry.port(70000).is_err() && dry.port(30000).is_err());
+        assert_eq!(dry.any_port(), Ok(70001));
         let outside = claims.ip("192.0.2.1".parse().unwrap()).unwrap_err();
         assert!(outside.ends_with("The range of valid IPs is 10.96.0.0/28"), "{outside}");
         for _ in 0..14 {

@@ -1,12 +1,13 @@
 //! The priority levels and flow schemas that upstream makes (`pkg/apis/flowcontrol/bootstrap`), so that its tools find
 //! them.
 
-use kybern_apimachinery::{ApiError, Value, json};
+use kybern_apimachinery::{ApiError, Reason, Value, json, object};
 use kybern_apiserver::connect::Objects;
 
-use super::reconcile::{ensure, keep};
+use super::reconcile::ensure;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+const AUTOUPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 
 /// Queues, hand size and queue length.
 type Queuing = (i64, i64, i64);
@@ -28,8 +29,10 @@ enum Covers {
     All,
     /// Requests for paths that are no resources.
     Paths(&'static [&'static str]),
-    /// Verbs, group and resources, in all namespaces.
-    Resources(&'static [&'static str], &'static str, &'static [&'static str]),
+    /// Leases in all namespaces, with these verbs.
+    Leases(&'static [&'static str]),
+    /// Nodes, and leases in all namespaces.
+    NodesAndLeases,
 }
 
 struct Schema {
@@ -53,10 +56,9 @@ const fn schema(
     Schema { name, level, precedence, distinguisher, subjects, covers }
 }
 
-const LEASE_VERBS: &[&str] = &["get", "create", "update"];
 const EVERYONE: &[&str] = &["group:system:unauthenticated", "group:system:authenticated"];
 
-const SCHEMAS: [Schema; 13] = [
+const SCHEMAS: [Schema; 11] = [
     schema("exempt", "exempt", 1, "", &["group:system:masters"], Covers::All),
     schema("probes", "exempt", 2, "", EVERYONE, Covers::Paths(&["/healthz", "/readyz", "/livez"])),
     schema(
@@ -65,36 +67,9 @@ const SCHEMAS: [Schema; 13] = [
         100,
         "ByUser",
         &["user:system:kube-controller-manager", "user:system:kube-scheduler", "sa:kube-system/*"],
-        Covers::Resources(LEASE_VERBS, "coordination.k8s.io", &["leases"]),
+        Covers::Leases(&["get", "create", "update"]),
     ),
-    schema(
-        "endpoint-controller",
-        "workload-high",
-        150,
-        "ByUser",
-        &[
-            "user:system:kube-controller-manager",
-            "sa:kube-system/endpoint-controller",
-            "sa:kube-system/endpointslicemirroring-controller",
-        ],
-        Covers::Resources(LEASE_VERBS, "", &["endpoints"]),
-    ),
-    schema(
-        "workload-leader-election",
-        "leader-election",
-        200,
-        "ByUser",
-        &["sa:kube-system/*"],
-        Covers::Resources(LEASE_VERBS, "coordination.k8s.io", &["leases"]),
-    ),
-    schema(
-        "system-node-high",
-        "node-high",
-        400,
-        "ByUser",
-        &["group:system:nodes"],
-        Covers::Resources(&["*"], "coordination.k8s.io", &["leases"]),
-    ),
+    schema("system-node-high", "node-high", 400, "ByUser", &["group:system:nodes"], Covers::NodesAndLeases),
     schema("system-nodes", "system", 500, "ByUser", &["group:system:nodes"], Covers::All),
     schema(
         "kube-controller-manager",
@@ -111,13 +86,40 @@ const SCHEMAS: [Schema; 13] = [
     schema("catch-all", "catch-all", 10000, "ByUser", EVERYONE, Covers::All),
 ];
 
-/// Makes what is missing.
+/// Makes what is missing, and removes schemas that an earlier release made.
 pub(super) async fn ensure_all(objects: &dyn Objects) -> Result<(), ApiError> {
     // All at once, so that they share commits.
     let levels = levels().map(|level| ("prioritylevelconfigurations", level));
     let schemas = SCHEMAS.iter().map(|schema| ("flowschemas", flow_schema(schema)));
-    let made = levels.chain(schemas).map(|(resource, object)| ensure(objects, GROUP, resource, object, keep));
-    futures_util::future::try_join_all(made).await.map(drop)
+    let made = levels.chain(schemas).map(|(resource, object)| ensure(objects, GROUP, resource, object, follow));
+    futures_util::future::try_join_all(made).await?;
+    for schema in objects.list(GROUP, "flowschemas", "").await? {
+        let name = object::name(&schema);
+        if follows(&schema) && !SCHEMAS.iter().any(|schema| schema.name == name) {
+            let deleted = objects.delete(GROUP, "flowschemas", "", name, Value::Null).await;
+            if let Err(error) = deleted
+                && error.reason() != Reason::NotFound
+            {
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn follows(object: &Value) -> bool {
+    object::annotation(object, AUTOUPDATE) == Some("true")
+}
+
+/// Brings a spec up to date, unless somebody has taken it over. What the exempt level lends is anybody's to say.
+fn follow(live: &mut Value, wanted: &Value) -> bool {
+    if !follows(live) || live["spec"] == wanted["spec"] || wanted["spec"]["type"] == "Exempt" {
+        return false;
+    }
+    live["spec"] = wanted["spec"].clone();
+    let generation = live["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+    live["metadata"]["generation"] = generation.into();
+    true
 }
 
 /// The objects that upstream does not let anyone change: what is never held back, and what catches the rest.
@@ -127,19 +129,19 @@ pub(crate) fn mandatory(kind: &str, name: &str) -> Option<Value> {
     }
     match kind {
         "FlowSchema" => SCHEMAS.iter().find(|schema| schema.name == name).map(flow_schema),
-        _ => levels().find(|level| kybern_apimachinery::object::name(level) == name),
+        _ => levels().find(|level| object::name(level) == name),
     }
 }
 
 /// Upstream's servers bring what has the annotation up to date.
 fn metadata(name: &str) -> Value {
-    json!({"name": name, "annotations": {"apf.kubernetes.io/autoupdate-spec": "true"}})
+    json!({"name": name, "annotations": {AUTOUPDATE: "true"}})
 }
 
 fn levels() -> impl Iterator<Item = Value> {
-    let object = |name: &str, spec: Value| json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration", "metadata": metadata(name), "spec": spec});
+    let level = |name: &str, spec: Value| json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration", "metadata": metadata(name), "spec": spec});
     let exempt =
-        object("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}}));
+        level("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}}));
     let limited = LEVELS.into_iter().map(move |(name, shares, lendable, queues)| {
         let response = match queues {
             Some((queues, hand, length)) => {
@@ -149,7 +151,7 @@ fn levels() -> impl Iterator<Item = Value> {
         };
         let limited =
             json!({"nominalConcurrencyShares": shares, "lendablePercent": lendable, "limitResponse": response});
-        object(name, json!({"type": "Limited", "limited": limited}))
+        level(name, json!({"type": "Limited", "limited": limited}))
     });
     std::iter::once(exempt).chain(limited)
 }
@@ -177,6 +179,7 @@ fn flow_schema(schema: &Schema) -> Value {
         }
         rule
     };
+    let leases = |verbs: &[&str]| resources(verbs, "coordination.k8s.io", &["leases"], false);
     let mut rule = json!({"subjects": subjects});
     match schema.covers {
         Covers::All => {
@@ -184,8 +187,10 @@ fn flow_schema(schema: &Schema) -> Value {
             rule["nonResourceRules"] = json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]);
         }
         Covers::Paths(paths) => rule["nonResourceRules"] = json!([{"verbs": ["get"], "nonResourceURLs": paths}]),
-        Covers::Resources(verbs, group, names) => {
-            rule["resourceRules"] = json!([resources(verbs, group, names, false)])
+        Covers::Leases(verbs) => rule["resourceRules"] = json!([leases(verbs)]),
+        Covers::NodesAndLeases => {
+            let nodes = resources(&["*"], "", &["nodes", "nodes/status"], true);
+            rule["resourceRules"] = json!([nodes, leases(&["*"])]);
         }
     }
     let mut spec = json!({
@@ -200,6 +205,18 @@ fn flow_schema(schema: &Schema) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_has_taken_over_follows() {
+        let wanted = flow_schema(&SCHEMAS[3]);
+        let mut live = wanted.clone();
+        assert!(!follow(&mut live, &wanted));
+        live["spec"]["matchingPrecedence"] = 7.into();
+        let mut taken = live.clone();
+        assert!(follow(&mut live, &wanted) && live["spec"] == wanted["spec"] && live["metadata"]["generation"] == 1);
+        taken["metadata"]["annotations"][AUTOUPDATE] = "false".into();
+        assert!(!follow(&mut taken, &wanted) && taken["spec"]["matchingPrecedence"] == 7);
+    }
 
     #[test]
     fn every_schema_leads_to_a_level() {

@@ -141,6 +141,11 @@ pub(super) const API_SERVICES: Printer = Printer {
     },
 };
 
+/// Flow schemas are shown in the order in which they are asked.
+pub(super) fn precedence(schema: &Value) -> i64 {
+    int(&schema["spec"], "matchingPrecedence").unwrap_or(0)
+}
+
 pub(super) const FLOW_SCHEMAS: Printer = Printer {
     definitions: &[
         name(),

@@ -33,7 +33,11 @@ impl From<Printer> for Columns {
             description: String::new(),
             priority: c.priority,
         };
-        Self { definitions: printer.definitions.iter().map(column).collect(), cells: Arc::new(printer.cells) }
+        Self {
+            definitions: printer.definitions.iter().map(column).collect(),
+            cells: Arc::new(printer.cells),
+            order: None,
+        }
     }
 }
 

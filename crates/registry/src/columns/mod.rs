@@ -34,7 +34,8 @@ const SCALE: Printer = Printer {
 
 /// The columns of a resource.
 pub(crate) fn columns(group: &str, resource: &str) -> Columns {
-    printer(group, resource).into()
+    let order = (resource == "flowschemas").then_some(access::precedence as fn(&Value) -> i64);
+    Columns { order, ..printer(group, resource).into() }
 }
 
 /// What a `Scale` shows.

@@ -86,7 +86,9 @@ pub(super) const CLAIMS: Printer = Printer {
         let phase = if object::is_deleting(c) { "Terminating" } else { text(status, "phase") };
         let bound = !text(spec, "volumeName").is_empty();
         let (capacity, modes) = if bound {
-            (text(&status["capacity"], "storage"), modes(list(status, "accessModes")))
+            // No amount is the amount of nothing.
+            let capacity = Some(text(&status["capacity"], "storage")).filter(|capacity| !capacity.is_empty());
+            (capacity.unwrap_or("0"), modes(list(status, "accessModes")))
         } else {
             ("", String::new())
         };

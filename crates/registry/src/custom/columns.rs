@@ -59,7 +59,7 @@ pub(super) fn of(version: &Value) -> Columns {
         };
         std::iter::once(Value::from(object::name(object))).chain(paths.iter().map(cell)).collect()
     };
-    Columns { definitions, cells: Arc::new(cells) }
+    Columns { definitions, cells: Arc::new(cells), order: None }
 }
 
 /// A value as a column of a type shows it; null where it does not fit.

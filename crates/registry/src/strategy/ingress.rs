@@ -201,14 +201,24 @@ fn local_reference(out: &mut Errors, path: &FieldPath, reference: &Value) {
 
 /// `status` of an Ingress.
 pub(super) fn validate_status(ingress: &Value, old: &Value) -> Vec<FieldError> {
+    load_balancer(ingress, old, |_, _, _| ())
+}
+
+/// What a load balancer has been given; `more` checks an entry's own fields, after its address.
+pub(super) fn load_balancer(
+    object: &Value,
+    old: &Value,
+    more: impl Fn(&mut Errors, &FieldPath, &Value),
+) -> Vec<FieldError> {
     let mut out = Vec::new();
     let old = list(&old["status"]["loadBalancer"], "ingress");
-    for (i, entry) in list(&ingress["status"]["loadBalancer"], "ingress").iter().enumerate() {
+    for (i, entry) in list(&object["status"]["loadBalancer"], "ingress").iter().enumerate() {
         let path = FieldPath::new("status.loadBalancer.ingress").index(i);
         let (address, host) = (text(entry, "ip"), text(entry, "hostname"));
         if !address.is_empty() && !old.iter().any(|o| text(o, "ip") == address) {
             ip::legacy(&mut out, &path.child("ip"), address);
         }
+        more(&mut out, &path, entry);
         if !host.is_empty() {
             let path = path.child("hostname");
             format::invalid(&mut out, &path, host, dns1123_subdomain(host));

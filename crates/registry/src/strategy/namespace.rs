@@ -36,6 +36,9 @@ impl Strategy for Namespace {
         if !name.is_empty() {
             object::set(namespace, &["metadata", "labels", NAME_LABEL], name);
         }
+        if object::str_at(namespace, &["status", "phase"]).is_empty() {
+            object::set(namespace, &["status", "phase"], "Active");
+        }
     }
 
     fn prepare_for_create(&self, _: &StrategyContext<'_>, namespace: &mut Value) {
@@ -71,11 +74,26 @@ impl Strategy for Namespace {
     }
 }
 
+/// `status`: the phase follows from whether the namespace is being deleted.
+pub(super) fn validate_status(namespace: &Value, _old: &Value) -> Vec<FieldError> {
+    let (phase, path) = (object::str_at(namespace, &["status", "phase"]), FieldPath::new("status.Phase"));
+    let (wanted, detail) = if object::is_deleting(namespace) {
+        ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty")
+    } else {
+        ("Active", "may only be 'Active' if `deletionTimestamp` is empty")
+    };
+    if phase == wanted { Vec::new() } else { vec![FieldError::invalid(&path, phase, detail)] }
+}
+
 /// `namespaces/finalize`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Finalize;
 
 impl Strategy for Finalize {
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["status"]]
+    }
+
     fn prepare_for_update(&self, _: &StrategyContext<'_>, namespace: &mut Value, old: &Value) {
         keep_all_but(namespace, old, "spec");
     }
@@ -92,6 +110,17 @@ impl Strategy for Finalize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_phase_is_of_the_deletion() {
+        let faults = |phase: &str, deleted: Value| {
+            let namespace = json!({"metadata": {"deletionTimestamp": deleted}, "status": {"phase": phase}});
+            validate_status(&namespace, &json!({})).len()
+        };
+        let at = || json!("2024-01-01T00:00:00Z");
+        assert_eq!((faults("Active", Value::Null), faults("Terminating", at())), (0, 0));
+        assert_eq!((faults("Terminating", Value::Null), faults("Active", at())), (1, 1));
+    }
 
     #[test]
     fn finalizers_have_names() {

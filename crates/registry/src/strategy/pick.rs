@@ -9,8 +9,8 @@ use super::{
     PlainWithStatus, ServiceStrategy, Status, StatusOnly, admission_policy, api_service, apps, autoscaling, batch,
     certificate_status, certificates, config, csi, definitions, device_claims, device_slices, disruption,
     endpoint_slice, event, flow_control, ingress, limit_range, mutating_policy, namespace, network, network_policy,
-    node, pod_template, rbac, resource_quota, runtime_class, scheduling, service_range, storage, storage_class,
-    webhooks,
+    node, pod_template, rbac, resource_quota, runtime_class, scheduling, service, service_range, storage,
+    storage_class, webhooks,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -104,6 +104,12 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         ("", "pods", "ephemeralcontainers") => Arc::new(parts::EphemeralContainers),
         ("", "pods", "resize") => Arc::new(parts::Resize),
         ("", "namespaces", "finalize") => Arc::new(namespace::Finalize),
+        ("", "namespaces", "status") => Arc::new(Status::new(namespace::validate_status)),
+        ("", "persistentvolumeclaims", "status") => Arc::new(Status::new(storage::validate_claim_status)),
+        ("", "services", "status") => {
+            Arc::new(Status { warnings: ingress::status_warnings, ..Status::new(service::validate_status) })
+        }
+        ("batch", "jobs", "status") => Arc::new(Status::new(batch::status::validate)),
         ("", "nodes", "status") => Arc::new(Status::new(node::validate_status)),
         ("", "resourcequotas", "status") => Arc::new(Status::new(resource_quota::validate_status)),
         ("certificates.k8s.io", "certificatesigningrequests", "approval") => Arc::new(certificate_status::Approval),
@@ -123,7 +129,7 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
             Arc::new(Status::keeping_metadata(admission_policy::validate_status))
         }
         ("apiregistration.k8s.io", "apiservices", "status") => {
-            Arc::new(Status::keeping_metadata(api_service::validate_status))
+            Arc::new(Status { has_table: false, ..Status::keeping_metadata(api_service::validate_status) })
         }
         ("apiextensions.k8s.io", "customresourcedefinitions", "status") => {
             Arc::new(Status::keeping_metadata(definitions::validate_status))
@@ -140,7 +146,8 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         }
         ("policy", "poddisruptionbudgets", "status") => Arc::new(Status::new(disruption::validate_status)),
         ("resource.k8s.io", "resourceclaims", "status") => {
-            Arc::new(Status { resets: &[], ..Status::keeping_metadata(device_claims::validate_status) })
+            let status = Status::keeping_metadata(device_claims::validate_status);
+            Arc::new(Status { resets: &[], has_table: false, ..status })
         }
         ("storage.k8s.io", "volumeattachments", "status") => Arc::new(Status::keeping_metadata(csi::validate_status)),
         (_, _, "status") => Arc::new(StatusOnly),

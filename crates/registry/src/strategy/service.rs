@@ -9,15 +9,17 @@ mod warnings;
 
 use std::sync::Arc;
 
-use kybern_apimachinery::field::FieldError;
+use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::validation::dns1035_label;
 use kybern_apimachinery::{ApiError, Value, json};
 use kybern_apiserver::BoxFuture;
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 use kybern_apiserver::transaction::Transaction;
 
+use super::ingress;
 use crate::allocation::{ServiceAllocators, ServiceClaims, free};
-use crate::tree::{default, drop_field, list, list_mut, text};
+use crate::tree::{default, drop_field, has, list, list_mut, text};
+use crate::validation::format;
 
 pub(crate) struct ServiceStrategy {
     pub allocators: Arc<ServiceAllocators>,
@@ -80,10 +82,37 @@ fn defaults(spec: &mut Value) {
     }
 }
 
+/// `status` of a Service.
+pub(super) fn validate_status(service: &Value, old: &Value) -> Vec<FieldError> {
+    let balancer = &service["status"]["loadBalancer"];
+    if text(&service["spec"], "type") != "LoadBalancer" && !list(balancer, "ingress").is_empty() {
+        let path = FieldPath::new("status.loadBalancer.ingress");
+        return vec![FieldError::forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'")];
+    }
+    ingress::load_balancer(service, old, |out, path, entry| {
+        let (mode, path, addressed) = (text(entry, "ipMode"), path.child("ipMode"), !text(entry, "ip").is_empty());
+        match has(entry, "ipMode") {
+            false if addressed => out.push(FieldError::required(&path, "must be specified when `ip` is set")),
+            true if !addressed => {
+                out.push(FieldError::forbidden(&path, "may not be specified when `ip` is not set"));
+            }
+            true => format::one_of(out, &path, mode, &["Proxy", "VIP"]),
+            false => {}
+        }
+    })
+}
+
 impl Strategy for ServiceStrategy {
     fn default(&self, service: &mut Value) {
         if let Some(spec) = service.get_mut("spec").filter(|s| s.is_object()) {
             defaults(spec);
+        }
+        if text(&service["spec"], "type") == "LoadBalancer"
+            && let Some(balancer) = service.pointer_mut("/status/loadBalancer")
+        {
+            for entry in list_mut(balancer, "ingress").iter_mut().filter(|entry| !text(entry, "ip").is_empty()) {
+                default(entry, "ipMode", "VIP");
+            }
         }
     }
 
@@ -158,5 +187,52 @@ mod tests {
         check(json!({"externalIPs": ["192.0.2.1"]}), "/externalTrafficPolicy", "Cluster".into());
         check(json!({"type": "Other"}), "/internalTrafficPolicy", Value::Null);
         check(json!({"type": "ExternalName"}), "/internalTrafficPolicy", Value::Null);
+    }
+
+    #[test]
+    fn a_status_is_of_a_load_balancer() {
+        let check = |kind: &str, entry: Value, old: Value| -> Vec<String> {
+            let service =
+                |entry: Value| json!({"spec": {"type": kind}, "status": {"loadBalancer": {"ingress": [entry]}}});
+            validate_status(&service(entry), &service(old)).iter().map(ToString::to_string).collect()
+        };
+        let path = "status.loadBalancer.ingress";
+        for (kind, entry, fault) in [
+            ("LoadBalancer", json!({"ip": "192.0.2.1", "ipMode": "VIP"}), ""),
+            ("LoadBalancer", json!({"hostname": "a.example"}), ""),
+            (
+                "ClusterIP",
+                json!({"hostname": "a.example"}),
+                ": Forbidden: may only be used when `spec.type` is 'LoadBalancer'",
+            ),
+            (
+                "LoadBalancer",
+                json!({"ip": "192.0.2.1"}),
+                "[0].ipMode: Required value: must be specified when `ip` is set",
+            ),
+            (
+                "LoadBalancer",
+                json!({"ipMode": "VIP"}),
+                "[0].ipMode: Forbidden: may not be specified when `ip` is not set",
+            ),
+            (
+                "LoadBalancer",
+                json!({"ip": "192.0.2.1", "ipMode": "x"}),
+                "[0].ipMode: Unsupported value: \"x\": supported values: \"Proxy\", \"VIP\"",
+            ),
+            (
+                "LoadBalancer",
+                json!({"hostname": "192.0.2.1"}),
+                "[0].hostname: Invalid value: \"192.0.2.1\": must be a DNS name, not an IP address",
+            ),
+        ] {
+            let expected: Vec<String> = (!fault.is_empty()).then(|| format!("{path}{fault}")).into_iter().collect();
+            assert_eq!(check(kind, entry, json!({})), expected);
+        }
+        let odd = json!({"ip": "x", "ipMode": "VIP"});
+        assert_eq!(
+            (check("LoadBalancer", odd.clone(), json!({})).len(), check("LoadBalancer", odd.clone(), odd).len()),
+            (1, 0)
+        );
     }
 }

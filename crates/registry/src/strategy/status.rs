@@ -39,11 +39,12 @@ pub(crate) struct Status {
     /// The fields of `metadata` that stay as they were, too.
     pub keeps: &'static [&'static str],
     pub resets: &'static [&'static [&'static str]],
+    pub has_table: bool,
 }
 
 impl Status {
     pub(crate) fn new(validate: fn(&Value, &Value) -> Vec<FieldError>) -> Self {
-        Self { validate, warnings: |_| Vec::new(), keeps: &[], resets: &[] }
+        Self { validate, warnings: |_| Vec::new(), keeps: &[], resets: &[], has_table: true }
     }
 
     pub(crate) fn keeping_metadata(validate: fn(&Value, &Value) -> Vec<FieldError>) -> Self {
@@ -72,6 +73,10 @@ impl Strategy for Status {
 
     fn warnings(&self, object: &Value, _old: Option<&Value>) -> Vec<String> {
         (self.warnings)(object)
+    }
+
+    fn has_table(&self) -> bool {
+        self.has_table
     }
 }
 

@@ -151,6 +151,7 @@ impl Cluster {
             vec![Arc::new(TokenFile::parse("eve-token,eve,1").unwrap())],
             vec!["api".to_owned()],
         ))];
+        options.priority_and_fairness = true;
         options.observers = deps.observers();
         options.observers.extend([rbac as Arc<dyn Observer>, nodes]);
         let server = Server::start(options).await.unwrap();

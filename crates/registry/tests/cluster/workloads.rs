@@ -155,3 +155,38 @@ async fn secrets_are_written_in_the_clear_and_kept_as_data() {
     let (code, _) = cluster.patch(&format!("{path}/s"), json!({"data": {"a": "eQ=="}})).await;
     assert_eq!(code, 422);
 }
+
+#[tokio::test]
+async fn a_status_says_what_can_be() {
+    let cluster = Cluster::start().await;
+    let (services, jobs) = ("/api/v1/namespaces/default/services", "/apis/batch/v1/namespaces/default/jobs");
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    for kind in ["LoadBalancer", "ClusterIP"] {
+        let spec = json!({"type": kind, "ports": [{"port": 80}]});
+        cluster.create(services, json!({"metadata": {"name": kind.to_lowercase()}, "spec": spec})).await;
+    }
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "nginx"}]}});
+    cluster.create(jobs, json!({"metadata": {"name": "j"}, "spec": {"template": template}})).await;
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    cluster.create(claims, json!({"metadata": {"name": "c"}, "spec": spec})).await;
+    let ingress = || json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    for (object, status, refusal) in [
+        ("/api/v1/namespaces/default".to_owned(), json!({"phase": "Terminating"}), "may only be 'Active' if"),
+        ("/api/v1/namespaces/default".to_owned(), json!({"phase": null}), ""),
+        (format!("{services}/loadbalancer"), ingress(), ""),
+        (format!("{services}/clusterip"), ingress(), "may only be used when `spec.type` is 'LoadBalancer'"),
+        (format!("{jobs}/j"), json!({"active": 1, "startTime": "2024-01-01T00:00:00Z"}), ""),
+        (format!("{jobs}/j"), json!({"active": 1, "ready": 2}), "cannot set more ready pods than active"),
+        (format!("{jobs}/j"), json!({"startTime": null}), "startTime cannot be removed for unsuspended job"),
+        (format!("{claims}/c"), json!({"capacity": {"storage": "-1"}}), "must be a valid resource quantity"),
+        (format!("{claims}/c"), json!({"allocatedResourceStatuses": {"storage": "NodeResizePending"}}), ""),
+    ] {
+        let (code, answer) = cluster.patch(&format!("{object}/status"), json!({"status": status})).await;
+        let text = answer["message"].as_str().unwrap_or("");
+        assert_eq!(code, if refusal.is_empty() { 200 } else { 422 }, "{object} {status}: {answer}");
+        assert!(text.contains(refusal), "{object} {status}: {answer}");
+    }
+    let shown = cluster.get(&format!("{services}/loadbalancer")).await;
+    assert_eq!(shown["status"]["loadBalancer"]["ingress"][0]["ipMode"], "VIP");
+    assert_eq!(cluster.get("/api/v1/namespaces/default").await["status"]["phase"], "Active");
+}

@@ -4,11 +4,12 @@ mod cron_job;
 mod policy;
 mod schedule;
 mod spec;
+pub(super) mod status;
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
 use kybern_apimachinery::selector::LabelSelector;
-use kybern_apimachinery::validation::dns1123_label;
-use kybern_apimachinery::{Value, json, object};
+use kybern_apimachinery::validation::{dns1123_label, label_value};
+use kybern_apimachinery::{Value, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 pub(super) use self::cron_job::CronJob;
@@ -59,8 +60,10 @@ fn generate_selector(job: &mut Value) {
         return;
     }
     let (name, uid) = (object::name(job).to_owned(), object::uid(job).to_owned());
-    // Labels that a Job has from its template are the template's, upstream the very same map.
-    let shared = object::labels(job) == job["spec"]["template"]["metadata"]["labels"].as_object();
+    // Labels that a Job has from its template are the template's, upstream the very same map. Where the template had none, the
+    // Job has them once it is stored, and a name that is no label's value is told of the template only.
+    let from_template = object::labels(job) == job["spec"]["template"]["metadata"]["labels"].as_object();
+    let shared = from_template && (object::labels(job).is_some() || label_value(&name).is_empty());
     let labels = object::map_at_mut(job, &["spec", "template", "metadata", "labels"]);
     for (keys, value) in [(NAME_LABELS, name), (UID_LABELS, uid.clone())] {
         for key in keys {
@@ -86,19 +89,21 @@ fn has_label(out: &mut Errors, job: &Value, key: &str, expect: &str) {
     }
 }
 
-/// `validateGeneratedSelector`.
-fn generated(out: &mut Errors, job: &Value) {
+/// `validateGeneratedSelector`; `prefixed`: whether the labels with a prefix must be there, too.
+fn generated(out: &mut Errors, job: &Value, prefixed: bool) {
     let spec = &job["spec"];
     if flag(spec, "manualSelector") || !has(spec, "selector") {
         return;
     }
     let (name, uid) = (object::name(job), object::uid(job));
-    for i in 0..UID_LABELS.len() {
-        has_label(out, job, UID_LABELS[i], uid);
-        has_label(out, job, NAME_LABELS[i], name);
+    let mut labels = serde_json::Map::new();
+    for i in 0..if prefixed { 2 } else { 1 } {
+        for (key, value) in [(UID_LABELS[i], uid), (NAME_LABELS[i], name)] {
+            has_label(out, job, key, value);
+            labels.insert(key.to_owned(), value.into());
+        }
     }
-    let labels = json!({UID_LABELS[0]: uid, UID_LABELS[1]: uid, NAME_LABELS[0]: name, NAME_LABELS[1]: name});
-    if LabelSelector::from_object(&spec["selector"]).is_ok_and(|parsed| !parsed.matches_map(labels.as_object())) {
+    if LabelSelector::from_object(&spec["selector"]).is_ok_and(|parsed| !parsed.matches_map(Some(&labels))) {
         let path = FieldPath::new("spec.selector");
         out.push(FieldError::invalid(&path, spec["selector"].clone(), "`selector` not auto-generated"));
     }
@@ -146,6 +151,21 @@ fn with(affinity: &Value, node: &Value) -> Value {
     all.into()
 }
 
+fn whole(job: &Value, prefixed: bool) -> Errors {
+    let (mut out, spec) = (Vec::new(), &job["spec"]);
+    generated(&mut out, job, prefixed);
+    job_spec(&mut out, spec);
+    let completions = int(spec, "completions").filter(|n| *n > 0 && text(spec, "completionMode") == "Indexed");
+    if let Some(completions) = completions {
+        let host = format!("{}-{}", object::name(job), completions - 1);
+        if !dns1123_label(&host).is_empty() {
+            let detail = format!("will not able to create pod with invalid DNS label: {host}");
+            out.push(FieldError::invalid(&FieldPath::new("metadata.name"), object::name(job), detail));
+        }
+    }
+    out
+}
+
 impl Strategy for Job {
     fn default(&self, job: &mut Value) {
         job_defaults(job);
@@ -162,23 +182,15 @@ impl Strategy for Job {
     }
 
     fn validate_create(&self, job: &Value) -> Vec<FieldError> {
-        let (mut out, spec) = (Vec::new(), &job["spec"]);
-        generated(&mut out, job);
-        job_spec(&mut out, spec);
-        let completions = int(spec, "completions").filter(|n| *n > 0 && text(spec, "completionMode") == "Indexed");
-        if let Some(completions) = completions {
-            let host = format!("{}-{}", object::name(job), completions - 1);
-            if !dns1123_label(&host).is_empty() {
-                let detail = format!("will not able to create pod with invalid DNS label: {host}");
-                out.push(FieldError::invalid(&FieldPath::new("metadata.name"), object::name(job), detail));
-            }
-        }
-        out
+        whole(job, true)
     }
 
     fn validate_update(&self, job: &Value, old: &Value) -> Vec<FieldError> {
+        // A Job that has no labels with a prefix needs none.
+        let before = &old["spec"]["template"]["metadata"]["labels"];
+        let prefixed = has(before, UID_LABELS[1]) && has(before, NAME_LABELS[1]);
         // Upstream checks the spec twice.
-        let (mut out, path) = (self.validate_create(job), FieldPath::new("spec"));
+        let (mut out, path) = (whole(job, prefixed), FieldPath::new("spec"));
         let (new, before) = (&job["spec"], &old["spec"]);
         job_spec(&mut out, new);
         let fixed = |out: &mut Errors, field: &str| {
@@ -231,6 +243,8 @@ impl Strategy for Job {
 
 #[cfg(test)]
 mod tests {
+    use kybern_apimachinery::json;
+
     use super::*;
 
     #[test]
@@ -243,7 +257,7 @@ mod tests {
         assert_eq!((&job["spec"]["completions"], &job["spec"]["backoffLimit"]), (&json!(1), &json!(6)));
         assert_eq!(job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]);
         let mut out = Vec::new();
-        generated(&mut out, &job);
+        generated(&mut out, &job, true);
         assert_eq!(out, []);
     }
 

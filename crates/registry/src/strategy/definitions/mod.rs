@@ -289,8 +289,13 @@ fn stored_versions(out: &mut Errors, definition: &Value) {
     if stored.is_empty() {
         out.push(FieldError::invalid(&path, Value::Null, "must have at least one stored version"));
     }
+    // A version stands for one of those that were stored, once.
+    let missing = versions.iter().enumerate().find(|(i, version)| {
+        let again = versions[..*i].iter().any(|earlier| earlier["name"] == version["name"]);
+        flag(version, "storage") && (again || !stored.contains(&version["name"]))
+    });
     if !stored.is_empty()
-        && let Some(missing) = versions.iter().find(|v| flag(v, "storage") && !stored.contains(&v["name"]))
+        && let Some((_, missing)) = missing
     {
         let detail = format!("must have the storage version {}", text(missing, "name"));
         out.push(FieldError::invalid(&path, stored.to_vec(), detail));

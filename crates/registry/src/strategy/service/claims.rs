@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apimachinery::{ApiError, GroupKind, Value, json, object};
+use kybern_apimachinery::{ApiError, GroupKind, Reason, Value, json, object};
 
 use super::families::Families;
 use super::{allocates_node_ports, carry_over, has_node_ports, is_external_name, needs_health_check};
 use crate::allocation::{Claiming, ServiceAllocators};
-use crate::tree::{int, list};
+use crate::tree::{int, list, text};
 use crate::validation::{Errors, ip};
 
 fn invalid(name: &str, errors: &[FieldError]) -> ApiError {
@@ -97,7 +97,7 @@ fn given_port(claims: &mut Claiming, i: usize, port: i64, name: &str) -> Result<
 
 fn any_port(claims: &mut Claiming) -> Result<i64, ApiError> {
     let failed = |cause| ApiError::internal(format!("failed to allocate a nodePort: {cause}"));
-    claims.any_port().map(i64::from).map_err(failed)
+    claims.any_port().map_err(failed)
 }
 
 fn node_port(port: &Value) -> i64 {
@@ -139,6 +139,7 @@ fn new_ports(claims: &mut Claiming, spec: &mut Value, name: &str) -> Result<(), 
 fn changed_ports(claims: &mut Claiming, spec: &mut Value, before: &Value, name: &str) -> Result<(), ApiError> {
     let allocates = allocates_node_ports(spec);
     let mut held: Vec<i64> = list(before, "ports").iter().map(node_port).collect();
+    let mut used: Vec<(String, i64)> = Vec::new();
     for i in 0..list(spec, "ports").len() {
         match node_port(&list(spec, "ports")[i]) {
             0 if allocates => spec["ports"][i]["nodePort"] = any_port(claims)?.into(),
@@ -149,6 +150,14 @@ fn changed_ports(claims: &mut Claiming, spec: &mut Value, before: &Value, name: 
                 held.push(own);
             }
         }
+        let port = &list(spec, "ports")[i];
+        let pair = (text(port, "protocol").to_owned(), node_port(port));
+        if pair.1 != 0 && used.contains(&pair) {
+            // Upstream fails before anything is checked.
+            let message = format!("duplicate nodePort: {{{} {}}}", pair.0, pair.1);
+            return Err(ApiError::new(Reason::Unknown, message));
+        }
+        used.push(pair);
     }
     Ok(())
 }
@@ -171,7 +180,6 @@ mod tests {
     use kybern_apiserver::connect::Observer;
 
     use super::*;
-    use crate::tree::text;
 
     #[test]
     fn a_service_gets_an_address_and_ports() {

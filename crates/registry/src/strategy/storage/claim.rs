@@ -3,13 +3,15 @@
 use std::cmp::Ordering;
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
+use kybern_apimachinery::quantity::Quantity;
+use kybern_apimachinery::validation::{is_native_resource, label_key};
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
-use crate::tree::{drop_field, has, keep, text};
-use crate::validation::resources::quantity;
+use crate::tree::{drop_field, has, keep, map, text};
+use crate::validation::resources::{self, quantity};
 use crate::validation::update::{diff, immutable};
-use crate::validation::{claim, warnings};
+use crate::validation::{Errors, claim, format, warnings};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::strategy) struct PersistentVolumeClaim;
@@ -47,6 +49,12 @@ fn same_sources(spec: &mut Value, old: Option<&Value>) {
 }
 
 impl Strategy for PersistentVolumeClaim {
+    fn default(&self, claim: &mut Value) {
+        if object::str_at(claim, &["status", "phase"]).is_empty() {
+            object::set(claim, &["status", "phase"], "Pending");
+        }
+    }
+
     fn prepare_for_create(&self, _: &StrategyContext<'_>, claim: &mut Value) {
         claim["status"] = json!({"phase": "Pending"});
         same_sources(&mut claim["spec"], None);
@@ -144,9 +152,82 @@ impl Strategy for PersistentVolumeClaim {
     }
 }
 
+const RESIZING: [&str; 5] = [
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+];
+
+/// `status` of a claim: its amounts, and how far the resizing of each is.
+pub(in crate::strategy) fn validate_status(claim: &Value, _old: &Value) -> Vec<FieldError> {
+    let (mut out, path, status) = (Vec::new(), FieldPath::new("status"), &claim["status"]);
+    let basic = |out: &mut Errors, path: &FieldPath, amount: Quantity| {
+        if amount.value() < 0 {
+            out.push(FieldError::invalid(path, amount.value(), "must be a valid resource quantity"));
+        }
+        amount.value() >= 0
+    };
+    for (name, amount) in map(status, "capacity") {
+        if let Some(amount) = quantity(amount) {
+            basic(&mut out, &path.child("capacity").key(name), amount);
+        }
+    }
+    let resizing_path = path.child("allocatedResourceStatuses");
+    for (name, state) in map(status, "allocatedResourceStatuses") {
+        resizable(&mut out, &resizing_path, name);
+        if !RESIZING.contains(&state.as_str().unwrap_or("")) {
+            let mut known = RESIZING;
+            known.sort_unstable();
+            out.push(FieldError::not_supported(&resizing_path, name.as_str(), &known));
+        }
+    }
+    let path = path.child("allocatedResources");
+    for (name, amount) in map(status, "allocatedResources") {
+        if !resizable(&mut out, &path, name) {
+            continue;
+        }
+        let path = path.key(name);
+        if let Some(amount) = quantity(amount)
+            && basic(&mut out, &path, amount)
+        {
+            resources::amount(&mut out, &path, "storage", amount);
+        }
+    }
+    out
+}
+
+/// Whether a claim's resource of this name can be resized: its storage, or one of a driver's own.
+fn resizable(out: &mut Errors, path: &FieldPath, name: &str) -> bool {
+    let before = out.len();
+    format::invalid(out, path, name, label_key(name));
+    if out.len() == before && is_native_resource(name) && name != "storage" {
+        out.push(FieldError::not_supported(path, name, &["storage"]));
+    }
+    out.len() == before
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_tells_amounts_of_storage() {
+        let texts = |status: Value| -> Vec<String> {
+            validate_status(&json!({"status": status}), &json!({})).iter().map(ToString::to_string).collect()
+        };
+        let fine = json!({"capacity": {"storage": "1Gi", "x": "1"}, "allocatedResources": {"storage": "2Gi", "a.io/b": "1"},
+            "allocatedResourceStatuses": {"storage": "NodeResizePending"}});
+        assert_eq!(texts(fine), [""; 0]);
+        let wrong = json!({"capacity": {"storage": "-1"}, "allocatedResources": {"cpu": "1", "storage": "1500m", "a b": "1"},
+            "allocatedResourceStatuses": {"storage": "Soon"}});
+        let found = texts(wrong);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(found[0], "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity");
+        assert!(found[1].starts_with("status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \"ControllerResizeInProgress\""));
+        assert!(found[3].ends_with("Unsupported value: \"cpu\": supported values: \"storage\""), "{found:?}");
+    }
 
     #[test]
     fn bound_claims_grow() {

@@ -117,7 +117,8 @@ const RENAMED: [(&str, &str); 5] = [
     ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
 ];
 
-/// Whether a volume's node affinity is what it was, but for a label that is called by its stable name.
+/// Whether a volume's node affinity is what it was, but for a label that is called by its stable name. As upstream has it, the
+/// stable name of any other label is the empty one, which is refused elsewhere.
 fn same_affinity(new: &Value, old: &Value) -> bool {
     let mut old = old["nodeAffinity"].clone();
     let new = &new["nodeAffinity"];
@@ -126,9 +127,13 @@ fn same_affinity(new: &Value, old: &Value) -> bool {
     for (i, term) in list_mut(&mut old["required"], "nodeSelectorTerms").iter_mut().enumerate() {
         let wanted = wanted.get(i).map(|term| list(term, "matchExpressions")).unwrap_or_default();
         for (expression, wanted) in list_mut(term, "matchExpressions").iter_mut().zip(wanted) {
-            let key = text(expression, "key").to_owned();
-            if RENAMED.contains(&(&key, text(wanted, "key"))) {
-                expression["key"] = wanted["key"].clone();
+            let key = text(expression, "key");
+            let stable = RENAMED.iter().find(|(beta, _)| *beta == key).map_or("", |(_, stable)| *stable);
+            if stable == text(wanted, "key") {
+                match wanted.get("key") {
+                    Some(key) => expression["key"] = key.clone(),
+                    None => drop_field(expression, "key"),
+                }
             }
         }
     }

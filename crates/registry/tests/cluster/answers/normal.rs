@@ -12,6 +12,7 @@ pub(super) struct Normal {
     api_access: Regex,
     age: Regex,
     diff: Regex,
+    twice: Regex,
     node_port: Regex,
     /// Whether managed fields are compared.
     managed_fields: bool,
@@ -23,10 +24,11 @@ impl Normal {
         Self {
             uid: regex(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
             time: regex(r"20(2[5-9]|[3-9][0-9])-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z"),
-            cluster_ip: regex(r"\b10\.96\.[0-9]{1,3}\.[0-9]{1,3}\b"),
+            cluster_ip: regex(r"\b10\.96\.[0-9]{1,3}\.[0-9]{1,3}(\b|x)"),
             api_access: regex(r"kube-api-access-[a-z0-9]{5}\b"),
-            age: regex("^[0-9]+s$"),
+            age: regex("^([0-9]+s|[0-9]+m([0-9]+s)?)$"),
             node_port: regex(r":(3[0-9]{4})/"),
+            twice: regex(r"duplicate nodePort: \{TCP 3[0-9]{4}\}"),
             diff: regex(r"(\n(@@|[-+ ])[^\n]*)+\n"),
             managed_fields,
         }
@@ -38,11 +40,12 @@ impl Normal {
                 let uid = self.uid.replace_all(text, "<uid>");
                 let time = self.time.replace_all(&uid, "<time>");
                 let ip = self.cluster_ip.replace_all(&time, |found: &regex_lite::Captures<'_>| {
-                    if &found[0] == "10.96.77.7" { found[0].to_owned() } else { "<cluster-ip>".to_owned() }
+                    if &found[0] == "10.96.77.7" { found[0].to_owned() } else { format!("<cluster-ip>{}", &found[1]) }
                 });
                 let access = self.api_access.replace_all(&ip, "kube-api-access-<5>");
                 // Upstream shows Go's structs, field by field; here it is the paths that differ.
-                *text = printed::normal(&self.diff.replace_all(&access, "\n<diff>\n"));
+                let diff = self.diff.replace_all(&access, "\n<diff>\n");
+                *text = printed::normal(&self.twice.replace_all(&diff, "duplicate nodePort: {TCP <node-port>}"));
             }
             Value::Array(items) => items.iter_mut().for_each(|item| self.apply(item)),
             Value::Object(fields) => {
