@@ -300,10 +300,10 @@ impl<'a> Writer<'a> {
             let message = "resourceVersion should not be set on objects to be created";
             return Err(Failure::Refused(ApiError::bad_request(message)));
         }
+        let value = encode_own(resource, object).await?;
         let name = object::name(object);
         let kind = self.kind()?;
         let key = kind.key(object::namespace(object), name);
-        let value = encode(resource, object).await?;
         if self.options.dry_run {
             self.server.catch_up().await?;
             if kind.get(object::namespace(object), name).is_some() {
@@ -488,17 +488,31 @@ fn keep(object: &mut Value, old: &Value, kept: impl Fn(&str) -> bool) {
 
 /// An internal object's stored bytes: within the bounds that every reader relies on, whatever admission and conversion made of it.
 pub(crate) async fn encode(resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
-    let made;
-    let is_stored_form = object::api_version(object) == resource.stored.gvk.api_version();
-    let object = match (&resource.stored.reader, is_stored_form) {
-        (None, true) => object,
-        (reader, _) => {
-            let mut converted = convert::to_stored(resource, object.clone()).await?;
-            reader.iter().for_each(|reader| reader.refresh(&mut converted));
-            made = converted;
-            &made
+    let reader = &resource.stored.reader;
+    if reader.is_none() && is_stored_form(resource, object) {
+        return written(resource, object);
+    }
+    let mut converted = convert::to_stored(resource, object.clone()).await?;
+    reader.iter().for_each(|reader| reader.refresh(&mut converted));
+    written(resource, &converted)
+}
+
+/// The same of an object that nobody else looks at: it is brought into its stored form in place.
+async fn encode_own(resource: &Resource, object: &mut Value) -> Result<Bytes, ApiError> {
+    match &resource.stored.reader {
+        Some(reader) if is_stored_form(resource, object) => {
+            reader.refresh(object);
+            written(resource, object)
         }
-    };
+        _ => encode(resource, object).await,
+    }
+}
+
+fn is_stored_form(resource: &Resource, object: &Value) -> bool {
+    object::api_version(object) == resource.stored.gvk.api_version()
+}
+
+fn written(resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
     Budget::STORED.check(object)?;
     let value =
         canonical(object).ok_or_else(|| ApiError::internal("the object has no apiVersion, kind or metadata"))?;

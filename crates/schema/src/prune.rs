@@ -13,13 +13,15 @@ fn value(schema: &Schema, ty: &Type, tree: &mut Value) {
     match (ty, tree) {
         (Type::Struct(id), Value::Object(object)) => {
             let shape = schema.get(*id);
-            if !shape.preserve_unknown {
-                object.retain(|key, _| shape.field(key).is_some());
-            }
-            for (key, child) in object {
-                if let Some(field) = shape.field(key) {
-                    value(schema, &field.ty, child);
+            let mut unknown = false;
+            for (key, child) in object.iter_mut() {
+                match shape.field(key) {
+                    Some(field) => value(schema, &field.ty, child),
+                    None => unknown = true,
                 }
+            }
+            if unknown && !shape.preserve_unknown {
+                object.retain(|key, _| shape.field(key).is_some());
             }
         }
         (Type::List(list), Value::Array(items)) => items.iter_mut().for_each(|item| value(schema, &list.item, item)),

@@ -56,8 +56,8 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before the store is followed again, after the first failure and after many.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// By prefix.
-type Kinds = HashMap<String, Arc<KindCache>>;
+/// By prefix. Copied when a kind is added: of thousands of kinds no text is.
+type Kinds = HashMap<Arc<str>, Arc<KindCache>>;
 
 /// What a kind's cache learns of an event.
 enum Learned {
@@ -184,7 +184,7 @@ impl Cache {
         self.kinds.rcu(|kinds| {
             let mut kinds = (**kinds).clone();
             for cache in &loaded {
-                kinds.insert(cache.kind.prefix.clone(), cache.clone());
+                kinds.insert(cache.kind.prefix.as_str().into(), cache.clone());
             }
             kinds
         });
@@ -194,7 +194,7 @@ impl Cache {
     /// now; its watchers end.
     pub async fn add(self: &Arc<Self>, kinds: &[Arc<StoredKind>]) -> Result<(), StorageError> {
         let known = self.kinds.load_full();
-        let fits = |kind: &StoredKind| known.get(&kind.prefix).is_some_and(|known| known.kind.is_read_as(kind));
+        let fits = |kind: &StoredKind| known.get(kind.prefix.as_str()).is_some_and(|known| known.kind.is_read_as(kind));
         let new: Vec<Arc<StoredKind>> = kinds.iter().filter(|kind| !fits(kind)).cloned().collect();
         if new.is_empty() {
             return Ok(());
@@ -222,7 +222,7 @@ impl Cache {
             }
         }
         for kind in &new {
-            if let Some(before) = known.get(&kind.prefix) {
+            if let Some(before) = known.get(kind.prefix.as_str()) {
                 before.end_watchers();
             }
         }
@@ -244,7 +244,7 @@ impl Cache {
         }
         self.kinds.rcu(|kinds| {
             let mut kinds = (**kinds).clone();
-            kinds.retain(|prefix, _| !prefixes.contains(prefix.as_str()));
+            kinds.retain(|prefix, _| !prefixes.contains(&**prefix));
             kinds
         });
     }
@@ -331,8 +331,8 @@ impl Cache {
             return Ok(None);
         }
         for (prefix, cache) in kinds.iter() {
-            cache.sealed.replace(sealed.remove(prefix.as_str()).unwrap_or_default());
-            for (entry, there) in cache.replace(found.remove(prefix.as_str()).unwrap_or_default(), at) {
+            cache.sealed.replace(sealed.remove(&**prefix).unwrap_or_default());
+            for (entry, there) in cache.replace(found.remove(&**prefix).unwrap_or_default(), at) {
                 let is = there.then_some(&*entry);
                 self.observers.tell(&cache.kind, entry.namespace(), entry.name(), is);
             }
@@ -467,7 +467,7 @@ impl Cache {
 
 /// Kinds without objects.
 fn empty(kinds: &[Arc<StoredKind>], at: Revision) -> Kinds {
-    kinds.iter().map(|kind| (kind.prefix.clone(), Arc::new(KindCache::new(kind.clone(), at)))).collect()
+    kinds.iter().map(|kind| (kind.prefix.as_str().into(), Arc::new(KindCache::new(kind.clone(), at)))).collect()
 }
 
 /// Prefixes have one or two segments: `pods`, `services/specs`. Where both are there, the shorter one is meant: the second

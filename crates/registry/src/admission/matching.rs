@@ -141,21 +141,24 @@ impl Criteria {
 pub(super) struct Candidate<'a> {
     request: &'a AdmissionRequest<'a>,
     namespaces: &'a NamespaceObjects,
+    own: Equivalent,
+    /// Itself first.
     equivalents: OnceLock<Vec<Equivalent>>,
 }
 
 impl<'a> Candidate<'a> {
     pub(super) fn new(request: &'a AdmissionRequest<'a>, namespaces: &'a NamespaceObjects) -> Self {
-        Self { request, namespaces, equivalents: OnceLock::new() }
+        let own = Equivalent { resource: request.resource.gvr.clone(), kind: request.kind.clone() };
+        Self { request, namespaces, own, equivalents: OnceLock::new() }
     }
 
     /// As what a webhook or a policy is to see the request; `None` where it is not about it.
-    pub(super) fn matches(&self, criteria: &Criteria, object: Option<&Value>) -> Result<Option<Equivalent>, ApiError> {
+    pub(super) fn matches(&self, criteria: &Criteria, object: Option<&Value>) -> Result<Option<&Equivalent>, ApiError> {
         if self.about(criteria, &criteria.excluded).is_some() {
             return Ok(None);
         }
         let found = if criteria.rules.is_empty() && criteria.all_without_rules {
-            Some(self.own())
+            Some(&self.own)
         } else {
             self.about(criteria, &criteria.rules)
         };
@@ -171,12 +174,8 @@ impl<'a> Candidate<'a> {
         Ok(Some(found))
     }
 
-    fn own(&self) -> Equivalent {
-        Equivalent { resource: self.request.resource.gvr.clone(), kind: self.request.kind.clone() }
-    }
-
     /// The first resource that one of the rules is about: the request's own, or else an equivalent where those count.
-    fn about(&self, criteria: &Criteria, rules: &[Rule]) -> Option<Equivalent> {
+    fn about(&self, criteria: &Criteria, rules: &[Rule]) -> Option<&Equivalent> {
         let request = self.request;
         let subject = Subject {
             operation: request.operation.as_str(),
@@ -186,7 +185,7 @@ impl<'a> Candidate<'a> {
             name: request.name,
         };
         if rules.iter().any(|rule| rule.matches(&subject)) {
-            return Some(self.own());
+            return Some(&self.own);
         }
         // Other versions differ in nothing else that rules look at.
         if !criteria.equivalent || !rules.iter().any(|rule| rule.could_match(&subject)) {
@@ -194,7 +193,7 @@ impl<'a> Candidate<'a> {
         }
         let others = &self.equivalents.get_or_init(|| request.equivalents())[1..];
         let about = |rule: &Rule| others.iter().find(|e| rule.matches(&Subject { resource: &e.resource, ..subject }));
-        rules.iter().find_map(about).cloned()
+        rules.iter().find_map(about)
     }
 
     /// What is in no namespace is chosen by any selector; a namespace is chosen by its own labels, as they are going to be.

@@ -19,6 +19,8 @@ pub(super) struct Node {
     pub(super) types: Vec<String>,
     pub(super) nullable: bool,
     pub(super) embedded: bool,
+    /// Whether there are embedded objects here or below.
+    pub(super) embeds: bool,
     pub(super) allowed: Vec<Value>,
     pub(super) required: Vec<String>,
     pub(super) properties: BTreeMap<String, Node>,
@@ -37,6 +39,8 @@ pub(super) struct Node {
     pub(super) count: Range,
     pub(super) entries: Range,
     pub(super) unique: Uniqueness,
+    /// Whether there are sets or maps here or below.
+    pub(super) uniques: bool,
     pub(super) all_of: Vec<Node>,
     pub(super) any_of: Vec<Node>,
     pub(super) one_of: Vec<Node>,
@@ -129,7 +133,7 @@ pub(super) fn compile(schema: &Value, path: &FieldPath) -> Result<Node, PatternE
         _ => Vec::new(),
     };
     let format = schema["format"].as_str().filter(|format| !format.is_empty());
-    Ok(Node {
+    let mut node = Node {
         types,
         nullable: is("nullable"),
         embedded: is("x-kubernetes-embedded-resource"),
@@ -160,5 +164,11 @@ pub(super) fn compile(schema: &Value, path: &FieldPath) -> Result<Node, PatternE
         one_of: list("oneOf")?,
         not: child("not")?,
         ..Node::default()
-    })
+    };
+    let below = || node.properties.values().chain(node.additional.as_deref()).chain(node.items.as_deref());
+    (node.embeds, node.uniques) = (
+        node.embedded || below().any(|child| child.embeds),
+        !matches!(node.unique, Uniqueness::Nothing) || below().any(|child| child.uniques),
+    );
+    Ok(node)
 }

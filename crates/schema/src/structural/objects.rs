@@ -10,6 +10,9 @@ use super::compile::{Node, Uniqueness};
 
 /// Checks type and metadata of embedded objects.
 pub(super) fn embedded(node: &Node, value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
+    if !node.embeds {
+        return;
+    }
     match value {
         Value::Object(map) => {
             if node.embedded {
@@ -17,9 +20,9 @@ pub(super) fn embedded(node: &Node, value: &Value, path: &FieldPath, errors: &mu
             }
             for (key, child) in map {
                 match (node.properties.get(key), &node.additional) {
-                    (Some(property), _) => embedded(property, child, &path.child(key), errors),
+                    (Some(property), _) if property.embeds => embedded(property, child, &path.child(key), errors),
                     (None, Some(additional)) => embedded(additional, child, &path.key(key), errors),
-                    (None, None) => {}
+                    _ => {}
                 }
             }
         }
@@ -71,13 +74,16 @@ fn resource(value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
 
 /// Checks that what is said to be a set or a map is one.
 pub(super) fn lists(node: &Node, value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
+    if !node.uniques {
+        return;
+    }
     match value {
         Value::Object(map) => {
             for (key, child) in map {
                 match (node.properties.get(key), &node.additional) {
-                    (Some(property), _) => lists(property, child, &path.child(key), errors),
+                    (Some(property), _) if property.uniques => lists(property, child, &path.child(key), errors),
                     (None, Some(additional)) => lists(additional, child, &path.key(key), errors),
-                    (None, None) => {}
+                    _ => {}
                 }
             }
         }

@@ -3,6 +3,8 @@
 //!
 //! An update is ratcheted: what is as it was is not looked at again, however wrong it is under the schema of today.
 
+use std::fmt;
+
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldErrorType, FieldPath};
 use kybern_cel::RUNTIME_COST_BUDGET;
@@ -40,7 +42,7 @@ impl Validator {
     /// What the schema itself says of an object, and of one that takes the place of another.
     pub fn against_schema(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut findings = Findings::default();
-        self.0.check(object, old, "", &mut findings);
+        self.0.check(object, old, Name::Root, &mut findings);
         findings.errors
     }
 
@@ -50,7 +52,7 @@ impl Validator {
             return Vec::new();
         };
         let mut findings = Findings { under: FieldPath::new("status"), ..Findings::default() };
-        node.check(status, old.get("status"), "", &mut findings);
+        node.check(status, old.get("status"), Name::Root, &mut findings);
         findings.errors
     }
 
@@ -96,7 +98,7 @@ impl Validator {
 
     pub(crate) fn against_schema_under(&self, under: &FieldPath, part: &Value) -> Vec<FieldError> {
         let mut findings = Findings { under: under.clone(), ..Findings::default() };
-        self.0.check(part, None, "", &mut findings);
+        self.0.check(part, None, Name::Root, &mut findings);
         findings.errors
     }
 
@@ -104,6 +106,37 @@ impl Validator {
         let mut errors = Vec::new();
         objects::embedded(&self.0, part, under, &mut errors);
         errors
+    }
+}
+
+/// Where a value is. It is written out where something is wrong with it.
+#[derive(Clone, Copy)]
+enum Name<'n> {
+    Root,
+    Property(&'n Name<'n>, &'n str),
+    /// A key that is none of the properties.
+    Entry(&'n Name<'n>, &'n str),
+    Item(&'n Name<'n>, usize),
+}
+
+impl Name<'_> {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Root => true,
+            Self::Property(of, key) => key.is_empty() && of.is_empty(),
+            Self::Entry(..) | Self::Item(..) => false,
+        }
+    }
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Property(of, key) if of.is_empty() => f.write_str(key),
+            Self::Property(of, key) | Self::Entry(of, key) => write!(f, "{of}.{key}"),
+            Self::Item(of, i) => write!(f, "{of}[{i}]"),
+        }
     }
 }
 
@@ -122,15 +155,16 @@ impl Findings {
         Self { under: self.under.clone(), ..Self::default() }
     }
 
-    fn path(&self, name: &str) -> FieldPath {
-        match name.strip_prefix('.').unwrap_or(name) {
+    fn path(&self, name: Name<'_>) -> FieldPath {
+        let name = name.to_string();
+        match name.strip_prefix('.').unwrap_or(&name) {
             "" => self.under.clone(),
             name if name.starts_with('[') => FieldPath::new(&format!("{}{name}", self.under.as_str())),
             name => self.under.child(name),
         }
     }
 
-    fn invalid(&mut self, name: &str, value: impl Into<Value>, rule: &str) {
+    fn invalid(&mut self, name: Name<'_>, value: impl Into<Value>, rule: &str) {
         let detail = format!("{name} in body {rule}");
         self.errors.push(FieldError::invalid(&self.path(name), value, detail));
     }
@@ -155,7 +189,7 @@ impl Findings {
 }
 
 impl Node {
-    fn check(&self, value: &Value, old: Option<&Value>, name: &str, findings: &mut Findings) {
+    fn check(&self, value: &Value, old: Option<&Value>, name: Name<'_>, findings: &mut Findings) {
         if old.is_some_and(|old| unchanged(self, value, old)) {
             return;
         }
@@ -179,7 +213,7 @@ impl Node {
     }
 
     /// Whether a value is of a type that it may be of.
-    fn type_of(&self, value: &Value, name: &str, findings: &mut Findings) -> bool {
+    fn type_of(&self, value: &Value, name: Name<'_>, findings: &mut Findings) -> bool {
         if self.types.is_empty() || (value.is_null() && self.nullable) {
             return true;
         }
@@ -197,7 +231,7 @@ impl Node {
         false
     }
 
-    fn common(&self, value: &Value, name: &str, findings: &mut Findings) {
+    fn common(&self, value: &Value, name: Name<'_>, findings: &mut Findings) {
         findings.checks += 1;
         if self.allowed.is_empty() || self.allowed.iter().any(|allowed| same(allowed, value)) {
             return;
@@ -208,7 +242,7 @@ impl Node {
         findings.errors.push(FieldError::not_supported(&findings.path(name), value.clone(), &texts));
     }
 
-    fn string(&self, text: &str, name: &str, findings: &mut Findings) {
+    fn string(&self, text: &str, name: Name<'_>, findings: &mut Findings) {
         findings.checks += 1;
         let length = text.chars().count();
         // The first of these counts.
@@ -229,7 +263,7 @@ impl Node {
         }
     }
 
-    fn number(&self, value: &Value, fits: bool, name: &str, findings: &mut Findings) {
+    fn number(&self, value: &Value, fits: bool, name: Name<'_>, findings: &mut Findings) {
         findings.checks += 1;
         let number = value.as_f64().unwrap_or_default();
         if let Some(ty) = self.types.first()
@@ -258,12 +292,12 @@ impl Node {
         }
     }
 
-    fn list(&self, items: &[Value], old: Option<&Value>, name: &str, findings: &mut Findings) {
+    fn list(&self, items: &[Value], old: Option<&Value>, name: Name<'_>, findings: &mut Findings) {
         findings.checks += 1;
         if let Some(item) = &self.items {
             let former = Former::of(self, old);
             for (i, value) in items.iter().enumerate() {
-                item.check(value, former.get(value), &format!("{name}[{i}]"), findings);
+                item.check(value, former.get(value), Name::Item(&name, i), findings);
             }
         }
         let size = items.len();
@@ -275,7 +309,7 @@ impl Node {
         }
     }
 
-    fn object(&self, value: &Value, old: Option<&Value>, name: &str, findings: &mut Findings) {
+    fn object(&self, value: &Value, old: Option<&Value>, name: Name<'_>, findings: &mut Findings) {
         let Some(object) = value.as_object() else { return };
         findings.checks += 1;
         let size = object.len();
@@ -290,11 +324,8 @@ impl Node {
             let is_type = name.is_empty() && matches!(key.as_str(), "apiVersion" | "kind");
             let old = old.filter(|_| !is_type).and_then(|old| old.get(key));
             match (self.properties.get(key), &self.additional) {
-                (Some(property), _) => {
-                    let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                    property.check(child, old, &name, findings);
-                }
-                (None, Some(additional)) => additional.check(child, old, &format!("{name}.{key}"), findings),
+                (Some(property), _) => property.check(child, old, Name::Property(&name, key), findings),
+                (None, Some(additional)) => additional.check(child, old, Name::Entry(&name, key), findings),
                 (None, None) if self.closed => {
                     let detail = format!("{name}.{key} in body is a forbidden property");
                     findings.errors.push(FieldError::invalid(&findings.path(name), key.as_str(), detail));
@@ -303,11 +334,11 @@ impl Node {
             }
         }
         for key in self.required.iter().filter(|key| !object.contains_key(*key)) {
-            findings.errors.push(FieldError::required(&findings.path(&format!("{name}.{key}")), ""));
+            findings.errors.push(FieldError::required(&findings.path(Name::Entry(&name, key)), ""));
         }
     }
 
-    fn combinations(&self, value: &Value, old: Option<&Value>, name: &str, findings: &mut Findings) {
+    fn combinations(&self, value: &Value, old: Option<&Value>, name: Name<'_>, findings: &mut Findings) {
         findings.checks += 1;
         let tried = |node: &Node, findings: &Findings| {
             let mut found = findings.nested();
@@ -321,7 +352,7 @@ impl Node {
         if !self.any_of.is_empty() {
             let all: Vec<Findings> = self.any_of.iter().map(|node| tried(node, findings)).collect();
             if all.iter().all(|found| !found.errors.is_empty()) {
-                findings.composite(format!("{name:?} must validate at least one schema (anyOf)"));
+                findings.composite(format!("{:?} must validate at least one schema (anyOf)", name.to_string()));
                 closest(all).into_iter().for_each(|found| findings.take(found));
             }
         }
@@ -333,7 +364,10 @@ impl Node {
                     0 => "Found none valid".to_owned(),
                     more => format!("Found {more} valid alternatives"),
                 };
-                findings.composite(format!("{name:?} must validate one and only one schema (oneOf). {which}"));
+                findings.composite(format!(
+                    "{:?} must validate one and only one schema (oneOf). {which}",
+                    name.to_string()
+                ));
                 if valid == 0 {
                     closest(all).into_iter().for_each(|found| findings.take(found));
                 }
@@ -345,11 +379,11 @@ impl Node {
             all.into_iter().for_each(|found| findings.take(found));
             if valid != self.all_of.len() {
                 let none = if valid == 0 { ". None validated" } else { "" };
-                findings.composite(format!("{name:?} must validate all the schemas (allOf){none}"));
+                findings.composite(format!("{:?} must validate all the schemas (allOf){none}", name.to_string()));
             }
         }
         if self.not.as_ref().is_some_and(|node| tried(node, findings).errors.is_empty()) {
-            findings.composite(format!("{name:?} must not validate the schema (not)"));
+            findings.composite(format!("{:?} must not validate the schema (not)", name.to_string()));
         }
     }
 }

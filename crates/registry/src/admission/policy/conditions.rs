@@ -31,6 +31,9 @@ pub(crate) fn evaluate<'a>(
     inputs: Inputs<'a>,
     variables: &'a Variables,
 ) -> Matched {
+    if conditions.is_empty() {
+        return Matched { conditions: Conditions::Match, errors: 0, took: Duration::ZERO };
+    }
     let started = Instant::now();
     let (conditions, errors) = evaluate_all(conditions, Inputs { namespace: &NULL, ..inputs }, variables);
     Matched { conditions, errors, took: started.elapsed() }
@@ -43,9 +46,6 @@ fn evaluate_all<'a>(
     inputs: Inputs<'a>,
     variables: &'a Variables,
 ) -> (Conditions, u64) {
-    if conditions.is_empty() {
-        return (Conditions::Match, 0);
-    }
     let mut evaluator = Evaluator::new(inputs, variables, MATCH_CONDITIONS_COST_BUDGET);
     let mut errors: Vec<String> = Vec::new();
     let (mut failed, mut unmet) = (0, false);

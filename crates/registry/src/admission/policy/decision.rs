@@ -67,13 +67,17 @@ pub(super) async fn decide<'a>(policy: &'a ValidatingPolicy, conditions: &Condit
     }
     let mut evaluator = Evaluator::new(inputs, &policy.variables, RUNTIME_COST_BUDGET);
     let mut results = Vec::with_capacity(policy.validations.len());
+    let mut started = Instant::now();
     for validation in &policy.validations {
-        let (started, before) = (Instant::now(), evaluator.budget());
+        let before = evaluator.budget();
         match evaluator.evaluate(&validation.expression) {
             Ok(result) => {
-                results.push((result, started.elapsed()));
+                let ended = Instant::now();
+                results.push((result, ended - started));
+                started = ended;
                 if before - evaluator.budget() > LONG {
                     tokio::task::yield_now().await;
+                    started = Instant::now();
                 }
             }
             Err(_) => return Decisions::failed(policy, OUT_OF_BUDGET, started.elapsed()),

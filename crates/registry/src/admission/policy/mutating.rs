@@ -201,7 +201,7 @@ impl Turn<'_> {
             object: &object,
             old_object: &old_object,
             params: self.param,
-            request: RequestVariable { request: self.request, seen: &self.selected.seen, value: &value },
+            request: RequestVariable { request: self.request, seen: self.selected.seen, value: &value },
             namespace: self.namespace,
             authorizer: Some(&authorization),
         };
@@ -243,7 +243,7 @@ impl Turn<'_> {
                 object: &shown,
                 old_object: &old_object,
                 params: self.param,
-                request: RequestVariable { request, seen: &selected.seen, value: &value },
+                request: RequestVariable { request, seen: selected.seen, value: &value },
                 namespace: self.namespace,
                 authorizer: Some(&authorization),
             };

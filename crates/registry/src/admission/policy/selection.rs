@@ -33,7 +33,7 @@ pub(super) fn is_excluded(request: &AdmissionRequest<'_>) -> bool {
 /// What of a policy a request is for.
 pub(super) struct Selected<'h, S> {
     pub policy: &'h Policy<S>,
-    pub seen: Equivalent,
+    pub seen: &'h Equivalent,
     /// Each with its parameters.
     pub bindings: Vec<(&'h Binding, Vec<Value>)>,
     pub faults: Vec<Fault<'h>>,
@@ -55,7 +55,7 @@ impl<'h> Fault<'h> {
 /// `Err` where the policy itself cannot be asked, nothing where the request is none of its business.
 pub(super) async fn select<'h, S: PolicySort>(
     hook: &'h Hook<S>,
-    candidate: &Candidate<'_>,
+    candidate: &'h Candidate<'_>,
     request: &AdmissionRequest<'_>,
     object: Option<&Value>,
     objects: &dyn Objects,

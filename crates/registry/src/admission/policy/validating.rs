@@ -169,7 +169,7 @@ impl<'a> Review<'a> {
         selected: &Selected<'_, ValidatingPolicy>,
         param: &Value,
     ) -> Result<Decisions, ApiError> {
-        let index = self.show(&selected.seen).await?;
+        let index = self.show(selected.seen).await?;
         let request = self.request;
         let policy = selected.policy.compiled();
         loop {

@@ -75,7 +75,7 @@ impl Shared {
         object: Option<&Value>,
     ) -> Result<Option<Shown>, ApiError> {
         let Some(seen) = candidate.matches(&hook.criteria, object)? else { return Ok(None) };
-        let shown = Shown::new(request, seen, object).await?;
+        let shown = Shown::new(request, seen.clone(), object).await?;
         if hook.conditions.is_empty() {
             return Ok(Some(shown));
         }
