@@ -24,6 +24,8 @@ type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
 /// What is known of all Services.
 #[derive(Default)]
 pub struct ServiceAddresses {
+    /// Where this server itself listens.
+    own: Option<SocketAddr>,
     state: RwLock<State>,
     turn: AtomicUsize,
     listeners: RwLock<Vec<Listener>>,
@@ -105,6 +107,16 @@ impl Service {
 }
 
 impl ServiceAddresses {
+    /// Those that a server knows which itself listens there.
+    pub fn of_server(own: SocketAddr) -> Self {
+        Self { own: Some(own), ..Self::default() }
+    }
+
+    /// The Service that stands for API servers is this one, as upstream: nothing else needs to work to reach it.
+    fn own(&self, namespace: &str, name: &str, port: u16) -> Option<SocketAddr> {
+        self.own.filter(|_| (namespace, name, port) == ("default", "kubernetes", 443))
+    }
+
     /// Has a function called, in the commit path, for every Service that changes.
     pub(crate) fn listen(&self, listener: impl Fn(&str, &str) + Send + Sync + 'static) {
         self.listeners.write().push(Box::new(listener));
@@ -131,6 +143,9 @@ impl ServiceAddresses {
         port: u16,
         routing: Routing,
     ) -> Result<(String, u16), String> {
+        if let Some(own) = self.own(namespace, name, port) {
+            return Ok((own.ip().to_string(), own.port()));
+        }
         if routing == Routing::Endpoints {
             let found = self.endpoints(namespace, name, port)?;
             let first = found.first().ok_or_else(|| format!("no endpoints available for service {name:?}"))?;
@@ -236,6 +251,9 @@ impl Observer for ServiceAddresses {
 
 impl ServiceResolver for ServiceAddresses {
     fn resolve(&self, namespace: &str, name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        if let Some(own) = self.own(namespace, name, port) {
+            return Ok(vec![own]);
+        }
         if self.is_external(namespace, name) {
             return Err(format!("service {name:?} is of type ExternalName: name its server with a URL"));
         }
@@ -347,5 +365,22 @@ mod tests {
         put(&addresses, "endpointslices", "a", None);
         assert_eq!(told.read().len(), 6, "{told:?}");
         assert!(told.read().iter().all(|service| service == "shop/hook"));
+    }
+    #[test]
+    fn a_servers_own_service_is_itself() {
+        let own: SocketAddr = "127.0.0.1:6443".parse().unwrap();
+        let addresses = ServiceAddresses::of_server(own);
+        for routing in [Routing::Endpoints, Routing::ClusterIp] {
+            let locate = |namespace, name, port| addresses.locate(namespace, name, port, routing);
+            assert_eq!(locate("default", "kubernetes", 443), Ok(("127.0.0.1".to_owned(), 6443)));
+            for (namespace, name, port) in
+                [("default", "kubernetes", 6443), ("shop", "kubernetes", 443), ("default", "kube", 443)]
+            {
+                assert_eq!(locate(namespace, name, port), Err(format!("service {name:?} not found")));
+                assert!(addresses.resolve(namespace, name, port).is_err());
+            }
+        }
+        assert_eq!(addresses.resolve("default", "kubernetes", 443), Ok(vec![own]));
+        assert!(ServiceAddresses::default().resolve("default", "kubernetes", 443).is_err());
     }
 }
