@@ -1,4 +1,4 @@
-//! JSON web tokens in compact form (RFC 7515, 7519), signed with RS256, ES256 or ES384. `alg: none` and symmetric algorithms do
+//! JSON web tokens in compact form (RFC 7515, 7519), signed with RS256, ES256, ES384 or ES512. `alg: none` and symmetric algorithms do
 //! not exist here.
 
 use base64::Engine;

@@ -1,11 +1,12 @@
 //! Signing and verification keys in the forms that upstream's `--service-account-key-file` takes: PKCS#8, PKCS#1, SEC 1,
-//! SPKI and certificates; RSA and ECDSA on P-256 and P-384.
+//! SPKI and certificates; RSA and ECDSA on P-256, P-384 and P-521.
 
+use p521::ecdsa::signature::{Signer, Verifier};
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING,
-    EcdsaKeyPair, EcdsaSigningAlgorithm, EcdsaVerificationAlgorithm, KeyPair, RSA_PKCS1_2048_8192_SHA256,
-    RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
+    EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair,
+    UnparsedPublicKey,
 };
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -22,7 +23,7 @@ pub enum KeyError {
     None,
     #[error("its {label} block is rejected: {cause}")]
     Rejected { label: String, cause: String },
-    #[error("its {0} key is not supported: use RSA of at least 2048 bits or ECDSA P-256 or P-384")]
+    #[error("its {0} key is not supported: use RSA of at least 2048 bits or ECDSA P-256, P-384 or P-521")]
     Unsupported(&'static str),
 }
 
@@ -35,29 +36,48 @@ const P256_ALGORITHM: &[u8] = &[
 ];
 const P384_ALGORITHM: &[u8] =
     &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+const P521_ALGORITHM: &[u8] =
+    &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Curve {
     P256,
     P384,
+    P521,
 }
 
 impl Curve {
-    const ALL: [Self; 2] = [Self::P256, Self::P384];
+    const ALL: [Self; 3] = [Self::P256, Self::P384, Self::P521];
+
+    /// Of its [`Self::name`].
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|curve| curve.name() == name)
+    }
 
     /// As JSON Web Keys write it.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::P256 => "P-256",
             Self::P384 => "P-384",
+            Self::P521 => "P-521",
+        }
+    }
+
+    /// The JWS `alg`.
+    pub(crate) fn algorithm(self) -> &'static str {
+        match self {
+            Self::P256 => "ES256",
+            Self::P384 => "ES384",
+            Self::P521 => "ES512",
         }
     }
 
     /// Bytes of a coordinate.
-    pub(super) fn size(self) -> usize {
+    pub(crate) fn size(self) -> usize {
         match self {
             Self::P256 => 32,
             Self::P384 => 48,
+            Self::P521 => 66,
         }
     }
 
@@ -65,20 +85,31 @@ impl Curve {
         match self {
             Self::P256 => P256_ALGORITHM,
             Self::P384 => P384_ALGORITHM,
+            Self::P521 => P521_ALGORITHM,
         }
     }
 
-    fn verification(self) -> &'static EcdsaVerificationAlgorithm {
-        match self {
+    /// Whether the key with this uncompressed point made the signature: both halves at their full length.
+    pub(crate) fn verify(self, point: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let algorithm = match self {
             Self::P256 => &ECDSA_P256_SHA256_FIXED,
             Self::P384 => &ECDSA_P384_SHA384_FIXED,
-        }
+            // ring has not this one.
+            Self::P521 => {
+                let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(point);
+                let signature = p521::ecdsa::Signature::from_slice(signature);
+                return key.is_ok_and(|key| signature.is_ok_and(|signature| key.verify(message, &signature).is_ok()));
+            }
+        };
+        UnparsedPublicKey::new(algorithm, point).verify(message, signature).is_ok()
     }
 
-    fn signing(self) -> &'static EcdsaSigningAlgorithm {
+    /// `None` where ring does not sign.
+    fn signing(self) -> Option<&'static EcdsaSigningAlgorithm> {
         match self {
-            Self::P256 => &ECDSA_P256_SHA256_FIXED_SIGNING,
-            Self::P384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
+            Self::P256 => Some(&ECDSA_P256_SHA256_FIXED_SIGNING),
+            Self::P384 => Some(&ECDSA_P384_SHA384_FIXED_SIGNING),
+            Self::P521 => None,
         }
     }
 }
@@ -97,8 +128,7 @@ impl PublicKey {
     pub fn algorithm(&self) -> &'static str {
         match self {
             Self::Rsa(_) => "RS256",
-            Self::Ec(Curve::P256, _) => "ES256",
-            Self::Ec(Curve::P384, _) => "ES384",
+            Self::Ec(curve, _) => curve.algorithm(),
         }
     }
 
@@ -107,9 +137,7 @@ impl PublicKey {
             Self::Rsa(key) => {
                 UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key).verify(message, signature).is_ok()
             }
-            Self::Ec(curve, key) => {
-                UnparsedPublicKey::new(curve.verification(), key).verify(message, signature).is_ok()
-            }
+            Self::Ec(curve, key) => curve.verify(key, message, signature),
         }
     }
 
@@ -149,7 +177,8 @@ impl PublicKey {
             ("1.2.840.113549.1.1.1", _) => Ok(Self::Rsa(key)),
             ("1.2.840.10045.2.1", Some("1.2.840.10045.3.1.7")) if point(Curve::P256) => Ok(Self::Ec(Curve::P256, key)),
             ("1.2.840.10045.2.1", Some("1.3.132.0.34")) if point(Curve::P384) => Ok(Self::Ec(Curve::P384, key)),
-            _ => Err("it is neither RSA nor ECDSA P-256 or P-384".to_owned()),
+            ("1.2.840.10045.2.1", Some("1.3.132.0.35")) if point(Curve::P521) => Ok(Self::Ec(Curve::P521, key)),
+            _ => Err("it is neither RSA nor ECDSA P-256, P-384 or P-521".to_owned()),
         }
     }
 }
@@ -157,6 +186,7 @@ impl PublicKey {
 enum Pair {
     Rsa(Box<RsaKeyPair>),
     Ec(Curve, Box<EcdsaKeyPair>),
+    P521(Box<p521::ecdsa::SigningKey>),
 }
 
 /// A key that signs tokens.
@@ -178,9 +208,12 @@ impl SigningKey {
         for block in pem::decode(text).map_err(KeyError::Pem)? {
             let rejected = |cause: String| KeyError::Rejected { label: block.label.clone(), cause };
             let pair = match block.label.as_str() {
+                "PRIVATE KEY" | "EC PRIVATE KEY" if p521_key(&block.der).is_some() => {
+                    Pair::P521(Box::new(p521_key(&block.der).expect("it is one")))
+                }
                 "PRIVATE KEY" => {
                     let on = |curve: Curve| {
-                        let pair = EcdsaKeyPair::from_pkcs8(curve.signing(), &block.der, &SystemRandom::new()).ok()?;
+                        let pair = EcdsaKeyPair::from_pkcs8(curve.signing()?, &block.der, &SystemRandom::new()).ok()?;
                         Some(Pair::Ec(curve, Box::new(pair)))
                     };
                     match Curve::ALL.into_iter().find_map(on) {
@@ -194,15 +227,11 @@ impl SigningKey {
                     Pair::Rsa(Box::new(RsaKeyPair::from_der(&block.der).map_err(|e| rejected(e.to_string()))?))
                 }
                 "EC PRIVATE KEY" => {
-                    let on = |curve: Curve| sec1(&block.der, curve).map(|parts| (curve, parts));
+                    let on = |curve: Curve| Some((curve, curve.signing()?, sec1(&block.der, curve)?));
                     let found = Curve::ALL.into_iter().find_map(on);
-                    let (curve, (scalar, point)) = found.ok_or(KeyError::Unsupported("EC"))?;
-                    let pair = EcdsaKeyPair::from_private_key_and_public_key(
-                        curve.signing(),
-                        scalar,
-                        point,
-                        &SystemRandom::new(),
-                    );
+                    let (curve, signing, (scalar, point)) = found.ok_or(KeyError::Unsupported("EC"))?;
+                    let pair =
+                        EcdsaKeyPair::from_private_key_and_public_key(signing, scalar, point, &SystemRandom::new());
                     Pair::Ec(curve, Box::new(pair.map_err(|e| rejected(e.to_string()))?))
                 }
                 _ => continue,
@@ -210,6 +239,9 @@ impl SigningKey {
             let public = match &pair {
                 Pair::Rsa(pair) => PublicKey::Rsa(pair.public_key().as_ref().to_vec()),
                 Pair::Ec(curve, pair) => PublicKey::Ec(*curve, pair.public_key().as_ref().to_vec()),
+                Pair::P521(pair) => {
+                    PublicKey::Ec(Curve::P521, pair.verifying_key().to_sec1_point(false).as_bytes().to_vec())
+                }
             };
             let id = public.id();
             return Ok(Self { pair, public, id });
@@ -235,6 +267,10 @@ impl SigningKey {
                 Ok(signature)
             }
             Pair::Ec(_, pair) => Ok(pair.sign(&SystemRandom::new(), message).map_err(|_| failed)?.as_ref().to_vec()),
+            Pair::P521(pair) => {
+                let signature: p521::ecdsa::Signature = pair.try_sign(message).map_err(|_| "the key does not sign")?;
+                Ok(signature.to_bytes().to_vec())
+            }
         }
     }
 }
@@ -248,6 +284,15 @@ pub(crate) fn sec1(bytes: &[u8], curve: Curve) -> Option<(&[u8], &[u8])> {
     let rest = &bytes[at + size..];
     let point = rest.windows(4).position(|w| w == [0x03, 2 * length + 2, 0x00, 0x04])? + 3;
     Some((scalar, rest.get(point..point + 1 + 2 * size)?))
+}
+
+/// The key of an `ECPrivateKey` on P-521, by itself or within PKCS#8; its point follows from its scalar.
+fn p521_key(bytes: &[u8]) -> Option<p521::ecdsa::SigningKey> {
+    let size = Curve::P521.size();
+    let curve = &P521_ALGORITHM[P521_ALGORITHM.len() - 7..];
+    bytes.windows(curve.len()).position(|window| window == curve)?;
+    let at = bytes.windows(5).position(|w| w == [0x02, 0x01, 0x01, 0x04, size as u8])? + 5;
+    p521::ecdsa::SigningKey::from_slice(bytes.get(at..at + size)?).ok()
 }
 
 /// Every key of a PEM text: public keys, certificates, and the public halves of private keys.
@@ -274,6 +319,8 @@ pub fn read_public_keys(text: &str) -> Result<Vec<PublicKey>, KeyError> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+
     use super::*;
 
     #[test]
@@ -313,12 +360,53 @@ mod tests {
                 assert!(key.public_key().verify(b"hello", &signature));
             }
         }
-        let p521 = [&[0x30, 0x10][..], &P384_ALGORITHM[2..17], &[0x23]].concat();
-        let spki = der(0x30, &[p521, der(3, &[&[0, 4], [7; 132].as_slice()].concat())].concat());
-        let refused = read_public_keys(&pem::encode("PUBLIC KEY", &spki)).unwrap_err().to_string();
-        assert!(refused.contains("P-384"), "{refused}");
     }
 
+    /// Made by OpenSSL: a key in three forms, and what it signed.
+    #[test]
+    fn keys_on_p521_are_read_and_sign_as_others() {
+        let sec1 = "MIHcAgEBBEIAd/tdyudQAjz2VUeDnobNnHh8Jbst1A511VJxMeaN0kWZhcFmqvRTckStxMyO9rmdKeugy8kHQU6beNWleY4yjregBwYF\
+         K4EEACOhgYkDgYYABAEGc33I0sLxvIdQQfNBxinnFL92/BnHDqlDkLtIstO5RM3+Rxc2bQUMd0I/DT6QdSmqR7IMFKBUK4o8mNX335eQ\
+         4QAufjJW02RkAuAElpffolWpwAvSc/K0dj2qSyr7/Zs0QwWT88cxLyzQEmZDakjTZ0seE5MWNUJg3qTlfzw8a1NOzA==";
+        let pkcs8 = "MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIAd/tdyudQAjz2VUeDnobNnHh8Jbst1A511VJxMeaN0kWZhcFmqvRTckSt\
+         xMyO9rmdKeugy8kHQU6beNWleY4yjrehgYkDgYYABAEGc33I0sLxvIdQQfNBxinnFL92/BnHDqlDkLtIstO5RM3+Rxc2bQUMd0I/DT6Q\
+         dSmqR7IMFKBUK4o8mNX335eQ4QAufjJW02RkAuAElpffolWpwAvSc/K0dj2qSyr7/Zs0QwWT88cxLyzQEmZDakjTZ0seE5MWNUJg3qTl\
+         fzw8a1NOzA==";
+        let public = "MIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQBBnN9yNLC8byHUEHzQcYp5xS/dvwZxw6pQ5C7SLLTuUTN/kcXNm0FDHdCPw0+kHUpqkey\
+         DBSgVCuKPJjV99+XkOEALn4yVtNkZALgBJaX36JVqcAL0nPytHY9qksq+/2bNEMFk/PHMS8s0BJmQ2pI02dLHhOTFjVCYN6k5X88PGtT\
+         Tsw=";
+        let signature = "AK6aE2XqNN9j9sl9qWsQRLl3K8EJmSJWkBef/zqB7D1mF4+neldKB+J/G2xdVnwXT4Wv1kywy+J3kTPol4bW1o6EAR1G9GIJPX8iKjHJ\
+         rgcUIvOO32lz8Dk5HtIklwy+WwXeeFPs4nWpNw5jguzGaZlB/SYPPXqqZNm0nFva14tlCPVj";
+        let text = |label: &str, body: &str| format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
+        let signature = base64::engine::general_purpose::STANDARD.decode(signature).unwrap();
+        let [public] = read_public_keys(&text("PUBLIC KEY", public)).unwrap().try_into().unwrap();
+        assert_eq!(public.algorithm(), "ES512");
+        assert!(public.verify(b"hello", &signature) && !public.verify(b"hellp", &signature));
+        let mut other = signature.clone();
+        other[131] ^= 1;
+        assert!(!public.verify(b"hello", &other));
+        for bad in [&signature[..131], &[&signature[..], &[0]].concat(), &[0; 132], b""] {
+            assert!(!public.verify(b"hello", bad), "{} bytes", bad.len());
+        }
+        for private in [text("EC PRIVATE KEY", sec1), text("PRIVATE KEY", pkcs8)] {
+            let key = SigningKey::from_pem(&private).unwrap();
+            assert_eq!(key.public_key(), &public);
+            assert!(read_public_keys(&private).unwrap().iter().eq([&public]));
+            assert!(public.verify(b"hello", &key.sign(b"hello").unwrap()));
+            let token = crate::token::sign(&key, &serde_json::json!({"iss": "a"})).unwrap();
+            let (message, signature) = token.rsplit_once('.').unwrap();
+            let signature = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(signature).unwrap();
+            assert!(public.verify(message.as_bytes(), &signature));
+        }
+        // A point that is on no curve.
+        let spki = der(0x30, &[P521_ALGORITHM, &der(3, &[&[0, 4], [7; 132].as_slice()].concat())].concat());
+        let [off] = read_public_keys(&pem::encode("PUBLIC KEY", &spki)).unwrap().try_into().unwrap();
+        assert!(!off.verify(b"hello", &signature));
+        let p224 = [&P521_ALGORITHM[..17], &[0x21]].concat();
+        let spki = der(0x30, &[p224, der(3, &[&[0, 4], [7; 132].as_slice()].concat())].concat());
+        let refused = read_public_keys(&pem::encode("PUBLIC KEY", &spki)).unwrap_err().to_string();
+        assert!(refused.contains("P-521"), "{refused}");
+    }
     #[test]
     fn rubbish_is_refused_with_its_reason() {
         assert_eq!(SigningKey::from_pem("").unwrap_err(), KeyError::None);

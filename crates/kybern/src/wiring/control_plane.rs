@@ -192,10 +192,8 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     let authentication =
         Authentication::new(&options.authentication, issuer.issuers(), Arc::clone(&clock), &server_id)?;
     let tokens = Arc::new(bearer_tokens(options, &issuer, &authentication, &slot, &clock)?);
-    let service_addresses = Arc::new(ServiceAddresses::of_server(SocketAddr::new(
-        loopback_or(options.bind_address),
-        options.secure_port,
-    )));
+    let service_addresses =
+        Arc::new(ServiceAddresses::of_server(SocketAddr::new(loopback_or(options.bind_address), options.secure_port)));
     let webhook_metrics = Arc::new(WebhookMetrics::default());
     let policy_metrics = Arc::new(PolicyMetrics::default());
     let told = options.admission_file.as_deref().map(AdmissionConfiguration::read).transpose();

@@ -4,10 +4,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kybern_apimachinery::Value;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
-    RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
 };
+
+use crate::token::Curve;
 
 /// The algorithms that may be allowed, as upstream sorts them.
 pub const SIGNING_ALGORITHMS: [&str; 9] =
@@ -27,9 +28,8 @@ enum Material {
         modulus: Vec<u8>,
         exponent: Vec<u8>,
     },
-    /// Uncompressed points.
-    P256(Vec<u8>),
-    P384(Vec<u8>),
+    /// The uncompressed point.
+    Ec(Curve, Vec<u8>),
 }
 
 impl Key {
@@ -43,18 +43,14 @@ impl Key {
                 Material::Rsa { modulus: number("n")?, exponent: number("e")? }
             }
             "EC" => {
-                let (size, make): (usize, fn(Vec<u8>) -> Material) = match text("crv")? {
-                    "P-256" => (32, Material::P256),
-                    "P-384" => (48, Material::P384),
-                    _ => return None,
-                };
+                let curve = Curve::named(text("crv")?)?;
                 let mut point = vec![4];
                 for field in ["x", "y"] {
                     let number = bytes(field)?;
-                    point.extend(std::iter::repeat_n(0, size.checked_sub(number.len())?));
+                    point.extend(std::iter::repeat_n(0, curve.size().checked_sub(number.len())?));
                     point.extend(number);
                 }
-                make(point)
+                Material::Ec(curve, point)
             }
             _ => return None,
         };
@@ -68,9 +64,7 @@ impl Key {
                 let Some(parameters) = rsa(algorithm) else { return false };
                 RsaPublicKeyComponents { n: modulus, e: exponent }.verify(parameters, message, signature).is_ok()
             }
-            Material::P256(point) if algorithm == "ES256" => ec(&ECDSA_P256_SHA256_FIXED, point, message, signature),
-            Material::P384(point) if algorithm == "ES384" => ec(&ECDSA_P384_SHA384_FIXED, point, message, signature),
-            Material::P256(_) | Material::P384(_) => false,
+            Material::Ec(curve, point) => curve.algorithm() == algorithm && curve.verify(point, message, signature),
         }
     }
 }
@@ -85,10 +79,6 @@ fn rsa(algorithm: &str) -> Option<&'static RsaParameters> {
         "PS512" => &RSA_PSS_2048_8192_SHA512,
         _ => return None,
     })
-}
-
-fn ec(algorithm: &'static dyn VerificationAlgorithm, point: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(algorithm, point).verify(message, signature).is_ok()
 }
 
 /// The keys of a JWK set.
@@ -121,6 +111,21 @@ mod tests {
             assert!(!keys[0].verifies(algorithm, message.as_bytes(), &signature), "{algorithm}");
         }
         assert!(!keys[0].verifies("ES256", b"other", &signature));
+    }
+
+    #[test]
+    fn a_key_on_p521_verifies_es512_alone() {
+        let pair = p521::ecdsa::SigningKey::from_slice(&[[0; 2].as_slice(), &[7; 64]].concat()).unwrap();
+        let point = pair.verifying_key().to_sec1_point(false);
+        let half = |at: usize| URL_SAFE_NO_PAD.encode(&point.as_bytes()[at..at + 66]);
+        let set = format!(r#"{{"keys": [{{"kty": "EC", "crv": "P-521", "x": "{}", "y": "{}"}}]}}"#, half(1), half(67));
+        let keys = read_set(set.as_bytes()).unwrap();
+        let signature: p521::ecdsa::Signature = p521::ecdsa::signature::Signer::sign(&pair, b"m");
+        let signature = signature.to_bytes();
+        assert!(keys[0].verifies("ES512", b"m", &signature) && !keys[0].verifies("ES512", b"n", &signature));
+        for algorithm in ["ES256", "ES384", "RS512", "none"] {
+            assert!(!keys[0].verifies(algorithm, b"m", &signature), "{algorithm}");
+        }
     }
 
     #[test]
