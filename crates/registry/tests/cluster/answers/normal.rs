@@ -26,7 +26,7 @@ impl Normal {
             time: regex(r"20(2[5-9]|[3-9][0-9])-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z"),
             cluster_ip: regex(r"\b10\.96\.[0-9]{1,3}\.[0-9]{1,3}(\b|x)"),
             api_access: regex(r"kube-api-access-[a-z0-9]{5}\b"),
-            age: regex("^([0-9]+s|[0-9]+m([0-9]+s)?)$"),
+            age: regex("^([0-9]+[ydhms]){1,2}$"),
             node_port: regex(r":(3[0-9]{4})/"),
             twice: regex(r"duplicate nodePort: \{TCP 3[0-9]{4}\}"),
             diff: regex(r"(\n(@@|[-+ ])[^\n]*)+\n"),
