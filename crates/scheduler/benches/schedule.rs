@@ -9,12 +9,13 @@ use kybern_scheduler::chain::Chain;
 use kybern_scheduler::core::{Core, Decision};
 use kybern_scheduler::node::Node;
 use kybern_scheduler::pod::PodInfo;
+use kybern_scheduler::stores::Stores;
 
 const NODES: usize = 1000;
 const PODS: usize = 6000;
 
 fn main() {
-    let mut core = Core::new(Chain::default(), Profiles::default());
+    let mut core = Core::new(Chain::default(), Profiles::default(), Stores::default());
     let now = Duration::ZERO;
     for n in 0..NODES {
         let zone = n % 3;

@@ -1,10 +1,12 @@
 //! The cluster as the scheduler believes it to be: nodes, and the pods on them, including those whose binding is under way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::node::{Node, NodeInfo};
 use crate::pod::PodInfo;
+use crate::stores::Stores;
+use crate::topology::PodIndex;
 
 #[derive(Default)]
 pub struct Cluster {
@@ -18,6 +20,14 @@ pub struct Cluster {
     /// Indexes of `nodes`, the zones taking turns.
     order: Vec<usize>,
     is_order_stale: bool,
+    index: PodIndex,
+    stores: Stores,
+    /// Pods that wait for room on a node, by its name, in the order in which they came.
+    nominated: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
+    /// The same nodes, by the pods' uids.
+    nominations: HashMap<Box<str>, Box<str>>,
+    /// Uids of pods whose deletion is under way for a pod of higher priority.
+    doomed: HashSet<Box<str>>,
 }
 
 struct Placement {
@@ -27,6 +37,63 @@ struct Placement {
 }
 
 impl Cluster {
+    pub fn new(stores: Stores) -> Self {
+        Self { stores, ..Self::default() }
+    }
+
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// How many pods are where.
+    pub fn index(&self) -> &PodIndex {
+        &self.index
+    }
+
+    /// Pods that wait for room on a node.
+    pub fn nominated_on(&self, node: &str) -> &[Arc<PodInfo>] {
+        self.nominated.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    /// The node on which a pod waits for room.
+    pub fn nomination(&self, uid: &str) -> Option<&str> {
+        self.nominations.get(uid).map(|node| &**node)
+    }
+
+    /// Has a pod wait for room on a node, instead of on another.
+    pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.denominate(&pod.uid);
+        self.nominations.insert(pod.uid.clone(), node.into());
+        self.nominated.entry(node.into()).or_default().push(pod);
+    }
+
+    /// Ends a pod's wait; answers the pod if it was nominated.
+    pub fn denominate(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let node = self.nominations.remove(uid)?;
+        let pods = self.nominated.get_mut(&node)?;
+        let pod = pods.iter().position(|pod| &*pod.uid == uid).map(|at| pods.remove(at));
+        if pods.is_empty() {
+            self.nominated.remove(&node);
+        }
+        pod
+    }
+
+    /// Notes that a pod is being deleted for the sake of another.
+    pub fn doom(&mut self, uid: &str) {
+        if self.pods.contains_key(uid) {
+            self.doomed.insert(uid.into());
+        }
+    }
+
+    pub fn spare(&mut self, uid: &str) {
+        self.doomed.remove(uid);
+    }
+
+    /// Whether a pod makes room already.
+    pub fn is_leaving(&self, pod: &PodInfo) -> bool {
+        (pod.is_deleting && pod.is_preempted) || self.doomed.contains(&pod.uid)
+    }
+
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -41,6 +108,10 @@ impl Cluster {
 
     pub fn node_at(&self, index: usize) -> &NodeInfo {
         &self.nodes[index]
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.nodes.iter()
     }
 
     pub fn index_of(&self, name: &str) -> Option<usize> {
@@ -80,8 +151,17 @@ impl Cluster {
         self.count_images(&node, 1);
         match self.by_name.get(&node.name) {
             Some(&at) => {
-                let old = std::mem::replace(&mut self.nodes[at].node, node);
-                self.is_order_stale |= old.zone() != self.nodes[at].node.zone();
+                let info = &mut self.nodes[at];
+                let old = std::mem::replace(&mut info.node, node);
+                self.is_order_stale |= old.zone() != info.node.zone();
+                if old.domains != info.node.domains {
+                    self.index.add_node(&old, -1);
+                    self.index.add_node(&info.node, 1);
+                    for pod in &info.pods {
+                        self.index.remove(pod, &old);
+                        self.index.add(pod, &info.node);
+                    }
+                }
                 self.count_images(&old, -1);
                 Some(old)
             }
@@ -89,6 +169,8 @@ impl Cluster {
                 let mut info = self.strays.remove(&node.name).unwrap_or_default();
                 self.by_name.insert(node.name.clone(), self.nodes.len());
                 info.node = node;
+                self.index.add_node(&info.node, 1);
+                info.pods.iter().for_each(|pod| self.index.add(pod, &info.node));
                 self.nodes.push(info);
                 self.is_order_stale = true;
                 None
@@ -105,6 +187,8 @@ impl Cluster {
         self.is_order_stale = true;
         let node = std::mem::take(&mut info.node);
         self.count_images(&node, -1);
+        self.index.add_node(&node, -1);
+        info.pods.iter().for_each(|pod| self.index.remove(pod, &node));
         if !info.pods.is_empty() {
             self.strays.insert(name.into(), info);
         }
@@ -133,9 +217,12 @@ impl Cluster {
         self.pods.contains_key(uid)
     }
 
-    /// A pod that the API says is bound; confirms an assumed one.
-    pub fn set_bound(&mut self, pod: Arc<PodInfo>) {
+    /// A pod that the API says is bound; confirms an assumed one. Answers what it was if it was known to be bound.
+    pub fn set_bound(&mut self, pod: Arc<PodInfo>) -> Option<Arc<PodInfo>> {
+        let known = self.pods.get(&pod.uid).filter(|placement| !placement.is_assumed);
+        let known = known.map(|placement| placement.pod.clone());
         self.place(pod.clone(), &pod.node, false);
+        known
     }
 
     /// Counts a pod on a node before its binding is known to have succeeded.
@@ -150,9 +237,17 @@ impl Cluster {
     }
 
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        self.doomed.remove(uid);
+        self.take(uid)
+    }
+
+    fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placement = self.pods.remove(uid)?;
         match self.by_name.get(&placement.node) {
-            Some(&at) => self.nodes[at].remove(uid),
+            Some(&at) => {
+                self.nodes[at].remove(uid);
+                self.index.remove(&placement.pod, &self.nodes[at].node);
+            }
             None => {
                 if let Some(stray) = self.strays.get_mut(&placement.node) {
                     stray.remove(uid);
@@ -166,9 +261,13 @@ impl Cluster {
     }
 
     fn place(&mut self, pod: Arc<PodInfo>, node: &str, is_assumed: bool) {
-        self.remove_pod(&pod.uid);
+        self.take(&pod.uid);
+        self.denominate(&pod.uid);
         match self.by_name.get(node) {
-            Some(&at) => self.nodes[at].add(pod.clone()),
+            Some(&at) => {
+                self.nodes[at].add(pod.clone());
+                self.index.add(&pod, &self.nodes[at].node);
+            }
             None => self.strays.entry(node.into()).or_default().add(pod.clone()),
         }
         self.pods.insert(pod.uid.clone(), Placement { pod, node: node.into(), is_assumed });
@@ -178,7 +277,7 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use crate::{fixture, topology};
     use kybern_apimachinery::json;
 
     fn cpu(cluster: &Cluster, node: &str) -> i64 {
@@ -229,5 +328,58 @@ mod tests {
         cluster.refresh_order();
         let names: Vec<&str> = cluster.order().iter().map(|at| &*cluster.node_at(*at).node.name).collect();
         assert_eq!(names, ["a1", "b1", "a2", "a3"]);
+    }
+    /// What is counted by labels is, at every moment, what a count of all pods gives.
+    #[test]
+    fn the_index_counts_every_pod_once() {
+        let mut cluster = Cluster::default();
+        let zoned = |name: &str, zone: &str| {
+            let labels = json!({"topology.kubernetes.io/zone": zone});
+            Arc::new(fixture::node(json!({"metadata": {"name": name, "labels": labels}})))
+        };
+        let pod = |name: &str| Arc::new(fixture::labelled(name, json!({"app": "x"}), json!({})));
+        let zone = topology::slot("topology.kubernetes.io/zone").unwrap();
+        let check = |cluster: &Cluster, expect: &[(&str, i64)]| {
+            let mut found = std::collections::BTreeMap::new();
+            for (_, _, domains) in cluster.index().groups("default") {
+                for (value, count) in domains.counts(zone) {
+                    *found.entry(value.to_string()).or_insert(0) += count;
+                }
+            }
+            let found: Vec<(&str, i64)> = found.iter().map(|(value, count)| (value.as_str(), *count)).collect();
+            assert_eq!(found, expect);
+        };
+        cluster.set_node(zoned("n1", "a"));
+        cluster.assume(pod("p1"), "n1");
+        cluster.assume(pod("p2"), "late");
+        check(&cluster, &[("a", 1)]);
+        cluster.set_node(zoned("late", "b"));
+        check(&cluster, &[("a", 1), ("b", 1)]);
+        cluster.set_node(zoned("late", "a"));
+        check(&cluster, &[("a", 2)]);
+        let mut leaving = (*pod("p2")).clone();
+        (leaving.node, leaving.is_deleting) = ("late".into(), true);
+        cluster.set_bound(Arc::new(leaving));
+        check(&cluster, &[("a", 2)]);
+        cluster.remove_node("late");
+        check(&cluster, &[("a", 1)]);
+        cluster.remove_pod("p2");
+        cluster.set_node(zoned("late", "a"));
+        cluster.forget("p1");
+        check(&cluster, &[]);
+        assert_eq!(cluster.index().namespaces().count(), 0, "nothing is left of what is empty");
+        assert_eq!(cluster.index().nodes().total(zone), 2);
+    }
+
+    #[test]
+    fn nominations_end_with_the_wait() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(Arc::new(fixture::sized("a", "4", "4Gi")));
+        let pod = Arc::new(fixture::requesting("p", "1", "1Gi"));
+        cluster.nominate(pod.clone(), "a");
+        cluster.nominate(pod.clone(), "b");
+        assert_eq!((cluster.nominated_on("a").len(), cluster.nominated_on("b").len()), (0, 1));
+        cluster.assume(pod, "a");
+        assert_eq!((cluster.nomination("p"), cluster.nominated_on("b").len()), (None, 0));
     }
 }

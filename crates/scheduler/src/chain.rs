@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::framework::{Bind, Filter, Permit, PostFilter, PreBind, PreEnqueue, QueueSort, Reserve, Score};
 use crate::plugins::balanced_allocation::NodeResourcesBalancedAllocation;
 use crate::plugins::default_binder::DefaultBinder;
+use crate::plugins::default_preemption::DefaultPreemption;
 use crate::plugins::image_locality::ImageLocality;
+use crate::plugins::inter_pod_affinity::InterPodAffinity;
 use crate::plugins::node_affinity::NodeAffinity;
 use crate::plugins::node_name::NodeName;
 use crate::plugins::node_ports::NodePorts;
@@ -43,12 +45,14 @@ impl Default for Chain {
                 Box::new(NodeAffinity),
                 Box::new(NodePorts),
                 Box::new(NodeResourcesFit),
+                Box::new(InterPodAffinity),
             ],
-            post_filter: vec![],
+            post_filter: vec![Box::new(DefaultPreemption)],
             score: vec![
                 (Box::new(TaintToleration), 3),
                 (Box::new(NodeAffinity), 2),
                 (Box::new(NodeResourcesFit), 1),
+                (Box::new(InterPodAffinity), 2),
                 (Box::new(NodeResourcesBalancedAllocation), 1),
                 (Box::new(ImageLocality), 1),
             ],

@@ -1,5 +1,6 @@
 //! The scheduler as a state machine: what is known goes in, decisions come out. Pure; the driver watches and acts.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,18 +8,24 @@ use crate::cache::Cluster;
 use crate::chain::Chain;
 use crate::config::Profiles;
 use crate::cycle::{self, Position};
-use crate::framework::{ApiCall, PreFilter, Verdict};
-use crate::node::{Node, NodeInfo};
+use crate::framework::{ApiCall, Filter, Nomination, Permission, Reason, Remedy};
+use crate::node::Node;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
+use crate::stores::Stores;
+
+/// However long a plugin would hold a pod: upstream's fifteen minutes.
+const MAX_PERMIT_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// What came of a cycle.
 #[derive(Debug)]
 pub enum Decision {
     /// Make these calls, in this order, then tell [`Core::bound`].
     Bind { pod: Arc<PodInfo>, node: Box<str>, calls: Vec<ApiCall> },
-    /// No node takes it now.
-    Unschedulable { pod: Arc<PodInfo>, message: String },
+    /// Make these calls, then tell [`Core::prepared`]; others must act before the pod can be bound.
+    Prepare { pod: Arc<PodInfo>, calls: Vec<ApiCall> },
+    /// No node takes it now. Delete the victims, then tell [`Core::preempted`].
+    Unschedulable { pod: Arc<PodInfo>, message: String, remedy: Remedy },
 }
 
 pub struct Core {
@@ -27,12 +34,31 @@ pub struct Core {
     cluster: Cluster,
     queue: Queue,
     position: Position,
+    /// Pods that hold their nodes until plugins let them be bound, by uid.
+    waiting: BTreeMap<Box<str>, Waiting>,
+    /// Decisions that came of something else than a cycle.
+    decided: VecDeque<Decision>,
+}
+
+struct Waiting {
+    pod: Arc<PodInfo>,
+    node: Box<str>,
+    /// Who holds it, since when, and until when at most.
+    holders: BTreeMap<&'static str, (Duration, Duration)>,
 }
 
 impl Core {
-    pub fn new(chain: Chain, profiles: Profiles) -> Self {
+    pub fn new(chain: Chain, profiles: Profiles, stores: Stores) -> Self {
         let queue = Queue::new(chain.queue_sort.clone(), profiles.initial_backoff, profiles.max_backoff);
-        Self { chain, profiles, cluster: Cluster::default(), queue, position: Position::default() }
+        Self {
+            chain,
+            profiles,
+            cluster: Cluster::new(stores),
+            queue,
+            position: Position::default(),
+            waiting: BTreeMap::new(),
+            decided: VecDeque::new(),
+        }
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -51,7 +77,9 @@ impl Core {
             && let Some(info) = self.cluster.node(&name)
         {
             let (chain, cluster) = (&self.chain, &self.cluster);
-            self.queue.move_on(now, |pod, rejected_by| fits_now(chain, cluster, pod, rejected_by, info));
+            self.queue.move_on(now, |pod, rejected_by| {
+                concerned(chain, rejected_by).all(|plugin| plugin.may_fit_on(pod, info, cluster))
+            });
         }
     }
 
@@ -63,78 +91,266 @@ impl Core {
     pub fn set_pod(&mut self, pod: Arc<PodInfo>, now: Duration) {
         if pod.is_bound() {
             self.queue.remove(&pod.uid);
-            self.cluster.set_bound(pod);
+            self.waiting.remove(&pod.uid);
+            match self.cluster.set_bound(pod.clone()) {
+                None => self.one_came(&pod, now),
+                Some(old) if old.labels != pod.labels || old.requests != pod.requests => {
+                    self.room_was_made(&old, now);
+                    self.one_came(&pod, now);
+                }
+                Some(_) => {}
+            }
         } else if pod.is_deleting || !self.profiles.names.iter().any(|name| **name == *pod.wants().scheduler) {
             self.queue.remove(&pod.uid);
+            self.end_nomination(&pod.uid, now);
         } else if !self.cluster.has_pod(&pod.uid) || self.queue.contains(&pod.uid) {
+            self.take_over_nomination(&pod, now);
             let ready = self.chain.pre_enqueue.iter().all(|plugin| plugin.is_ready(&pod));
             self.queue.set(pod, ready, now);
+        }
+    }
+
+    /// What a pod's status says of its nomination, unless it says nothing and never did: then ours may just not be written.
+    fn take_over_nomination(&mut self, pod: &Arc<PodInfo>, now: Duration) {
+        if self.cluster.has_pod(&pod.uid) {
+            return;
+        }
+        let before = self.queue.get(&pod.uid).map(|old| old.wants().nominated.clone()).unwrap_or_default();
+        match (&*pod.wants().nominated, &*before) {
+            ("", "") => {}
+            ("", _) => self.end_nomination(&pod.uid, now),
+            (node, before) if node != before => self.cluster.nominate(pod.clone(), node),
+            _ => {}
         }
     }
 
     /// A pod is gone, or has ended.
     pub fn remove_pod(&mut self, uid: &str, now: Duration) {
         self.queue.remove(uid);
+        self.end_nomination(uid, now);
+        if let Some(waiting) = self.waiting.remove(uid) {
+            self.unreserve(&waiting.pod, &waiting.node);
+        }
         if let Some(gone) = self.cluster.remove_pod(uid) {
             self.room_was_made(&gone, now);
         }
     }
 
+    /// The room that a pod waited for is for others.
+    fn end_nomination(&mut self, uid: &str, now: Duration) {
+        if let Some(pod) = self.cluster.denominate(uid) {
+            self.room_was_made(&pod, now);
+        }
+    }
+
     fn room_was_made(&mut self, gone: &PodInfo, now: Duration) {
-        let filters = &self.chain.filter;
+        let chain = &self.chain;
         self.queue.move_on(now, |pod, rejected_by| {
-            let concerned = filters.iter().enumerate().filter(|(bit, _)| rejected_by & 1 << bit != 0);
-            rejected_by == 0 || concerned.into_iter().any(|(_, plugin)| plugin.may_fit_without(pod, gone))
+            rejected_by == 0 || concerned(chain, rejected_by).any(|plugin| plugin.may_fit_without(pod, gone))
         });
+    }
+
+    fn one_came(&mut self, new: &PodInfo, now: Duration) {
+        let heeding = self.filters_that(|plugin| plugin.heeds_arrivals());
+        if self.queue.waits_for_any(heeding) {
+            let (chain, cluster) = (&self.chain, &self.cluster);
+            self.queue.move_on(now, |pod, rejected_by| {
+                concerned(chain, rejected_by & heeding).any(|plugin| plugin.may_fit_with(pod, new, cluster))
+            });
+        }
+    }
+
+    /// A claim, a volume or a storage class is new or has changed.
+    pub fn storage_changed(&mut self, now: Duration) {
+        let reading = self.filters_that(|plugin| plugin.reads_storage());
+        if self.queue.waits_for_any(reading) {
+            self.queue.move_on(now, |_, rejected_by| rejected_by & reading != 0);
+        }
+    }
+
+    fn filters_that(&self, holds: impl Fn(&dyn Filter) -> bool) -> u32 {
+        let filters = self.chain.filter.iter().enumerate().filter(|(_, plugin)| holds(&***plugin));
+        filters.fold(0, |bits, (bit, _)| bits | 1 << bit)
     }
 
     /// Moves on pods whose time has come.
     pub fn tick(&mut self, now: Duration) {
         self.queue.flush(now);
+        let mut late = Vec::new();
+        for (uid, waiting) in &self.waiting {
+            if let Some((plugin, (since, _))) = waiting.holders.iter().find(|(_, (_, until))| *until <= now) {
+                let waited = now.saturating_sub(*since);
+                late.push((
+                    uid.clone(),
+                    format!("rejected due to timeout after waiting {waited:?} at plugin {plugin}"),
+                ));
+            }
+        }
+        for (uid, reason) in late {
+            self.reject(&uid, reason, now);
+        }
     }
 
     /// When [`Core::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.queue.next_deadline()
+        let held = self.waiting.values().flat_map(|waiting| waiting.holders.values().map(|(_, until)| *until)).min();
+        [self.queue.next_deadline(), held].into_iter().flatten().min()
     }
 
     pub fn has_work(&self) -> bool {
-        self.queue.has_active()
+        self.queue.has_active() || !self.decided.is_empty()
     }
 
     /// Schedules the pod that goes first.
     pub fn schedule_next(&mut self, now: Duration) -> Option<Decision> {
-        let pod = self.queue.pop()?;
-        self.cluster.refresh_order();
-        let percentage = self.profiles.percentage_of_nodes_to_score;
-        match cycle::schedule(&self.chain, &pod, &self.cluster, percentage, &mut self.position) {
-            Ok(index) => Some(self.commit(pod, index, now)),
-            Err(diagnosis) => {
-                let tried = self.chain.post_filter.iter().map(|p| p.post_filter(&pod, &self.cluster, &diagnosis));
-                let tried: Vec<String> = tried.filter(|text| !text.is_empty()).collect();
-                let message = cycle::message(&diagnosis, &tried.join(", "));
-                self.queue.unschedulable(&pod.uid, diagnosis.plugins, now);
-                Some(Decision::Unschedulable { pod, message })
+        loop {
+            if let Some(decision) = self.decided.pop_front() {
+                return Some(decision);
+            }
+            let pod = self.queue.pop()?;
+            self.cluster.refresh_order();
+            let percentage = self.profiles.percentage_of_nodes_to_score;
+            match cycle::schedule(&self.chain, &pod, &self.cluster, percentage, &mut self.position) {
+                Ok(index) => {
+                    if let Some(decision) = self.commit(pod, index, now) {
+                        return Some(decision);
+                    }
+                }
+                Err(mut diagnosis) => {
+                    let remedy = *std::mem::take(&mut diagnosis.remedy);
+                    let message = cycle::message(&diagnosis, &remedy.message);
+                    self.queue.unschedulable(&pod.uid, diagnosis.plugins, now);
+                    let remedy = self.begin(&pod, remedy, now);
+                    return Some(Decision::Unschedulable { pod, message, remedy });
+                }
             }
         }
     }
 
-    fn commit(&mut self, pod: Arc<PodInfo>, index: usize, now: Duration) -> Decision {
+    /// Counts with what the remedy is going to change.
+    fn begin(&mut self, pod: &Arc<PodInfo>, mut remedy: Remedy, now: Duration) -> Remedy {
+        for displaced in &remedy.displaced {
+            self.cluster.denominate(&displaced.uid);
+            self.queue.retry(&displaced.uid, now);
+        }
+        match &remedy.nomination {
+            Nomination::Keep => {}
+            Nomination::Clear => self.end_nomination(&pod.uid, now),
+            Nomination::Node(node) => self.cluster.nominate(pod.clone(), node),
+        }
+        // One that is not bound yet need not be deleted.
+        let (held, running): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut remedy.victims).into_iter().partition(|victim| self.waiting.contains_key(&victim.uid));
+        for victim in held {
+            self.reject(&victim.uid, "preempted".to_owned(), now);
+        }
+        running.iter().for_each(|victim| self.cluster.doom(&victim.uid));
+        remedy.victims = running;
+        remedy
+    }
+
+    /// Tells which of the victims of a pod could not be deleted.
+    pub fn preempted<'a>(&mut self, pod: &PodInfo, failed: impl IntoIterator<Item = &'a PodInfo>, now: Duration) {
+        let mut any = false;
+        for victim in failed {
+            any = true;
+            self.cluster.spare(&victim.uid);
+        }
+        if any {
+            self.queue.retry(&pod.uid, now);
+        }
+    }
+
+    /// Gives a pod a node, unless a plugin says no; `None` where one holds it.
+    fn commit(&mut self, pod: Arc<PodInfo>, index: usize, now: Duration) -> Option<Decision> {
         let info = self.cluster.node_at(index);
         let node = info.node.name.clone();
-        let reserved = self.chain.reserve.iter().try_for_each(|plugin| plugin.reserve(&pod, info));
-        let permitted =
-            reserved.and_then(|()| self.chain.permit.iter().try_for_each(|plugin| plugin.permit(&pod, info)));
-        if let Err(reason) = permitted {
-            self.chain.reserve.iter().rev().for_each(|plugin| plugin.unreserve(&pod, &node));
+        let mut holders = BTreeMap::new();
+        let mut permit = || -> Result<(), Reason> {
+            self.chain.reserve.iter().try_for_each(|plugin| plugin.reserve(&pod, info))?;
+            for plugin in &self.chain.permit {
+                match plugin.permit(&pod, info) {
+                    Permission::Allow => {}
+                    Permission::Wait(time) => {
+                        holders.insert(plugin.name(), (now, now + time.min(MAX_PERMIT_WAIT)));
+                    }
+                    Permission::Reject(reason) => return Err(reason),
+                }
+            }
+            Ok(())
+        };
+        if let Err(reason) = permit() {
+            self.unreserve(&pod, &node);
             self.queue.failed(&pod.uid, now);
-            return Decision::Unschedulable { pod, message: reason.into_owned() };
+            return Some(Decision::Unschedulable { pod, message: reason.into_owned(), remedy: Remedy::default() });
         }
-        let mut calls: Vec<ApiCall> =
-            self.chain.pre_bind.iter().flat_map(|plugin| plugin.pre_bind(&pod, &node)).collect();
-        calls.extend(self.chain.bind.iter().find_map(|plugin| plugin.bind(&pod, &node)));
+        if self.cluster.nomination(&pod.uid).is_some_and(|nominated| *nominated != *node) {
+            self.end_nomination(&pod.uid, now);
+        }
         self.cluster.assume(pod.clone(), &node);
+        if holders.is_empty() {
+            return Some(self.bind(pod, node, now));
+        }
+        self.waiting.insert(pod.uid.clone(), Waiting { pod, node, holders });
+        None
+    }
+
+    fn unreserve(&self, pod: &PodInfo, node: &str) {
+        self.chain.reserve.iter().rev().for_each(|plugin| plugin.unreserve(pod, node));
+    }
+
+    /// Plans the calls that bind a pod.
+    fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, now: Duration) -> Decision {
+        let cluster = &self.cluster;
+        let mut calls: Vec<ApiCall> =
+            self.chain.pre_bind.iter().flat_map(|plugin| plugin.pre_bind(&pod, &node, cluster)).collect();
+        if self.chain.pre_bind.iter().any(|plugin| plugin.waits(&pod, cluster)) {
+            // It counts on its node as one that is nominated to it.
+            self.unreserve(&pod, &node);
+            self.cluster.forget(&pod.uid);
+            self.cluster.nominate(pod.clone(), &node);
+            let reading = self.filters_that(|plugin| plugin.reads_storage());
+            self.queue.unschedulable(&pod.uid, reading, now);
+            return Decision::Prepare { pod, calls };
+        }
+        calls.extend(self.chain.bind.iter().find_map(|plugin| plugin.bind(&pod, &node)));
         Decision::Bind { pod, node, calls }
+    }
+
+    /// Tells how the calls of a [`Decision::Prepare`] ended.
+    pub fn prepared(&mut self, pod: &PodInfo, succeeded: bool, now: Duration) {
+        if !succeeded {
+            self.end_nomination(&pod.uid, now);
+            self.queue.retry(&pod.uid, now);
+        }
+    }
+
+    /// The pods that plugins hold: for a plugin that decides about several together.
+    pub fn held(&self) -> impl Iterator<Item = (&Arc<PodInfo>, &str)> {
+        self.waiting.values().map(|waiting| (&waiting.pod, &*waiting.node))
+    }
+
+    /// A plugin lets a pod go that it held.
+    pub fn allow(&mut self, uid: &str, plugin: &str, now: Duration) {
+        let Some(waiting) = self.waiting.get_mut(uid) else { return };
+        waiting.holders.remove(plugin);
+        if waiting.holders.is_empty()
+            && let Some(Waiting { pod, node, .. }) = self.waiting.remove(uid)
+        {
+            let decision = self.bind(pod, node, now);
+            self.decided.push_back(decision);
+        }
+    }
+
+    /// A pod that was held is not to be bound: it gives its node back and is tried again.
+    pub fn reject(&mut self, uid: &str, reason: String, now: Duration) {
+        let Some(Waiting { pod, node, .. }) = self.waiting.remove(uid) else { return };
+        self.unreserve(&pod, &node);
+        if self.cluster.forget(uid) {
+            self.room_was_made(&pod, now);
+        }
+        self.queue.failed(uid, now);
+        self.decided.push_back(Decision::Unschedulable { pod, message: reason, remedy: Remedy::default() });
     }
 
     /// Tells how the calls of a [`Decision::Bind`] ended.
@@ -143,7 +359,7 @@ impl Core {
             self.queue.remove(&pod.uid);
             return;
         }
-        self.chain.reserve.iter().rev().for_each(|plugin| plugin.unreserve(pod, node));
+        self.unreserve(pod, node);
         if self.cluster.forget(&pod.uid) {
             self.room_was_made(pod, now);
         }
@@ -151,103 +367,11 @@ impl Core {
     }
 }
 
-/// Whether the filters that rejected a pod let it on a node now.
-fn fits_now(chain: &Chain, cluster: &Cluster, pod: &PodInfo, rejected_by: u32, node: &NodeInfo) -> bool {
-    let concerned = chain.filter.iter().enumerate().filter(|(bit, _)| rejected_by & 1 << bit != 0);
-    rejected_by == 0
-        || concerned.into_iter().all(|(_, plugin)| match plugin.pre_filter(pod, cluster) {
-            PreFilter::Skip => true,
-            PreFilter::Filter(filter) => filter(node) == Verdict::Fits,
-            PreFilter::Only(names, filter) => names.contains(&*node.node.name) && filter(node) == Verdict::Fits,
-            PreFilter::Reject(_) => false,
-        })
+/// The filters with these bits.
+fn concerned(chain: &Chain, bits: u32) -> impl Iterator<Item = &dyn Filter> {
+    chain.filter.iter().enumerate().filter(move |(bit, _)| bits & 1 << bit != 0).map(|(_, plugin)| &**plugin)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixture;
-    use kybern_apimachinery::{Value, json};
-
-    fn core() -> Core {
-        Core::new(Chain::default(), Profiles::default())
-    }
-
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    /// `pod@node` or `pod: message` of the next decision.
-    fn next(core: &mut Core, now: Duration) -> String {
-        match core.schedule_next(now) {
-            None => "nothing".to_owned(),
-            Some(Decision::Bind { pod, node, .. }) => format!("{}@{node}", pod.name),
-            Some(Decision::Unschedulable { pod, message }) => format!("{}: {message}", pod.name),
-        }
-    }
-
-    fn bound(name: &str, node: &str, cpu: &str) -> Arc<PodInfo> {
-        let mut pod = fixture::requesting(name, cpu, "1Mi");
-        pod.node = node.into();
-        Arc::new(pod)
-    }
-
-    #[test]
-    fn a_new_node_helps_those_it_suits() {
-        let mut core = core();
-        core.set_pod(Arc::new(fixture::pod_named("ssd", json!({"nodeSelector": {"disk": "ssd"}}))), at(0));
-        core.set_pod(Arc::new(fixture::requesting("large", "8", "1Gi")), at(1));
-        core.set_node(Arc::new(fixture::sized("small", "1", "1Gi")), at(1));
-        assert_eq!(
-            next(&mut core, at(2)),
-            "ssd: 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
-        );
-        assert_eq!(next(&mut core, at(2)), "large: 0/1 nodes are available: 1 Insufficient cpu.");
-        core.set_node(Arc::new(fixture::sized("other", "2", "1Gi")), at(60));
-        assert_eq!(next(&mut core, at(60)), "nothing");
-        let node = |labels: Value| json!({"metadata": {"name": "small", "labels": labels}, "status": {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "9"}}});
-        core.set_node(Arc::new(fixture::node(node(json!({"disk": "ssd"})))), at(61));
-        assert_eq!(next(&mut core, at(61)), "ssd@small");
-        core.set_node(Arc::new(fixture::sized("big", "16", "64Gi")), at(62));
-        assert_eq!(next(&mut core, at(62)), "large@big");
-    }
-
-    #[test]
-    fn a_leaving_pod_makes_room_after_the_backoff() {
-        let mut core = core();
-        core.set_node(Arc::new(fixture::sized("n", "1", "1Gi")), at(0));
-        core.set_pod(bound("old", "n", "1"), at(0));
-        core.set_pod(Arc::new(fixture::requesting("new", "1", "1Mi")), at(0));
-        assert_eq!(next(&mut core, at(0)), "new: 0/1 nodes are available: 1 Insufficient cpu.");
-        core.remove_pod("old", at(0));
-        assert_eq!(next(&mut core, at(0)), "nothing");
-        assert_eq!(core.next_deadline(), Some(at(1)));
-        core.tick(at(1));
-        assert_eq!(next(&mut core, at(1)), "new@n");
-        // It counts before it is confirmed, and not twice when it is.
-        core.set_pod(Arc::new(fixture::requesting("third", "1", "1Mi")), at(1));
-        assert!(next(&mut core, at(1)).starts_with("third: "));
-        let new = Arc::new(fixture::requesting("new", "1", "1Mi"));
-        core.bound(&new, "n", true, at(1));
-        core.set_pod(bound("new", "n", "1"), at(1));
-        assert_eq!(core.cluster().node("n").unwrap().requested.milli_cpu, 1000);
-    }
-
-    #[test]
-    fn a_failed_binding_gives_back_what_it_took() {
-        let mut core = core();
-        core.set_node(Arc::new(fixture::sized("n", "1", "1Gi")), at(0));
-        let pod = Arc::new(fixture::requesting("p", "1", "1Mi"));
-        core.set_pod(pod.clone(), at(0));
-        assert_eq!(next(&mut core, at(0)), "p@n");
-        core.bound(&pod, "n", false, at(0));
-        assert_eq!(core.cluster().node("n").unwrap().requested.milli_cpu, 0);
-        core.tick(at(1));
-        assert_eq!(next(&mut core, at(1)), "p@n");
-        core.remove_pod("p", at(1));
-        core.bound(&pod, "n", false, at(1));
-        core.tick(at(100));
-        assert_eq!(next(&mut core, at(100)), "nothing");
-        assert_eq!(core.cluster().node("n").unwrap().requested.milli_cpu, 0);
-    }
-}
+#[path = "core_tests.rs"]
+mod tests;

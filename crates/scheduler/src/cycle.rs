@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use crate::cache::Cluster;
 use crate::chain::Chain;
-use crate::framework::{Diagnosis, NodeFilter, PreFilter, PreScore, Reason, Verdict};
+use crate::filters::Filters;
+use crate::framework::{Diagnosis, Nomination, PreFilter, PreScore, Reason, Remedy, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 
@@ -40,31 +41,53 @@ pub fn schedule(
     percentage: u32,
     position: &mut Position,
 ) -> Result<usize, Diagnosis> {
-    let feasible = find_feasible(chain, pod, cluster, percentage, position)?;
+    let mut filters = Filters::new(pod, cluster);
     position.cycles = position.cycles.wrapping_add(1);
-    let [only] = feasible.as_slice() else {
-        return Ok(best(chain, pod, cluster, &feasible, position.cycles));
-    };
-    Ok(*only)
+    match find_feasible(chain, &mut filters, percentage, position) {
+        Ok(feasible) => match feasible.as_slice() {
+            [only] => Ok(*only),
+            _ => Ok(best(chain, pod, cluster, &feasible, position.cycles)),
+        },
+        Err(mut diagnosis) => {
+            // Without nodes there is nothing to try, upstream's way.
+            if !cluster.is_empty() {
+                diagnosis.remedy = Box::new(remedy(chain, &mut filters, &diagnosis));
+            }
+            Err(diagnosis)
+        }
+    }
 }
 
-fn find_feasible(
-    chain: &Chain,
-    pod: &PodInfo,
-    cluster: &Cluster,
+/// Asks what can be done, until one plugin does something.
+fn remedy(chain: &Chain, filters: &mut Filters<'_>, diagnosis: &Diagnosis) -> Remedy {
+    let mut messages: Vec<String> = Vec::new();
+    let mut remedy = Remedy::default();
+    for plugin in &chain.post_filter {
+        remedy = plugin.post_filter(filters, diagnosis);
+        messages.extend(Some(std::mem::take(&mut remedy.message)).filter(|text| !text.is_empty()));
+        if matches!(remedy.nomination, Nomination::Node(_)) {
+            break;
+        }
+    }
+    Remedy { message: messages.join(", "), ..remedy }
+}
+
+fn find_feasible<'a>(
+    chain: &'a Chain,
+    filters: &mut Filters<'a>,
     percentage: u32,
     position: &mut Position,
 ) -> Result<Vec<usize>, Diagnosis> {
+    let (pod, cluster) = (filters.pod, filters.cluster);
     let mut diagnosis = Diagnosis { nodes: cluster.len(), ..Diagnosis::default() };
-    let mut filters: Vec<(usize, NodeFilter<'_>)> = Vec::with_capacity(chain.filter.len());
     let mut only: Option<BTreeSet<String>> = None;
     let mut choosers = Vec::new();
     for (bit, plugin) in chain.filter.iter().enumerate() {
         match plugin.pre_filter(pod, cluster) {
             PreFilter::Skip => {}
-            PreFilter::Filter(filter) => filters.push((bit, filter)),
+            PreFilter::Filter(filter) => filters.push(bit, filter),
             PreFilter::Only(names, filter) => {
-                filters.push((bit, filter));
+                filters.push(bit, filter);
                 choosers.push((bit, plugin.name()));
                 only = Some(only.map_or_else(|| names.clone(), |before| &before & &names));
             }
@@ -75,20 +98,19 @@ fn find_feasible(
             }
         }
     }
+    if let Some(nominated) = cluster.nomination(&pod.uid).and_then(|name| cluster.index_of(name))
+        && filters.rejection(cluster.node_at(nominated)).is_none()
+    {
+        return Ok(vec![nominated]);
+    }
     let mut feasible = Vec::new();
-    let mut visit = |index: usize, diagnosis: &mut Diagnosis| {
-        let node = cluster.node_at(index);
-        for (bit, filter) in &filters {
-            match filter(node) {
-                Verdict::Fits => {}
-                Verdict::Unschedulable(reasons) => {
-                    diagnosis.resolvable.push(index);
-                    return reject(diagnosis, *bit, reasons);
-                }
-                Verdict::Unresolvable(reasons) => return reject(diagnosis, *bit, reasons),
-            }
+    let mut visit = |index: usize, diagnosis: &mut Diagnosis| match filters.rejection(cluster.node_at(index)) {
+        None | Some((_, Verdict::Fits)) => feasible.push(index),
+        Some((bit, Verdict::Unschedulable(reasons))) => {
+            diagnosis.resolvable.push(index);
+            reject(diagnosis, bit, reasons);
         }
-        feasible.push(index);
+        Some((bit, Verdict::Unresolvable(reasons))) => reject(diagnosis, bit, reasons),
     };
     if let Some(names) = &only {
         let mut looked_at = 0;
@@ -150,6 +172,9 @@ fn best(chain: &Chain, pod: &PodInfo, cluster: &Cluster, feasible: &[usize], tur
 
 /// The message of a pod that no node takes: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
 pub fn message(diagnosis: &Diagnosis, tried: &str) -> String {
+    if diagnosis.nodes == 0 {
+        return "no nodes available to schedule pods".to_owned();
+    }
     let mut text = format!("0/{} nodes are available", diagnosis.nodes);
     let mut reasons: Vec<String> = match &diagnosis.rejected {
         Some(reason) => vec![reason.to_string()],
@@ -229,7 +254,10 @@ mod tests {
             place(&cluster, &fixture::pod(pinned)).unwrap_err(),
             "0/4 nodes are available: 1 node(s) were unschedulable, 3 node(s) didn't satisfy plugin(s) [NodeAffinity]."
         );
-        assert_eq!(place(&Cluster::default(), &fixture::pod(json!({}))).unwrap_err(), "0/0 nodes are available");
+        assert_eq!(
+            place(&Cluster::default(), &fixture::pod(json!({}))).unwrap_err(),
+            "no nodes available to schedule pods"
+        );
     }
 
     /// Equal nodes get equally many pods, and a search that ends early goes on where it ended.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_api::Object;
-use kybern_api::core::v1::{Node as ApiNode, Pod};
+use kybern_api::core::v1::{Node as ApiNode, PersistentVolume, PersistentVolumeClaim, Pod};
+use kybern_api::storage::v1::StorageClass;
 use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{Value, json};
 use kybern_client::{
-    Changes, Client, ClientError, EventRecorder, Informer, LeaderElector, ListOptions, ObjectRef, Patch, Subscription,
+    Changes, Client, ClientError, DeleteOptions, EventRecorder, Informer, LeaderElector, ListOptions, ObjectRef, Patch,
+    Subscription,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,9 +20,10 @@ use tracing::{debug, info, warn};
 use crate::chain::Chain;
 use crate::config::Config;
 use crate::core::{Core, Decision};
-use crate::framework::ApiCall;
+use crate::framework::{ApiCall, Nomination, Remedy, Verb};
 use crate::node::Node;
 use crate::pod::PodInfo;
+use crate::stores::Stores;
 
 /// Calls under way at once. More pods than that are not scheduled until some are bound.
 const MAX_CALLS: usize = 128;
@@ -54,8 +57,31 @@ struct Driver {
 
 /// A call that ended.
 enum Finished {
-    Bound { pod: Arc<PodInfo>, node: Box<str>, result: Result<(), ClientError> },
+    Bound {
+        pod: Arc<PodInfo>,
+        node: Box<str>,
+        result: Result<(), ClientError>,
+    },
+    Prepared {
+        pod: Arc<PodInfo>,
+        result: Result<(), ClientError>,
+    },
+    /// With what came of each victim.
+    Preempted {
+        pod: Arc<PodInfo>,
+        node: Box<str>,
+        victims: Vec<(Arc<PodInfo>, Result<(), ClientError>)>,
+    },
     Reported,
+}
+
+/// What decisions depend on.
+struct Watches {
+    nodes: Subscription<Node>,
+    pods: Subscription<PodInfo>,
+    claims: Subscription<PersistentVolumeClaim>,
+    volumes: Subscription<PersistentVolume>,
+    classes: Subscription<StorageClass>,
 }
 
 impl Driver {
@@ -64,29 +90,40 @@ impl Driver {
         let active = ListOptions::fields("status.phase!=Succeeded,status.phase!=Failed");
         let nodes = Informer::<Node>::of(client.clone(), &ApiNode::gvr(), ListOptions::default()).spawn();
         let pods = Informer::<PodInfo>::of(client.clone(), &Pod::gvr(), active).spawn();
+        let stores = Stores::watch(&client).await;
+        let mut watches = Watches {
+            nodes: nodes.subscribe(),
+            pods: pods.subscribe(),
+            claims: stores.claims.subscribe(),
+            volumes: stores.volumes.subscribe(),
+            classes: stores.classes.subscribe(),
+        };
         let mut driver = Self {
-            core: Core::new(Chain::default(), config.profiles),
+            core: Core::new(Chain::default(), config.profiles, stores),
             events: EventRecorder::new(client.clone(), &component, ""),
             client,
             calls: JoinSet::new(),
             epoch: Instant::now(),
         };
-        let (mut nodes, mut pods) = (nodes.subscribe(), pods.subscribe());
-        nodes.store().synced().await;
-        pods.store().synced().await;
-        info!(nodes = nodes.store().len(), pods = pods.store().len(), "scheduling");
+        nodes.synced().await;
+        pods.synced().await;
+        info!(nodes = nodes.len(), pods = pods.len(), "scheduling");
+        drop((nodes, pods));
         loop {
-            driver.step(&mut nodes, &mut pods).await;
+            driver.step(&mut watches).await;
         }
     }
 
-    async fn step(&mut self, nodes: &mut Subscription<Node>, pods: &mut Subscription<PodInfo>) {
+    async fn step(&mut self, watches: &mut Watches) {
         let deadline = self.core.next_deadline().map(|at| self.epoch + at);
         let can_work = self.core.has_work() && self.calls.len() < MAX_CALLS;
         tokio::select! {
             biased;
-            changes = nodes.changed() => self.nodes_changed(changes, nodes),
-            changes = pods.changed() => self.pods_changed(changes, pods),
+            changes = watches.nodes.changed() => self.nodes_changed(changes, &watches.nodes),
+            changes = watches.pods.changed() => self.pods_changed(changes, &watches.pods),
+            _ = watches.claims.changed() => self.core.storage_changed(self.epoch.elapsed()),
+            _ = watches.volumes.changed() => self.core.storage_changed(self.epoch.elapsed()),
+            _ = watches.classes.changed() => self.core.storage_changed(self.epoch.elapsed()),
             Some(finished) = self.calls.join_next() => self.finished(finished),
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             () = std::future::ready(()), if can_work => {}
@@ -166,20 +203,61 @@ impl Driver {
                     Finished::Bound { pod, node, result }
                 });
             }
-            Decision::Unschedulable { pod, message } => {
+            Decision::Prepare { pod, calls } => {
+                self.calls.spawn(async move {
+                    let result = make(&client, calls).await;
+                    Finished::Prepared { pod, result }
+                });
+            }
+            Decision::Unschedulable { pod, message, remedy } => {
+                let Remedy { nomination, victims, displaced, .. } = remedy;
                 self.events.warning(&reference(&pod), "FailedScheduling", message.as_str());
-                if pod.wants().reported.as_deref() != Some(message.as_str()) {
-                    self.report(pod, "Unschedulable", message);
+                for other in displaced {
+                    self.patch_status(other, json!({"nominatedNodeName": null}));
+                }
+                if let (Nomination::Node(node), false) = (&nomination, victims.is_empty()) {
+                    self.preempt(pod.clone(), node.clone(), victims);
+                }
+                let known = &*pod.wants().nominated;
+                let nominated = match &nomination {
+                    Nomination::Node(node) if **node != *known => Some(Value::from(&**node)),
+                    Nomination::Clear if !known.is_empty() => Some(Value::Null),
+                    _ => None,
+                };
+                if nominated.is_some() || pod.wants().reported.as_deref() != Some(message.as_str()) {
+                    self.report(pod, "Unschedulable", message, nominated);
                 }
             }
         }
     }
 
-    /// Writes the condition `PodScheduled`.
-    fn report(&mut self, pod: Arc<PodInfo>, reason: &'static str, message: String) {
+    /// Deletes the victims, each with the condition that says why.
+    fn preempt(&mut self, pod: Arc<PodInfo>, node: Box<str>, victims: Vec<Arc<PodInfo>>) {
         let client = self.client.clone();
         self.calls.spawn(async move {
-            let patch = Patch::Strategic(condition(&pod, reason, &message, &to_rfc3339(client.clock().now())));
+            let mut done = Vec::with_capacity(victims.len());
+            for victim in victims {
+                let calls = eviction(&victim, &pod, &to_rfc3339(client.clock().now()));
+                let result = make(&client, calls).await;
+                done.push((victim, result));
+            }
+            Finished::Preempted { pod, node, victims: done }
+        });
+    }
+
+    /// Writes the condition `PodScheduled`, and the nomination where one is given.
+    fn report(&mut self, pod: Arc<PodInfo>, reason: &'static str, message: String, nominated: Option<Value>) {
+        let mut status = condition(&pod, reason, &message, &to_rfc3339(self.client.clock().now()));
+        if let Some(node) = nominated {
+            status["nominatedNodeName"] = node;
+        }
+        self.patch_status(pod, status);
+    }
+
+    fn patch_status(&mut self, pod: Arc<PodInfo>, status: Value) {
+        let client = self.client.clone();
+        self.calls.spawn(async move {
+            let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid}, "status": status}));
             if let Err(error) = client.patch::<Pod>(&pod.namespace, &pod.name, &patch, Some("status")).await {
                 debug!(pod = %pod.name, namespace = %pod.namespace, "cannot report why the pod is not scheduled: {error}");
             }
@@ -188,8 +266,24 @@ impl Driver {
     }
 
     fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
-        let Ok(Finished::Bound { pod, node, result }) = finished else { return };
         let now = self.now();
+        let (pod, node, result) = match finished {
+            Ok(Finished::Bound { pod, node, result }) => (pod, node, result),
+            Ok(Finished::Preempted { pod, node, victims }) => return self.victims_went(&pod, &node, victims),
+            Ok(Finished::Prepared { pod, result }) => {
+                self.core.prepared(&pod, result.is_ok(), now);
+                if let Err(error) = result {
+                    warn!(pod = %pod.name, namespace = %pod.namespace, "cannot have its volumes bound: {error}");
+                    self.events.warning(
+                        &reference(&pod),
+                        "FailedScheduling",
+                        format!("running PreBind plugins: {error}"),
+                    );
+                }
+                return;
+            }
+            Ok(Finished::Reported) | Err(_) => return,
+        };
         self.core.bound(&pod, &node, result.is_ok(), now);
         let object = reference(&pod);
         match result {
@@ -205,18 +299,67 @@ impl Driver {
                 warn!(pod = %pod.name, namespace = %pod.namespace, node = %node, "cannot bind: {error}");
                 let message = format!("Binding rejected: {error}");
                 self.events.warning(&object, "FailedScheduling", message.as_str());
-                self.report(pod, "SchedulerError", message);
+                self.report(pod, "SchedulerError", message, None);
             }
         }
+    }
+
+    fn victims_went(&mut self, pod: &PodInfo, node: &str, victims: Vec<(Arc<PodInfo>, Result<(), ClientError>)>) {
+        let mut failed = Vec::new();
+        for (victim, result) in victims {
+            match result {
+                Ok(()) => {
+                    let text = format!("Preempted by pod {} on node {node}", pod.uid);
+                    self.events.normal(&reference(&victim), "Preempted", text);
+                }
+                // It is gone, or another has its name.
+                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                Err(error) => {
+                    warn!(pod = %victim.name, namespace = %victim.namespace, "cannot preempt: {error}");
+                    failed.push(victim);
+                }
+            }
+        }
+        let now = self.now();
+        self.core.preempted(pod, failed.iter().map(|victim| &**victim), now);
     }
 }
 
 async fn make(client: &Client, calls: Vec<ApiCall>) -> Result<(), ClientError> {
-    for call in calls {
-        let ApiCall { gvr, namespace, name, subresource, body } = call;
-        client.raw(&gvr).create_subresource(&namespace, &name, subresource, &body).await?;
+    for ApiCall { gvr, namespace, name, verb } in calls {
+        let resource = client.raw(&gvr);
+        match verb {
+            Verb::Post { subresource, body } => {
+                resource.create_subresource(&namespace, &name, subresource, &body).await?
+            }
+            Verb::Patch { subresource, patch } => resource.patch(&namespace, &name, &patch, subresource).await?,
+            Verb::Delete(options) => resource.delete(&namespace, &name, &options).await?,
+        };
     }
     Ok(())
+}
+
+/// The calls that delete a pod for the sake of another. The uid keeps one that was made anew under its name from harm.
+fn eviction(victim: &PodInfo, preemptor: &PodInfo, now: &str) -> Vec<ApiCall> {
+    let call = |verb| ApiCall {
+        gvr: Pod::gvr(),
+        namespace: victim.namespace.to_string(),
+        name: victim.name.to_string(),
+        verb,
+    };
+    let condition = json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": format!("{}: preempting to accommodate a higher priority pod", preemptor.wants().scheduler),
+        "lastTransitionTime": now,
+    });
+    let patch = Patch::Strategic(json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}}));
+    let delete = call(Verb::Delete(DeleteOptions::of_uid(&*victim.uid)));
+    match victim.is_preempted {
+        true => vec![delete],
+        false => vec![call(Verb::Patch { subresource: Some("status"), patch }), delete],
+    }
 }
 
 fn reference(pod: &PodInfo) -> ObjectRef {
@@ -231,14 +374,14 @@ fn reference(pod: &PodInfo) -> ObjectRef {
     }
 }
 
-/// The patch that says why a pod is not scheduled. The time stays while the condition does.
+/// The status that says why a pod is not scheduled. The time stays while the condition does.
 fn condition(pod: &PodInfo, reason: &str, message: &str, now: &str) -> Value {
     let mut condition = json!({"type": "PodScheduled", "status": "False", "reason": reason, "message": message});
     if pod.wants().reported.is_none() {
         condition["lastTransitionTime"] = now.into();
         condition["lastProbeTime"] = Value::Null;
     }
-    json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}})
+    json!({"conditions": [condition]})
 }
 
 #[cfg(test)]

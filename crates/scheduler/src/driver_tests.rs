@@ -12,6 +12,7 @@ struct Server {
     nodes: Mutex<Option<Vec<Value>>>,
     pods: Mutex<Option<Vec<Value>>>,
     refuse_bindings: Mutex<u32>,
+    seen: Mutex<HashSet<String>>,
     writes: mpsc::UnboundedSender<(Method, String, Value)>,
 }
 
@@ -28,7 +29,8 @@ impl Transport for Server {
         let listed = match path.as_str() {
             "/api/v1/nodes" => self.nodes.lock().take(),
             "/api/v1/pods" => self.pods.lock().take(),
-            _ => None,
+            // Of everything else there is none.
+            other => self.seen.lock().insert(other.to_owned()).then(Vec::new),
         };
         let refused = path.ends_with("/binding") && {
             let mut left = self.refuse_bindings.lock();
@@ -72,6 +74,7 @@ async fn writes(pods: Vec<Value>, refuse_bindings: u32, wanted: usize) -> Vec<(M
         nodes: Mutex::new(Some(vec![node])),
         pods: Mutex::new(Some(pods)),
         refuse_bindings: Mutex::new(refuse_bindings),
+        seen: Mutex::default(),
         writes: sender,
     };
     let client = Client::new(Arc::new(server));
@@ -102,17 +105,12 @@ async fn pods_are_bound_or_told_why_not() {
         (&condition["type"], &condition["status"], &condition["reason"]),
         (&json!("PodScheduled"), &json!("False"), &json!("Unschedulable"))
     );
-    assert_eq!(condition["message"], "0/1 nodes are available: 1 Insufficient cpu.");
+    let text = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    assert_eq!(condition["message"], text);
     let mut messages: Vec<(&str, &str)> =
         seen[..2].iter().map(|(_, _, e)| (e["reason"].as_str().unwrap(), e["message"].as_str().unwrap())).collect();
     messages.sort_unstable();
-    assert_eq!(
-        messages,
-        [
-            ("FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu."),
-            ("Scheduled", "Successfully assigned default/fits to n1")
-        ]
-    );
+    assert_eq!(messages, [("FailedScheduling", text), ("Scheduled", "Successfully assigned default/fits to n1")]);
     assert_eq!(seen[0].2["source"]["component"], "default-scheduler");
 }
 
@@ -137,4 +135,35 @@ async fn what_others_own_is_left_alone() {
     let seen = writes(vec![gated, foreign, bound, pod("a", "500m")], 0, 2).await;
     let paths: Vec<&str> = seen.iter().map(|(_, path, _)| path.as_str()).collect();
     assert_eq!(paths, ["/api/v1/namespaces/default/events", "/api/v1/namespaces/default/pods/a/binding"]);
+}
+
+#[tokio::test]
+async fn victims_are_told_and_deleted() {
+    let mut low = pod("low", "2");
+    low["spec"]["nodeName"] = "n1".into();
+    let mut high = pod("high", "1");
+    high["spec"]["priority"] = 10.into();
+    let seen = writes(vec![low, high], 0, 5).await;
+    let calls: Vec<String> = seen.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
+    assert_eq!(
+        calls,
+        [
+            "POST /api/v1/namespaces/default/events",
+            "POST /api/v1/namespaces/default/events",
+            "PATCH /api/v1/namespaces/default/pods/high/status",
+            "DELETE /api/v1/namespaces/default/pods/low",
+            "PATCH /api/v1/namespaces/default/pods/low/status",
+        ]
+    );
+    assert_eq!(seen[2].2["status"]["nominatedNodeName"], "n1");
+    assert_eq!(seen[3].2["preconditions"]["uid"], "uid-low");
+    let condition = &seen[4].2["status"]["conditions"][0];
+    assert_eq!(
+        (&condition["type"], &condition["reason"]),
+        (&json!("DisruptionTarget"), &json!("PreemptionByScheduler"))
+    );
+    assert_eq!(condition["message"], "default-scheduler: preempting to accommodate a higher priority pod");
+    let preempted = seen[..2].iter().find(|(_, _, event)| event["reason"] == "Preempted").expect("an event");
+    assert_eq!(preempted.2["message"], "Preempted by pod uid-high on node n1");
+    assert_eq!(preempted.2["involvedObject"]["name"], "low");
 }

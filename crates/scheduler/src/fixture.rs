@@ -7,12 +7,17 @@ use crate::node::Node;
 use crate::pod::PodInfo;
 
 /// A pod in namespace `default`, whose uid is its name.
-pub(crate) fn pod_named(name: &str, mut spec: Value) -> PodInfo {
+pub(crate) fn pod_named(name: &str, spec: Value) -> PodInfo {
+    labelled(name, json!({}), spec)
+}
+
+/// As [`pod_named`], with labels.
+pub(crate) fn labelled(name: &str, labels: Value, mut spec: Value) -> PodInfo {
     if spec["containers"].is_null() {
         spec["containers"] = json!([{"name": "c"}]);
     }
-    let pod = json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": spec});
-    PodInfo::decode(pod.to_string().as_bytes()).unwrap()
+    let metadata = json!({"name": name, "namespace": "default", "uid": name, "labels": labels});
+    PodInfo::decode(json!({"metadata": metadata, "spec": spec}).to_string().as_bytes()).unwrap()
 }
 
 pub(crate) fn pod(spec: Value) -> PodInfo {

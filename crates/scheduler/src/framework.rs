@@ -4,17 +4,21 @@
 //! about that), else PreScore, Score and NormalizeScore (which node is best), Reserve and Permit; then, apart from the
 //! cycle, PreBind and Bind, which plan API calls that the driver makes. PreEnqueue and QueueSort order what waits.
 //!
-//! PreFilter answers the filter, and PreScore the score, as a closure: what a plugin computes once per pod lives there, and
-//! a plugin that has nothing to say of a pod answers `Skip` and costs nothing per node.
+//! PreFilter answers the filter, and PreScore the score: what a plugin computes once per pod lives there, and a plugin that
+//! has nothing to say of a pod answers `Skip` and costs nothing per node. A filter that counted other pods is told when one
+//! is thought away or added, which is what preemption tries out.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_apimachinery::{Gvr, Value};
+use kybern_client::{DeleteOptions, Patch};
 
 use crate::cache::Cluster;
-use crate::node::NodeInfo;
+use crate::filters::Filters;
+use crate::node::{Node, NodeInfo};
 use crate::pod::PodInfo;
 
 /// Upstream's highest score of a node by one plugin.
@@ -43,17 +47,37 @@ impl Verdict {
     }
 }
 
-pub type NodeFilter<'a> = Box<dyn Fn(&NodeInfo) -> Verdict + 'a>;
+/// The filter of one pod, with what PreFilter computed of it.
+pub trait NodeFilter {
+    fn check(&self, node: &NodeInfo) -> Verdict;
+
+    /// A pod is thought onto a node (`by` is 1) or off it (-1): upstream's AddPod and RemovePod. Each undoes the other.
+    fn shift(&mut self, _pod: &PodInfo, _node: &Node, _by: i64) {}
+}
+
+impl<F: Fn(&NodeInfo) -> Verdict> NodeFilter for F {
+    fn check(&self, node: &NodeInfo) -> Verdict {
+        self(node)
+    }
+}
+
 pub type NodeScore<'a> = Box<dyn Fn(&NodeInfo) -> i64 + 'a>;
 
 pub enum PreFilter<'a> {
     /// Every node will do.
     Skip,
-    Filter(NodeFilter<'a>),
+    Filter(Box<dyn NodeFilter + 'a>),
     /// Only these nodes need be looked at, by name; with the filter.
-    Only(BTreeSet<String>, NodeFilter<'a>),
+    Only(BTreeSet<String>, Box<dyn NodeFilter + 'a>),
     /// No node will do.
     Reject(Reason),
+}
+
+impl<'a> PreFilter<'a> {
+    /// A filter to which other pods are what their node's [`NodeInfo`] says.
+    pub fn by(filter: impl Fn(&NodeInfo) -> Verdict + 'a) -> Self {
+        Self::Filter(Box::new(filter))
+    }
 }
 
 pub enum PreScore<'a> {
@@ -88,6 +112,32 @@ pub trait Filter: Plugin {
     fn may_fit_without(&self, _pod: &PodInfo, _gone: &PodInfo) -> bool {
         false
     }
+
+    /// Whether pods that this plugin rejects may fit once another has come to a node.
+    fn heeds_arrivals(&self) -> bool {
+        false
+    }
+
+    /// Whether a pod that this plugin rejected may fit after another has come to a node.
+    fn may_fit_with(&self, _pod: &PodInfo, _new: &PodInfo, _cluster: &Cluster) -> bool {
+        false
+    }
+
+    /// Whether a pod that this plugin rejected may fit on a node that has changed. Where PreFilter is dear, a cheaper guess
+    /// that never says no wrongly.
+    fn may_fit_on(&self, pod: &PodInfo, node: &NodeInfo, cluster: &Cluster) -> bool {
+        match self.pre_filter(pod, cluster) {
+            PreFilter::Skip => true,
+            PreFilter::Filter(filter) => filter.check(node) == Verdict::Fits,
+            PreFilter::Only(names, filter) => names.contains(&*node.node.name) && filter.check(node) == Verdict::Fits,
+            PreFilter::Reject(_) => false,
+        }
+    }
+
+    /// Whether it reads claims, volumes and storage classes.
+    fn reads_storage(&self) -> bool {
+        false
+    }
 }
 
 /// Why no node was found, for PostFilter and for the message.
@@ -104,11 +154,33 @@ pub struct Diagnosis {
     pub rejections: usize,
     /// Bits of the filters, in the order of the chain, that rejected.
     pub plugins: u32,
+    /// What PostFilter makes of it.
+    pub remedy: Box<Remedy>,
+}
+
+/// What is done so that a pod that no node takes may fit later.
+#[derive(Debug, Default)]
+pub struct Remedy {
+    /// Ends the message; empty for nothing.
+    pub message: String,
+    pub nomination: Nomination,
+    /// To be deleted.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// Lose their nomination to the same node.
+    pub displaced: Vec<Arc<PodInfo>>,
+}
+
+/// What becomes of a pod's `status.nominatedNodeName`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Nomination {
+    #[default]
+    Keep,
+    Clear,
+    Node(Box<str>),
 }
 
 pub trait PostFilter: Plugin {
-    /// What was tried, which ends the message; empty for nothing.
-    fn post_filter(&self, pod: &PodInfo, cluster: &Cluster, diagnosis: &Diagnosis) -> String;
+    fn post_filter(&self, filters: &mut Filters<'_>, diagnosis: &Diagnosis) -> Remedy;
 }
 
 pub trait Score: Plugin {
@@ -128,7 +200,15 @@ pub trait Reserve: Plugin {
 
 /// The last word before a pod is bound.
 pub trait Permit: Plugin {
-    fn permit(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reason>;
+    fn permit(&self, pod: &PodInfo, node: &NodeInfo) -> Permission;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permission {
+    Allow,
+    /// The pod keeps its node until [`crate::core::Core::allow`], but at most so long.
+    Wait(Duration),
+    Reject(Reason),
 }
 
 /// One call to the API, made by the driver.
@@ -137,14 +217,25 @@ pub struct ApiCall {
     pub gvr: Gvr,
     pub namespace: String,
     pub name: String,
-    /// Posted to this subresource.
-    pub subresource: &'static str,
-    pub body: Value,
+    pub verb: Verb,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verb {
+    Post { subresource: &'static str, body: Value },
+    Patch { subresource: Option<&'static str>, patch: Patch },
+    Delete(DeleteOptions),
 }
 
 /// What must be done before a pod is bound; may be done again after a failure.
 pub trait PreBind: Plugin {
-    fn pre_bind(&self, pod: &PodInfo, node: &str) -> Vec<ApiCall>;
+    fn pre_bind(&self, pod: &PodInfo, node: &str, cluster: &Cluster) -> Vec<ApiCall>;
+
+    /// Whether others must act before the pod can be bound: it then keeps its node as a nomination, its calls are made, and
+    /// it is tried again once what its filters read has changed.
+    fn waits(&self, _pod: &PodInfo, _cluster: &Cluster) -> bool {
+        false
+    }
 }
 
 /// How a pod is bound; the first plugin that answers does it.

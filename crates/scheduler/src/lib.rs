@@ -11,14 +11,18 @@ pub mod config;
 pub mod core;
 pub mod cycle;
 mod driver;
+pub mod filters;
 #[cfg(test)]
 mod fixture;
 pub mod framework;
 pub mod node;
 pub mod plugins;
 pub mod pod;
+pub mod pod_terms;
 pub mod queue;
 pub mod resources;
+pub mod stores;
+pub mod topology;
 
 pub use config::{Config, ConfigError, Profiles};
 pub use driver::run;

@@ -9,6 +9,7 @@ use kybern_client::store::Cached;
 
 use crate::pod::{Guessed, HostPort, PodInfo};
 use crate::resources::Resources;
+use crate::topology::{self, SLOTS};
 
 /// A node as the API describes it.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,8 @@ pub struct Node {
     pub allocatable: Resources,
     /// Name and size in bytes of the images it has; sorted by name.
     pub images: Vec<(Arc<str>, i64)>,
+    /// Its values of the keys that [`topology::PodIndex`] counts by.
+    pub domains: [Option<Arc<str>>; SLOTS],
 }
 
 impl Node {
@@ -33,10 +36,13 @@ impl Node {
             images.extend(image.names.unwrap_or_default().into_iter().map(|name| (Arc::from(name), size)));
         }
         images.sort();
+        let name = node.metadata.name.unwrap_or_default();
+        let labels = node.metadata.labels.unwrap_or_default();
         Self {
-            name: node.metadata.name.unwrap_or_default().into(),
+            domains: topology::domains(&name, &labels),
+            name: name.into(),
             resource_version: node.metadata.resource_version.unwrap_or_default().into(),
-            labels: node.metadata.labels.unwrap_or_default(),
+            labels,
             taints: spec.taints.unwrap_or_default(),
             unschedulable: spec.unschedulable.unwrap_or(false),
             allocatable: Resources::parse(status.allocatable.as_ref()),

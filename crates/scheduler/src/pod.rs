@@ -1,11 +1,14 @@
 //! What the scheduler keeps of a pod: for one that runs, only what it takes from its node.
 
-use kybern_api::core::v1::{Container, ContainerPort, NodeSelectorTerm, Pod, PodSpec, Toleration};
+use std::sync::Arc;
+
+use kybern_api::core::v1::{Container, ContainerPort, NodeSelectorTerm, Pod, PodSpec, Toleration, Volume};
 use kybern_api::{DecodeError, Object, condition};
 use kybern_apimachinery::object;
 use kybern_client::store::Cached;
 
 use crate::affinity::{NodeTerm, PreferredTerm};
+use crate::pod_terms::PodTerms;
 use crate::resources::{DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Resources};
 
 /// A pod, light enough to hold all of a cluster's.
@@ -17,8 +20,16 @@ pub struct PodInfo {
     pub resource_version: Box<str>,
     /// Empty while it is not bound.
     pub node: Box<str>,
+    /// Sorted by key; clones share them.
+    pub labels: Labels,
     pub priority: i32,
     pub is_deleting: bool,
+    /// It has the condition `DisruptionTarget` with the scheduler's reason.
+    pub is_preempted: bool,
+    /// `status.startTime` in seconds since 1970; the end of time where there is none.
+    pub started: i64,
+    /// Its affinity to other pods, if any.
+    pub terms: Option<Arc<PodTerms>>,
     /// With one for `pods`.
     pub requests: Resources,
     /// Processor and memory with upstream's guess for containers that request none: what scores are computed from.
@@ -26,6 +37,13 @@ pub struct PodInfo {
     pub host_ports: Box<[HostPort]>,
     /// What only matters until it is bound; `None` afterwards.
     pub wants: Option<Box<Wants>>,
+}
+
+pub type Labels = Arc<[(Box<str>, Box<str>)]>;
+
+/// A label's value.
+pub fn label<'a>(labels: &'a [(Box<str>, Box<str>)], key: &str) -> Option<&'a str> {
+    labels.binary_search_by(|(have, _)| (**have).cmp(key)).ok().map(|at| &*labels[at].1)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +65,11 @@ pub struct Wants {
     pub preferred: Vec<PreferredTerm>,
     /// Of all containers, with a tag.
     pub images: Vec<String>,
+    /// The claims that it mounts: their names, and whether they are made for it (generic ephemeral volumes).
+    pub claims: Vec<(Box<str>, bool)>,
     pub preempts_never: bool,
+    /// `status.nominatedNodeName`.
+    pub nominated: Box<str>,
     /// The message of the condition `PodScheduled` while that is `False` with reason `Unschedulable`.
     pub reported: Option<String>,
 }
@@ -76,6 +98,11 @@ impl PodInfo {
         let spec = pod.spec.as_ref().unwrap_or(&default);
         let node = spec.node_name.as_deref().unwrap_or("");
         let (requests, guessed) = requests(spec);
+        let pairs = pod.metadata.labels.iter().flatten();
+        let labels: Labels = pairs.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect();
+        let status = pod.status.as_ref();
+        let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let target = conditions.iter().find(|c| c.type_ == "DisruptionTarget" && c.status == "True");
         Self {
             namespace: pod.namespace().into(),
             name: pod.name().into(),
@@ -84,10 +111,14 @@ impl PodInfo {
             node: node.into(),
             priority: spec.priority.unwrap_or(0),
             is_deleting: pod.is_deleting(),
+            is_preempted: target.is_some_and(|c| c.reason.as_deref() == Some("PreemptionByScheduler")),
+            started: status.and_then(|s| s.start_time.as_ref()).map_or(i64::MAX, |time| time.0.as_second()),
+            terms: PodTerms::of(spec, pod.namespace(), &labels).map(Arc::new),
             requests,
             guessed,
             host_ports: host_ports(spec),
             wants: node.is_empty().then(|| Box::new(Wants::of(pod, spec))),
+            labels,
         }
     }
 
@@ -95,6 +126,11 @@ impl PodInfo {
     pub fn wants(&self) -> &Wants {
         static NOTHING: std::sync::LazyLock<Wants> = std::sync::LazyLock::new(Wants::default);
         self.wants.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The value of one of its labels.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        label(&self.labels, key)
     }
 
     /// Whether a change can make it fit where it did not. Its status, which the scheduler itself writes, cannot.
@@ -105,6 +141,7 @@ impl PodInfo {
             || a.tolerations != b.tolerations
             || a.node_selector != b.node_selector
             || a.required != b.required
+            || self.labels != other.labels
     }
 
     pub fn is_bound(&self) -> bool {
@@ -143,10 +180,21 @@ impl Wants {
             required: required.map(|selector| terms(&selector.node_selector_terms)),
             preferred: preferred.into_iter().flatten().map(PreferredTerm::of).collect(),
             images,
+            claims: claims(pod, spec),
             preempts_never: spec.preemption_policy.as_deref() == Some("Never"),
+            nominated: pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("").into(),
             reported,
         }
     }
+}
+
+fn claims(pod: &Pod, spec: &PodSpec) -> Vec<(Box<str>, bool)> {
+    let claim = |volume: &Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some((source.claim_name.as_str().into(), false)),
+        (None, Some(_)) => Some((format!("{}-{}", pod.name(), volume.name).into(), true)),
+        (None, None) => None,
+    };
+    spec.volumes.iter().flatten().filter_map(claim).collect()
 }
 
 fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {

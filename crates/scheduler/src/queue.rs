@@ -41,6 +41,8 @@ pub struct Queue {
     active: BTreeMap<(SortKey, Box<str>), ()>,
     backoff: BTreeMap<(Duration, Box<str>), ()>,
     unschedulable: BTreeMap<(Duration, Box<str>), ()>,
+    /// How many of the unschedulable each filter rejected.
+    rejections: [usize; 32],
     sort: Arc<dyn QueueSort>,
     initial_backoff: Duration,
     max_backoff: Duration,
@@ -53,6 +55,7 @@ impl Queue {
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
             unschedulable: BTreeMap::new(),
+            rejections: [0; 32],
             sort,
             initial_backoff,
             max_backoff,
@@ -65,6 +68,15 @@ impl Queue {
 
     pub fn contains(&self, uid: &str) -> bool {
         self.entries.contains_key(uid)
+    }
+
+    pub fn get(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.entries.get(uid).map(|entry| &entry.pod)
+    }
+
+    /// Whether a pod waits for the cluster to change that one of these filters rejected.
+    pub fn waits_for_any(&self, filters: u32) -> bool {
+        self.rejections.iter().enumerate().any(|(bit, count)| *count > 0 && filters & 1 << bit != 0)
     }
 
     pub fn uids(&self) -> impl Iterator<Item = &str> {
@@ -113,10 +125,21 @@ impl Queue {
 
     /// No node takes the pod: it waits for a change that concerns the filters that rejected it.
     pub fn unschedulable(&mut self, uid: &str, rejected_by: u32, now: Duration) {
-        if let Some(entry) = self.entries.get_mut(uid) {
-            entry.added = now;
-            entry.rejected_by = rejected_by;
+        if self.entries.contains_key(uid) {
+            // Out of its place first: the counts are of what rejected it there.
+            self.put(uid, Place::InFlight);
+            if let Some(entry) = self.entries.get_mut(uid) {
+                entry.added = now;
+                entry.rejected_by = rejected_by;
+            }
             self.put(uid, Place::Unschedulable(now));
+        }
+    }
+
+    /// A pod that waits for the cluster to change is tried again after its back-off.
+    pub fn retry(&mut self, uid: &str, now: Duration) {
+        if self.entries.get(uid).is_some_and(|entry| matches!(entry.place, Place::Unschedulable(_))) {
+            self.activate_or_back_off(uid, now);
         }
     }
 
@@ -196,7 +219,16 @@ impl Queue {
 
     fn put(&mut self, uid: &str, place: Place) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        match std::mem::replace(&mut entry.place, place) {
+        let rejected_by = entry.rejected_by;
+        let old = std::mem::replace(&mut entry.place, place);
+        for (bit, count) in self.rejections.iter_mut().enumerate() {
+            if rejected_by & 1 << bit == 0 {
+                continue;
+            }
+            *count -= usize::from(matches!(old, Place::Unschedulable(_)));
+            *count += usize::from(matches!(place, Place::Unschedulable(_)));
+        }
+        match old {
             Place::Active(key) => self.active.remove(&(key, uid.into())),
             Place::Backoff(until) => self.backoff.remove(&(until, uid.into())),
             Place::Unschedulable(since) => self.unschedulable.remove(&(since, uid.into())),

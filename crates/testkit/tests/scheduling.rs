@@ -114,7 +114,8 @@ async fn a_pod_waits_for_a_node_that_can_take_it() {
     cluster.until("the small pod's binding", |pods| node_of(pods, "little") == "small").await;
     cluster.until("its condition", |pods| scheduled(pods, "little").is_some_and(|c| c.0 == "True")).await;
     assert!(cluster.events("Scheduled").await.contains(&"Successfully assigned default/little to small".to_owned()));
-    let text = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable.";
+    let text = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable. preemption: 0/2 nodes are \
+                available: 2 Preemption is not helpful for scheduling.";
     let unschedulable = ("False".to_owned(), "Unschedulable".to_owned(), text.to_owned());
     cluster.until("the large pod's condition", |pods| scheduled(pods, "large").as_ref() == Some(&unschedulable)).await;
     assert_eq!(cluster.events("FailedScheduling").await, [text]);

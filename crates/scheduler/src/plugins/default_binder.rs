@@ -4,7 +4,7 @@ use kybern_api::Object;
 use kybern_api::core::v1::Pod;
 use kybern_apimachinery::json;
 
-use crate::framework::{ApiCall, Bind, Plugin};
+use crate::framework::{ApiCall, Bind, Plugin, Verb};
 use crate::pod::PodInfo;
 
 pub struct DefaultBinder;
@@ -21,14 +21,16 @@ impl Bind for DefaultBinder {
             gvr: Pod::gvr(),
             namespace: pod.namespace.to_string(),
             name: pod.name.to_string(),
-            subresource: "binding",
-            body: json!({
-                "apiVersion": "v1",
-                "kind": "Binding",
-                // The uid keeps a pod that was made anew under the same name from being bound.
-                "metadata": {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid},
-                "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-            }),
+            verb: Verb::Post {
+                subresource: "binding",
+                body: json!({
+                    "apiVersion": "v1",
+                    "kind": "Binding",
+                    // The uid keeps a pod that was made anew under the same name from being bound.
+                    "metadata": {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid},
+                    "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+                }),
+            },
         })
     }
 }

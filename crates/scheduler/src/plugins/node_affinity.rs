@@ -16,7 +16,8 @@ impl Plugin for NodeAffinity {
     }
 }
 
-fn matches(wants: &Wants, node: &Node) -> bool {
+/// Whether the node is one that the pod asks for.
+pub fn matches(wants: &Wants, node: &Node) -> bool {
     wants.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
         && wants.required.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
 }

@@ -17,10 +17,10 @@ impl Filter for NodeName {
         if pod.node.is_empty() {
             return PreFilter::Skip;
         }
-        PreFilter::Filter(Box::new(|node| match node.node.name == pod.node {
+        PreFilter::by(|node| match node.node.name == pod.node {
             true => Verdict::Fits,
             false => Verdict::unresolvable("node(s) didn't match the requested node name"),
-        }))
+        })
     }
 }
 

@@ -21,10 +21,10 @@ impl Filter for NodePorts {
         if pod.host_ports.is_empty() {
             return PreFilter::Skip;
         }
-        PreFilter::Filter(Box::new(|node| match conflict(&pod.host_ports, &node.host_ports) {
+        PreFilter::by(|node| match conflict(&pod.host_ports, &node.host_ports) {
             false => Verdict::Fits,
             true => Verdict::unschedulable("node(s) didn't have free ports for the requested pod ports"),
-        }))
+        })
     }
 
     fn may_fit_without(&self, pod: &PodInfo, gone: &PodInfo) -> bool {

@@ -44,7 +44,7 @@ fn check(pod: &PodInfo, node: &NodeInfo) -> Verdict {
 
 impl Filter for NodeResourcesFit {
     fn pre_filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Cluster) -> PreFilter<'a> {
-        PreFilter::Filter(Box::new(|node| check(pod, node)))
+        PreFilter::by(|node| check(pod, node))
     }
 
     fn may_fit_without(&self, _: &PodInfo, _: &PodInfo) -> bool {

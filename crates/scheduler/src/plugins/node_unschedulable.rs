@@ -25,10 +25,10 @@ impl Filter for NodeUnschedulable {
         if pod.wants().tolerations.iter().any(|t| tolerates(t, &taint)) {
             return PreFilter::Skip;
         }
-        PreFilter::Filter(Box::new(|node| match node.node.unschedulable {
+        PreFilter::by(|node| match node.node.unschedulable {
             false => Verdict::Fits,
             true => Verdict::unresolvable("node(s) were unschedulable"),
-        }))
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use kybern_api::core::v1::{Taint, Toleration};
 use crate::affinity::tolerates;
 use crate::cache::Cluster;
 use crate::framework::{Filter, Plugin, PreFilter, PreScore, Score, Verdict, normalize_by_max};
-use crate::node::NodeInfo;
+use crate::node::{Node, NodeInfo};
 use crate::pod::PodInfo;
 
 const PREFER_NO_SCHEDULE: &str = "PreferNoSchedule";
@@ -22,20 +22,22 @@ fn is_tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
     tolerations.iter().any(|t| tolerates(t, taint))
 }
 
+/// A taint that keeps the pod off the node.
+pub fn untolerated<'a>(node: &'a Node, tolerations: &[Toleration]) -> Option<&'a Taint> {
+    node.taints.iter().find(|t| t.effect != PREFER_NO_SCHEDULE && !is_tolerated(t, tolerations))
+}
+
 impl Filter for TaintToleration {
     fn pre_filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Cluster) -> PreFilter<'a> {
         let tolerations = &pod.wants().tolerations;
-        PreFilter::Filter(Box::new(|node| {
-            let repels = |t: &&Taint| t.effect != PREFER_NO_SCHEDULE && !is_tolerated(t, tolerations);
-            match node.node.taints.iter().find(repels) {
-                None => Verdict::Fits,
-                Some(taint) => Verdict::unresolvable(format!(
-                    "node(s) had untolerated taint {{{}: {}}}",
-                    taint.key,
-                    taint.value.as_deref().unwrap_or("")
-                )),
-            }
-        }))
+        PreFilter::by(|node| match untolerated(&node.node, tolerations) {
+            None => Verdict::Fits,
+            Some(taint) => Verdict::unresolvable(format!(
+                "node(s) had untolerated taint {{{}: {}}}",
+                taint.key,
+                taint.value.as_deref().unwrap_or("")
+            )),
+        })
     }
 }
 

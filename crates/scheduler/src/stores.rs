@@ -1,0 +1,142 @@
+//! What plugins read besides nodes and pods: stores that the driver fills from watches, reduced to what is asked of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+
+use kybern_api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
+use kybern_api::policy::v1::PodDisruptionBudget;
+use kybern_api::storage::v1::StorageClass;
+use kybern_api::{DecodeError, Object, label_selector};
+use kybern_apimachinery::object;
+use kybern_apimachinery::selector::LabelSelector;
+use kybern_client::store::Cached;
+use kybern_client::{Client, Informer, ListOptions, Store};
+
+/// Clones share the stores.
+#[derive(Clone)]
+pub struct Stores {
+    pub namespaces: Store<Kept<Namespace, Labelled>>,
+    pub budgets: Store<Kept<PodDisruptionBudget, Budget>>,
+    pub claims: Store<PersistentVolumeClaim>,
+    /// With the index [`BY_CLASS`].
+    pub volumes: Store<PersistentVolume>,
+    pub classes: Store<StorageClass>,
+}
+
+/// Volumes by the name of their storage class.
+pub const BY_CLASS: &str = "class";
+
+pub fn class_of_volume(volume: &PersistentVolume) -> Vec<String> {
+    vec![volume.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default()]
+}
+
+impl Stores {
+    /// Watches everything; synced once all is listed.
+    pub async fn watch(client: &Client) -> Self {
+        fn kept<K: Object, T: Of<K>>(client: &Client) -> Store<Kept<K, T>> {
+            Informer::<Kept<K, T>>::of(client.clone(), &K::gvr(), ListOptions::default()).spawn()
+        }
+        let all = ListOptions::default;
+        let stores = Self {
+            namespaces: kept(client),
+            budgets: kept(client),
+            claims: Informer::new(client.clone(), all()).spawn(),
+            volumes: Informer::new(client.clone(), all()).index(BY_CLASS, class_of_volume).spawn(),
+            classes: Informer::new(client.clone(), all()).spawn(),
+        };
+        stores.namespaces.synced().await;
+        stores.budgets.synced().await;
+        stores.claims.synced().await;
+        stores.volumes.synced().await;
+        stores.classes.synced().await;
+        stores
+    }
+}
+
+impl Default for Stores {
+    /// Empty ones.
+    fn default() -> Self {
+        Self {
+            namespaces: Store::new([]).0,
+            budgets: Store::new([]).0,
+            claims: Store::new([]).0,
+            volumes: Store::new([(BY_CLASS, class_of_volume as fn(&PersistentVolume) -> Vec<String>)]).0,
+            classes: Store::new([]).0,
+        }
+    }
+}
+
+/// What is kept of an object of kind `K`.
+pub struct Kept<K, T> {
+    pub namespace: Box<str>,
+    pub name: Box<str>,
+    pub resource_version: Box<str>,
+    pub facts: T,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// Facts that are read from a kind.
+pub trait Of<K>: Send + Sync + 'static {
+    fn of(object: &K) -> Self;
+}
+
+impl<K: Object, T: Of<K>> Kept<K, T> {
+    pub fn of(object: &K) -> Self {
+        Self {
+            namespace: object.namespace().into(),
+            name: object.name().into(),
+            resource_version: Object::resource_version(object).into(),
+            facts: T::of(object),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<K: Object, T: Of<K>> Cached for Kept<K, T> {
+    fn decode(json: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self::of(&K::from_json(json)?))
+    }
+    fn key(&self) -> String {
+        match self.namespace.is_empty() {
+            true => self.name.to_string(),
+            false => object::key_of(&self.namespace, &self.name),
+        }
+    }
+    fn resource_version(&self) -> &str {
+        &self.resource_version
+    }
+}
+
+/// The labels of an object.
+pub struct Labelled(pub BTreeMap<String, String>);
+
+impl Of<Namespace> for Labelled {
+    fn of(namespace: &Namespace) -> Self {
+        Self(namespace.metadata.labels.clone().unwrap_or_default())
+    }
+}
+
+/// How many pods of a selection may be disrupted now.
+pub struct Budget {
+    pub selector: LabelSelector,
+    pub allowed: i32,
+    /// Names of pods whose disruption the server has counted already.
+    pub disrupted: BTreeSet<String>,
+}
+
+impl Of<PodDisruptionBudget> for Budget {
+    fn of(budget: &PodDisruptionBudget) -> Self {
+        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let status = budget.status.as_ref();
+        let disrupted = status.and_then(|status| status.disrupted_pods.as_ref());
+        Self {
+            // An unreadable one selects nothing; so, here, does an empty one.
+            selector: selector
+                .and_then(|selector| label_selector(selector).ok())
+                .filter(|selector| !selector.is_everything())
+                .unwrap_or_else(LabelSelector::none),
+            allowed: status.map_or(0, |status| status.disruptions_allowed),
+            disrupted: disrupted.into_iter().flat_map(BTreeMap::keys).cloned().collect(),
+        }
+    }
+}
