@@ -13,6 +13,7 @@ use crate::plugins::node_name::NodeName;
 use crate::plugins::node_ports::NodePorts;
 use crate::plugins::node_resources_fit::NodeResourcesFit;
 use crate::plugins::node_unschedulable::NodeUnschedulable;
+use crate::plugins::pod_topology_spread::PodTopologySpread;
 use crate::plugins::priority_sort::PrioritySort;
 use crate::plugins::scheduling_gates::SchedulingGates;
 use crate::plugins::taint_toleration::TaintToleration;
@@ -45,6 +46,7 @@ impl Default for Chain {
                 Box::new(NodeAffinity),
                 Box::new(NodePorts),
                 Box::new(NodeResourcesFit),
+                Box::new(PodTopologySpread),
                 Box::new(InterPodAffinity),
             ],
             post_filter: vec![Box::new(DefaultPreemption)],
@@ -52,6 +54,7 @@ impl Default for Chain {
                 (Box::new(TaintToleration), 3),
                 (Box::new(NodeAffinity), 2),
                 (Box::new(NodeResourcesFit), 1),
+                (Box::new(PodTopologySpread), 2),
                 (Box::new(InterPodAffinity), 2),
                 (Box::new(NodeResourcesBalancedAllocation), 1),
                 (Box::new(ImageLocality), 1),

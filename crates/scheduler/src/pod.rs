@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use kybern_api::core::v1::{Container, ContainerPort, NodeSelectorTerm, Pod, PodSpec, Toleration, Volume};
+use kybern_api::owner::controller_of;
 use kybern_api::{DecodeError, Object, condition};
 use kybern_apimachinery::object;
 use kybern_client::store::Cached;
 
 use crate::affinity::{NodeTerm, PreferredTerm};
+use crate::plugins::pod_topology_spread::Constraint;
 use crate::pod_terms::PodTerms;
 use crate::resources::{DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Resources};
 
@@ -65,11 +67,15 @@ pub struct Wants {
     pub preferred: Vec<PreferredTerm>,
     /// Of all containers, with a tag.
     pub images: Vec<String>,
+    /// Its topology spread constraints.
+    pub spread: Vec<Constraint>,
     /// The claims that it mounts: their names, and whether they are made for it (generic ephemeral volumes).
     pub claims: Vec<(Box<str>, bool)>,
     pub preempts_never: bool,
     /// `status.nominatedNodeName`.
     pub nominated: Box<str>,
+    /// API version, kind and name of its controller.
+    pub owner: Option<(Box<str>, Box<str>, Box<str>)>,
     /// The message of the condition `PodScheduled` while that is `False` with reason `Unschedulable`.
     pub reported: Option<String>,
 }
@@ -117,7 +123,7 @@ impl PodInfo {
             requests,
             guessed,
             host_ports: host_ports(spec),
-            wants: node.is_empty().then(|| Box::new(Wants::of(pod, spec))),
+            wants: node.is_empty().then(|| Box::new(Wants::of(pod, spec, &labels))),
             labels,
         }
     }
@@ -162,7 +168,7 @@ impl Cached for PodInfo {
 }
 
 impl Wants {
-    fn of(pod: &Pod, spec: &PodSpec) -> Self {
+    fn of(pod: &Pod, spec: &PodSpec, labels: &Labels) -> Self {
         let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
         let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
         let terms = |terms: &[NodeSelectorTerm]| terms.iter().map(NodeTerm::of).collect();
@@ -180,9 +186,13 @@ impl Wants {
             required: required.map(|selector| terms(&selector.node_selector_terms)),
             preferred: preferred.into_iter().flatten().map(PreferredTerm::of).collect(),
             images,
+            spread: spec.topology_spread_constraints.iter().flatten().map(|c| Constraint::of(c, labels)).collect(),
             claims: claims(pod, spec),
             preempts_never: spec.preemption_policy.as_deref() == Some("Never"),
             nominated: pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("").into(),
+            owner: controller_of(&pod.metadata).map(|owner| {
+                (owner.api_version.as_str().into(), owner.kind.as_str().into(), owner.name.as_str().into())
+            }),
             reported,
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
-use kybern_api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
+use kybern_api::apps::v1::{ReplicaSet, StatefulSet};
+use kybern_api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service};
 use kybern_api::policy::v1::PodDisruptionBudget;
 use kybern_api::storage::v1::StorageClass;
 use kybern_api::{DecodeError, Object, label_selector};
@@ -17,6 +18,10 @@ use kybern_client::{Client, Informer, ListOptions, Store};
 pub struct Stores {
     pub namespaces: Store<Kept<Namespace, Labelled>>,
     pub budgets: Store<Kept<PodDisruptionBudget, Budget>>,
+    pub services: Store<Kept<Service, Selection>>,
+    pub replication_controllers: Store<Kept<ReplicationController, Selection>>,
+    pub replica_sets: Store<Kept<ReplicaSet, Selection>>,
+    pub stateful_sets: Store<Kept<StatefulSet, Selection>>,
     pub claims: Store<PersistentVolumeClaim>,
     /// With the index [`BY_CLASS`].
     pub volumes: Store<PersistentVolume>,
@@ -40,12 +45,20 @@ impl Stores {
         let stores = Self {
             namespaces: kept(client),
             budgets: kept(client),
+            services: kept(client),
+            replication_controllers: kept(client),
+            replica_sets: kept(client),
+            stateful_sets: kept(client),
             claims: Informer::new(client.clone(), all()).spawn(),
             volumes: Informer::new(client.clone(), all()).index(BY_CLASS, class_of_volume).spawn(),
             classes: Informer::new(client.clone(), all()).spawn(),
         };
         stores.namespaces.synced().await;
         stores.budgets.synced().await;
+        stores.services.synced().await;
+        stores.replication_controllers.synced().await;
+        stores.replica_sets.synced().await;
+        stores.stateful_sets.synced().await;
         stores.claims.synced().await;
         stores.volumes.synced().await;
         stores.classes.synced().await;
@@ -59,6 +72,10 @@ impl Default for Stores {
         Self {
             namespaces: Store::new([]).0,
             budgets: Store::new([]).0,
+            services: Store::new([]).0,
+            replication_controllers: Store::new([]).0,
+            replica_sets: Store::new([]).0,
+            stateful_sets: Store::new([]).0,
             claims: Store::new([]).0,
             volumes: Store::new([(BY_CLASS, class_of_volume as fn(&PersistentVolume) -> Vec<String>)]).0,
             classes: Store::new([]).0,
@@ -138,5 +155,45 @@ impl Of<PodDisruptionBudget> for Budget {
             allowed: status.map_or(0, |status| status.disruptions_allowed),
             disrupted: disrupted.into_iter().flat_map(BTreeMap::keys).cloned().collect(),
         }
+    }
+}
+
+/// The pods that an object is about.
+pub struct Selection(pub LabelSelector);
+
+impl Selection {
+    fn pairs(pairs: Option<&BTreeMap<String, String>>) -> Self {
+        // A Service without a selector is about none.
+        let pairs = pairs.filter(|pairs| !pairs.is_empty());
+        let selector = |pairs: &BTreeMap<String, String>| {
+            LabelSelector::from_pairs(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+        };
+        Self(pairs.map_or_else(LabelSelector::none, selector))
+    }
+}
+
+impl Of<Service> for Selection {
+    fn of(service: &Service) -> Self {
+        Self::pairs(service.spec.as_ref().and_then(|spec| spec.selector.as_ref()))
+    }
+}
+
+impl Of<ReplicationController> for Selection {
+    fn of(controller: &ReplicationController) -> Self {
+        Self::pairs(controller.spec.as_ref().and_then(|spec| spec.selector.as_ref()))
+    }
+}
+
+impl Of<ReplicaSet> for Selection {
+    fn of(set: &ReplicaSet) -> Self {
+        let selector = set.spec.as_ref().map(|spec| label_selector(&spec.selector));
+        Self(selector.and_then(Result::ok).unwrap_or_else(LabelSelector::none))
+    }
+}
+
+impl Of<StatefulSet> for Selection {
+    fn of(set: &StatefulSet) -> Self {
+        let selector = set.spec.as_ref().map(|spec| label_selector(&spec.selector));
+        Self(selector.and_then(Result::ok).unwrap_or_else(LabelSelector::none))
     }
 }
