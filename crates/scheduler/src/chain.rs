@@ -17,6 +17,7 @@ use crate::plugins::pod_topology_spread::PodTopologySpread;
 use crate::plugins::priority_sort::PrioritySort;
 use crate::plugins::scheduling_gates::SchedulingGates;
 use crate::plugins::taint_toleration::TaintToleration;
+use crate::plugins::volume_binding::VolumeBinding;
 
 /// What runs at each extension point.
 pub struct Chain {
@@ -46,6 +47,7 @@ impl Default for Chain {
                 Box::new(NodeAffinity),
                 Box::new(NodePorts),
                 Box::new(NodeResourcesFit),
+                Box::new(VolumeBinding),
                 Box::new(PodTopologySpread),
                 Box::new(InterPodAffinity),
             ],
@@ -61,7 +63,7 @@ impl Default for Chain {
             ],
             reserve: vec![],
             permit: vec![],
-            pre_bind: vec![],
+            pre_bind: vec![Box::new(VolumeBinding)],
             bind: vec![Box::new(DefaultBinder)],
         }
     }
