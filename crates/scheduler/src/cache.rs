@@ -178,8 +178,9 @@ impl Cluster {
         }
     }
 
-    pub fn remove_node(&mut self, name: &str) {
-        let Some(at) = self.by_name.remove(name) else { return };
+    /// Answers what it was.
+    pub fn remove_node(&mut self, name: &str) -> Option<Arc<Node>> {
+        let at = self.by_name.remove(name)?;
         let mut info = self.nodes.swap_remove(at);
         if let Some(moved) = self.nodes.get(at) {
             self.by_name.insert(moved.node.name.clone(), at);
@@ -192,6 +193,7 @@ impl Cluster {
         if !info.pods.is_empty() {
             self.strays.insert(name.into(), info);
         }
+        Some(node)
     }
 
     fn count_images(&mut self, node: &Node, by: i64) {

@@ -73,18 +73,24 @@ impl Core {
     pub fn set_node(&mut self, node: Arc<Node>, now: Duration) {
         let name = node.name.clone();
         let old = self.cluster.set_node(node.clone());
+        let old = old.as_deref();
         if old.is_none_or(|old| old.differs_for_pods(&node))
             && let Some(info) = self.cluster.node(&name)
         {
             let (chain, cluster) = (&self.chain, &self.cluster);
             self.queue.move_on(now, |pod, rejected_by| {
                 concerned(chain, rejected_by).all(|plugin| plugin.may_fit_on(pod, info, cluster))
+                    || concerned(chain, rejected_by).any(|plugin| plugin.may_fit_after(pod, old, Some(&node)))
             });
         }
     }
 
-    pub fn remove_node(&mut self, name: &str) {
-        self.cluster.remove_node(name);
+    pub fn remove_node(&mut self, name: &str, now: Duration) {
+        let Some(old) = self.cluster.remove_node(name) else { return };
+        let chain = &self.chain;
+        self.queue.move_on(now, |pod, rejected_by| {
+            concerned(chain, rejected_by).any(|plugin| plugin.may_fit_after(pod, Some(&old), None))
+        });
     }
 
     /// A pod is new or has changed.
@@ -94,7 +100,11 @@ impl Core {
             self.waiting.remove(&pod.uid);
             match self.cluster.set_bound(pod.clone()) {
                 None => self.one_came(&pod, now),
-                Some(old) if old.labels != pod.labels || old.requests != pod.requests => {
+                Some(old)
+                    if old.labels != pod.labels
+                        || old.requests != pod.requests
+                        || old.is_deleting != pod.is_deleting =>
+                {
                     self.room_was_made(&old, now);
                     self.one_came(&pod, now);
                 }

@@ -93,6 +93,46 @@ fn a_failed_binding_gives_back_what_it_took() {
     assert_eq!(next(&mut core, at(100)), "nothing");
     assert_eq!(core.cluster().node("n").unwrap().requested.milli_cpu, 0);
 }
+
+/// Pods spread over zones may fit once a zone that had the fewest is no more, or once there are enough zones.
+#[test]
+fn zones_that_come_and_go_help_spread_pods() {
+    let zone = |name: &str, zone: &str| {
+        let labels = json!({"topology.kubernetes.io/zone": zone});
+        let node =
+            json!({"metadata": {"name": name, "labels": labels}, "status": {"allocatable": {"cpu": "2", "pods": "9"}}});
+        Arc::new(fixture::node(node))
+    };
+    let constraint = json!({"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "x"}}});
+    let pod = |name: &str, node: &str, cpu: &str, domains: Value| {
+        let mut constraint = constraint.clone();
+        constraint["minDomains"] = domains;
+        let container = json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+        let spec = json!({"topologySpreadConstraints": [constraint], "containers": [container]});
+        let mut pod = fixture::labelled(name, json!({"app": "x"}), spec);
+        pod.node = node.into();
+        Arc::new(pod)
+    };
+    let mut core = core();
+    core.set_node(zone("a", "a"), at(0));
+    core.set_node(zone("b", "b"), at(0));
+    core.set_pod(pod("first", "a", "100m", Value::Null), at(0));
+    core.set_pod(pod("fills", "b", "2", Value::Null), at(0));
+    core.set_pod(pod("second", "a", "100m", Value::Null), at(0));
+    core.set_pod(pod("p", "", "100m", Value::Null), at(0));
+    let text =
+        "p: 0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints.";
+    assert_eq!(next(&mut core, at(1)), text);
+    core.remove_node("b", at(10));
+    assert_eq!(next(&mut core, at(10)), "p@a");
+    core.set_pod(pod("wide", "", "100m", json!(2)), at(20));
+    assert!(next(&mut core, at(20)).starts_with("wide: 0/1 "));
+    // It is too small itself, yet makes the second zone.
+    core.set_node(zone("b", "b"), at(30));
+    core.set_node(zone("c", "c"), at(30));
+    assert_eq!(next(&mut core, at(30)), "wide@c");
+}
+
 fn important(name: &str, cpu: &str, priority: i32) -> Arc<PodInfo> {
     let mut pod = fixture::requesting(name, cpu, "1Mi");
     pod.priority = priority;

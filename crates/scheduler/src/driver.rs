@@ -150,7 +150,7 @@ impl Driver {
                 for change in changes {
                     match change.new {
                         Some(node) => self.core.set_node(node, now),
-                        None => self.core.remove_node(&change.object().name),
+                        None => self.core.remove_node(&change.object().name, now),
                     }
                 }
             }
@@ -159,7 +159,7 @@ impl Driver {
                 let names: HashSet<&str> = all.iter().map(|node| &*node.name).collect();
                 let gone = self.core.cluster().node_names().filter(|name| !names.contains(name)).map(str::to_owned);
                 for name in gone.collect::<Vec<_>>() {
-                    self.core.remove_node(&name);
+                    self.core.remove_node(&name, now);
                 }
                 all.into_iter().for_each(|node| self.core.set_node(node, now));
             }
@@ -277,7 +277,7 @@ impl Driver {
                     self.events.warning(
                         &reference(&pod),
                         "FailedScheduling",
-                        format!("running PreBind plugins: {error}"),
+                        format!("running PreBind plugin \"VolumeBinding\": binding volumes: {error}"),
                     );
                 }
                 return;

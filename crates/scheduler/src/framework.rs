@@ -134,6 +134,11 @@ pub trait Filter: Plugin {
         }
     }
 
+    /// Whether a pod that this plugin rejected may fit, on whatever node, after one has come, changed or gone.
+    fn may_fit_after(&self, _pod: &PodInfo, _old: Option<&Node>, _new: Option<&Node>) -> bool {
+        false
+    }
+
     /// Whether it reads claims, volumes and storage classes.
     fn reads_storage(&self) -> bool {
         false

@@ -23,16 +23,29 @@ pub struct Stores {
     pub replica_sets: Store<Kept<ReplicaSet, Selection>>,
     pub stateful_sets: Store<Kept<StatefulSet, Selection>>,
     pub claims: Store<PersistentVolumeClaim>,
-    /// With the index [`BY_CLASS`].
+    /// With the index [`ON_OFFER`].
     pub volumes: Store<PersistentVolume>,
     pub classes: Store<StorageClass>,
 }
 
-/// Volumes by the name of their storage class.
-pub const BY_CLASS: &str = "class";
+/// Volumes that claims may get: those set aside for one by the claim's key, the others by the name of their storage class.
+pub const ON_OFFER: &str = "offer";
 
-pub fn class_of_volume(volume: &PersistentVolume) -> Vec<String> {
-    vec![volume.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default()]
+/// The index [`ON_OFFER`]. What is in use without a claim, or being deleted, is on no offer.
+pub fn offer(volume: &PersistentVolume) -> Vec<String> {
+    let spec = volume.spec.as_ref();
+    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+    match spec.and_then(|spec| spec.claim_ref.as_ref()) {
+        _ if volume.is_deleting() => Vec::new(),
+        Some(claim) => {
+            let part = |part: &Option<String>| part.clone().unwrap_or_default();
+            vec![object::key_of(&part(&claim.namespace), &part(&claim.name))]
+        }
+        None if phase == Some("Available") => {
+            vec![spec.and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default()]
+        }
+        None => Vec::new(),
+    }
 }
 
 impl Stores {
@@ -50,7 +63,7 @@ impl Stores {
             replica_sets: kept(client),
             stateful_sets: kept(client),
             claims: Informer::new(client.clone(), all()).spawn(),
-            volumes: Informer::new(client.clone(), all()).index(BY_CLASS, class_of_volume).spawn(),
+            volumes: Informer::new(client.clone(), all()).index(ON_OFFER, offer).spawn(),
             classes: Informer::new(client.clone(), all()).spawn(),
         };
         stores.namespaces.synced().await;
@@ -77,7 +90,7 @@ impl Default for Stores {
             replica_sets: Store::new([]).0,
             stateful_sets: Store::new([]).0,
             claims: Store::new([]).0,
-            volumes: Store::new([(BY_CLASS, class_of_volume as fn(&PersistentVolume) -> Vec<String>)]).0,
+            volumes: Store::new([(ON_OFFER, offer as fn(&PersistentVolume) -> Vec<String>)]).0,
             classes: Store::new([]).0,
         }
     }

@@ -152,6 +152,13 @@ impl Filter for InterPodAffinity {
     fn may_fit_on(&self, pod: &PodInfo, node: &NodeInfo, _: &Cluster) -> bool {
         terms(pod).affinity.iter().all(|term| node.node.labels.contains_key(&*term.topology_key))
     }
+
+    /// The pods of a node that changes its domain are near to others, and far from others.
+    fn may_fit_after(&self, pod: &PodInfo, old: Option<&Node>, new: Option<&Node>) -> bool {
+        let (Some(old), Some(new)) = (old, new) else { return false };
+        let moves = |term: &PodTerm| old.labels.get(&*term.topology_key) != new.labels.get(&*term.topology_key);
+        terms(pod).affinity.iter().chain(&terms(pod).anti_affinity).any(moves)
+    }
 }
 
 impl Score for InterPodAffinity {

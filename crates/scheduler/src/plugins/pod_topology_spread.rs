@@ -205,8 +205,19 @@ impl Filter for PodTopologySpread {
     }
 
     fn may_fit_on(&self, pod: &PodInfo, node: &NodeInfo, _: &Cluster) -> bool {
-        // Another domain lets nodes of all domains take more or less.
         hard(pod).all(|constraint| node.node.labels.contains_key(&*constraint.key))
+    }
+
+    /// Another domain, or one less, lets nodes of all domains take more or less.
+    fn may_fit_after(&self, pod: &PodInfo, old: Option<&Node>, new: Option<&Node>) -> bool {
+        let counts = |node: &&Node| hard(pod).all(|constraint| node.labels.contains_key(&*constraint.key));
+        match (old.filter(counts), new.filter(counts)) {
+            (None, None) => false,
+            (Some(old), Some(new)) => {
+                old.taints != new.taints || hard(pod).any(|c| old.labels.get(&*c.key) != new.labels.get(&*c.key))
+            }
+            _ => true,
+        }
     }
 }
 
@@ -281,7 +292,7 @@ impl Score for PodTopologySpread {
         }
         // Upstream's own constraints also spread over the nodes of a cluster without zones.
         let required = (!pod.wants().spread.is_empty()).then(|| constraints.clone());
-        let counts = |info: &&&NodeInfo| required.as_ref().is_none_or(|all| has_all_keys(&info.node, all));
+        let counts = |info: &&&'a NodeInfo| required.as_ref().is_none_or(|all| has_all_keys(&info.node, all));
         let crowds: Vec<Crowd<'a>> = constraints
             .iter()
             .map(|constraint| {
@@ -290,7 +301,7 @@ impl Score for PodTopologySpread {
                 let size = match by_node {
                     true => counted.count(),
                     false => {
-                        let value = |info: &&NodeInfo| info.node.labels.get(&*constraint.key).cloned();
+                        let value = |info: &&'a NodeInfo| info.node.labels.get(&*constraint.key);
                         counted.map(value).collect::<std::collections::HashSet<_>>().len()
                     }
                 };

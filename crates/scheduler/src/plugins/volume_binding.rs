@@ -15,7 +15,7 @@ use crate::cache::Cluster;
 use crate::framework::{ApiCall, Filter, Plugin, PreBind, PreFilter, Reason, Verb, Verdict};
 use crate::node::{Node, NodeInfo};
 use crate::pod::PodInfo;
-use crate::stores::{BY_CLASS, Stores};
+use crate::stores::{ON_OFFER, Stores};
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
@@ -140,27 +140,34 @@ fn candidates(claim: &PersistentVolumeClaim, stores: &Stores) -> Vec<Reachable> 
     let request = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
     let request = request.and_then(|quantity| Quantity::parse(&quantity.0).ok()).map_or(0, |quantity| quantity.value());
     let selector = spec.selector.as_ref().map(label_selector);
-    let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".to_owned());
-    let suits = |volume: &PersistentVolume| {
-        let own = volume.spec.clone().unwrap_or_default();
-        let available = match &own.claim_ref {
-            Some(_) => is_claimed_by(volume, claim),
-            None => volume.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Available")),
-        };
-        let labels = volume.metadata.labels.clone().unwrap_or_default();
-        let modes = own.access_modes.unwrap_or_default();
-        available
-            && !volume.is_deleting()
-            && capacity(volume) >= request
-            && mode(&own.volume_mode) == mode(&spec.volume_mode)
-            && own.volume_attributes_class_name == spec.volume_attributes_class_name
-            && spec.access_modes.iter().flatten().all(|wanted| modes.contains(wanted))
-            && selector.as_ref().is_none_or(|s| s.as_ref().is_ok_and(|selector| selector.matches_btree(&labels)))
+    fn mode(mode: &Option<String>) -> &str {
+        mode.as_deref().unwrap_or("Filesystem")
+    }
+    let selects = |volume: &PersistentVolume| {
+        let label = |key: &str| volume.metadata.labels.as_ref()?.get(key).map(String::as_str);
+        selector.as_ref().is_none_or(|s| s.as_ref().is_ok_and(|selector| selector.matches(label)))
     };
-    let mut found = stores.volumes.by_index(BY_CLASS, class_of(claim));
-    found.retain(|volume| suits(volume));
+    let suits = |volume: &PersistentVolume| {
+        volume.spec.as_ref().is_some_and(|own| {
+            capacity(volume) >= request
+                && own.storage_class_name.as_deref().unwrap_or("") == class_of(claim)
+                && mode(&own.volume_mode) == mode(&spec.volume_mode)
+                && own.volume_attributes_class_name.as_deref().unwrap_or("")
+                    == spec.volume_attributes_class_name.as_deref().unwrap_or("")
+        })
+    };
+    let grants = |volume: &PersistentVolume| {
+        let modes = volume.spec.as_ref().and_then(|own| own.access_modes.as_deref()).unwrap_or_default();
+        spec.access_modes.iter().flatten().all(|wanted| modes.contains(wanted))
+    };
     // One that was set aside for the claim goes before all others.
-    found.sort_by_key(|volume| (!is_claimed_by(volume, claim), capacity(volume)));
+    let mut found = stores.volumes.by_index(ON_OFFER, &claim.key());
+    found.retain(|volume| is_claimed_by(volume, claim) && suits(volume));
+    if found.is_empty() {
+        found = stores.volumes.by_index(ON_OFFER, class_of(claim));
+        found.retain(|volume| suits(volume) && grants(volume) && selects(volume));
+        found.sort_by_key(|volume| capacity(volume));
+    }
     found.into_iter().map(Reachable::of).collect()
 }
 
@@ -314,7 +321,7 @@ mod tests {
         claims.into_iter().for_each(|value| writer.upsert(object::<PersistentVolumeClaim>(value)));
         let stores = Stores { claims: claim_store, ..Stores::default() };
         let (volume_store, writer) =
-            Store::new([(BY_CLASS, crate::stores::class_of_volume as fn(&PersistentVolume) -> Vec<String>)]);
+            Store::new([(ON_OFFER, crate::stores::offer as fn(&PersistentVolume) -> Vec<String>)]);
         volumes.into_iter().for_each(|value| writer.upsert(object::<PersistentVolume>(value)));
         let (classes, writer) = Store::new([]);
         let topologies = json!([{"matchLabelExpressions": [{"key": "kubernetes.io/hostname", "values": ["a"]}]}]);
