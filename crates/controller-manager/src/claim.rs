@@ -1,13 +1,14 @@
 //! Adoption and release: a controller owns what bears its reference and matches its selector
 //! (`pkg/controller/controller_ref_manager.go`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kybern_api::meta::v1::ObjectMeta;
 use kybern_api::{Metadata, Object, owner};
-use kybern_apimachinery::json;
 use kybern_apimachinery::selector::LabelSelector;
-use kybern_client::{Patch, Store};
+use kybern_apimachinery::{json, object};
+use kybern_client::{Change, Patch, Store};
 
 use crate::controller::Op;
 use crate::snapshot::{OWNER, orphans};
@@ -54,4 +55,35 @@ where
         }
     }
     claims
+}
+
+/// The keys of the controllers that a change concerns: the one that owns the object, the one that did, and for an orphan all
+/// of its namespace that select it.
+pub(crate) fn keys_of<O, K>(
+    change: &Change<K>,
+    owners: &Store<O>,
+    selector: impl Fn(&O) -> Option<LabelSelector>,
+) -> Vec<String>
+where
+    O: Object,
+    K: Object + Metadata<Ty = ObjectMeta>,
+{
+    let mut keys = Vec::new();
+    for object in [&change.old, &change.new].into_iter().flatten() {
+        match owner::controller_of(object.metadata()) {
+            Some(controller) if controller.kind == O::KIND => {
+                keys.push(object::key_of(object.namespace(), &controller.name));
+            }
+            Some(_) => {}
+            None => {
+                let empty = BTreeMap::new();
+                let labels = object.labels().unwrap_or(&empty);
+                let selects = |o: &O| selector(o).is_some_and(|s| !s.is_everything() && s.matches_btree(labels));
+                let all = owners.list_in(object.namespace());
+                keys.extend(all.iter().filter(|o| selects(o)).map(|o| o.key()));
+            }
+        }
+    }
+    keys.dedup();
+    keys
 }

@@ -105,12 +105,12 @@ impl Plan {
 /// One write (or check) at the API server. Writes carry preconditions, so that a stale plan fails harmlessly.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// Creates an object. With `announce`, the outcome becomes an event about that object.
+    /// Creates an object. With `announce`, the outcome becomes an event.
     Create {
         gvr: Gvr,
         namespace: String,
         body: Vec<u8>,
-        announce: Option<ObjectRef>,
+        announce: Option<Announcement>,
     },
     /// Writes a whole object or a subresource; the body's resourceVersion is the precondition.
     Put {
@@ -133,7 +133,7 @@ pub enum Op {
         namespace: String,
         name: String,
         options: DeleteOptions,
-        announce: Option<ObjectRef>,
+        announce: Option<Announcement>,
     },
     /// Deletes everything of a resource in a namespace.
     DeleteCollection {
@@ -185,6 +185,15 @@ pub enum Op {
     },
 }
 
+/// Whom the event of an outcome is about, and what it says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Announcement {
+    pub about: ObjectRef,
+    /// What is said when it is done, and what comes before the error when it is not; `None`: what most controllers say.
+    /// Of a name that is taken nothing is said then: the stores lag, or the controller says it itself.
+    pub texts: Option<(String, String)>,
+}
+
 /// A resource of which a quota counts the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counted {
@@ -232,9 +241,19 @@ impl Op {
 
     /// Makes events about `owner` of the outcome: `SuccessfulCreate`, `FailedDelete`, …
     #[must_use]
-    pub fn announced(mut self, owner: &ObjectRef) -> Self {
+    pub fn announced(self, owner: &ObjectRef) -> Self {
+        self.with_announcement(Announcement { about: owner.clone(), texts: None })
+    }
+
+    /// As [`Op::announced`], in other words.
+    #[must_use]
+    pub fn announced_as(self, owner: &ObjectRef, done: String, failed: String) -> Self {
+        self.with_announcement(Announcement { about: owner.clone(), texts: Some((done, failed)) })
+    }
+
+    fn with_announcement(mut self, announcement: Announcement) -> Self {
         if let Self::Create { announce, .. } | Self::Delete { announce, .. } = &mut self {
-            *announce = Some(owner.clone());
+            *announce = Some(announcement);
         }
         self
     }

@@ -1,4 +1,4 @@
-//! The control loops, one file each. StatefulSet, Job and CronJob join here.
+//! The control loops, one file each. Job and CronJob join here.
 
 pub mod bootstrap_signer;
 pub mod cluster_role_aggregation;
@@ -26,6 +26,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_tokens;
+pub mod statefulset;
 pub mod taint_eviction;
 pub mod token_cleaner;
 pub mod vac_protection;

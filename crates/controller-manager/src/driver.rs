@@ -13,13 +13,13 @@ use kybern_api::core::v1::Pod;
 use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_client::queue::QueueMetrics;
-use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, ObjectRef, WorkQueue};
+use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, WorkQueue};
 use kybern_quota::{Amounts, Evaluator, Found, used, with_status};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info};
 
-use crate::controller::{Context, Controller, Counted, Failure, Op, Plan, Verb};
+use crate::controller::{Announcement, Context, Controller, Counted, Failure, Op, Plan, Verb};
 use crate::controllers::pvc_protection;
 use crate::manager::ClientFor;
 use crate::snapshot::{Effect, Snapshot, Written};
@@ -285,13 +285,16 @@ impl Driver {
     /// Upstream's events about made and removed pods (and what else is announced).
     fn announce(
         &self,
-        about: Option<&ObjectRef>,
+        announcement: Option<&Announcement>,
         resource: &str,
         create: bool,
         result: &Result<Value, ClientError>,
         name: &str,
     ) {
-        let Some(about) = about else { return };
+        let Some(Announcement { about, texts }) = announcement else { return };
+        if texts.is_some() && result.as_ref().is_err_and(ClientError::is_already_exists) {
+            return;
+        }
         let noun = resource.strip_suffix('s').unwrap_or(resource);
         let (kind, reason, message) = match (create, result) {
             (true, Ok(object)) => {
@@ -300,6 +303,11 @@ impl Driver {
             (true, Err(error)) => (EventType::Warning, "FailedCreate", format!("Error creating: {error}")),
             (false, Ok(_)) => (EventType::Normal, "SuccessfulDelete", format!("Deleted {noun}: {name}")),
             (false, Err(error)) => (EventType::Warning, "FailedDelete", format!("Error deleting: {error}")),
+        };
+        let message = match (texts, result) {
+            (None, _) => message,
+            (Some((done, _)), Ok(_)) => done.clone(),
+            (Some((_, failed)), Err(error)) => format!("{failed}: {error}"),
         };
         self.recorder.event(about, kind, reason, message);
     }

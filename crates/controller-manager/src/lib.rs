@@ -17,6 +17,7 @@ mod certificates;
 mod claim;
 mod driver;
 mod hash;
+mod history;
 mod pods;
 mod protection;
 mod slices;

@@ -39,6 +39,7 @@ use crate::controllers::resource_quota::ResourceQuotaController;
 use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
 use crate::controllers::service_account_tokens::ServiceAccountTokens;
+use crate::controllers::statefulset::StatefulSetController;
 use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::controllers::token_cleaner::TokenCleaner;
 use crate::controllers::vac_protection::VacProtectionController;
@@ -103,6 +104,7 @@ impl Config {
             Arc::new(DeploymentController),
             Arc::new(ReplicaSetController),
             Arc::new(DaemonSetController),
+            Arc::new(StatefulSetController),
             Arc::new(EndpointsController),
             Arc::new(EndpointSliceController),
             Arc::new(EndpointSliceMirroringController),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, select_all};
-use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use kybern_api::certificates::v1::CertificateSigningRequest;
 use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{
@@ -179,6 +179,7 @@ snapshot! {
     deployments: Deployment = ListOptions::default(), [];
     replica_sets: ReplicaSet = ListOptions::default(), [OWNER => |set| owner_of(&set.metadata)];
     daemon_sets: DaemonSet = ListOptions::default(), [];
+    stateful_sets: StatefulSet = ListOptions::default(), [];
     revisions: ControllerRevision = ListOptions::default(), [OWNER => |revision| owner_of(&revision.metadata)];
     replication_controllers: ReplicationController = ListOptions::default(), [];
     node_leases: Lease = ListOptions::default(), [];

@@ -53,13 +53,15 @@ impl World {
         self.run(controller, key, Some(failure))
     }
 
-    /// Carries out a plan on the deployments, sets and revisions of this world, as the API server would.
+    /// Carries out a plan on the deployments, sets, revisions and claims of this world, as the API server would.
     pub(crate) fn apply(&self, plan: &Plan) {
         let (snapshot, writers) = (&self.snapshot, &self.writers);
         for op in flat(plan) {
             apply_to(op, &snapshot.deployments, &writers.deployments);
             apply_to(op, &snapshot.replica_sets, &writers.replica_sets);
             apply_to(op, &snapshot.revisions, &writers.revisions);
+            apply_to(op, &snapshot.stateful_sets, &writers.stateful_sets);
+            apply_to(op, &snapshot.claims, &writers.claims);
         }
     }
 
@@ -96,6 +98,11 @@ fn apply_to<K: Object>(op: &Op, store: &Store<K>, writer: &StoreWriter<K>) {
             assert_eq!(object::resource_version(&object), object::resource_version(&new), "conflict");
             object["status"] = new["status"].clone();
             write(object);
+        }
+        Op::Put { gvr, namespace, name, subresource: None, body } if *gvr == K::gvr() => {
+            let new: Value = serde_json::from_slice(body).unwrap();
+            assert_eq!(object::resource_version(&get(namespace, name)), object::resource_version(&new), "conflict");
+            write(new);
         }
         Op::Patch { gvr, namespace, name, patch: Patch::Merge(patch), .. } if *gvr == K::gvr() => {
             let mut object = get(namespace, name);
@@ -134,7 +141,7 @@ pub(crate) fn resource(group: &str, name: &str, kind: &str, namespaced: bool) ->
     ApiResource { gvr: Gvr::new(group, "v1", name), kind: kind.into(), namespaced, verbs }
 }
 
-fn flat(plan: &Plan) -> Vec<&Op> {
+pub(crate) fn flat(plan: &Plan) -> Vec<&Op> {
     fn walk<'a>(ops: &'a [Op], all: &mut Vec<&'a Op>) {
         for op in ops {
             match op {

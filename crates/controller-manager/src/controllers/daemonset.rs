@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kybern_api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
+use kybern_api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use kybern_api::core::v1::{Node, Pod};
 use kybern_api::{Object, label_selector, owner};
-use kybern_client::{Change, ObjectRef};
+use kybern_apimachinery::selector::LabelSelector;
+use kybern_client::ObjectRef;
 
-use self::history::History;
-use crate::claim::claim;
+use crate::claim::{claim, keys_of};
 use crate::controller::{Context, Controller, Op, Plan};
+use crate::history::History;
 use crate::pods::{self, Availability};
 use crate::snapshot::{Snapshot, node_of};
 use crate::watches::Watches;
 
 pub(crate) mod fit;
-mod history;
 mod update;
 
 #[cfg(test)]
@@ -48,12 +48,8 @@ impl Controller for DaemonSetController {
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.daemon_sets);
-        watches.on(&snapshot.pods, keys_of_pod);
-        watches.on(&snapshot.revisions, |change, _| {
-            let revision = change.object();
-            let controller = owner::controller_of(&revision.metadata).filter(|c| c.kind == "DaemonSet");
-            controller.map(|c| format!("{}/{}", revision.namespace(), c.name)).into_iter().collect()
-        });
+        watches.on(&snapshot.pods, |change, snapshot| keys_of(change, &snapshot.daemon_sets, selector_of));
+        watches.on(&snapshot.revisions, |change, snapshot| keys_of(change, &snapshot.daemon_sets, selector_of));
         watches.on(&snapshot.nodes, |change, snapshot| {
             if let (Some(old), Some(new)) = (&change.old, &change.new)
                 && !fit::differs(old, new)
@@ -76,63 +72,44 @@ impl Controller for DaemonSetController {
             return Plan::idle();
         }
         let claims = claim(&*set, &selector, &snapshot.pods, |pod| !pod.is_deleting());
-        let mut plan = Plan::of(claims.ops);
-        let history = History::of(&set, spec, snapshot);
-        plan.ops.extend(history.ops());
-        if history.has_collided() {
-            plan.push(status_op(
-                &set,
-                DaemonSetStatus {
-                    collision_count: history.collision_count(),
-                    ..set.status.clone().unwrap_or_default()
-                },
-            ));
-            return plan;
+        if !claims.ops.is_empty() {
+            // What is adopted counts once it says whose it is.
+            return Plan::of(claims.ops);
         }
-        let work =
-            Work { set: &set, spec, hash: history.hash().to_owned(), nodes: by_node(snapshot, &claims.owned), context };
+        let collisions = set.status.as_ref().and_then(|s| s.collision_count);
+        let history = match History::of(&*set, &selector, &spec.template, collisions, HASH_LABEL, snapshot) {
+            Ok(history) => history,
+            Err(adoptions) => return Plan::of(adoptions),
+        };
+        let mut plan = Plan::of(history.ops.clone());
+        let hash = hash_of(&history.present).cloned().unwrap_or_default();
+        let work = Work { set: &set, spec, hash, nodes: by_node(snapshot, &claims.owned), context };
         let mut changes = work.manage();
         if changes.is_empty() && spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete") {
-            changes = update::roll(&work);
+            // What waits for its time goes on waiting.
+            changes = Changes { requeue: changes.requeue, ..update::roll(&work) };
         }
         if changes.is_empty() {
-            plan.ops.extend(history.clean_up(spec, &claims.owned));
+            let live = |r: &ControllerRevision| {
+                let hash = hash_of(r);
+                claims.owned.iter().any(|pod| pod.labels().and_then(|l| l.get(HASH_LABEL)) == hash)
+            };
+            plan.ops.extend(history.clean_up(spec.revision_history_limit, live));
         }
-        if let Some(status) = work.next_status(&history, &mut plan) {
-            plan.push(status_op(&set, status));
+        if let Some(status) = work.next_status(history.collision_count, &mut plan) {
+            plan.push(Op::update_status(&DaemonSet { status: Some(status), ..(*set).clone() }));
         }
         work.carry_out(changes, &mut plan);
         plan
     }
 }
 
-fn status_op(set: &Arc<DaemonSet>, status: DaemonSetStatus) -> Op {
-    Op::update_status(&DaemonSet { status: Some(status), ..(**set).clone() })
+fn selector_of(set: &DaemonSet) -> Option<LabelSelector> {
+    label_selector(&set.spec.as_ref()?.selector).ok()
 }
 
-fn keys_of_pod(change: &Change<Pod>, snapshot: &Snapshot) -> Vec<String> {
-    let mut keys = Vec::new();
-    for pod in [&change.old, &change.new].into_iter().flatten() {
-        match owner::controller_of(&pod.metadata) {
-            Some(controller) if controller.kind == "DaemonSet" => {
-                keys.push(format!("{}/{}", pod.namespace(), controller.name))
-            }
-            Some(_) => {}
-            None => {
-                let labels = pod.labels().cloned().unwrap_or_default();
-                let selects = |s: &DaemonSet| {
-                    s.spec.as_ref().is_some_and(|s| {
-                        label_selector(&s.selector).is_ok_and(|s| !s.is_everything() && s.matches_btree(&labels))
-                    })
-                };
-                keys.extend(
-                    snapshot.daemon_sets.list_in(pod.namespace()).iter().filter(|s| selects(s)).map(|s| s.key()),
-                );
-            }
-        }
-    }
-    keys.dedup();
-    keys
+fn hash_of(revision: &ControllerRevision) -> Option<&String> {
+    revision.labels()?.get(HASH_LABEL)
 }
 
 /// Every node with its pods of this set, the oldest first; pods of unknown nodes under a node of `None`.
@@ -278,10 +255,10 @@ impl Work<'_> {
         pod
     }
 
-    fn next_status(&self, history: &History, plan: &mut Plan) -> Option<DaemonSetStatus> {
+    fn next_status(&self, collision_count: Option<i32>, plan: &mut Plan) -> Option<DaemonSetStatus> {
         let mut status = DaemonSetStatus {
             observed_generation: self.set.metadata.generation,
-            collision_count: history.collision_count(),
+            collision_count,
             conditions: self.set.status.as_ref().and_then(|s| s.conditions.clone()),
             ..DaemonSetStatus::default()
         };

@@ -1,6 +1,6 @@
 //! `replicaset`: as many pods as `spec.replicas` says (`pkg/controller/replicaset`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,9 +8,9 @@ use kybern_api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use kybern_api::core::v1::Pod;
 use kybern_api::meta::v1::Time;
 use kybern_api::{Object, condition, label_selector, owner};
-use kybern_client::{Change, ObjectRef};
+use kybern_client::ObjectRef;
 
-use crate::claim::claim;
+use crate::claim::{claim, keys_of};
 use crate::controller::{Context, Controller, Failure, Op, Plan, Verb};
 use crate::pods::{self, Availability};
 use crate::snapshot::{OWNER, Snapshot};
@@ -29,7 +29,9 @@ impl Controller for ReplicaSetController {
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.replica_sets);
-        watches.on(&snapshot.pods, keys_of_pod);
+        watches.on(&snapshot.pods, |change, snapshot| {
+            keys_of(change, &snapshot.replica_sets, |set| label_selector(&set.spec.as_ref()?.selector).ok())
+        });
     }
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
@@ -62,31 +64,6 @@ pub(crate) fn reconcile<O: Object>(
         plan.ops.extend(scale(owner, set, &active, snapshot, context.now));
     }
     (plan, status)
-}
-
-/// The set that owns the pod, the one that did, and for an orphan every set of the namespace that selects it.
-fn keys_of_pod(change: &Change<Pod>, snapshot: &Snapshot) -> Vec<String> {
-    let mut keys = Vec::new();
-    for pod in [&change.old, &change.new].into_iter().flatten() {
-        match owner::controller_of(&pod.metadata) {
-            Some(controller) if controller.kind == "ReplicaSet" => {
-                keys.push(format!("{}/{}", pod.namespace(), controller.name))
-            }
-            Some(_) => {}
-            None => {
-                let empty = BTreeMap::new();
-                let labels = pod.labels().unwrap_or(&empty);
-                let sets = snapshot.replica_sets.list_in(pod.namespace());
-                let selects = |set: &ReplicaSet| {
-                    let spec = set.spec.as_ref();
-                    spec.is_some_and(|s| label_selector(&s.selector).is_ok_and(|s| s.matches_btree(labels)))
-                };
-                keys.extend(sets.iter().filter(|set| selects(set)).map(|set| set.key()));
-            }
-        }
-    }
-    keys.dedup();
-    keys
 }
 
 /// Makes or removes pods.

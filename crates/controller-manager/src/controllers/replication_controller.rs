@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use kybern_api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus};
-use kybern_api::core::v1::{Pod, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus};
+use kybern_api::core::v1::{ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus};
+use kybern_api::label_selector;
 use kybern_api::meta::v1::LabelSelector;
-use kybern_api::{Object, owner};
-use kybern_client::Change;
+use kybern_apimachinery::selector::LabelSelector as Selector;
 
 use super::replicaset;
+use crate::claim::keys_of;
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
@@ -31,7 +32,7 @@ impl Controller for ReplicationControllerController {
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.replication_controllers);
-        watches.on(&snapshot.pods, keys_of_pod);
+        watches.on(&snapshot.pods, |change, snapshot| keys_of(change, &snapshot.replication_controllers, selector_of));
     }
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
@@ -46,24 +47,9 @@ impl Controller for ReplicationControllerController {
     }
 }
 
-fn keys_of_pod(change: &Change<Pod>, snapshot: &Snapshot) -> Vec<String> {
-    let mut keys = Vec::new();
-    for pod in [&change.old, &change.new].into_iter().flatten() {
-        match owner::controller_of(&pod.metadata) {
-            Some(c) if c.kind == "ReplicationController" => keys.push(format!("{}/{}", pod.namespace(), c.name)),
-            Some(_) => {}
-            None => {
-                let controllers = snapshot.replication_controllers.list_in(pod.namespace());
-                let selects = |c: &ReplicationController| {
-                    let selector = c.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
-                    selector.is_some_and(|s| pod.labels().is_some_and(|l| s.iter().all(|(k, v)| l.get(k) == Some(v))))
-                };
-                keys.extend(controllers.iter().filter(|c| selects(c)).map(|c| c.key()));
-            }
-        }
-    }
-    keys.dedup();
-    keys
+fn selector_of(controller: &ReplicationController) -> Option<Selector> {
+    let match_labels = controller.spec.as_ref()?.selector.clone();
+    label_selector(&LabelSelector { match_labels, match_expressions: None }).ok()
 }
 
 fn as_set(controller: &ReplicationController) -> ReplicaSet {
@@ -120,7 +106,8 @@ fn from_set_status(status: ReplicaSetStatus) -> ReplicationControllerStatus {
 
 #[cfg(test)]
 mod tests {
-    use kybern_api::core::v1::ReplicationControllerSpec;
+    use kybern_api::core::v1::{Pod, ReplicationControllerSpec};
+    use kybern_api::owner;
 
     use super::*;
     use crate::testing::{NOW, World, created, labels, meta, pod, status_of, template};

@@ -6,6 +6,7 @@ mod discovery;
 mod fixture;
 mod quotas;
 mod roles;
+mod stateful;
 mod tokens;
 
 use kybern_api::Object;

@@ -143,3 +143,20 @@ fn pods_go_with_their_node_and_when_they_failed() {
     assert_eq!(deleted(&plan).len(), 2);
     assert!(testing::events(&plan)[0].starts_with("FailedDaemonPod: Found failed daemon pod default/agent-n1-"));
 }
+
+#[test]
+fn a_pod_that_failed_soon_waits_for_its_end() {
+    let mut world = world(&["n1"]);
+    settle(&world, &run(&world));
+    let mut failed = (*world.snapshot.pods.list()[0]).clone();
+    failed.status.as_mut().unwrap().phase = Some("Failed".into());
+    failed.metadata.creation_timestamp = Some(kybern_api::meta::v1::Time(testing::at(NOW - 4)));
+    world.writers.pods.upsert(failed);
+    let plan = run(&world);
+    assert!(deleted(&plan).is_empty(), "{plan:?}");
+    assert_eq!(plan.requeue_after.map(|time| time.as_secs()), Some(6));
+    world.now = testing::at(NOW + 6);
+    let plan = run(&world);
+    assert_eq!(deleted(&plan).len(), 1);
+    assert!(testing::events(&plan)[0].ends_with(" on node n1, will try to kill it"));
+}

@@ -151,4 +151,20 @@ mod tests {
         };
         assert!(!refused(set("a", 2)) && refused(set("b", 1)));
     }
+
+    #[test]
+    fn a_stateful_set_mounts_its_claims() {
+        let check = |mounted: &str| {
+            let mut set = deployment();
+            let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+            set["spec"]["podManagementPolicy"] = "OrderedReady".into();
+            set["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+            set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": claim}]);
+            set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+                json!([{"name": mounted, "mountPath": "/d"}]);
+            StatefulSet.validate_create(&set).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(check("data"), [""; 0]);
+        assert_eq!(check("other"), ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"other\""]);
+    }
 }
