@@ -5,6 +5,7 @@
 //! deterministic.
 
 pub mod budget;
+pub mod cron;
 pub mod field;
 pub mod go;
 pub mod gvk;

@@ -31,6 +31,21 @@ where
     O: Object,
     K: Object + Metadata<Ty = ObjectMeta>,
 {
+    claim_with(owner, selector, store, None, may_adopt)
+}
+
+/// As [`claim`]; with a finalizer, which those that are adopted get, and those that are released lose.
+pub(crate) fn claim_with<O, K>(
+    owner: &O,
+    selector: &LabelSelector,
+    store: &Store<K>,
+    finalizer: Option<&str>,
+    may_adopt: impl Fn(&K) -> bool,
+) -> Claims<K>
+where
+    O: Object,
+    K: Object + Metadata<Ty = ObjectMeta>,
+{
     let matches =
         |object: &K| object.labels().map_or_else(|| selector.matches(|_| None), |l| selector.matches_btree(l));
     let mut claims = Claims { owned: Vec::new(), ops: Vec::new() };
@@ -38,8 +53,11 @@ where
         if matches(&object) {
             claims.owned.push(object);
         } else if !owner.is_deleting() {
-            let release = json!({"metadata": {
+            let mut release = json!({"metadata": {
                 "uid": object.uid(), "ownerReferences": [{"$patch": "delete", "uid": owner.uid()}]}});
+            if let Some(finalizer) = finalizer {
+                release["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+            }
             claims.ops.push(Op::patch(&*object, Patch::Strategic(release)));
         }
     }
@@ -47,9 +65,12 @@ where
         for object in store.by_index(OWNER, &orphans(owner.namespace())) {
             if !object.is_deleting() && matches(&object) && may_adopt(&object) {
                 let reference = owner::controller_ref(owner);
-                let adopt = json!({"metadata": {"uid": object.uid(), "ownerReferences": [{
+                let mut adopt = json!({"metadata": {"uid": object.uid(), "ownerReferences": [{
                     "apiVersion": reference.api_version, "kind": reference.kind, "name": reference.name,
                     "uid": reference.uid, "controller": true, "blockOwnerDeletion": true}]}});
+                if let Some(finalizer) = finalizer {
+                    adopt["metadata"]["finalizers"] = json!([finalizer]);
+                }
                 claims.ops.push(Op::patch(&*object, Patch::Strategic(adopt)));
             }
         }

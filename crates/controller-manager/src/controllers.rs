@@ -1,7 +1,8 @@
-//! The control loops, one file each. Job and CronJob join here.
+//! The control loops, one file each.
 
 pub mod bootstrap_signer;
 pub mod cluster_role_aggregation;
+pub mod cronjob;
 pub mod csr_approving;
 pub mod csr_cleaner;
 pub mod csr_signing;
@@ -12,6 +13,7 @@ pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod event_ttl;
 pub mod garbage_collector;
+pub mod job;
 pub mod legacy_token_cleaner;
 pub mod namespace;
 pub mod node_ipam;
@@ -29,4 +31,5 @@ pub mod service_account_tokens;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod token_cleaner;
+pub mod ttl_after_finished;
 pub mod vac_protection;

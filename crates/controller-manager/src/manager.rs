@@ -15,6 +15,7 @@ use tracing::info;
 use crate::controller::Controller;
 use crate::controllers::bootstrap_signer::BootstrapSigner;
 use crate::controllers::cluster_role_aggregation::ClusterRoleAggregationController;
+use crate::controllers::cronjob::CronJobController;
 use crate::controllers::csr_approving::CsrApprovingController;
 use crate::controllers::csr_cleaner::CsrCleanerController;
 use crate::controllers::csr_signing::{ClusterSigning, CsrSigningController};
@@ -25,6 +26,7 @@ use crate::controllers::endpoint_slice_mirroring::EndpointSliceMirroringControll
 use crate::controllers::endpoints::EndpointsController;
 use crate::controllers::event_ttl::EventTtlController;
 use crate::controllers::garbage_collector::GarbageCollector;
+use crate::controllers::job::JobController;
 use crate::controllers::legacy_token_cleaner::LegacyTokenCleaner;
 use crate::controllers::namespace::NamespaceController;
 use crate::controllers::node_ipam::{NodeIpamController, NodeRanges};
@@ -42,6 +44,7 @@ use crate::controllers::service_account_tokens::ServiceAccountTokens;
 use crate::controllers::statefulset::StatefulSetController;
 use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::controllers::token_cleaner::TokenCleaner;
+use crate::controllers::ttl_after_finished::TtlAfterFinishedController;
 use crate::controllers::vac_protection::VacProtectionController;
 use crate::driver::{self, Environment};
 use crate::inventory::Inventory;
@@ -105,6 +108,9 @@ impl Config {
             Arc::new(ReplicaSetController),
             Arc::new(DaemonSetController),
             Arc::new(StatefulSetController),
+            Arc::new(JobController),
+            Arc::new(CronJobController),
+            Arc::new(TtlAfterFinishedController),
             Arc::new(EndpointsController),
             Arc::new(EndpointSliceController),
             Arc::new(EndpointSliceMirroringController),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, select_all};
 use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use kybern_api::batch::v1::{CronJob, Job};
 use kybern_api::certificates::v1::CertificateSigningRequest;
 use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{
@@ -178,6 +179,8 @@ snapshot! {
     bootstrap_tokens: Secret = ListOptions::fields(bootstrap_tokens::SELECTOR), [];
     deployments: Deployment = ListOptions::default(), [];
     replica_sets: ReplicaSet = ListOptions::default(), [OWNER => |set| owner_of(&set.metadata)];
+    jobs: Job = ListOptions::default(), [OWNER => |job| owner_of(&job.metadata)];
+    cron_jobs: CronJob = ListOptions::default(), [];
     daemon_sets: DaemonSet = ListOptions::default(), [];
     stateful_sets: StatefulSet = ListOptions::default(), [];
     revisions: ControllerRevision = ListOptions::default(), [OWNER => |revision| owner_of(&revision.metadata)];

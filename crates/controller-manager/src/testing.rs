@@ -53,7 +53,7 @@ impl World {
         self.run(controller, key, Some(failure))
     }
 
-    /// Carries out a plan on the deployments, sets, revisions and claims of this world, as the API server would.
+    /// Carries out a plan on the workloads of this world, as the API server would.
     pub(crate) fn apply(&self, plan: &Plan) {
         let (snapshot, writers) = (&self.snapshot, &self.writers);
         for op in flat(plan) {
@@ -62,6 +62,8 @@ impl World {
             apply_to(op, &snapshot.revisions, &writers.revisions);
             apply_to(op, &snapshot.stateful_sets, &writers.stateful_sets);
             apply_to(op, &snapshot.claims, &writers.claims);
+            apply_to(op, &snapshot.jobs, &writers.jobs);
+            apply_to(op, &snapshot.cron_jobs, &writers.cron_jobs);
         }
     }
 
@@ -247,6 +249,12 @@ pub(crate) fn pod(name: &str) -> PodBuilder {
 }
 
 pub(crate) struct PodBuilder(Pod);
+
+impl From<Pod> for PodBuilder {
+    fn from(pod: Pod) -> Self {
+        Self(pod)
+    }
+}
 
 impl PodBuilder {
     pub(crate) fn build(self) -> Pod {

@@ -4,6 +4,7 @@
 mod certificates;
 mod discovery;
 mod fixture;
+mod jobs;
 mod quotas;
 mod roles;
 mod stateful;
