@@ -163,12 +163,10 @@ impl Look<'_> {
 
     /// A job that has just been made, or one that somebody else made.
     fn take_up(&mut self, job: &Job) {
-        let annotations = job.metadata.annotations.as_ref();
-        let scheduled = annotations.and_then(|a| a.get(SCHEDULED)?.parse::<Timestamp>().ok());
-        let Some(scheduled) = scheduled.filter(|at| job.name() == self.name_for(*at)) else {
+        if !self.note_time(job) {
             let message = format!("Saw a job that the controller did not create or forgot: {}", job.name());
             return self.warn("UnexpectedJob", message);
-        };
+        }
         let reference = ObjectReference {
             api_version: Some("batch/v1".to_owned()),
             kind: Some("Job".to_owned()),
@@ -179,13 +177,23 @@ impl Look<'_> {
             ..ObjectReference::default()
         };
         self.status.active.get_or_insert_default().push(reference);
+    }
+
+    /// Keeps the time that a job was made for, so that no other is made for it when the job is gone. Whether it is one that
+    /// was made for a time.
+    fn note_time(&mut self, job: &Job) -> bool {
+        let annotations = job.metadata.annotations.as_ref();
+        let scheduled = annotations.and_then(|a| a.get(SCHEDULED)?.parse::<Timestamp>().ok());
+        let Some(scheduled) = scheduled.filter(|at| job.name() == self.name_for(*at)) else { return false };
         if self.status.last_schedule_time.as_ref().is_none_or(|last| last.0 < scheduled) {
             self.status.last_schedule_time = Some(Time(scheduled));
         }
+        true
     }
 
     fn follow_end(&mut self, job: &Job) {
         let Some(end) = finished(job) else { return };
+        self.note_time(job);
         if self.is_active(job.uid()) {
             self.forget(job.uid());
             self.tell("SawCompletedJob", format!("Saw completed job: {}, condition: {}", job.name(), end.type_));

@@ -4,7 +4,7 @@ use kybern_api::Object;
 use kybern_api::batch::v1::{CronJob, Job, JobStatus};
 use kybern_api::core::v1::Pod;
 use kybern_apimachinery::{Value, json};
-use kybern_client::Patch;
+use kybern_client::{DeleteOptions, Patch};
 
 use crate::fixture::Cluster;
 
@@ -59,10 +59,58 @@ async fn jobs_run_to_their_end() {
     let mut hosts: Vec<String> = cluster.list::<Pod>("default").await.iter().filter_map(hostnames).collect();
     hosts.sort();
     assert_eq!(hosts, ["indexed-0", "indexed-1", "indexed-2"]);
+    let per_index = json!({"completionMode": "Indexed", "backoffLimitPerIndex": 0, "parallelism": 3});
+    let (conditions, status) = until_ended(&cluster, "per-index", per_index, "Failed").await;
+    assert_eq!(conditions, ["FailureTarget", "Failed"]);
+    assert_eq!((status.failed, status.failed_indexes.as_deref()), (Some(3), Some("0-2")));
     let (conditions, status) = until_ended(&cluster, "failing", json!({"backoffLimit": 0}), "Failed").await;
     assert_eq!(conditions, ["FailureTarget", "Failed"]);
     assert_eq!((status.succeeded, status.active), (None, None));
     assert!((1..=2).contains(&status.failed.unwrap_or(0)), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_rests_and_goes_on_and_replaces_a_pod_that_is_deleted() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "rest", "namespace": "default"},
+        "spec": spec(&json!({"suspend": true}))});
+    cluster.create(job, "jobs").await;
+    let says = |job: &Job, kind: &str, status: &str| {
+        let conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions.into_iter().any(|c| c.type_ == kind && c.status == status)
+    };
+    let get = async |c: &Cluster| c.get::<Job>("default", "rest").await.unwrap();
+    let suspend = async |c: &Cluster, suspend: bool| {
+        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+        c.client.patch::<Job>("default", "rest", &patch, None).await.unwrap();
+    };
+    let active = async |c: &Cluster| get(c).await.status.and_then(|s| s.active).unwrap_or(0);
+    cluster.until("its rest", async |c| says(&get(c).await, "Suspended", "True")).await;
+    assert_eq!(cluster.list::<Pod>("default").await.len(), 0);
+    suspend(&cluster, false).await;
+    cluster.until("two pods", async |c| active(c).await == 2).await;
+    let job = get(&cluster).await;
+    assert!(says(&job, "Suspended", "False") && job.status.unwrap().start_time.is_some());
+    // A rest takes the pods away, and none of them counts.
+    suspend(&cluster, true).await;
+    let gone = async |c: &Cluster| c.list::<Pod>("default").await.is_empty() && active(c).await == 0;
+    cluster.until("no pod", gone).await;
+    assert_eq!(get(&cluster).await.status.unwrap().failed, None);
+    suspend(&cluster, false).await;
+    cluster.until("two pods", async |c| active(c).await == 2 && c.list::<Pod>("default").await.len() == 2).await;
+    let pod = cluster.list::<Pod>("default").await.remove(0);
+    cluster.client.delete::<Pod>("default", pod.name(), &DeleteOptions::default()).await.unwrap();
+    // It counts as failed; the next comes 10 s later.
+    cluster.until("its count", async |c| get(c).await.status.unwrap().failed == Some(1)).await;
+    let ended = async |c: &Cluster| {
+        end_pods(c, "Succeeded").await;
+        says(&get(c).await, "Complete", "True")
+    };
+    cluster.until("the job's end", ended).await;
+    let status = get(&cluster).await.status.unwrap();
+    assert_eq!((status.succeeded, status.failed, status.terminating), (Some(3), Some(1), Some(0)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

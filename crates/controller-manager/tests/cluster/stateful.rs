@@ -47,7 +47,7 @@ async fn a_stateful_set_keeps_its_names_and_claims() {
     cluster.until("three pods", async |c| is_done(c, 3).await).await;
     assert_eq!(names::<Pod>(&cluster).await, ["web-0", "web-1", "web-2"]);
     assert_eq!(names::<PersistentVolumeClaim>(&cluster).await, ["www-web-0", "www-web-1", "www-web-2"]);
-    let text = "create Pod web-0 in StatefulSet web successful";
+    let text = "Create Pod web-0 in StatefulSet web successful";
     let is_it = |event: &Event| event.message.as_deref() == Some(text);
     cluster.until(text, async |c| c.list::<Event>("default").await.iter().any(is_it)).await;
 

@@ -192,6 +192,15 @@ fn lost_steps_are_made_up_for() {
     assert_eq!(told, [format!("MissingJob: Active job went missing: {}", job_name(0))]);
     assert_eq!(names(&world), [""; 0], "its time is served");
 
+    // It had ended before the status was written, and none that has ended stays.
+    let world = self::world(cron(|spec| spec.successful_jobs_history_limit = Some(0)));
+    let job: Job = created(&run(&world)).remove(0);
+    world.writers.jobs.upsert(Job { metadata: ObjectMeta { uid: Some("7".into()), ..job.metadata }, ..job });
+    end(&world, &job_name(0), "Complete", MINUTE);
+    settle(&world);
+    assert_eq!(names(&world), [""; 0], "its time is served");
+    assert_eq!(status(&world).last_schedule_time, Some(Time(at(MINUTE))));
+
     // Somebody else's job of that name, and one made by hand.
     let world = self::world(cron(|_| {}));
     world.writers.jobs.upsert(Job { metadata: meta(&job_name(0)), ..Job::default() });

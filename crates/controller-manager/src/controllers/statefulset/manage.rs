@@ -71,8 +71,8 @@ impl Work<'_> {
         let (pod_name, set) = (pod.name(), self.set.name());
         Op::delete(pod).announced_as(
             &self.about,
-            format!("delete Pod {pod_name} in StatefulSet {set} successful"),
-            format!("delete Pod {pod_name} in StatefulSet {set} failed error"),
+            format!("Delete Pod {pod_name} in StatefulSet {set} successful"),
+            format!("Delete Pod {pod_name} in StatefulSet {set} failed error"),
         )
     }
 
@@ -158,7 +158,7 @@ impl Work<'_> {
     /// What makes the claims and the pod of this ordinal, unless something is in its way.
     fn make(&self, ordinal: i64, plan: &mut Plan) -> Option<(Vec<Op>, Op)> {
         let (name, set) = (identity::pod_name(self.set, ordinal), self.set.name());
-        let failed = format!("create Pod {name} in StatefulSet {set} failed error");
+        let failed = format!("Create Pod {name} in StatefulSet {set} failed error");
         let taken = self.snapshot.pods.get_in(self.set.namespace(), &name).map(|other| {
             let before =
                 owner::controller_of(&other.metadata).is_some_and(|c| c.kind == "StatefulSet" && c.name == set);
@@ -180,7 +180,7 @@ impl Work<'_> {
         let version = if old { &self.current } else { &self.update };
         let pod = Op::create(&identity::make_pod(self.set, self.spec, version, ordinal)).announced_as(
             &self.about,
-            format!("create Pod {name} in StatefulSet {set} successful"),
+            format!("Create Pod {name} in StatefulSet {set} successful"),
             failed,
         );
         Some((self.missing_claims(&name), pod))
@@ -201,14 +201,14 @@ impl Work<'_> {
         }
         let set = self.set.name();
         if let Some(mended) = identity::mended(pod, ordinal) {
-            let message = format!("update Pod {} in StatefulSet {set} successful", pod.name());
+            let message = format!("Update Pod {} in StatefulSet {set} successful", pod.name());
             plan.ops.extend([mended, Op::normal(&**self.set, "SuccessfulUpdate", message)]);
         }
         if storage::has_volumes(self.spec, pod) {
             return true;
         }
         let message = format!(
-            "update Pod {} in StatefulSet {set} failed error: its volumes are not the set's claims and cannot be changed; \
+            "Update Pod {} in StatefulSet {set} failed error: its volumes are not the set's claims and cannot be changed; \
              delete the pod to have it made anew",
             pod.name()
         );

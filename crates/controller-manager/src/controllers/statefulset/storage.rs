@@ -102,8 +102,8 @@ impl Work<'_> {
                 let set = self.set.name();
                 Op::create(&claim).announced_as(
                     &self.about,
-                    format!("create Claim {name} Pod {pod} in StatefulSet {set} success"),
-                    format!("create Claim {name} for Pod {pod} in StatefulSet {set} failed error"),
+                    format!("Create Claim {name} Pod {pod} in StatefulSet {set} success"),
+                    format!("Create Claim {name} for Pod {pod} in StatefulSet {set} failed error"),
                 )
             })
             .collect()

@@ -160,8 +160,8 @@ fn pods_come_one_by_one_after_their_claims() {
         order.collect::<Vec<_>>(),
         [
             "controllerrevisions: ",
-            "persistentvolumeclaims: create Claim www-web-0 Pod web-0 in StatefulSet web success",
-            "pods: create Pod web-0 in StatefulSet web successful",
+            "persistentvolumeclaims: Create Claim www-web-0 Pod web-0 in StatefulSet web success",
+            "pods: Create Pod web-0 in StatefulSet web successful",
         ]
     );
     let made = created::<Pod>(&plan).remove(0);
@@ -374,7 +374,7 @@ fn a_claim_of_another_controller_is_left_alone_and_one_that_goes_is_waited_for()
     world.writers.claims.upsert(claim);
     befall(&world, "web-0", Fate::Gone);
     let plan = run(&world);
-    let expect = "FailedCreate: create Pod web-0 in StatefulSet web failed error: pvc www-web-0 is being deleted";
+    let expect = "FailedCreate: Create Pod web-0 in StatefulSet web failed error: pvc www-web-0 is being deleted";
     assert_eq!((names(&plan), events(&plan)), (vec![], vec![expect.to_owned()]));
 }
 
@@ -396,11 +396,11 @@ fn orphans_are_adopted_and_a_name_that_is_taken_is_told() {
     put(&world, pod("web-0").label("app", "web").owned_by(&set(2)).ready_at(NOW - 100).build());
     let plan = run(&world);
     let expect =
-        ["SuccessfulUpdate: update Pod web-0 in StatefulSet web successful", "FailedUpdate: update Pod web-0 in"];
+        ["SuccessfulUpdate: Update Pod web-0 in StatefulSet web successful", "FailedUpdate: Update Pod web-0 in"];
     assert!(events(&plan).iter().zip(expect).all(|(have, want)| have.starts_with(want)), "{:?}", events(&plan));
     assert_eq!((events(&plan).len(), names(&plan).len()), (2, 0));
     put(&world, pod("web-0").label("app", "another").build());
-    let expect = "FailedCreate: create Pod web-0 in StatefulSet web failed error: pods \"web-0\" already exists";
+    let expect = "FailedCreate: Create Pod web-0 in StatefulSet web failed error: pods \"web-0\" already exists";
     assert_eq!(events(&run(&world)), [expect]);
     let gone = Change { old: world.snapshot.pods.get("default/web-0"), new: None };
     assert_eq!(keys_of_pod(&gone, &world.snapshot), [KEY], "then there is room");
