@@ -13,11 +13,14 @@ use crate::plugins::node_name::NodeName;
 use crate::plugins::node_ports::NodePorts;
 use crate::plugins::node_resources_fit::NodeResourcesFit;
 use crate::plugins::node_unschedulable::NodeUnschedulable;
+use crate::plugins::node_volume_limits::NodeVolumeLimits;
 use crate::plugins::pod_topology_spread::PodTopologySpread;
 use crate::plugins::priority_sort::PrioritySort;
 use crate::plugins::scheduling_gates::SchedulingGates;
 use crate::plugins::taint_toleration::TaintToleration;
 use crate::plugins::volume_binding::VolumeBinding;
+use crate::plugins::volume_restrictions::VolumeRestrictions;
+use crate::plugins::volume_zone::VolumeZone;
 
 /// What runs at each extension point.
 pub struct Chain {
@@ -46,8 +49,11 @@ impl Default for Chain {
                 Box::new(TaintToleration),
                 Box::new(NodeAffinity),
                 Box::new(NodePorts),
-                Box::new(NodeResourcesFit),
+                Box::new(NodeResourcesFit::default()),
+                Box::new(VolumeRestrictions),
+                Box::new(NodeVolumeLimits),
                 Box::new(VolumeBinding),
+                Box::new(VolumeZone),
                 Box::new(PodTopologySpread),
                 Box::new(InterPodAffinity),
             ],
@@ -55,10 +61,10 @@ impl Default for Chain {
             score: vec![
                 (Box::new(TaintToleration), 3),
                 (Box::new(NodeAffinity), 2),
-                (Box::new(NodeResourcesFit), 1),
+                (Box::new(NodeResourcesFit::default()), 1),
                 (Box::new(PodTopologySpread), 2),
                 (Box::new(InterPodAffinity), 2),
-                (Box::new(NodeResourcesBalancedAllocation), 1),
+                (Box::new(NodeResourcesBalancedAllocation::default()), 1),
                 (Box::new(ImageLocality), 1),
             ],
             reserve: vec![],

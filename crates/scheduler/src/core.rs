@@ -1,8 +1,10 @@
 //! The scheduler as a state machine: what is known goes in, decisions come out. Pure; the driver watches and acts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+use kybern_apimachinery::object;
 
 use crate::cache::Cluster;
 use crate::chain::Chain;
@@ -170,11 +172,16 @@ impl Core {
         }
     }
 
-    /// A claim, a volume or a storage class is new or has changed.
-    pub fn storage_changed(&mut self, now: Duration) {
+    /// Something of storage has come, changed or gone: these claims by their keys, or whatever it may be.
+    pub fn storage_changed(&mut self, claims: Option<&HashSet<String>>, now: Duration) {
         let reading = self.filters_that(|plugin| plugin.reads_storage());
         if self.queue.waits_for_any(reading) {
-            self.queue.move_on(now, |_, rejected_by| rejected_by & reading != 0);
+            let concerns = |pod: &PodInfo| {
+                claims.is_none_or(|changed| {
+                    pod.claims.iter().any(|(name, _)| changed.contains(&object::key_of(&pod.namespace, name)))
+                })
+            };
+            self.queue.move_on(now, |pod, rejected_by| rejected_by & reading != 0 && concerns(pod));
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kybern_api::Object;
 use kybern_api::core::v1::{Node as ApiNode, PersistentVolume, PersistentVolumeClaim, Pod};
-use kybern_api::storage::v1::StorageClass;
+use kybern_api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{Value, json};
 use kybern_client::{
@@ -23,7 +23,7 @@ use crate::core::{Core, Decision};
 use crate::framework::{ApiCall, Nomination, Remedy, Verb};
 use crate::node::Node;
 use crate::pod::PodInfo;
-use crate::stores::Stores;
+use crate::stores::{Attachment, Kept, Limits, Stores};
 
 /// Calls under way at once. More pods than that are not scheduled until some are bound.
 const MAX_CALLS: usize = 128;
@@ -82,6 +82,8 @@ struct Watches {
     claims: Subscription<PersistentVolumeClaim>,
     volumes: Subscription<PersistentVolume>,
     classes: Subscription<StorageClass>,
+    csi_nodes: Subscription<Kept<CSINode, Limits>>,
+    attachments: Subscription<Kept<VolumeAttachment, Attachment>>,
 }
 
 impl Driver {
@@ -97,6 +99,8 @@ impl Driver {
             claims: stores.claims.subscribe(),
             volumes: stores.volumes.subscribe(),
             classes: stores.classes.subscribe(),
+            csi_nodes: stores.csi_nodes.subscribe(),
+            attachments: stores.attachments.subscribe(),
         };
         let mut driver = Self {
             core: Core::new(Chain::default(), config.profiles, stores),
@@ -121,9 +125,11 @@ impl Driver {
             biased;
             changes = watches.nodes.changed() => self.nodes_changed(changes, &watches.nodes),
             changes = watches.pods.changed() => self.pods_changed(changes, &watches.pods),
-            _ = watches.claims.changed() => self.core.storage_changed(self.epoch.elapsed()),
-            _ = watches.volumes.changed() => self.core.storage_changed(self.epoch.elapsed()),
-            _ = watches.classes.changed() => self.core.storage_changed(self.epoch.elapsed()),
+            changes = watches.claims.changed() => self.claims_changed(&changes),
+            _ = watches.volumes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
+            _ = watches.classes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
+            _ = watches.csi_nodes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
+            _ = watches.attachments.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             Some(finished) = self.calls.join_next() => self.finished(finished),
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             () = std::future::ready(()), if can_work => {}
@@ -164,6 +170,14 @@ impl Driver {
                 all.into_iter().for_each(|node| self.core.set_node(node, now));
             }
         }
+    }
+
+    fn claims_changed(&mut self, changes: &Changes<PersistentVolumeClaim>) {
+        let keys = match changes {
+            Changes::Batch(changes) => Some(changes.iter().map(|change| change.object().key()).collect()),
+            Changes::Resync => None,
+        };
+        self.core.storage_changed(keys.as_ref(), self.now());
     }
 
     fn pods_changed(&mut self, changes: Changes<PodInfo>, pods: &Subscription<PodInfo>) {

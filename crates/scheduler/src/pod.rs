@@ -37,6 +37,9 @@ pub struct PodInfo {
     /// Processor and memory with upstream's guess for containers that request none: what scores are computed from.
     pub guessed: Guessed,
     pub host_ports: Box<[HostPort]>,
+    /// The claims that it mounts: their names, and whether they are made for it (generic ephemeral volumes).
+    pub claims: Box<[(Box<str>, bool)]>,
+    pub disks: Box<[Disk]>,
     /// What only matters until it is bound; `None` afterwards.
     pub wants: Option<Box<Wants>>,
 }
@@ -69,8 +72,6 @@ pub struct Wants {
     pub images: Vec<String>,
     /// Its topology spread constraints.
     pub spread: Vec<Constraint>,
-    /// The claims that it mounts: their names, and whether they are made for it (generic ephemeral volumes).
-    pub claims: Vec<(Box<str>, bool)>,
     pub preempts_never: bool,
     /// `status.nominatedNodeName`.
     pub nominated: Box<str>,
@@ -95,6 +96,42 @@ impl HostPort {
         self.port == other.port
             && self.protocol == other.protocol
             && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
+    }
+}
+
+/// A disk of a provider, named in the pod itself: not all pods of a node can have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    name: Box<str>,
+    /// Where it is, for one that can be found in several places.
+    monitors: Vec<String>,
+    is_read_only: bool,
+}
+
+impl Disk {
+    fn of(volume: &Volume) -> Option<Self> {
+        let of = |name: String, read_only: Option<bool>| {
+            Some(Self { name: name.into(), monitors: Vec::new(), is_read_only: read_only == Some(true) })
+        };
+        if let Some(disk) = &volume.gce_persistent_disk {
+            of(format!("gce {}", disk.pd_name), disk.read_only)
+        } else if let Some(disk) = &volume.aws_elastic_block_store {
+            of(format!("aws {}", disk.volume_id), None)
+        } else if let Some(disk) = &volume.iscsi {
+            of(format!("iscsi {}", disk.iqn), disk.read_only)
+        } else if let Some(disk) = &volume.rbd {
+            let pool = disk.pool.as_deref().unwrap_or("rbd");
+            let name = format!("rbd {pool}/{}", disk.image).into();
+            Some(Self { name, monitors: disk.monitors.clone(), is_read_only: disk.read_only == Some(true) })
+        } else {
+            None
+        }
+    }
+
+    /// Whether both cannot be on one node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let meets = self.monitors.is_empty() || self.monitors.iter().any(|monitor| other.monitors.contains(monitor));
+        self.name == other.name && meets && !(self.is_read_only && other.is_read_only)
     }
 }
 
@@ -123,6 +160,8 @@ impl PodInfo {
             requests,
             guessed,
             host_ports: host_ports(spec),
+            claims: claims(pod, spec),
+            disks: spec.volumes.iter().flatten().filter_map(Disk::of).collect(),
             wants: node.is_empty().then(|| Box::new(Wants::of(pod, spec, &labels))),
             labels,
         }
@@ -187,7 +226,6 @@ impl Wants {
             preferred: preferred.into_iter().flatten().map(PreferredTerm::of).collect(),
             images,
             spread: spec.topology_spread_constraints.iter().flatten().map(|c| Constraint::of(c, labels)).collect(),
-            claims: claims(pod, spec),
             preempts_never: spec.preemption_policy.as_deref() == Some("Never"),
             nominated: pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("").into(),
             owner: controller_of(&pod.metadata).map(|owner| {
@@ -198,7 +236,7 @@ impl Wants {
     }
 }
 
-fn claims(pod: &Pod, spec: &PodSpec) -> Vec<(Box<str>, bool)> {
+fn claims(pod: &Pod, spec: &PodSpec) -> Box<[(Box<str>, bool)]> {
     let claim = |volume: &Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(source), _) => Some((source.claim_name.as_str().into(), false)),
         (None, Some(_)) => Some((format!("{}-{}", pod.name(), volume.name).into(), true)),

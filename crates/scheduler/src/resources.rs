@@ -20,6 +20,26 @@ pub struct Resources {
     pub scalar: Vec<(Arc<str>, i64)>,
 }
 
+/// Which of [`Resources`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Cpu,
+    Memory,
+    EphemeralStorage,
+    Scalar(Box<str>),
+}
+
+impl Kind {
+    pub fn of(name: &str) -> Self {
+        match name {
+            "cpu" => Self::Cpu,
+            "memory" => Self::Memory,
+            "ephemeral-storage" => Self::EphemeralStorage,
+            other => Self::Scalar(other.into()),
+        }
+    }
+}
+
 /// Processor and memory that a container without requests is scored with: upstream's guess.
 pub const DEFAULT_MILLI_CPU: i64 = 100;
 pub const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
@@ -64,6 +84,15 @@ impl Resources {
                 Ok(at) => self.scalar[at].1 = with(self.scalar[at].1, *amount),
                 Err(at) => self.scalar.insert(at, (name.clone(), with(0, *amount))),
             }
+        }
+    }
+
+    pub fn amount(&self, kind: &Kind) -> i64 {
+        match kind {
+            Kind::Cpu => self.milli_cpu,
+            Kind::Memory => self.memory,
+            Kind::EphemeralStorage => self.ephemeral_storage,
+            Kind::Scalar(name) => self.scalar(name),
         }
     }
 

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use kybern_api::apps::v1::{ReplicaSet, StatefulSet};
 use kybern_api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service};
 use kybern_api::policy::v1::PodDisruptionBudget;
-use kybern_api::storage::v1::StorageClass;
+use kybern_api::storage::v1::{CSINode, CSINodeDriver, StorageClass, VolumeAttachment};
 use kybern_api::{DecodeError, Object, label_selector};
 use kybern_apimachinery::object;
 use kybern_apimachinery::selector::LabelSelector;
@@ -26,6 +26,9 @@ pub struct Stores {
     /// With the index [`ON_OFFER`].
     pub volumes: Store<PersistentVolume>,
     pub classes: Store<StorageClass>,
+    pub csi_nodes: Store<Kept<CSINode, Limits>>,
+    /// With the index [`BY_NODE`].
+    pub attachments: Store<Kept<VolumeAttachment, Attachment>>,
 }
 
 /// Volumes that claims may get: those set aside for one by the claim's key, the others by the name of their storage class.
@@ -48,6 +51,13 @@ pub fn offer(volume: &PersistentVolume) -> Vec<String> {
     }
 }
 
+/// Attachments of volumes by the names of their nodes.
+pub const BY_NODE: &str = "node";
+
+pub fn node_of(attachment: &Kept<VolumeAttachment, Attachment>) -> Vec<String> {
+    vec![attachment.facts.node.to_string()]
+}
+
 impl Stores {
     /// Watches everything; synced once all is listed.
     pub async fn watch(client: &Client) -> Self {
@@ -65,6 +75,8 @@ impl Stores {
             claims: Informer::new(client.clone(), all()).spawn(),
             volumes: Informer::new(client.clone(), all()).index(ON_OFFER, offer).spawn(),
             classes: Informer::new(client.clone(), all()).spawn(),
+            csi_nodes: kept(client),
+            attachments: Informer::of(client.clone(), &VolumeAttachment::gvr(), all()).index(BY_NODE, node_of).spawn(),
         };
         stores.namespaces.synced().await;
         stores.budgets.synced().await;
@@ -75,6 +87,8 @@ impl Stores {
         stores.claims.synced().await;
         stores.volumes.synced().await;
         stores.classes.synced().await;
+        stores.csi_nodes.synced().await;
+        stores.attachments.synced().await;
         stores
     }
 }
@@ -92,6 +106,8 @@ impl Default for Stores {
             claims: Store::new([]).0,
             volumes: Store::new([(ON_OFFER, offer as fn(&PersistentVolume) -> Vec<String>)]).0,
             classes: Store::new([]).0,
+            csi_nodes: Store::new([]).0,
+            attachments: Store::new([(BY_NODE, node_of as fn(&Kept<VolumeAttachment, Attachment>) -> Vec<String>)]).0,
         }
     }
 }
@@ -208,5 +224,36 @@ impl Of<StatefulSet> for Selection {
     fn of(set: &StatefulSet) -> Self {
         let selector = set.spec.as_ref().map(|spec| label_selector(&spec.selector));
         Self(selector.and_then(Result::ok).unwrap_or_else(LabelSelector::none))
+    }
+}
+
+/// How many volumes of each driver a node can have; no entry where there is no limit.
+pub struct Limits(pub Vec<(String, usize)>);
+
+impl Of<CSINode> for Limits {
+    fn of(node: &CSINode) -> Self {
+        let limit = |driver: &CSINodeDriver| {
+            let count = driver.allocatable.as_ref()?.count?;
+            Some((driver.name.clone(), usize::try_from(count).unwrap_or(0)))
+        };
+        Self(node.spec.drivers.iter().filter_map(limit).collect())
+    }
+}
+
+/// A volume that is attached to a node.
+pub struct Attachment {
+    node: Box<str>,
+    pub driver: String,
+    pub volume: Option<String>,
+}
+
+impl Of<VolumeAttachment> for Attachment {
+    fn of(attachment: &VolumeAttachment) -> Self {
+        let spec = &attachment.spec;
+        Self {
+            node: spec.node_name.as_str().into(),
+            driver: spec.attacher.clone(),
+            volume: spec.source.persistent_volume_name.clone(),
+        }
     }
 }

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use kybern_apimachinery::object;
+
 use crate::cache::Cluster;
 use crate::node::Node;
 use crate::pod::{Labels, PodInfo};
@@ -87,6 +89,8 @@ pub struct PodIndex {
     /// By the hash of their terms.
     terms: HashMap<u64, Vec<(Arc<PodTerms>, Domains)>>,
     nodes: Domains,
+    /// How many pods mount a claim, by its key.
+    claims: HashMap<String, usize>,
 }
 
 impl PodIndex {
@@ -105,6 +109,9 @@ impl PodIndex {
         }
         let groups = self.groups.get_mut(&pod.namespace).expect("it was just made");
         groups.entry((pod.labels.clone(), pod.is_deleting)).or_default().add(node, 1);
+        for (claim, _) in &pod.claims {
+            *self.claims.entry(object::key_of(&pod.namespace, claim)).or_insert(0) += 1;
+        }
         let Some(terms) = &pod.terms else { return };
         let bucket = self.terms.entry(terms.hash).or_default();
         match bucket.iter_mut().find(|(have, _)| have == terms) {
@@ -130,6 +137,15 @@ impl PodIndex {
                 self.groups.remove(&pod.namespace);
             }
         }
+        for (claim, _) in &pod.claims {
+            let key = object::key_of(&pod.namespace, claim);
+            if let Some(count) = self.claims.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.claims.remove(&key);
+                }
+            }
+        }
         let Some(terms) = &pod.terms else { return };
         if let Some(bucket) = self.terms.get_mut(&terms.hash) {
             bucket.iter_mut().filter(|(have, _)| have == terms).for_each(|(_, domains)| domains.add(node, -1));
@@ -138,6 +154,11 @@ impl PodIndex {
                 self.terms.remove(&terms.hash);
             }
         }
+    }
+
+    /// Whether a pod on a node mounts a claim.
+    pub fn is_mounted(&self, namespace: &str, claim: &str) -> bool {
+        self.claims.contains_key(&object::key_of(namespace, claim))
     }
 
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {

@@ -78,7 +78,7 @@ fn volume_of(claim: &PersistentVolumeClaim) -> Option<&str> {
     annotation(claim, BIND_COMPLETED).map(|_| name)
 }
 
-fn class_of(claim: &PersistentVolumeClaim) -> &str {
+pub fn class_of(claim: &PersistentVolumeClaim) -> &str {
     annotation(claim, CLASS)
         .or_else(|| claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()))
         .unwrap_or("")
@@ -87,7 +87,7 @@ fn class_of(claim: &PersistentVolumeClaim) -> &str {
 /// Finds a pod's claims; an error says what is wrong with one.
 fn claims(pod: &PodInfo, stores: &Stores) -> Result<Claims, Reason> {
     let mut found = Claims::default();
-    for (name, is_ephemeral) in &pod.wants().claims {
+    for (name, is_ephemeral) in &pod.claims {
         let Some(claim) = stores.claims.get_in(&pod.namespace, name) else {
             return Err(match is_ephemeral {
                 true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}")
@@ -227,7 +227,7 @@ fn check(claims: &Claims, node: &Node) -> Verdict {
 
 impl Filter for VolumeBinding {
     fn pre_filter<'a>(&'a self, pod: &'a PodInfo, cluster: &'a Cluster) -> PreFilter<'a> {
-        if pod.wants().claims.is_empty() {
+        if pod.claims.is_empty() {
             return PreFilter::Skip;
         }
         match claims(pod, cluster.stores()) {
@@ -243,7 +243,7 @@ impl Filter for VolumeBinding {
 
 impl PreBind for VolumeBinding {
     fn pre_bind(&self, pod: &PodInfo, node: &str, cluster: &Cluster) -> Vec<ApiCall> {
-        let Some(info) = cluster.node(node).filter(|_| !pod.wants().claims.is_empty()) else { return Vec::new() };
+        let Some(info) = cluster.node(node).filter(|_| !pod.claims.is_empty()) else { return Vec::new() };
         let Ok(claims) = claims(pod, cluster.stores()) else { return Vec::new() };
         let chosen = choose(&claims, &info.node).unwrap_or_default();
         chosen.into_iter().filter_map(|(delayed, volume)| call(delayed, volume.map(|v| &*v.volume), node)).collect()
@@ -251,8 +251,7 @@ impl PreBind for VolumeBinding {
 
     fn waits(&self, pod: &PodInfo, cluster: &Cluster) -> bool {
         // What is not as it was when the node was chosen is looked at again.
-        !pod.wants().claims.is_empty()
-            && claims(pod, cluster.stores()).map_or(true, |claims| !claims.delayed.is_empty())
+        !pod.claims.is_empty() && claims(pod, cluster.stores()).map_or(true, |claims| !claims.delayed.is_empty())
     }
 }
 
