@@ -31,6 +31,17 @@ const WORKERS: usize = 5;
 /// writes the doubled delays would otherwise outlast the storm by minutes.
 const STALE_MAX: Duration = Duration::from_secs(1);
 
+/// Keys of one worker whose writes are not yet seen, at most.
+const WAITING: usize = 1000;
+
+/// What came of one look at a key.
+struct Outcome {
+    /// Without a failure to tell where the decision itself failed.
+    result: Result<(), Option<Failure>>,
+    requeue_after: Option<Duration>,
+    written: Vec<Written>,
+}
+
 /// What all drivers share.
 pub(crate) struct Environment {
     /// By service account.
@@ -71,14 +82,26 @@ pub(crate) fn start(controller: Arc<dyn Controller>, environment: &Arc<Environme
 
 impl Driver {
     async fn work(self: Arc<Self>) {
+        let mut waiting = JoinSet::new();
         loop {
-            let key = self.queue.next().await;
-            self.process(&key).await;
-            self.queue.done(&key);
+            tokio::select! {
+                biased;
+                Some(_) = waiting.join_next() => {}
+                key = self.queue.next(), if waiting.len() < WAITING => {
+                    let outcome = self.carry_out(&key).await;
+                    let driver = self.clone();
+                    // The key waits for its writes to be seen, and is not worked on meanwhile; the worker goes on.
+                    waiting.spawn(async move {
+                        driver.finish(&key, outcome).await;
+                        driver.queue.done(&key);
+                    });
+                }
+            }
         }
     }
 
-    async fn process(&self, key: &str) {
+    /// Decides about a key, and does what was decided.
+    async fn carry_out(&self, key: &str) -> Outcome {
         let environment = &self.environment;
         let failure = self.failures.lock().remove(key);
         let context = Context { now: environment.clock.now(), started: environment.started, failure };
@@ -86,27 +109,33 @@ impl Driver {
         let decide = AssertUnwindSafe(|| self.controller.reconcile(key, &environment.snapshot, &context));
         let Ok(plan) = std::panic::catch_unwind(decide) else {
             error!(controller = self.controller.name(), key, "the controller panicked");
-            return self.queue.add_rate_limited(key.to_owned());
+            return Outcome { result: Err(None), requeue_after: None, written: Vec::new() };
         };
         let Plan { ops, requeue_after, waiting } = plan;
         if let Some(waiting) = waiting {
             debug!(controller = self.controller.name(), key, "waiting: {waiting}");
         }
         let mut written = Vec::new();
-        let result = self.execute_all(ops, &mut written).await;
-        join_all(written.iter().map(|w| environment.snapshot.reflects(w))).await;
-        match result {
+        let result = self.execute_all(ops, &mut written).await.map_err(Some);
+        Outcome { result, requeue_after, written }
+    }
+
+    /// Waits until what was written is seen, and says when the key's next turn is.
+    async fn finish(&self, key: &str, outcome: Outcome) {
+        join_all(outcome.written.iter().map(|w| self.environment.snapshot.reflects(w))).await;
+        match outcome.result {
             Ok(()) => {
                 self.queue.forget(&key.to_owned());
-                if let Some(delay) = requeue_after {
+                if let Some(delay) = outcome.requeue_after {
                     self.queue.add_after(key.to_owned(), delay);
                 }
             }
-            Err(failure) if failure.stale => {
+            Err(None) => self.queue.add_rate_limited(key.to_owned()),
+            Err(Some(failure)) if failure.stale => {
                 debug!(controller = self.controller.name(), key, "stale: {}", failure.message);
                 self.queue.add_rate_limited_to(key.to_owned(), STALE_MAX);
             }
-            Err(failure) => {
+            Err(Some(failure)) => {
                 info!(controller = self.controller.name(), key, "{} (will be tried again)", failure.message);
                 self.failures.lock().insert(key.to_owned(), failure);
                 self.queue.add_rate_limited(key.to_owned());

@@ -98,6 +98,13 @@ fn driver(refuse: bool) -> (Arc<Driver>, Arc<Server>, crate::snapshot::Writers) 
     )
 }
 
+impl Driver {
+    async fn process(&self, key: &str) {
+        let outcome = self.carry_out(key).await;
+        self.finish(key, outcome).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_work_is_tried_once_and_told() {
     let (driver, server, _writers) = driver(true);
@@ -131,6 +138,22 @@ async fn a_write_that_never_comes_back_does_not_block_for_ever() {
     let started = tokio::time::Instant::now();
     driver.process("1").await;
     assert_eq!(started.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_waits_and_its_worker_does_not() {
+    let (driver, server, _writers) = driver(false);
+    let keys = ["1", "01", "001", "0001"];
+    keys.iter().for_each(|key| driver.queue.add((*key).to_owned()));
+    let worker = tokio::spawn(driver.clone().work());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(*server.created.lock(), keys.len(), "all are worked on while their writes are not seen");
+    driver.queue.add("1".to_owned());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(*server.created.lock(), keys.len(), "but none twice");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(*server.created.lock(), keys.len() + 1);
+    worker.abort();
 }
 
 #[tokio::test(start_paused = true)]
