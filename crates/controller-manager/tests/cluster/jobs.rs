@@ -97,9 +97,10 @@ async fn a_job_rests_and_goes_on_and_replaces_a_pod_that_is_deleted() {
     suspend(&cluster, true).await;
     let gone = async |c: &Cluster| c.list::<Pod>("default").await.is_empty() && active(c).await == 0;
     cluster.until("no pod", gone).await;
-    assert_eq!(get(&cluster).await.status.unwrap().failed, None);
+    let status = get(&cluster).await.status.unwrap();
+    assert_eq!((status.failed, status.start_time), (None, None));
     suspend(&cluster, false).await;
-    cluster.until("two pods", async |c| active(c).await == 2 && c.list::<Pod>("default").await.len() == 2).await;
+    cluster.until("two pods again", async |c| active(c).await == 2 && c.list::<Pod>("default").await.len() == 2).await;
     let pod = cluster.list::<Pod>("default").await.remove(0);
     cluster.client.delete::<Pod>("default", pod.name(), &DeleteOptions::default()).await.unwrap();
     // It counts as failed; the next comes 10 s later.

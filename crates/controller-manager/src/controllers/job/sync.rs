@@ -374,9 +374,10 @@ impl<'a> JobSync<'a> {
             return;
         }
         events.push(Op::normal(&**self.job, event, message));
-        if !suspended {
-            // The deadline is about the time in which it runs without a break.
-            self.status.start_time = Some(Time(self.now));
+        if suspended {
+            // The deadline is about the time in which it runs without a break. When it goes on, it is too late: the server
+            // lets no job change its start then.
+            self.status.start_time = None;
         }
     }
 
@@ -393,6 +394,10 @@ impl<'a> JobSync<'a> {
             return;
         }
         self.set_condition(end, "True", reason, message);
+        if self.status.start_time.is_none() && self.spec.completions != Some(0) {
+            // It was over when it rested: who has ended has begun.
+            self.status.start_time = Some(Time(self.now));
+        }
         if *success {
             self.status.completion_time = Some(Time(self.now));
             let too_many = self.spec.completions.is_some_and(|n| self.status.succeeded.unwrap_or(0) > n);

@@ -379,6 +379,8 @@ fn a_suspended_job_rests() {
     assert_eq!((deleted(&plan), released(&plan)), (vec!["a".into()], vec!["b".into(), "a".into()]));
     let told = status(&plan).uncounted_terminated_pods.unwrap();
     assert_eq!((told.failed, told.succeeded), (None, Some(vec!["uid-b".into()])), "it is not to blame");
+    // The server lets no job change its start while it runs.
+    assert_eq!(status(&plan).start_time, None);
     carry_out(&world, &plan.ops, &mut 100, &mut |_, _| {}).unwrap();
     let mut resumed = (*world.snapshot.jobs.get(KEY).unwrap()).clone();
     let spec = resumed.spec.as_mut().unwrap();
@@ -388,6 +390,23 @@ fn a_suspended_job_rests() {
     assert_eq!(events(&plan), ["Resumed: Job resumed"]);
     assert_eq!(status(&plan).start_time, Some(Time(now())), "its deadline begins anew");
     assert_eq!(created::<Pod>(&plan).len(), 2);
+}
+
+#[test]
+fn a_job_that_is_over_while_it_rests_ends() {
+    let suspended = |spec: &mut JobSpec| (spec.suspend, spec.completions) = (Some(true), Some(1));
+    let world = world(job(suspended), []);
+    carry_out(&world, &run(&world).ops, &mut 100, &mut |_, _| {}).unwrap();
+    let mut over = (*world.snapshot.jobs.get(KEY).unwrap()).clone();
+    over.status.as_mut().unwrap().succeeded = over.spec.as_ref().unwrap().completions;
+    put_job(&world, over);
+    for _ in 0..3 {
+        carry_out(&world, &run(&world).ops, &mut 100, &mut |_, _| {}).unwrap();
+    }
+    let over = world.snapshot.jobs.get(KEY).unwrap();
+    assert_eq!(finished(&over).unwrap().type_, "Complete");
+    let status = over.status.as_ref().unwrap();
+    assert_eq!((&status.start_time, &status.completion_time), (&Some(Time(now())), &Some(Time(now()))));
 }
 
 #[test]
