@@ -92,7 +92,10 @@ impl Schedule {
         let first = offset_at(midnight);
         let is_even = first.is_some() && midnight.checked_add(1.day()).ok().and_then(offset_at) == first;
         let mut soonest: Option<Timestamp> = None;
-        for hour in (0..24_i8).filter(|hour| fields.hours & (1_u64 << *hour) != 0) {
+        // Who asks for one time after the other need not go through all of each day again.
+        let start = self.zone.to_datetime(after);
+        let begin = if is_even && start.date() == day { start.hour() } else { 0 };
+        for hour in (begin..24_i8).filter(|hour| fields.hours & (1_u64 << *hour) != 0) {
             for minute in (0..60_i8).filter(|minute| fields.minutes & (1_u64 << *minute) != 0) {
                 let local = day.at(hour, minute, 0, 0);
                 let offsets = match self.zone.to_ambiguous_timestamp(local).offset() {

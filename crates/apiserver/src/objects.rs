@@ -107,9 +107,7 @@ impl Server {
             }
         }
     }
-}
 
-impl Server {
     /// Applies the status of an object without a namespace, as one of the server's own managers of fields.
     pub(crate) async fn apply_status(
         &self,
