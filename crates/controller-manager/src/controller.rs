@@ -156,9 +156,11 @@ pub enum Op {
     RequireUnused {
         claim: Arc<PersistentVolumeClaim>,
     },
-    /// Counts at the server what of a quota is used, and writes its status where it is another.
+    /// Counts at the server what of a quota is used, and writes its status where the server shows another: what was last
+    /// seen of the quota may be older than what was seen of the objects.
     Count {
-        quota: Arc<Value>,
+        namespace: String,
+        name: String,
         counted: Vec<Counted>,
     },
     /// Carries out `then` if a SubjectAccessReview with this spec is answered with yes, else `otherwise`.

@@ -250,7 +250,7 @@ impl Driver {
                     }
                 }
             }
-            Op::Count { quota, counted } => self.count(&quota, &counted).await,
+            Op::Count { namespace, name, counted } => self.count(&namespace, &name, &counted).await,
             Op::IfAllowed { review, then, otherwise } => {
                 let review =
                     json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": review});
@@ -288,12 +288,19 @@ impl Driver {
         }
     }
 
-    async fn count(&self, quota: &Value, counted: &[Counted]) -> Result<Option<Written>, Failure> {
-        let (namespace, options) = (object::namespace(quota), ListOptions::default());
+    async fn count(&self, namespace: &str, name: &str, counted: &[Counted]) -> Result<Option<Written>, Failure> {
+        let gvr = Gvr::new("", "v1", "resourcequotas");
+        // Its role allows lists only.
+        let named = ListOptions::fields(format!("metadata.name={name}"));
+        let quotas = self.client.raw(&gvr).list(namespace, &named).await.map_err(fail(Verb::Read))?;
+        let Some(mut quota) = quotas.into_iter().next() else { return Ok(None) };
+        object::set(&mut quota, &["apiVersion"], "v1");
+        object::set(&mut quota, &["kind"], "ResourceQuota");
+        let options = ListOptions::default();
         let mut all = Amounts::new();
         for Counted { gvr, evaluator } in counted {
             let resource = self.client.raw(gvr);
-            let used = |found: Found<'_>| used(quota, evaluator, found, self.environment.clock.now());
+            let used = |found: Found<'_>| used(&quota, evaluator, found, self.environment.clock.now());
             all.extend(match evaluator {
                 Evaluator::Count(_) => {
                     let objects = resource.list_metadata(namespace, &options).await.map_err(fail(Verb::Read))?;
@@ -305,8 +312,7 @@ impl Driver {
                 }
             });
         }
-        let Some(quota) = with_status(quota, all) else { return Ok(None) };
-        let gvr = Gvr::new("", "v1", "resourcequotas");
+        let Some(quota) = with_status(&quota, all) else { return Ok(None) };
         let written = self.client.raw(&gvr).update_status(&quota).await.map_err(fail(Verb::Update))?;
         Ok(Some(reflected(gvr, &written)))
     }

@@ -12,14 +12,23 @@ use super::*;
 use crate::ask::{Ask, Then};
 use crate::testing::{World, meta, pod};
 
-/// Answers creations as told; counts them. Everything else is empty.
+/// Answers creations as told; counts them. Has one quota, and keeps what is written of it. Everything else is empty.
 struct Server {
     refuse: bool,
     created: Mutex<usize>,
+    counted: Arc<Mutex<Value>>,
 }
 
 impl Transport for Server {
     fn call(&self, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
+        if request.method() == Method::PUT && request.uri().path().ends_with("/resourcequotas/all/status") {
+            let counted = self.counted.clone();
+            return Box::pin(async move {
+                let quota = body::collect(request.into_body(), 10_000).await.unwrap();
+                *counted.lock() = serde_json::from_slice(&quota).unwrap();
+                Ok(Response::new(body::full(quota)))
+            });
+        }
         let pods = request.uri().path().ends_with("/pods");
         let response = match (request.method(), pods) {
             (&Method::POST, true) => {
@@ -41,6 +50,17 @@ impl Transport for Server {
             (&Method::GET, _) if request.uri().path().ends_with("/gone") => {
                 let error = ApiError::not_found(&GroupResource::new("", "things"), "gone");
                 Response::builder().status(404).body(body::full(error.to_status().to_string())).unwrap()
+            }
+            (&Method::GET, _) if request.uri().path().ends_with("/resourcequotas") => {
+                let hard = json!({"configmaps": "5"});
+                let status = json!({"hard": hard, "used": {"configmaps": "2"}});
+                let metadata = json!({"name": "all", "namespace": "default", "resourceVersion": "7"});
+                let quota = json!({"metadata": metadata, "spec": {"hard": hard}, "status": status});
+                let list = json!({"metadata": {"resourceVersion": "7"}, "items": [quota]});
+                Response::new(body::full(list.to_string()))
+            }
+            (&Method::GET, _) if request.uri().path().ends_with("/configmaps") => {
+                Response::new(body::full(r#"{"metadata": {"resourceVersion": "7"}, "items": []}"#))
             }
             _ => Response::new(body::full("{}")),
         };
@@ -70,6 +90,11 @@ impl Controller for Maker {
         if key == "stale" {
             return Plan::of(vec![Op::update_status(&pod("stale").build())]);
         }
+        if key == "count" {
+            let gvr = Gvr::new("", "v1", "configmaps");
+            let counted = vec![Counted { evaluator: Evaluator::of("", "configmaps").unwrap(), gvr }];
+            return Plan::of(vec![Op::Count { namespace: "default".into(), name: "all".into(), counted }]);
+        }
         let create = Op::create(&Pod { metadata: meta(""), ..Pod::default() });
         Plan::of(vec![Op::SlowStart(vec![create; key.parse().unwrap()])])
     }
@@ -77,7 +102,7 @@ impl Controller for Maker {
 
 fn driver(refuse: bool) -> (Arc<Driver>, Arc<Server>, crate::snapshot::Writers) {
     let world = World::new();
-    let server = Arc::new(Server { refuse, created: Mutex::default() });
+    let server = Arc::new(Server { refuse, created: Mutex::default(), counted: Arc::default() });
     let client = Client::new(server.clone());
     let environment = Arc::new(Environment {
         client_for: Arc::new({
@@ -185,4 +210,17 @@ async fn answers_reach_the_rest_of_the_decision_and_its_bugs_are_one_keys_proble
         let failure = driver.failures.lock().get(key).cloned().unwrap();
         assert!(failure.message.contains(told), "{failure:?}");
     }
+}
+
+/// A charge that the controller has not heard of yet is given back all the same.
+#[tokio::test(start_paused = true)]
+async fn a_quota_is_compared_with_what_the_server_shows() {
+    let (driver, server, _writers) = driver(false);
+    driver.process("count").await;
+    let written = server.counted.lock();
+    assert_eq!(
+        (&written["status"]["used"]["configmaps"], &written["metadata"]["resourceVersion"]),
+        (&json!("0"), &json!("7"))
+    );
+    assert_eq!((&written["apiVersion"], &written["kind"]), (&json!("v1"), &json!("ResourceQuota")));
 }

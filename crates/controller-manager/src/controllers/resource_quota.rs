@@ -3,7 +3,6 @@
 //! The API server charges what is created; here is found out what is given back. What is used is counted at the server, after
 //! the quota was read: a charge that comes in between makes the write of the status fail, so that none is ever lost.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_api::Object;
@@ -87,7 +86,8 @@ impl Controller for ResourceQuotaController {
             let evaluator = evaluator(resource).filter(|evaluator| concerns(&shown, evaluator))?;
             Some(Counted { gvr: resource.gvr.clone(), evaluator })
         });
-        let mut plan = Plan::of(vec![Op::Count { quota: Arc::new(shown.clone()), counted: counted.collect() }]);
+        let (namespace, name) = (quota.namespace().to_owned(), quota.name().to_owned());
+        let mut plan = Plan::of(vec![Op::Count { namespace, name, counted: counted.collect() }]);
         plan.requeue(if is_told(&shown) { RESYNC } else { SETTLE });
         plan
     }
