@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use kybern_client::store::Cached;
 use kybern_scheduler::Profiles;
-use kybern_scheduler::chain::Chain;
 use kybern_scheduler::core::{Core, Decision};
 use kybern_scheduler::node::Node;
 use kybern_scheduler::pod::PodInfo;
@@ -15,7 +14,7 @@ const NODES: usize = 1000;
 const PODS: usize = 6000;
 
 fn main() {
-    let mut core = Core::new(Chain::default(), Profiles::default(), Stores::default());
+    let mut core = Core::new(Profiles::default(), Stores::default());
     let now = Duration::ZERO;
     for n in 0..NODES {
         let zone = n % 3;

@@ -1,7 +1,9 @@
 //! Node selector terms and tolerations: whether a pod and a node suit each other
 //! (`k8s.io/component-helpers/scheduling/corev1`).
 
-use kybern_api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm, Taint, Toleration};
+use kybern_api::core::v1::{
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm, Taint, Toleration,
+};
 use kybern_apimachinery::selector::{Operator, Requirement};
 
 use crate::node::Node;
@@ -54,6 +56,10 @@ impl NodeTerm {
             _ => None,
         }
     }
+}
+
+pub fn terms(selector: &NodeSelector) -> Vec<NodeTerm> {
+    selector.node_selector_terms.iter().map(NodeTerm::of).collect()
 }
 
 impl PreferredTerm {

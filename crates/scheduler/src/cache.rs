@@ -15,6 +15,7 @@ pub struct Cluster {
     /// Pods on nodes that are not known (yet, or any more), by node.
     strays: HashMap<Box<str>, NodeInfo>,
     pods: HashMap<Box<str>, Placement>,
+    assumed: usize,
     /// Number of nodes that have an image, by its name.
     images: HashMap<Arc<str>, i64>,
     /// Indexes of `nodes`, the zones taking turns.
@@ -215,6 +216,11 @@ impl Cluster {
         self.pods.keys().map(|uid| &**uid)
     }
 
+    /// How many pods are on nodes, and how many of them only as far as is known here.
+    pub fn pod_counts(&self) -> (usize, usize) {
+        (self.pods.len(), self.assumed)
+    }
+
     pub fn has_pod(&self, uid: &str) -> bool {
         self.pods.contains_key(uid)
     }
@@ -245,6 +251,7 @@ impl Cluster {
 
     fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placement = self.pods.remove(uid)?;
+        self.assumed -= usize::from(placement.is_assumed);
         match self.by_name.get(&placement.node) {
             Some(&at) => {
                 self.nodes[at].remove(uid);
@@ -272,6 +279,7 @@ impl Cluster {
             }
             None => self.strays.entry(node.into()).or_default().add(pod.clone()),
         }
+        self.assumed += usize::from(is_assumed);
         self.pods.insert(pod.uid.clone(), Placement { pod, node: node.into(), is_assumed });
     }
 }

@@ -1,26 +1,50 @@
-//! The plugins, and their order: that of this file.
+//! The plugins, their order and weights: which of them run at each extension point of a profile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use kybern_apimachinery::Value;
+
+use crate::arguments::Arguments;
+use crate::config::ConfigError;
 use crate::framework::{Bind, Filter, Permit, PostFilter, PreBind, PreEnqueue, QueueSort, Reserve, Score};
-use crate::plugins::balanced_allocation::NodeResourcesBalancedAllocation;
 use crate::plugins::default_binder::DefaultBinder;
-use crate::plugins::default_preemption::DefaultPreemption;
 use crate::plugins::image_locality::ImageLocality;
-use crate::plugins::inter_pod_affinity::InterPodAffinity;
-use crate::plugins::node_affinity::NodeAffinity;
 use crate::plugins::node_name::NodeName;
 use crate::plugins::node_ports::NodePorts;
-use crate::plugins::node_resources_fit::NodeResourcesFit;
 use crate::plugins::node_unschedulable::NodeUnschedulable;
 use crate::plugins::node_volume_limits::NodeVolumeLimits;
-use crate::plugins::pod_topology_spread::PodTopologySpread;
 use crate::plugins::priority_sort::PrioritySort;
 use crate::plugins::scheduling_gates::SchedulingGates;
 use crate::plugins::taint_toleration::TaintToleration;
 use crate::plugins::volume_binding::VolumeBinding;
 use crate::plugins::volume_restrictions::VolumeRestrictions;
 use crate::plugins::volume_zone::VolumeZone;
+
+/// Upstream's plugins, in its order, with the weights of their scores.
+const PLUGINS: [(&str, i64); 18] = [
+    ("SchedulingGates", 0),
+    ("PrioritySort", 0),
+    ("NodeUnschedulable", 0),
+    ("NodeName", 0),
+    ("TaintToleration", 3),
+    ("NodeAffinity", 2),
+    ("NodePorts", 0),
+    ("NodeResourcesFit", 1),
+    ("VolumeRestrictions", 0),
+    ("NodeVolumeLimits", 0),
+    ("VolumeBinding", 0),
+    ("VolumeZone", 0),
+    ("PodTopologySpread", 2),
+    ("InterPodAffinity", 2),
+    ("DefaultPreemption", 0),
+    ("NodeResourcesBalancedAllocation", 1),
+    ("ImageLocality", 1),
+    ("DefaultBinder", 0),
+];
+
+/// What upstream has besides: it may be disabled.
+const ABSENT: &str = "DynamicResources";
 
 /// What runs at each extension point.
 pub struct Chain {
@@ -40,37 +64,184 @@ pub struct Chain {
 impl Default for Chain {
     /// Upstream's default plugins and weights.
     fn default() -> Self {
-        Self {
-            queue_sort: Arc::new(PrioritySort),
-            pre_enqueue: vec![Box::new(SchedulingGates)],
-            filter: vec![
-                Box::new(NodeUnschedulable),
-                Box::new(NodeName),
-                Box::new(TaintToleration),
-                Box::new(NodeAffinity),
-                Box::new(NodePorts),
-                Box::new(NodeResourcesFit::default()),
-                Box::new(VolumeRestrictions),
-                Box::new(NodeVolumeLimits),
-                Box::new(VolumeBinding),
-                Box::new(VolumeZone),
-                Box::new(PodTopologySpread),
-                Box::new(InterPodAffinity),
-            ],
-            post_filter: vec![Box::new(DefaultPreemption)],
-            score: vec![
-                (Box::new(TaintToleration), 3),
-                (Box::new(NodeAffinity), 2),
-                (Box::new(NodeResourcesFit::default()), 1),
-                (Box::new(PodTopologySpread), 2),
-                (Box::new(InterPodAffinity), 2),
-                (Box::new(NodeResourcesBalancedAllocation::default()), 1),
-                (Box::new(ImageLocality), 1),
-            ],
-            reserve: vec![],
-            permit: vec![],
-            pre_bind: vec![Box::new(VolumeBinding)],
-            bind: vec![Box::new(DefaultBinder)],
+        Self::of(&Value::Null, &Arguments::default(), "").unwrap_or_else(|error| unreachable!("the defaults: {error}"))
+    }
+}
+
+fn pre_enqueue(name: &str) -> Option<Box<dyn PreEnqueue>> {
+    (name == "SchedulingGates").then(|| Box::new(SchedulingGates) as Box<dyn PreEnqueue>)
+}
+
+fn post_filter(name: &str, args: &Arguments) -> Option<Box<dyn PostFilter>> {
+    (name == "DefaultPreemption").then(|| Box::new(args.preemption.clone()) as Box<dyn PostFilter>)
+}
+
+fn pre_bind(name: &str) -> Option<Box<dyn PreBind>> {
+    (name == "VolumeBinding").then(|| Box::new(VolumeBinding) as Box<dyn PreBind>)
+}
+
+fn bind(name: &str) -> Option<Box<dyn Bind>> {
+    (name == "DefaultBinder").then(|| Box::new(DefaultBinder) as Box<dyn Bind>)
+}
+
+fn plain<T>(weighted: Vec<(T, i64)>) -> Vec<T> {
+    weighted.into_iter().map(|(plugin, _)| plugin).collect()
+}
+
+fn filter(name: &str, args: &Arguments) -> Option<Box<dyn Filter>> {
+    Some(match name {
+        "NodeUnschedulable" => Box::new(NodeUnschedulable),
+        "NodeName" => Box::new(NodeName),
+        "TaintToleration" => Box::new(TaintToleration),
+        "NodeAffinity" => Box::new(args.node_affinity.clone()),
+        "NodePorts" => Box::new(NodePorts),
+        "NodeResourcesFit" => Box::new(args.fit.clone()),
+        "VolumeRestrictions" => Box::new(VolumeRestrictions),
+        "NodeVolumeLimits" => Box::new(NodeVolumeLimits),
+        "VolumeBinding" => Box::new(VolumeBinding),
+        "VolumeZone" => Box::new(VolumeZone),
+        "PodTopologySpread" => Box::new(args.spread.clone()),
+        "InterPodAffinity" => Box::new(args.inter_pod_affinity.clone()),
+        _ => return None,
+    })
+}
+
+fn score(name: &str, args: &Arguments) -> Option<Box<dyn Score>> {
+    Some(match name {
+        "TaintToleration" => Box::new(TaintToleration),
+        "NodeAffinity" => Box::new(args.node_affinity.clone()),
+        "NodeResourcesFit" => Box::new(args.fit.clone()),
+        "PodTopologySpread" => Box::new(args.spread.clone()),
+        "InterPodAffinity" => Box::new(args.inter_pod_affinity.clone()),
+        "NodeResourcesBalancedAllocation" => Box::new(args.balanced.clone()),
+        "ImageLocality" => Box::new(ImageLocality),
+        _ => return None,
+    })
+}
+
+impl Chain {
+    /// What a profile's `plugins`, which are at `path`, make of the defaults.
+    pub fn of(plugins: &Value, args: &Arguments, path: &str) -> Result<Self, ConfigError> {
+        let sets = Sets { plugins, path, defaults: Sets::defaults(plugins, path)? };
+        let queue_sort = sets.point("queueSort", |name| (name == "PrioritySort").then_some(PrioritySort))?;
+        let bind = sets.point("bind", bind)?;
+        let filters = sets.point("filter", |name| filter(name, args))?;
+        let scores = sets.point("score", |name| score(name, args))?;
+        // What a plugin computes beforehand belongs to its filter or score here.
+        let names = sets.point("preFilter", |name| filter(name, args).map(|plugin| plugin.name()))?;
+        let computes = |plugin: &str, names: &[(&str, i64)]| names.iter().any(|(name, _)| *name == plugin);
+        let is_whole = filters.iter().all(|(plugin, _)| computes(plugin.name(), &names));
+        let names = sets.point("preScore", |name| score(name, args).map(|plugin| plugin.name()))?;
+        if !is_whole || !scores.iter().all(|(plugin, _)| computes(plugin.name(), &names)) {
+            let cure =
+                "a plugin filters with its preFilter and scores with its preScore, or does neither; disable both";
+            return Err(ConfigError::Unsupported { path: path.to_owned(), cure });
         }
+        for (found, point) in [(queue_sort.len(), "queueSort"), (bind.len(), "bind")] {
+            if found == 0 {
+                return Err(sets.invalid(point, "", "at least one plugin is needed"));
+            }
+        }
+        sets.point("reserve", |name| (name == "VolumeBinding").then_some(()))?;
+        sets.point("permit", |_| None::<()>)?;
+        sets.point("postBind", |_| None::<()>)?;
+        Ok(Self {
+            queue_sort: Arc::new(PrioritySort),
+            pre_enqueue: plain(sets.point("preEnqueue", pre_enqueue)?),
+            filter: plain(filters),
+            post_filter: plain(sets.point("postFilter", |name| post_filter(name, args))?),
+            score: scores,
+            reserve: Vec::new(),
+            permit: Vec::new(),
+            pre_bind: plain(sets.point("preBind", pre_bind)?),
+            bind: plain(bind),
+        })
+    }
+}
+
+/// `plugins` of a profile, by extension point.
+struct Sets<'a> {
+    plugins: &'a Value,
+    path: &'a str,
+    /// Those of `multiPoint`.
+    defaults: Vec<(&'a str, i64)>,
+}
+
+fn is_named(list: &Value, wanted: &str) -> bool {
+    list.as_array().into_iter().flatten().any(|entry| entry["name"] == wanted)
+}
+
+fn listed(list: &Value) -> impl Iterator<Item = (&str, i64)> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .map(|entry| (entry["name"].as_str().unwrap_or(""), entry["weight"].as_i64().unwrap_or(0)))
+}
+
+impl<'a> Sets<'a> {
+    /// The default plugins, those that are configured anew in their old places, and then others.
+    fn defaults(plugins: &'a Value, path: &str) -> Result<Vec<(&'a str, i64)>, ConfigError> {
+        let (enabled, disabled) = (&plugins["multiPoint"]["enabled"], &plugins["multiPoint"]["disabled"]);
+        let mut found: Vec<(&str, i64)> = Vec::new();
+        if !is_named(disabled, "*") {
+            for &(name, weight) in PLUGINS.iter().filter(|(name, _)| !is_named(disabled, name)) {
+                let anew = listed(enabled).find(|(other, _)| *other == name);
+                found.push((name, anew.map_or(weight, |(_, weight)| weight)));
+            }
+        }
+        for (name, weight) in listed(enabled) {
+            if !PLUGINS.iter().any(|(known, _)| *known == name) {
+                return Err(unknown(&format!("{path}.multiPoint.enabled"), name));
+            }
+            if !found.iter().any(|(other, _)| *other == name) {
+                found.push((name, weight));
+            }
+        }
+        Ok(found)
+    }
+
+    fn invalid(&self, point: &str, value: &str, expected: &'static str) -> ConfigError {
+        ConfigError::Invalid { path: format!("{}.{point}", self.path), value: value.into(), expected }
+    }
+
+    /// The plugins of an extension point, with weights: those that are named there in place of defaults, the other defaults,
+    /// and what else is named there.
+    fn point<T>(&self, point: &str, make: impl Fn(&str) -> Option<T>) -> Result<Vec<(T, i64)>, ConfigError> {
+        let (enabled, disabled) = (&self.plugins[point]["enabled"], &self.plugins[point]["disabled"]);
+        let defaults: Vec<(&str, i64)> = match is_named(disabled, "*") {
+            true => Vec::new(),
+            false => self.defaults.iter().copied().filter(|(name, _)| !is_named(disabled, name)).collect(),
+        };
+        let mut seen = BTreeSet::new();
+        if let Some((name, _)) = listed(enabled).find(|(name, _)| !seen.insert(*name)) {
+            return Err(ConfigError::Duplicate {
+                path: format!("{}.{point}.enabled", self.path),
+                value: name.to_owned(),
+            });
+        }
+        let is_default = |name: &str| defaults.iter().any(|(other, _)| *other == name);
+        let (instead, others): (Vec<_>, Vec<_>) = listed(enabled).partition(|(name, _)| is_default(name));
+        let kept = defaults.iter().copied().filter(|(name, _)| !is_named(enabled, name));
+        let mut found = Vec::new();
+        for (name, weight) in instead.iter().copied().chain(kept).chain(others) {
+            match make(name) {
+                Some(plugin) => found.push((plugin, weight.max(1))),
+                None if !is_named(enabled, name) => {}
+                None if PLUGINS.iter().any(|(known, _)| *known == name) => {
+                    return Err(self.invalid(point, name, "the plugin does not extend this point"));
+                }
+                None => return Err(unknown(&format!("{}.{point}.enabled", self.path), name)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn unknown(path: &str, name: &str) -> ConfigError {
+    match name {
+        ABSENT => {
+            ConfigError::Unsupported { path: path.to_owned(), cure: "there is no DynamicResources; leave it out" }
+        }
+        name => ConfigError::Invalid { path: path.to_owned(), value: name.into(), expected: "there is no such plugin" },
     }
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use kybern_apimachinery::object;
 
 use crate::cache::Cluster;
-use crate::chain::Chain;
-use crate::config::Profiles;
+use crate::config::{Profile, Profiles};
 use crate::cycle::{self, Position};
 use crate::framework::{ApiCall, Filter, Nomination, Permission, Reason, Remedy};
 use crate::node::Node;
@@ -31,7 +30,6 @@ pub enum Decision {
 }
 
 pub struct Core {
-    chain: Chain,
     profiles: Profiles,
     cluster: Cluster,
     queue: Queue,
@@ -50,10 +48,11 @@ struct Waiting {
 }
 
 impl Core {
-    pub fn new(chain: Chain, profiles: Profiles, stores: Stores) -> Self {
-        let queue = Queue::new(chain.queue_sort.clone(), profiles.initial_backoff, profiles.max_backoff);
+    pub fn new(profiles: Profiles, stores: Stores) -> Self {
+        // All profiles have the same.
+        let sort = profiles.list[0].chain.queue_sort.clone();
+        let queue = Queue::new(sort, profiles.initial_backoff, profiles.max_backoff);
         Self {
-            chain,
             profiles,
             cluster: Cluster::new(stores),
             queue,
@@ -79,19 +78,19 @@ impl Core {
         if old.is_none_or(|old| old.differs_for_pods(&node))
             && let Some(info) = self.cluster.node(&name)
         {
-            let (chain, cluster) = (&self.chain, &self.cluster);
+            let (profiles, cluster) = (&self.profiles, &self.cluster);
             self.queue.move_on(now, |pod, rejected_by| {
-                concerned(chain, rejected_by).all(|plugin| plugin.may_fit_on(pod, info, cluster))
-                    || concerned(chain, rejected_by).any(|plugin| plugin.may_fit_after(pod, old, Some(&node)))
+                concerned(profiles, pod, rejected_by).all(|plugin| plugin.may_fit_on(pod, info, cluster))
+                    || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_after(pod, old, Some(&node)))
             });
         }
     }
 
     pub fn remove_node(&mut self, name: &str, now: Duration) {
         let Some(old) = self.cluster.remove_node(name) else { return };
-        let chain = &self.chain;
+        let profiles = &self.profiles;
         self.queue.move_on(now, |pod, rejected_by| {
-            concerned(chain, rejected_by).any(|plugin| plugin.may_fit_after(pod, Some(&old), None))
+            concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_after(pod, Some(&old), None))
         });
     }
 
@@ -112,12 +111,12 @@ impl Core {
                 }
                 Some(_) => {}
             }
-        } else if pod.is_deleting || !self.profiles.names.iter().any(|name| **name == *pod.wants().scheduler) {
+        } else if pod.is_deleting || !self.profiles.has(&pod.wants().scheduler) {
             self.queue.remove(&pod.uid);
             self.end_nomination(&pod.uid, now);
         } else if !self.cluster.has_pod(&pod.uid) || self.queue.contains(&pod.uid) {
             self.take_over_nomination(&pod, now);
-            let ready = self.chain.pre_enqueue.iter().all(|plugin| plugin.is_ready(&pod));
+            let ready = self.profiles.of(&pod).chain.pre_enqueue.iter().all(|plugin| plugin.is_ready(&pod));
             self.queue.set(pod, ready, now);
         }
     }
@@ -156,18 +155,18 @@ impl Core {
     }
 
     fn room_was_made(&mut self, gone: &PodInfo, now: Duration) {
-        let chain = &self.chain;
+        let profiles = &self.profiles;
         self.queue.move_on(now, |pod, rejected_by| {
-            rejected_by == 0 || concerned(chain, rejected_by).any(|plugin| plugin.may_fit_without(pod, gone))
+            rejected_by == 0 || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_without(pod, gone))
         });
     }
 
     fn one_came(&mut self, new: &PodInfo, now: Duration) {
         let heeding = self.filters_that(|plugin| plugin.heeds_arrivals());
         if self.queue.waits_for_any(heeding) {
-            let (chain, cluster) = (&self.chain, &self.cluster);
+            let (profiles, cluster) = (&self.profiles, &self.cluster);
             self.queue.move_on(now, |pod, rejected_by| {
-                concerned(chain, rejected_by & heeding).any(|plugin| plugin.may_fit_with(pod, new, cluster))
+                concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_with(pod, new, cluster))
             });
         }
     }
@@ -181,12 +180,18 @@ impl Core {
                     pod.claims.iter().any(|(name, _)| changed.contains(&object::key_of(&pod.namespace, name)))
                 })
             };
-            self.queue.move_on(now, |pod, rejected_by| rejected_by & reading != 0 && concerns(pod));
+            let profiles = &self.profiles;
+            self.queue.move_on(now, |pod, rejected_by| {
+                concerns(pod) && concerned(profiles, pod, rejected_by).any(|plugin| plugin.reads_storage())
+            });
         }
     }
 
+    /// The bits that such filters have in any profile.
     fn filters_that(&self, holds: impl Fn(&dyn Filter) -> bool) -> u32 {
-        let filters = self.chain.filter.iter().enumerate().filter(|(_, plugin)| holds(&***plugin));
+        let profiles = self.profiles.list.iter();
+        let filters = profiles.flat_map(|profile| profile.chain.filter.iter().enumerate());
+        let filters = filters.filter(|(_, plugin)| holds(&***plugin));
         filters.fold(0, |bits, (bit, _)| bits | 1 << bit)
     }
 
@@ -226,8 +231,8 @@ impl Core {
             }
             let pod = self.queue.pop()?;
             self.cluster.refresh_order();
-            let percentage = self.profiles.percentage_of_nodes_to_score;
-            match cycle::schedule(&self.chain, &pod, &self.cluster, percentage, &mut self.position) {
+            let Profile { chain, percentage_of_nodes_to_score: percentage, .. } = self.profiles.of(&pod);
+            match cycle::schedule(chain, &pod, &self.cluster, *percentage, &mut self.position) {
                 Ok(index) => {
                     if let Some(decision) = self.commit(pod, index, now) {
                         return Some(decision);
@@ -283,9 +288,10 @@ impl Core {
         let info = self.cluster.node_at(index);
         let node = info.node.name.clone();
         let mut holders = BTreeMap::new();
+        let chain = &self.profiles.of(&pod).chain;
         let mut permit = || -> Result<(), Reason> {
-            self.chain.reserve.iter().try_for_each(|plugin| plugin.reserve(&pod, info))?;
-            for plugin in &self.chain.permit {
+            chain.reserve.iter().try_for_each(|plugin| plugin.reserve(&pod, info))?;
+            for plugin in &chain.permit {
                 match plugin.permit(&pod, info) {
                     Permission::Allow => {}
                     Permission::Wait(time) => {
@@ -313,15 +319,16 @@ impl Core {
     }
 
     fn unreserve(&self, pod: &PodInfo, node: &str) {
-        self.chain.reserve.iter().rev().for_each(|plugin| plugin.unreserve(pod, node));
+        self.profiles.of(pod).chain.reserve.iter().rev().for_each(|plugin| plugin.unreserve(pod, node));
     }
 
     /// Plans the calls that bind a pod.
     fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, now: Duration) -> Decision {
         let cluster = &self.cluster;
+        let chain = &self.profiles.of(&pod).chain;
         let mut calls: Vec<ApiCall> =
-            self.chain.pre_bind.iter().flat_map(|plugin| plugin.pre_bind(&pod, &node, cluster)).collect();
-        if self.chain.pre_bind.iter().any(|plugin| plugin.waits(&pod, cluster)) {
+            chain.pre_bind.iter().flat_map(|plugin| plugin.pre_bind(&pod, &node, cluster)).collect();
+        if chain.pre_bind.iter().any(|plugin| plugin.waits(&pod, cluster)) {
             // It counts on its node as one that is nominated to it.
             self.unreserve(&pod, &node);
             self.cluster.forget(&pod.uid);
@@ -330,7 +337,7 @@ impl Core {
             self.queue.unschedulable(&pod.uid, reading, now);
             return Decision::Prepare { pod, calls };
         }
-        calls.extend(self.chain.bind.iter().find_map(|plugin| plugin.bind(&pod, &node)));
+        calls.extend(chain.bind.iter().find_map(|plugin| plugin.bind(&pod, &node)));
         Decision::Bind { pod, node, calls }
     }
 
@@ -384,9 +391,10 @@ impl Core {
     }
 }
 
-/// The filters with these bits.
-fn concerned(chain: &Chain, bits: u32) -> impl Iterator<Item = &dyn Filter> {
-    chain.filter.iter().enumerate().filter(move |(bit, _)| bits & 1 << bit != 0).map(|(_, plugin)| &**plugin)
+/// The filters with these bits in the profile of a pod that waits.
+fn concerned<'a>(profiles: &'a Profiles, pod: &PodInfo, bits: u32) -> impl Iterator<Item = &'a dyn Filter> {
+    let filters = profiles.of(pod).chain.filter.iter().enumerate();
+    filters.filter(move |(bit, _)| bits & 1 << bit != 0).map(|(_, plugin)| &**plugin)
 }
 
 #[cfg(test)]

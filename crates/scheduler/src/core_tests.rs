@@ -1,11 +1,12 @@
 //! The state machine, step by step.
 
 use super::*;
+use crate::chain::Chain;
 use crate::fixture;
 use kybern_apimachinery::{Value, json};
 
 fn core() -> Core {
-    Core::new(Chain::default(), Profiles::default(), Stores::default())
+    Core::new(Profiles::default(), Stores::default())
 }
 
 fn at(seconds: u64) -> Duration {
@@ -203,8 +204,9 @@ impl crate::framework::Permit for Holder {
 
 #[test]
 fn a_held_pod_keeps_its_node_until_it_may_go() {
-    let chain = Chain { permit: vec![Box::new(Holder)], ..Chain::default() };
-    let mut core = Core::new(chain, Profiles::default(), Stores::default());
+    let chain = Arc::new(Chain { permit: vec![Box::new(Holder)], ..Chain::default() });
+    let list = vec![Profile { chain, ..Profile::default() }];
+    let mut core = Core::new(Profiles { list, ..Profiles::default() }, Stores::default());
     core.set_node(Arc::new(fixture::sized("n", "1", "1Gi")), at(0));
     core.set_pod(Arc::new(fixture::requesting("p", "1", "1Mi")), at(0));
     assert_eq!(next(&mut core, at(0)), "nothing");
@@ -230,4 +232,44 @@ fn a_held_pod_keeps_its_node_until_it_may_go() {
     core.set_pod(important("bad", "0", -1), at(80));
     assert_eq!(next(&mut core, at(80)), "p: 0/1 nodes are available: 1 Insufficient cpu.");
     assert_eq!(next(&mut core, at(80)), "bad: never");
+}
+
+/// Each profile has its own plugins, and a pod is tried again as those of its own say.
+#[test]
+fn profiles_schedule_side_by_side() {
+    let file = json!({
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "profiles": [
+            {"schedulerName": "spreads"},
+            {
+                "schedulerName": "packs",
+                "plugins": {"filter": {"disabled": [{"name": "NodeUnschedulable"}]}, "preFilter": {"disabled": [{"name": "NodeUnschedulable"}]}, "score": {"disabled": [{"name": "NodeResourcesBalancedAllocation"}]}, "preScore": {"disabled": [{"name": "NodeResourcesBalancedAllocation"}]}},
+                "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "MostAllocated"}}}],
+            },
+        ],
+    });
+    let profiles = crate::Config::from_file(&file, "me").unwrap().profiles;
+    let mut core = Core::new(profiles, Stores::default());
+    core.set_node(Arc::new(fixture::sized("empty", "4", "4Gi")), at(0));
+    core.set_node(Arc::new(fixture::sized("used", "4", "4Gi")), at(0));
+    core.set_pod(bound("old", "used", "1"), at(0));
+    let pod = |name: &str, scheduler: &str, cpu: &str| {
+        let container = json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+        Arc::new(fixture::pod_named(name, json!({"schedulerName": scheduler, "containers": [container]})))
+    };
+    core.set_pod(pod("a", "spreads", "1"), at(0));
+    core.set_pod(pod("b", "packs", "1"), at(1));
+    core.set_pod(pod("c", "default-scheduler", "1"), at(2));
+    assert_eq!(next(&mut core, at(3)), "a@empty");
+    core.set_pod(bound("older", "used", "500m"), at(3));
+    assert_eq!(next(&mut core, at(3)), "b@used");
+    assert_eq!(next(&mut core, at(3)), "nothing", "others' pods are left alone");
+    core.set_pod(pod("big", "packs", "9"), at(4));
+    assert_eq!(next(&mut core, at(4)), "big: 0/2 nodes are available: 2 Insufficient cpu.");
+    let big = json!({"metadata": {"name": "big"}, "spec": {"unschedulable": true}, "status": {"allocatable": {"cpu": "9", "pods": "9"}}});
+    core.set_node(Arc::new(fixture::node(big)), at(60));
+    core.set_pod(pod("other", "spreads", "5"), at(60));
+    assert_eq!(next(&mut core, at(60)), "big@big");
+    assert!(next(&mut core, at(60)).starts_with("other: 0/3 nodes are available: 1 node(s) were unschedulable, "));
 }

@@ -1,6 +1,6 @@
 //! Watches pods and nodes, runs the [`Core`], and makes the API calls it decides on.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use kybern_api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{Value, json};
 use kybern_client::{
-    Changes, Client, ClientError, DeleteOptions, EventRecorder, Informer, LeaderElector, ListOptions, ObjectRef, Patch,
-    Subscription,
+    Changes, Client, ClientError, DeleteOptions, EventRecorder, EventType, Informer, LeaderElector, ListOptions,
+    ObjectRef, Patch, Subscription,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::chain::Chain;
-use crate::config::Config;
+use crate::config::{Config, Profile};
 use crate::core::{Core, Decision};
 use crate::framework::{ApiCall, Nomination, Remedy, Verb};
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::pod::PodInfo;
 use crate::stores::{Attachment, Kept, Limits, Stores};
@@ -50,7 +50,9 @@ pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = 
 struct Driver {
     client: Client,
     core: Core,
-    events: EventRecorder,
+    metrics: Metrics,
+    /// By the profile's name, under which they are written.
+    events: HashMap<Box<str>, EventRecorder>,
     calls: JoinSet<Finished>,
     epoch: Instant,
 }
@@ -61,6 +63,9 @@ enum Finished {
         pod: Arc<PodInfo>,
         node: Box<str>,
         result: Result<(), ClientError>,
+        /// When it was decided, how often it was tried, and since when it waited.
+        started: Instant,
+        tries: Option<(u32, Duration)>,
     },
     Prepared {
         pod: Arc<PodInfo>,
@@ -88,7 +93,6 @@ struct Watches {
 
 impl Driver {
     async fn work(config: Config, client: Client) {
-        let component = config.profiles.names.first().map_or("default-scheduler", |name| name).to_owned();
         let active = ListOptions::fields("status.phase!=Succeeded,status.phase!=Failed");
         let nodes = Informer::<Node>::of(client.clone(), &ApiNode::gvr(), ListOptions::default()).spawn();
         let pods = Informer::<PodInfo>::of(client.clone(), &Pod::gvr(), active).spawn();
@@ -103,8 +107,14 @@ impl Driver {
             attachments: stores.attachments.subscribe(),
         };
         let mut driver = Self {
-            core: Core::new(Chain::default(), config.profiles, stores),
-            events: EventRecorder::new(client.clone(), &component, ""),
+            events: config
+                .profiles
+                .list
+                .iter()
+                .map(|Profile { name, .. }| (name.clone(), EventRecorder::new(client.clone(), name, "")))
+                .collect(),
+            core: Core::new(config.profiles, stores),
+            metrics: config.metrics,
             client,
             calls: JoinSet::new(),
             epoch: Instant::now(),
@@ -138,10 +148,20 @@ impl Driver {
         self.core.tick(now);
         for _ in 0..BATCH {
             if self.calls.len() >= MAX_CALLS {
-                return;
+                break;
             }
-            let Some(decision) = self.core.schedule_next(now) else { return };
-            self.carry_out(decision);
+            let started = Instant::now();
+            let Some(decision) = self.core.schedule_next(now) else { break };
+            self.metrics.decided(started.elapsed());
+            self.carry_out(decision, started);
+        }
+        self.metrics.show(&self.core);
+    }
+
+    /// Writes an event about a pod, under the name of the scheduler of one that waits.
+    fn event(&self, by: &PodInfo, about: &PodInfo, kind: EventType, reason: &str, message: String) {
+        if let Some(events) = self.events.get(&by.wants().scheduler) {
+            events.event(&reference(about), kind, reason, message);
         }
     }
 
@@ -208,13 +228,14 @@ impl Driver {
         }
     }
 
-    fn carry_out(&mut self, decision: Decision) {
+    fn carry_out(&mut self, decision: Decision, started: Instant) {
         let client = self.client.clone();
         match decision {
             Decision::Bind { pod, node, calls } => {
+                let tries = self.core.queue().tries(&pod.uid);
                 self.calls.spawn(async move {
                     let result = make(&client, calls).await;
-                    Finished::Bound { pod, node, result }
+                    Finished::Bound { pod, node, result, started, tries }
                 });
             }
             Decision::Prepare { pod, calls } => {
@@ -224,8 +245,12 @@ impl Driver {
                 });
             }
             Decision::Unschedulable { pod, message, remedy } => {
+                self.metrics.attempted(&pod.wants().scheduler, "unschedulable", started.elapsed());
+                if !remedy.message.is_empty() || remedy.nomination != Nomination::Keep {
+                    self.metrics.preempted(remedy.victims.len());
+                }
                 let Remedy { nomination, victims, displaced, .. } = remedy;
-                self.events.warning(&reference(&pod), "FailedScheduling", message.as_str());
+                self.event(&pod, &pod, EventType::Warning, "FailedScheduling", message.clone());
                 for other in displaced {
                     self.patch_status(other, json!({"nominatedNodeName": null}));
                 }
@@ -282,28 +307,31 @@ impl Driver {
     fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
         let now = self.now();
         let (pod, node, result) = match finished {
-            Ok(Finished::Bound { pod, node, result }) => (pod, node, result),
+            Ok(Finished::Bound { pod, node, result, started, tries }) => {
+                let verdict = if result.is_ok() { "scheduled" } else { "error" };
+                self.metrics.attempted(&pod.wants().scheduler, verdict, started.elapsed());
+                if let (Ok(()), Some((attempts, since))) = (&result, tries) {
+                    self.metrics.bound(attempts, now.saturating_sub(since));
+                }
+                (pod, node, result)
+            }
             Ok(Finished::Preempted { pod, node, victims }) => return self.victims_went(&pod, &node, victims),
             Ok(Finished::Prepared { pod, result }) => {
                 self.core.prepared(&pod, result.is_ok(), now);
                 if let Err(error) = result {
                     warn!(pod = %pod.name, namespace = %pod.namespace, "cannot have its volumes bound: {error}");
-                    self.events.warning(
-                        &reference(&pod),
-                        "FailedScheduling",
-                        format!("running PreBind plugin \"VolumeBinding\": binding volumes: {error}"),
-                    );
+                    let text = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {error}");
+                    self.event(&pod, &pod, EventType::Warning, "FailedScheduling", text);
                 }
                 return;
             }
             Ok(Finished::Reported) | Err(_) => return,
         };
         self.core.bound(&pod, &node, result.is_ok(), now);
-        let object = reference(&pod);
         match result {
             Ok(()) => {
                 let text = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-                self.events.normal(&object, "Scheduled", text);
+                self.event(&pod, &pod, EventType::Normal, "Scheduled", text);
             }
             // It was deleted, or someone else bound it: the watch tells.
             Err(error) if error.is_not_found() || error.is_conflict() => {
@@ -312,7 +340,7 @@ impl Driver {
             Err(error) => {
                 warn!(pod = %pod.name, namespace = %pod.namespace, node = %node, "cannot bind: {error}");
                 let message = format!("Binding rejected: {error}");
-                self.events.warning(&object, "FailedScheduling", message.as_str());
+                self.event(&pod, &pod, EventType::Warning, "FailedScheduling", message.clone());
                 self.report(pod, "SchedulerError", message, None);
             }
         }
@@ -324,7 +352,7 @@ impl Driver {
             match result {
                 Ok(()) => {
                     let text = format!("Preempted by pod {} on node {node}", pod.uid);
-                    self.events.normal(&reference(&victim), "Preempted", text);
+                    self.event(pod, &victim, EventType::Normal, "Preempted", text);
                 }
                 // It is gone, or another has its name.
                 Err(error) if error.is_not_found() || error.is_conflict() => {}

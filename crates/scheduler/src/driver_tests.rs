@@ -68,6 +68,15 @@ fn pod(name: &str, cpu: &str) -> Value {
 
 /// Runs the scheduler on one node with two cores until `wanted` writes of interest were made.
 async fn writes(pods: Vec<Value>, refuse_bindings: u32, wanted: usize) -> Vec<(Method, String, Value)> {
+    run_with(Config::default(), pods, refuse_bindings, wanted).await
+}
+
+async fn run_with(
+    config: Config,
+    pods: Vec<Value>,
+    refuse_bindings: u32,
+    wanted: usize,
+) -> Vec<(Method, String, Value)> {
     let node = json!({"metadata": {"name": "n1", "resourceVersion": "1"}, "status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "9"}}});
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let server = Server {
@@ -84,9 +93,7 @@ async fn writes(pods: Vec<Value>, refuse_bindings: u32, wanted: usize) -> Vec<(M
             seen.extend(receiver.recv().await);
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), run(Config::default(), client, collect))
-        .await
-        .expect("the writes are made");
+    tokio::time::timeout(Duration::from_secs(30), run(config, client, collect)).await.expect("the writes are made");
     seen.sort_by_key(|(_, path, _)| path.clone());
     seen
 }
@@ -166,4 +173,30 @@ async fn victims_are_told_and_deleted() {
     let preempted = seen[..2].iter().find(|(_, _, event)| event["reason"] == "Preempted").expect("an event");
     assert_eq!(preempted.2["message"], "Preempted by pod uid-high on node n1");
     assert_eq!(preempted.2["involvedObject"]["name"], "low");
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_have_upstreams_names() {
+    let config = Config::default();
+    let mut registry = prometheus_client::registry::Registry::default();
+    config.metrics.register(&mut registry);
+    let mut gated = pod("gated", "1");
+    gated["spec"]["schedulingGates"] = json!([{"name": "wait"}]);
+    run_with(config, vec![pod("p", "1"), gated], 1, 5).await;
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for expect in [
+        "scheduler_schedule_attempts_total{result=\"scheduled\",profile=\"default-scheduler\"} 1\n",
+        "scheduler_schedule_attempts_total{result=\"error\",profile=\"default-scheduler\"} 1\n",
+        "scheduler_scheduling_attempt_duration_seconds_count{result=\"scheduled\",profile=\"default-scheduler\"} 1\n",
+        "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"2\"} 1\n",
+        "scheduler_pod_scheduling_attempts_sum 2.0\n",
+        "scheduler_pending_pods{queue=\"unschedulable\"} 0\n",
+        "scheduler_pending_pods{queue=\"gated\"} 1\n",
+        "scheduler_cache_size{type=\"nodes\"} 1\n",
+        "scheduler_cache_size{type=\"assumed_pods\"} 1\n",
+        "scheduler_preemption_attempts_total 0\n",
+    ] {
+        assert!(text.contains(expect), "{expect} is not in\n{text}");
+    }
 }

@@ -5,6 +5,7 @@
 //! which [`run`] feeds from watches and whose decisions it carries out.
 
 pub mod affinity;
+mod arguments;
 pub mod cache;
 pub mod chain;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod filters;
 #[cfg(test)]
 mod fixture;
 pub mod framework;
+mod metrics;
 pub mod node;
 pub mod plugins;
 pub mod pod;
@@ -24,5 +26,6 @@ pub mod resources;
 pub mod stores;
 pub mod topology;
 
-pub use config::{Config, ConfigError, Profiles};
+pub use config::{Config, ConfigError, Profile, Profiles};
 pub use driver::run;
+pub use metrics::Metrics;

@@ -18,6 +18,8 @@ struct Entry {
     place: Place,
     /// When it was put where it is or was last tried.
     added: Duration,
+    /// When it came.
+    since: Duration,
     attempts: u32,
     /// Bits of the filters that rejected it.
     rejected_by: u32,
@@ -43,6 +45,7 @@ pub struct Queue {
     unschedulable: BTreeMap<(Duration, Box<str>), ()>,
     /// How many of the unschedulable each filter rejected.
     rejections: [usize; 32],
+    gated: usize,
     sort: Arc<dyn QueueSort>,
     initial_backoff: Duration,
     max_backoff: Duration,
@@ -56,6 +59,7 @@ impl Queue {
             backoff: BTreeMap::new(),
             unschedulable: BTreeMap::new(),
             rejections: [0; 32],
+            gated: 0,
             sort,
             initial_backoff,
             max_backoff,
@@ -74,6 +78,11 @@ impl Queue {
         self.entries.get(uid).map(|entry| &entry.pod)
     }
 
+    /// How often a pod was tried, and since when it waits.
+    pub fn tries(&self, uid: &str) -> Option<(u32, Duration)> {
+        self.entries.get(uid).map(|entry| (entry.attempts, entry.since))
+    }
+
     /// Whether a pod waits for the cluster to change that one of these filters rejected.
     pub fn waits_for_any(&self, filters: u32) -> bool {
         self.rejections.iter().enumerate().any(|(bit, count)| *count > 0 && filters & 1 << bit != 0)
@@ -87,8 +96,11 @@ impl Queue {
     pub fn set(&mut self, pod: Arc<PodInfo>, ready: bool, now: Duration) {
         let uid = pod.uid.clone();
         let Some(entry) = self.entries.get_mut(&uid) else {
-            self.entries
-                .insert(uid.clone(), Entry { pod, place: Place::Gated, added: now, attempts: 0, rejected_by: 0 });
+            self.gated += 1;
+            self.entries.insert(
+                uid.clone(),
+                Entry { pod, place: Place::Gated, added: now, since: now, attempts: 0, rejected_by: 0 },
+            );
             if ready {
                 self.activate(&uid, now);
             }
@@ -188,12 +200,11 @@ impl Queue {
 
     /// Counts by upstream's names of the queues: active, backoff, unschedulable, gated.
     pub fn counts(&self) -> [(&'static str, usize); 4] {
-        let gated = self.entries.values().filter(|entry| entry.place == Place::Gated).count();
         [
             ("active", self.active.len()),
             ("backoff", self.backoff.len()),
             ("unschedulable", self.unschedulable.len()),
-            ("gated", gated),
+            ("gated", self.gated),
         ]
     }
 
@@ -228,6 +239,8 @@ impl Queue {
             *count -= usize::from(matches!(old, Place::Unschedulable(_)));
             *count += usize::from(matches!(place, Place::Unschedulable(_)));
         }
+        self.gated -= usize::from(old == Place::Gated);
+        self.gated += usize::from(place == Place::Gated);
         match old {
             Place::Active(key) => self.active.remove(&(key, uid.into())),
             Place::Backoff(until) => self.backoff.remove(&(until, uid.into())),

@@ -55,6 +55,7 @@ pub(crate) async fn run(mut options: KubeScheduler) -> Result<()> {
     };
     let mut metrics = Default::default();
     register_informer_metrics(&mut metrics);
+    config.metrics.register(&mut metrics);
     serving::start(&options.serving, &COMPONENT, move |path| match path {
         "/healthz" | "/livez" | "/readyz" => Reply::text(StatusCode::OK, "ok"),
         "/metrics" => endpoint::metrics(&metrics),

@@ -13,11 +13,18 @@ use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::stores::{Budget, Kept};
 
-/// Of the nodes that could help, so many in a hundred are tried, but at least so many: upstream's defaults.
-const MIN_CANDIDATES_PERCENT: usize = 10;
-const MIN_CANDIDATES: usize = 100;
+/// Of the nodes that could help, so many in a hundred are tried, but at least so many.
+#[derive(Clone, Debug)]
+pub struct DefaultPreemption {
+    pub min_candidates_percent: usize,
+    pub min_candidates: usize,
+}
 
-pub struct DefaultPreemption;
+impl Default for DefaultPreemption {
+    fn default() -> Self {
+        Self { min_candidates_percent: 10, min_candidates: 100 }
+    }
+}
 
 impl Plugin for DefaultPreemption {
     fn name(&self) -> &'static str {
@@ -41,7 +48,7 @@ impl PostFilter for DefaultPreemption {
         if let Some(why) = ineligible(filters, diagnosis) {
             return Remedy { message: format!("preemption: {why}"), ..Remedy::default() };
         }
-        let candidates = match candidates(filters, diagnosis) {
+        let candidates = match candidates(filters, diagnosis, self) {
             Ok(candidates) => candidates,
             Err(unhelped) => {
                 let message = format!("preemption: {}", cycle::message(&unhelped, ""));
@@ -76,10 +83,14 @@ fn ineligible(filters: &Filters<'_>, diagnosis: &Diagnosis) -> Option<&'static s
 }
 
 /// Tries nodes out until enough are found; otherwise says of each why it does not help.
-fn candidates(filters: &mut Filters<'_>, diagnosis: &Diagnosis) -> Result<Vec<Candidate>, Diagnosis> {
+fn candidates(
+    filters: &mut Filters<'_>,
+    diagnosis: &Diagnosis,
+    limits: &DefaultPreemption,
+) -> Result<Vec<Candidate>, Diagnosis> {
     let cluster = filters.cluster;
     let potential = &diagnosis.resolvable;
-    let enough = (potential.len() * MIN_CANDIDATES_PERCENT / 100).max(MIN_CANDIDATES);
+    let enough = (potential.len() * limits.min_candidates_percent / 100).max(limits.min_candidates);
     let budgets = if potential.is_empty() { Vec::new() } else { cluster.stores().budgets.list() };
     let mut found: Vec<Candidate> = Vec::new();
     let mut unhelped = Diagnosis { nodes: cluster.len(), ..Diagnosis::default() };

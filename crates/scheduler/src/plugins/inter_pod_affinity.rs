@@ -7,10 +7,19 @@ use crate::pod::PodInfo;
 use crate::pod_terms::{PodTerm, PodTerms};
 use crate::topology::Tally;
 
-/// What the required affinity of a pod that runs weighs in the score: upstream's default.
-const HARD_AFFINITY_WEIGHT: i64 = 1;
+#[derive(Clone, Debug)]
+pub struct InterPodAffinity {
+    /// What the required affinity of a pod that runs weighs in the score.
+    pub hard_weight: i64,
+    /// Whether what others would rather does not matter for a pod without preferences.
+    pub ignores_preferred: bool,
+}
 
-pub struct InterPodAffinity;
+impl Default for InterPodAffinity {
+    fn default() -> Self {
+        Self { hard_weight: 1, ignores_preferred: false }
+    }
+}
 
 impl Plugin for InterPodAffinity {
     fn name(&self) -> &'static str {
@@ -164,12 +173,16 @@ impl Filter for InterPodAffinity {
 impl Score for InterPodAffinity {
     fn pre_score<'a>(&'a self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> PreScore<'a> {
         let mut tallies: Vec<Tally<'a>> = Vec::new();
-        for (weight, term) in &terms(pod).preferred {
+        let own = &terms(pod).preferred;
+        if self.ignores_preferred && own.is_empty() {
+            return PreScore::Skip;
+        }
+        for (weight, term) in own {
             let tally = of_key(&mut tallies, &term.topology_key);
             take(std::slice::from_mut(tally), term, &[], *weight, cluster);
         }
         for (others, domains) in cluster.index().terms() {
-            let hard = others.affinity.iter().map(|term| (HARD_AFFINITY_WEIGHT, term));
+            let hard = others.affinity.iter().map(|term| (self.hard_weight, term));
             let soft = others.preferred.iter().map(|(weight, term)| (*weight, term));
             for (weight, term) in hard.chain(soft).filter(|(_, term)| term.is_about(pod, cluster.stores())) {
                 of_key(&mut tallies, &term.topology_key).take(domains, weight, cluster);
@@ -200,6 +213,7 @@ mod tests {
     use crate::topology::HOSTNAME;
     use kybern_apimachinery::{Value, json};
 
+    const PLUGIN: InterPodAffinity = InterPodAffinity { hard_weight: 1, ignores_preferred: false };
     const ZONE: &str = "topology.kubernetes.io/zone";
     const NEAR: &str = "node(s) didn't match pod affinity rules";
     const FAR: &str = "node(s) didn't match pod anti-affinity rules";
@@ -240,7 +254,7 @@ mod tests {
 
     /// What is said of each node: `.` for one that fits, else `n`ot near, too `f`ar from nothing, or `k`ept away.
     fn verdicts(cluster: &Cluster, pod: &PodInfo) -> String {
-        let PreFilter::Filter(filter) = InterPodAffinity.pre_filter(pod, cluster) else { return "skip".to_owned() };
+        let PreFilter::Filter(filter) = PLUGIN.pre_filter(pod, cluster) else { return "skip".to_owned() };
         cluster.nodes().map(|info| letter(&*filter, info)).collect()
     }
 
@@ -307,7 +321,7 @@ mod tests {
         let pod = app("p", "p", spec);
         let (web, db) = (app("w", "web", json!({})), app("d", "db", json!({})));
         let cluster = cluster(&[("a1", shy.clone()), ("a1", web.clone()), ("a1", db.clone())]);
-        let PreFilter::Filter(mut filter) = InterPodAffinity.pre_filter(&pod, &cluster) else { panic!("it matters") };
+        let PreFilter::Filter(mut filter) = PLUGIN.pre_filter(&pod, &cluster) else { panic!("it matters") };
         let (a1, a2) = (cluster.node("a1").unwrap().node.clone(), cluster.node("a2").unwrap());
         assert_eq!(letter(&*filter, a2), 'f');
         for (other, by, expect) in
@@ -321,7 +335,7 @@ mod tests {
     #[test]
     fn scores() {
         let check = |what: &str, pods: &[(&str, PodInfo)], pod: PodInfo, expect: &[i64]| {
-            assert_eq!(check::score_in(&InterPodAffinity, &pod, &cluster(pods)), expect, "{what}");
+            assert_eq!(check::score_in(&PLUGIN, &pod, &cluster(pods)), expect, "{what}");
         };
         let (web, plain) = (|| app("web", "web", json!({})), || app("p", "p", json!({})));
         check("nothing to say", &[("a1", web())], plain(), &[]);
@@ -332,7 +346,14 @@ mod tests {
         let friend = app("f", "f", preferred("podAffinity", 10, &term("p", HOSTNAME)));
         check("others would rather be near", &[("a2", friend)], plain(), &[0, 100, 0, 0]);
         let friend = app("f", "f", required("podAffinity", &[term("p", ZONE)]));
-        check("others had to be near", &[("b1", friend)], plain(), &[0, 0, 100, 0]);
+        let pods = [("b1", friend)];
+        check("others had to be near", &pods, plain(), &[0, 0, 100, 0]);
+        for (plugin, expect) in [
+            (InterPodAffinity { hard_weight: 0, ..PLUGIN }, vec![0, 0, 0, 0]),
+            (InterPodAffinity { ignores_preferred: true, ..PLUGIN }, Vec::new()),
+        ] {
+            assert_eq!(check::score_in(&plugin, &plain(), &cluster(&pods)), expect, "{plugin:?}");
+        }
         let foe = |name: &str| app(name, "f", preferred("podAntiAffinity", 10, &term("p", ZONE)));
         let foes = [("a1", foe("f")), ("a1", foe("g")), ("b1", foe("h"))];
         check("others would rather be far", &foes, plain(), &[0, 0, 50, 100]);
@@ -344,11 +365,11 @@ mod tests {
         let far = app("p", "p", required("podAntiAffinity", &[term("web", "rack")]));
         let (web, db) = (app("w", "web", json!({})), app("d", "db", json!({})));
         let cluster = cluster(&[]);
-        let with = |pod: &PodInfo, new: &PodInfo| InterPodAffinity.may_fit_with(pod, new, &cluster);
+        let with = |pod: &PodInfo, new: &PodInfo| PLUGIN.may_fit_with(pod, new, &cluster);
         assert!(with(&near, &web) && !with(&near, &db) && !with(&far, &db));
-        let without = |pod: &PodInfo, gone: &PodInfo| InterPodAffinity.may_fit_without(pod, gone);
+        let without = |pod: &PodInfo, gone: &PodInfo| PLUGIN.may_fit_without(pod, gone);
         assert!(without(&far, &web) && !without(&far, &db) && without(&web, &far));
-        let on = |name: &str| InterPodAffinity.may_fit_on(&near, cluster.node(name).unwrap(), &cluster);
+        let on = |name: &str| PLUGIN.may_fit_on(&near, cluster.node(name).unwrap(), &cluster);
         assert!(on("a1") && !on("bare"));
     }
 }

@@ -12,7 +12,11 @@ use crate::pod::{PodInfo, Wants, label};
 use crate::pod_terms::merge_keys;
 use crate::topology::{self, Counts, HOSTNAME, NAME, Tally};
 
-pub struct PodTopologySpread;
+#[derive(Clone, Debug, Default)]
+pub struct PodTopologySpread {
+    /// The constraints of pods that have none but belong to a Service or a controller; `None` for upstream's own.
+    pub defaults: Option<Vec<TopologySpreadConstraint>>,
+}
 
 impl Plugin for PodTopologySpread {
     fn name(&self) -> &'static str {
@@ -178,7 +182,7 @@ impl NodeFilter for Skews<'_> {
 
 impl Filter for PodTopologySpread {
     fn pre_filter<'a>(&'a self, pod: &'a PodInfo, cluster: &'a Cluster) -> PreFilter<'a> {
-        let constraints: Vec<Constraint> = hard(pod).cloned().collect();
+        let constraints = self.constraints(pod, cluster, true);
         if constraints.is_empty() {
             return PreFilter::Skip;
         }
@@ -193,7 +197,8 @@ impl Filter for PodTopologySpread {
     }
 
     fn may_fit_without(&self, pod: &PodInfo, gone: &PodInfo) -> bool {
-        pod.namespace == gone.namespace && hard(pod).any(|constraint| constraint.selects(&gone.labels))
+        pod.namespace == gone.namespace
+            && (self.may_be_by_default(pod) || hard(pod).any(|constraint| constraint.selects(&gone.labels)))
     }
 
     fn heeds_arrivals(&self) -> bool {
@@ -214,7 +219,9 @@ impl Filter for PodTopologySpread {
         match (old.filter(counts), new.filter(counts)) {
             (None, None) => false,
             (Some(old), Some(new)) => {
-                old.taints != new.taints || hard(pod).any(|c| old.labels.get(&*c.key) != new.labels.get(&*c.key))
+                (self.may_be_by_default(pod) && old.labels != new.labels)
+                    || old.taints != new.taints
+                    || hard(pod).any(|c| old.labels.get(&*c.key) != new.labels.get(&*c.key))
             }
             _ => true,
         }
@@ -225,18 +232,38 @@ fn hard(pod: &PodInfo) -> impl Iterator<Item = &Constraint> {
     pod.wants().spread.iter().filter(|constraint| constraint.is_hard)
 }
 
-/// The pod's own preferences; upstream's for one that has no constraints but belongs to a Service or a controller.
-fn soft(pod: &PodInfo, cluster: &Cluster) -> Vec<Constraint> {
-    let own = &pod.wants().spread;
-    if !own.is_empty() {
-        return own.iter().filter(|constraint| !constraint.is_hard).cloned().collect();
+impl PodTopologySpread {
+    /// The pod's own constraints, required or preferred; the defaults for one that has none but belongs to a Service or a
+    /// controller.
+    fn constraints(&self, pod: &PodInfo, cluster: &Cluster, is_hard: bool) -> Vec<Constraint> {
+        let own = &pod.wants().spread;
+        if !own.is_empty() {
+            return own.iter().filter(|constraint| constraint.is_hard == is_hard).cloned().collect();
+        }
+        let of_kind = |listed: &TopologySpreadConstraint| (listed.when_unsatisfiable == "DoNotSchedule") == is_hard;
+        if self.defaults.as_ref().map_or(is_hard, |listed| !listed.iter().any(of_kind)) {
+            return Vec::new();
+        }
+        let selector = default_selector(pod, cluster);
+        if selector.is_everything() {
+            return Vec::new();
+        }
+        match &self.defaults {
+            Some(listed) => {
+                let one = |listed| Constraint { selector: selector.clone(), ..Constraint::of(listed, &pod.labels) };
+                listed.iter().filter(|listed| of_kind(listed)).map(one).collect()
+            }
+            None => {
+                let zone = Constraint::preference("topology.kubernetes.io/zone", 5, selector.clone());
+                vec![Constraint::preference(HOSTNAME, 3, selector), zone]
+            }
+        }
     }
-    let selector = default_selector(pod, cluster);
-    if selector.is_everything() {
-        return Vec::new();
+
+    /// Whether defaults, which are not at hand, may have rejected the pod.
+    fn may_be_by_default(&self, pod: &PodInfo) -> bool {
+        pod.wants().spread.is_empty() && self.defaults.is_some()
     }
-    let zone = Constraint::preference("topology.kubernetes.io/zone", 5, selector.clone());
-    vec![Constraint::preference(HOSTNAME, 3, selector), zone]
 }
 
 /// What the Services of a pod and its controller select by.
@@ -286,12 +313,13 @@ struct Crowd<'a> {
 
 impl Score for PodTopologySpread {
     fn pre_score<'a>(&'a self, pod: &'a PodInfo, cluster: &'a Cluster, nodes: &[&'a NodeInfo]) -> PreScore<'a> {
-        let constraints = soft(pod, cluster);
+        let constraints = self.constraints(pod, cluster, false);
         if constraints.is_empty() {
             return PreScore::Skip;
         }
         // Upstream's own constraints also spread over the nodes of a cluster without zones.
-        let required = (!pod.wants().spread.is_empty()).then(|| constraints.clone());
+        let are_upstreams = pod.wants().spread.is_empty() && self.defaults.is_none();
+        let required = (!are_upstreams).then(|| constraints.clone());
         let counts = |info: &&&'a NodeInfo| required.as_ref().is_none_or(|all| has_all_keys(&info.node, all));
         let crowds: Vec<Crowd<'a>> = constraints
             .iter()

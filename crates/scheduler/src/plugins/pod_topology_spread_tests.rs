@@ -11,6 +11,7 @@ use kybern_api::core::v1::Service;
 use kybern_apimachinery::{Value, json};
 use kybern_client::Store;
 
+static PLUGIN: PodTopologySpread = PodTopologySpread { defaults: None };
 const ZONE: &str = "topology.kubernetes.io/zone";
 const SKEWED: &str = "node(s) didn't match pod topology spread constraints";
 const MISSING: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
@@ -46,7 +47,11 @@ fn spread(constraints: &[Value]) -> PodInfo {
 
 /// `.` for a node that fits, `!` for one that does not, `?` for one that lacks a label.
 fn verdicts(cluster: &Cluster, pod: &PodInfo) -> String {
-    let PreFilter::Filter(filter) = PodTopologySpread.pre_filter(pod, cluster) else { return "skip".to_owned() };
+    verdicts_of(&PLUGIN, cluster, pod)
+}
+
+fn verdicts_of(plugin: &PodTopologySpread, cluster: &Cluster, pod: &PodInfo) -> String {
+    let PreFilter::Filter(filter) = plugin.pre_filter(pod, cluster) else { return "skip".to_owned() };
     let one = |info: &NodeInfo| match filter.check(info) {
         Verdict::Fits => '.',
         verdict if verdict == Verdict::unschedulable(SKEWED) => '!',
@@ -118,7 +123,7 @@ fn who_counts() {
 fn shifts() {
     let cluster = cluster(Stores::default(), &[("a1", "a", 2), ("b1", "b", 1), ("c1", "c", 1)]);
     let pod = spread(&[constraint(ZONE, 1, "DoNotSchedule")]);
-    let PreFilter::Filter(mut filter) = PodTopologySpread.pre_filter(&pod, &cluster) else { panic!("it matters") };
+    let PreFilter::Filter(mut filter) = PLUGIN.pre_filter(&pod, &cluster) else { panic!("it matters") };
     let other = fixture::labelled("o", json!({"app": "x"}), json!({}));
     let mut check = |shifts: &[(&str, i64)], expect: &str| {
         for (name, by) in shifts {
@@ -139,11 +144,7 @@ fn shifts() {
 fn scoring() {
     let check = |nodes: &[(&str, &str, usize)], constraints: &[Value], expect: &[i64]| {
         let cluster = cluster(Stores::default(), nodes);
-        assert_eq!(
-            check::score_in(&PodTopologySpread, &spread(constraints), &cluster),
-            expect,
-            "{nodes:?} {constraints:?}"
-        );
+        assert_eq!(check::score_in(&PLUGIN, &spread(constraints), &cluster), expect, "{nodes:?} {constraints:?}");
     };
     let soft = |key: &str| constraint(key, 1, "ScheduleAnyway");
     check(&[("a1", "a", 0), ("b1", "b", 0)], &[soft(ZONE)], &[100, 100]);
@@ -167,18 +168,31 @@ fn pods_of_services_and_controllers_are_spread() {
         let pod = json!({"metadata": metadata, "spec": {"containers": [{"name": "c"}]}});
         <PodInfo as kybern_client::store::Cached>::decode(pod.to_string().as_bytes()).unwrap()
     };
-    assert!(
-        check::score_in(&PodTopologySpread, &plain(json!([])), &cluster).is_empty(),
-        "nobody says that they belong together"
-    );
+    assert!(check::score_in(&PLUGIN, &plain(json!([])), &cluster).is_empty(), "nobody says that they belong together");
     let set = json!({"metadata": {"name": "r", "namespace": "default"}, "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": {}}});
     let set: ReplicaSet = kybern_api::Object::from_json(set.to_string().as_bytes()).unwrap();
     sets.upsert(Kept::of(&set));
     let owned = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": true}]);
     let expect = [33, 83, 100];
-    assert_eq!(check::score_in(&PodTopologySpread, &plain(owned), &cluster), expect);
+    assert_eq!(check::score_in(&PLUGIN, &plain(owned), &cluster), expect);
     let service = json!({"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": "x"}}});
     let service: Service = kybern_api::Object::from_json(service.to_string().as_bytes()).unwrap();
     writer.upsert(Kept::of(&service));
-    assert_eq!(check::score_in(&PodTopologySpread, &plain(json!([])), &cluster), expect);
+    assert_eq!(check::score_in(&PLUGIN, &plain(json!([])), &cluster), expect);
+    // The profile may say otherwise what such pods are spread by, and even require it.
+    let listed = |when: &str| {
+        let constraint = json!({"topologyKey": ZONE, "maxSkew": 1, "whenUnsatisfiable": when});
+        let constraint = serde_json::from_value(constraint).unwrap();
+        PodTopologySpread { defaults: Some(vec![constraint]) }
+    };
+    let (hard, soft, none) =
+        (listed("DoNotSchedule"), listed("ScheduleAnyway"), PodTopologySpread { defaults: Some(Vec::new()) });
+    let pod = plain(json!([]));
+    assert_eq!(verdicts_of(&hard, &cluster, &pod), "!.?");
+    assert!(hard.may_fit_without(&pod, &pod) && check::score_in(&hard, &pod, &cluster).is_empty());
+    assert_eq!(verdicts_of(&soft, &cluster, &pod), "skip");
+    assert_eq!(check::score_in(&soft, &pod, &cluster), [0, 100, 0]);
+    assert!(check::score_in(&none, &pod, &cluster).is_empty());
+    // Constraints of its own are all that count.
+    assert_eq!(verdicts_of(&hard, &cluster, &spread(&[constraint(ZONE, 9, "DoNotSchedule")])), "..?");
 }
