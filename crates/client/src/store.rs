@@ -109,7 +109,7 @@ struct Progress {
 }
 
 struct State<K> {
-    objects: BTreeMap<Box<str>, Arc<K>>,
+    objects: BTreeMap<Arc<str>, Arc<K>>,
     indices: Vec<Index<K>>,
     mailboxes: Vec<Weak<Mailbox<K>>>,
 }
@@ -117,7 +117,7 @@ struct State<K> {
 struct Index<K> {
     name: &'static str,
     values_of: IndexFn<K>,
-    entries: HashMap<String, BTreeSet<Box<str>>>,
+    entries: HashMap<String, BTreeSet<Arc<str>>>,
 }
 
 pub(crate) struct AbortOnDrop(pub(crate) tokio::task::AbortHandle);
@@ -174,10 +174,21 @@ impl<K: Cached> Store<K> {
 
     /// The objects that an index finds under a value, by key. Panics when the store has no such index.
     pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<K>> {
+        self.by_index_and(index, &[value])
+    }
+
+    /// The objects that an index finds under every one of some values, by key; none where no value is given. It looks
+    /// through those of the rarest value only. Panics when the store has no such index.
+    pub fn by_index_and(&self, index: &str, values: &[impl AsRef<str>]) -> Vec<Arc<K>> {
         let state = self.shared.state.read();
         let index = state.indices.iter().find(|i| i.name == index).unwrap_or_else(|| panic!("no index {index:?}"));
-        let keys = index.entries.get(value).into_iter().flatten();
-        keys.filter_map(|key| state.objects.get(key).cloned()).collect()
+        let Some(found) = values.iter().map(|value| index.entries.get(value.as_ref())).collect::<Option<Vec<_>>>()
+        else {
+            return Vec::new();
+        };
+        let Some(rarest) = found.iter().min_by_key(|keys| keys.len()) else { return Vec::new() };
+        let in_all = |key: &&Arc<str>| found.iter().all(|keys| std::ptr::eq(*keys, *rarest) || keys.contains(*key));
+        rarest.iter().filter(in_all).filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
     pub fn len(&self) -> usize {
@@ -250,7 +261,7 @@ impl<K: Cached> StoreWriter<K> {
         resource_version: &str,
     ) {
         let mut state = self.shared.state.write();
-        let mut gone: BTreeSet<Box<str>> = state.objects.keys().cloned().collect();
+        let mut gone: BTreeSet<Arc<str>> = state.objects.keys().cloned().collect();
         for key in kept {
             gone.remove(key.as_str());
         }
@@ -260,11 +271,11 @@ impl<K: Cached> StoreWriter<K> {
             let unchanged =
                 state.objects.get(key.as_str()).is_some_and(|old| old.resource_version() == object.resource_version());
             if !unchanged || object.resource_version().is_empty() {
-                state.set(key, Some(Arc::new(object)));
+                state.set(&key, Some(Arc::new(object)));
             }
         }
         for key in gone {
-            state.set(key.into(), None);
+            state.set(&key, None);
         }
         drop(state);
         self.advance(resource_version, true);
@@ -273,13 +284,13 @@ impl<K: Cached> StoreWriter<K> {
     /// Puts one object in.
     pub fn upsert(&self, object: K) {
         let object = Arc::new(object);
-        self.shared.state.write().set(object.key(), Some(object.clone()));
+        self.shared.state.write().set(&object.key(), Some(object.clone()));
         self.advance(object.resource_version(), false);
     }
 
     /// Takes one object out; `resource_version` is that of the deletion.
     pub fn remove(&self, key: &str, resource_version: &str) {
-        self.shared.state.write().set(key.to_owned(), None);
+        self.shared.state.write().set(key, None);
         self.advance(resource_version, false);
     }
 
@@ -294,8 +305,9 @@ impl<K: Cached> StoreWriter<K> {
 }
 
 impl<K: Cached> State<K> {
-    fn set(&mut self, key: String, new: Option<Arc<K>>) {
-        let key: Box<str> = key.into();
+    fn set(&mut self, key: &str, new: Option<Arc<K>>) {
+        // The objects and all indices share one key.
+        let key = self.objects.get_key_value(key).map_or_else(|| Arc::from(key), |(held, _)| held.clone());
         let old = match &new {
             Some(object) => self.objects.insert(key.clone(), object.clone()),
             None => self.objects.remove(&key),
@@ -312,8 +324,13 @@ impl<K: Cached> State<K> {
 }
 
 impl<K> Index<K> {
-    fn update(&mut self, key: &str, old: Option<&K>, new: Option<&K>) {
-        for value in old.map(self.values_of).unwrap_or_default() {
+    fn update(&mut self, key: &Arc<str>, old: Option<&K>, new: Option<&K>) {
+        let values = |object: Option<&K>| object.map(self.values_of).unwrap_or_default();
+        let (before, after) = (values(old), values(new));
+        if before == after {
+            return;
+        }
+        for value in before {
             if let Some(keys) = self.entries.get_mut(&value) {
                 keys.remove(key);
                 if keys.is_empty() {
@@ -321,8 +338,8 @@ impl<K> Index<K> {
                 }
             }
         }
-        for value in new.map(self.values_of).unwrap_or_default() {
-            self.entries.entry(value).or_default().insert(key.into());
+        for value in after {
+            self.entries.entry(value).or_default().insert(key.clone());
         }
     }
 }
@@ -416,6 +433,10 @@ mod tests {
         assert!(store.is_synced());
         assert_eq!(keys(&store.list_in("a")), ["a/x", "a/y"]);
         assert_eq!(keys(&store.by_index("version", "2")), ["a/y", "ab/z"]);
+        assert_eq!(keys(&store.by_index_and("version", &["2", "2"])), ["a/y", "ab/z"]);
+        assert!(store.by_index_and("version", &["1", "2"]).is_empty());
+        assert!(store.by_index_and("version", &["2", "9"]).is_empty());
+        assert!(store.by_index_and("version", &[""; 0]).is_empty());
         writer.upsert(object("a/y", "3"));
         writer.remove("ab/z", "4");
         assert!(store.by_index("version", "2").is_empty());

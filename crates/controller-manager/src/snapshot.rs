@@ -36,6 +36,10 @@ pub const NODE: &str = "node";
 pub const NAMESPACE: &str = "namespace";
 /// Index: the keys of the claims that a pod may use.
 pub const CLAIM: &str = "claim";
+/// Index: the labels of a pod that is not finished, each as [`label_in`] its namespace.
+pub const LABEL: &str = "label";
+/// Index: the first label that a Service selects by, as [`label_in`] its namespace.
+pub const SELECTOR: &str = "selector";
 /// Index: the classes of attributes that a volume or claim names.
 pub const ATTRIBUTES_CLASS: &str = "attributes class";
 /// Index: `namespace/name` of the Service an EndpointSlice belongs to.
@@ -54,6 +58,21 @@ fn owner_of(metadata: &ObjectMeta) -> Vec<String> {
         Some(controller) => vec![controller.uid.clone()],
         None => vec![orphans(metadata.namespace.as_deref().unwrap_or(""))],
     }
+}
+
+/// A label in the index [`LABEL`].
+pub fn label_in(namespace: &str, key: &str, value: &str) -> String {
+    format!("{namespace}/{key}={value}")
+}
+
+fn labels_of(pod: &Pod) -> Vec<String> {
+    let labels = pod.labels().into_iter().flatten().filter(|_| !pods::is_finished(pod));
+    labels.map(|(key, value)| label_in(pod.namespace(), key, value)).collect()
+}
+
+fn selector_of(service: &Service) -> Vec<String> {
+    let first = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()?.first_key_value());
+    first.map(|(key, value)| label_in(service.namespace(), key, value)).into_iter().collect()
 }
 
 /// The node a pod is bound to, or the one that a daemon set pinned it to.
@@ -163,12 +182,13 @@ snapshot! {
     pods: Pod = ListOptions::default(), [
         OWNER => |pod| owner_of(&pod.metadata),
         NODE => |pod| node_of(pod).map(str::to_owned).into_iter().collect(),
-        CLAIM => pods::claims
+        CLAIM => pods::claims,
+        LABEL => labels_of
     ];
     claims: PersistentVolumeClaim = ListOptions::default(), [ATTRIBUTES_CLASS => vac_protection::of_claim];
     volumes: PersistentVolume = ListOptions::default(), [ATTRIBUTES_CLASS => vac_protection::of_volume];
     attributes_classes: VolumeAttributesClass = ListOptions::default(), [];
-    services: Service = ListOptions::default(), [];
+    services: Service = ListOptions::default(), [SELECTOR => selector_of];
     endpoints: Endpoints = ListOptions::default(), [];
     endpoint_slices: EndpointSlice = ListOptions::default(), [SERVICE => service_of];
     service_accounts: ServiceAccount = ListOptions::default(), [];

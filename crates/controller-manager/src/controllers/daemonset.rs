@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
-use kybern_api::core::v1::{Node, Pod};
+use kybern_api::core::v1::Pod;
 use kybern_api::{Object, label_selector, owner};
 use kybern_apimachinery::selector::LabelSelector;
 use kybern_client::ObjectRef;
@@ -83,7 +83,7 @@ impl Controller for DaemonSetController {
         };
         let mut plan = Plan::of(history.ops.clone());
         let hash = hash_of(&history.present).cloned().unwrap_or_default();
-        let work = Work { set: &set, spec, hash, nodes: by_node(snapshot, &claims.owned), context };
+        let work = Work { set: &set, spec, hash, nodes: by_node(snapshot, spec, &claims.owned), context };
         let mut changes = work.manage();
         if changes.is_empty() && spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete") {
             // What waits for its time goes on waiting.
@@ -112,18 +112,32 @@ fn hash_of(revision: &ControllerRevision) -> Option<&String> {
     revision.labels()?.get(HASH_LABEL)
 }
 
-/// Every node with its pods of this set, the oldest first; pods of unknown nodes under a node of `None`.
-fn by_node(snapshot: &Snapshot, owned: &[Arc<Pod>]) -> BTreeMap<String, (Option<Arc<Node>>, Pods)> {
-    let mut nodes: BTreeMap<String, (Option<Arc<Node>>, Pods)> =
-        snapshot.nodes.list().into_iter().map(|node| (node.name().to_owned(), (Some(node), Vec::new()))).collect();
+/// A node, what it means to the set, and the set's pods there, the oldest first.
+struct OnNode {
+    name: String,
+    fit: fit::Fit,
+    pods: Pods,
+}
+
+/// Every node, and after them those that are not known but have pods.
+fn by_node(snapshot: &Snapshot, spec: &DaemonSetSpec, owned: &[Arc<Pod>]) -> Vec<OnNode> {
+    let mut pods: BTreeMap<&str, Pods> = BTreeMap::new();
     for pod in owned {
         if let Some(node) = node_of(pod) {
-            nodes.entry(node.to_owned()).or_insert_with(|| (None, Vec::new())).1.push(pod.clone());
+            pods.entry(node).or_default().push(pod.clone());
         }
     }
-    for (_, pods) in nodes.values_mut() {
-        pods.sort_by_key(|pod| pods::created(&pod.metadata));
+    pods.values_mut().for_each(|pods| pods.sort_by_key(|pod| pods::created(&pod.metadata)));
+    let mut nodes: Vec<OnNode> = Vec::new();
+    for node in snapshot.nodes.list() {
+        let (fit, pods) = (fit::fit(spec, &node), pods.remove(node.name()).unwrap_or_default());
+        // Where nothing is and nothing should be, nothing is to be done.
+        if fit.should_run || !pods.is_empty() {
+            nodes.push(OnNode { name: node.name().to_owned(), fit, pods });
+        }
     }
+    let unknown = pods.into_iter().map(|(name, pods)| OnNode { name: name.to_owned(), fit: fit::Fit::NO, pods });
+    nodes.extend(unknown);
     nodes
 }
 
@@ -147,13 +161,18 @@ struct Work<'a> {
     set: &'a Arc<DaemonSet>,
     spec: &'a DaemonSetSpec,
     hash: String,
-    nodes: BTreeMap<String, (Option<Arc<Node>>, Pods)>,
+    nodes: Vec<OnNode>,
     context: &'a Context,
 }
 
 impl Work<'_> {
     fn min_ready(&self) -> i32 {
         self.spec.min_ready_seconds.unwrap_or(0)
+    }
+
+    /// How many nodes should run a pod.
+    fn wanted(&self) -> usize {
+        self.nodes.iter().filter(|node| node.fit.should_run).count()
     }
 
     fn is_current(&self, pod: &Pod) -> bool {
@@ -167,8 +186,7 @@ impl Work<'_> {
     /// `podsShouldBeOnNode` for every node.
     fn manage(&self) -> Changes {
         let mut changes = Changes::default();
-        for (name, (node, pods)) in &self.nodes {
-            let fit = node.as_ref().map_or(fit::Fit::NO, |node| fit::fit(self.spec, node));
+        for OnNode { name, fit, pods } in &self.nodes {
             if pods.is_empty() {
                 if fit.should_run {
                     changes.create_on.push(name.clone());
@@ -212,7 +230,7 @@ impl Work<'_> {
         if running.len() <= 1 {
             return Vec::new();
         }
-        if update::max_surge(self.spec, self.nodes.len()) == 0 {
+        if update::max_surge(self.spec, self.wanted()) == 0 {
             return running[1..].to_vec();
         }
         let (new, old): (Pods, Pods) = running.into_iter().partition(|pod| self.is_current(pod));
@@ -263,9 +281,8 @@ impl Work<'_> {
             ..DaemonSetStatus::default()
         };
         let (mut updated, mut available) = (0, 0);
-        for (node, pods) in self.nodes.values() {
-            let should_run = node.as_ref().is_some_and(|node| fit::fit(self.spec, node).should_run);
-            if !should_run {
+        for OnNode { fit, pods, .. } in &self.nodes {
+            if !fit.should_run {
                 status.number_misscheduled += i32::from(!pods.is_empty());
                 continue;
             }

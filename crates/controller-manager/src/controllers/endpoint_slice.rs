@@ -9,13 +9,12 @@ use kybern_api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use kybern_api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use kybern_api::meta::v1::ObjectMeta;
 use kybern_api::{IntOrString, Object, owner};
-use kybern_apimachinery::selector::LabelSelector;
 use kybern_client::Change;
 
 use crate::controller::{Context, Controller, Plan};
 use crate::pods;
 use crate::slices::{self, SERVICE_NAME};
-use crate::snapshot::{SERVICE, Snapshot};
+use crate::snapshot::{LABEL, SELECTOR, SERVICE, Snapshot, label_in};
 use crate::watches::Watches;
 
 pub const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
@@ -114,14 +113,11 @@ fn families(service: &Service) -> Vec<Family> {
 
 /// The pods a Service may send to: selected, with an address, not finished.
 pub(crate) fn selected_pods(service: &Service, snapshot: &Snapshot) -> Vec<Arc<Pod>> {
-    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
-    let selector = LabelSelector::from_pairs(selector.into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())));
-    let pods = snapshot.pods.list_in(service.namespace()).into_iter();
-    pods.filter(|pod| {
-        let has_address = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).is_some_and(|ip| !ip.is_empty());
-        has_address && !pods::is_finished(pod) && pod.labels().is_some_and(|l| selector.matches_btree(l))
-    })
-    .collect()
+    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref()).into_iter().flatten();
+    let labels: Vec<String> = selector.map(|(key, value)| label_in(service.namespace(), key, value)).collect();
+    let mut pods = snapshot.pods.by_index_and(LABEL, &labels);
+    pods.retain(|pod| pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).is_some_and(|ip| !ip.is_empty()));
+    pods
 }
 
 /// The pod's address in a family.
@@ -234,14 +230,15 @@ fn new_slice(service: &Service, group: &slices::Group, trigger: Option<jiff::Tim
 /// The Services that select the pod, as it is or was.
 pub(crate) fn services_of_pod(change: &Change<Pod>, snapshot: &Snapshot) -> Vec<String> {
     let mut keys = Vec::new();
-    let pods: Vec<&Arc<Pod>> = [&change.old, &change.new].into_iter().flatten().collect();
-    for service in snapshot.services.list_in(change.object().namespace()) {
-        let Some(selector) = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty()) else {
-            continue;
-        };
-        let selected = |pod: &Arc<Pod>| pod.labels().is_some_and(|l| selector.iter().all(|(k, v)| l.get(k) == Some(v)));
-        if pods.iter().any(|pod| selected(pod)) {
-            keys.push(service.key());
+    for pod in [&change.old, &change.new].into_iter().flatten() {
+        for (key, value) in pod.labels().into_iter().flatten() {
+            for service in snapshot.services.by_index(SELECTOR, &label_in(pod.namespace(), key, value)) {
+                let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref()).into_iter().flatten();
+                let mut wanted = selector.map(|(key, value)| pod.labels().is_some_and(|l| l.get(key) == Some(value)));
+                if wanted.all(|there| there) && !keys.contains(&service.key()) {
+                    keys.push(service.key());
+                }
+            }
         }
     }
     keys

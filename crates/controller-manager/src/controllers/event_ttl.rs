@@ -1,6 +1,7 @@
 //! `event-ttl`: events go an hour after they last happened. Upstream leaves that to etcd's leases; here the store keeps what
 //! it is given.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use kybern_api::DecodeError;
 use kybern_apimachinery::time::{Clock, parse_rfc3339};
 use kybern_apimachinery::{Gvr, Value, object};
 use kybern_client::store::Cached;
-use kybern_client::{Client, DeleteOptions, Informer, ListOptions, Store};
+use kybern_client::{Change, Client, DeleteOptions, Informer, ListOptions, Store};
+use parking_lot::Mutex;
 
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::snapshot::Snapshot;
@@ -21,6 +23,8 @@ const SWEEP: &str = "sweep";
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The most events that one sweep removes.
 const BATCH: usize = 500;
+
+type Ages = Arc<Mutex<BTreeSet<(Timestamp, String)>>>;
 
 /// What must be known of an event to end it in time.
 #[derive(Debug)]
@@ -62,6 +66,8 @@ impl Cached for Expiring {
 
 pub struct EventTtlController {
     events: Store<Expiring>,
+    /// When which event last happened, the oldest first. Some may be gone since.
+    by_age: Ages,
     clock: Arc<dyn Clock>,
     ttl: Duration,
 }
@@ -69,12 +75,12 @@ pub struct EventTtlController {
 impl EventTtlController {
     pub fn new(client: &Client, clock: Arc<dyn Clock>, ttl: Duration) -> Self {
         let events = Informer::of(client.clone(), &Gvr::new("", "v1", "events"), ListOptions::default()).spawn();
-        Self { events, clock, ttl }
+        Self { events, by_age: Ages::default(), clock, ttl }
     }
 
-    fn end_of(&self, event: &Expiring) -> Timestamp {
+    fn end_of(&self, last: Timestamp) -> Timestamp {
         let ttl = SignedDuration::try_from(self.ttl).unwrap_or(SignedDuration::MAX);
-        event.last.checked_add(ttl).unwrap_or(Timestamp::MAX)
+        last.checked_add(ttl).unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -88,8 +94,9 @@ impl Controller for EventTtlController {
     }
 
     fn watches(&self, watches: &mut Watches<'_>) {
-        let (queue, clock, ttl) = (watches.queue(), self.clock.clone(), self.ttl);
+        let (queue, clock, ttl, by_age) = (watches.queue(), self.clock.clone(), self.ttl, self.by_age.clone());
         watches.on(&self.events, move |change, _| {
+            follow(&mut by_age.lock(), change);
             if let (None, Some(event)) = (&change.old, &change.new) {
                 let age = Duration::try_from(clock.now().duration_since(event.last)).unwrap_or_default();
                 queue.add_after(SWEEP.to_owned(), ttl.saturating_sub(age).max(INTERVAL));
@@ -99,27 +106,48 @@ impl Controller for EventTtlController {
     }
 
     fn reconcile(&self, _: &str, _: &Snapshot, context: &Context) -> Plan {
-        let mut events = self.events.list();
-        events.sort_by_key(|event| event.last);
-        let mut plan = Plan::idle();
-        let expired = events.partition_point(|event| self.end_of(event) <= context.now);
-        let delete = |event: &Arc<Expiring>| {
-            let (namespace, name) = object::split_key(&event.key);
-            let (gvr, options) = (Gvr::new("", "v1", "events"), DeleteOptions::of_uid(&*event.uid));
-            Op::Delete { gvr, namespace: namespace.to_owned(), name: name.to_owned(), options, announce: None }
-        };
-        let ops: Vec<Op> = events[..expired.min(BATCH)].iter().map(delete).collect();
+        let (mut plan, mut ops) = (Plan::idle(), Vec::new());
+        let mut by_age = self.by_age.lock();
+        let (mut gone, mut next) = (Vec::new(), None);
+        for aged in by_age.iter() {
+            let end = self.end_of(aged.0);
+            match self.events.get(&aged.1).filter(|event| event.last == aged.0) {
+                None => gone.push(aged.clone()),
+                Some(_) if end > context.now || ops.len() == BATCH => {
+                    next = Some(end);
+                    break;
+                }
+                Some(event) => ops.push(delete(&event)),
+            }
+        }
+        for aged in &gone {
+            by_age.remove(aged);
+        }
+        if let Some(next) = next {
+            let soonest = if ops.len() == BATCH { Duration::from_millis(1) } else { INTERVAL };
+            plan.requeue_at(next, context.now);
+            plan.requeue_after = plan.requeue_after.map(|delay| delay.max(soonest));
+        }
         if !ops.is_empty() {
             plan.push(Op::SlowStart(ops));
         }
-        if expired > BATCH {
-            plan.requeue(Duration::from_millis(1));
-        } else if let Some(next) = events.get(expired) {
-            plan.requeue_at(self.end_of(next), context.now);
-            plan.requeue_after = plan.requeue_after.map(|delay| delay.max(INTERVAL));
-        }
         plan
     }
+}
+
+fn follow(by_age: &mut BTreeSet<(Timestamp, String)>, change: &Change<Expiring>) {
+    if let Some(old) = &change.old {
+        by_age.remove(&(old.last, old.key()));
+    }
+    if let Some(new) = &change.new {
+        by_age.insert((new.last, new.key()));
+    }
+}
+
+fn delete(event: &Expiring) -> Op {
+    let (namespace, name) = object::split_key(&event.key);
+    let (gvr, options) = (Gvr::new("", "v1", "events"), DeleteOptions::of_uid(&*event.uid));
+    Op::Delete { gvr, namespace: namespace.to_owned(), name: name.to_owned(), options, announce: None }
 }
 
 #[cfg(test)]
@@ -141,11 +169,31 @@ mod tests {
     #[test]
     fn events_end_after_their_time() {
         let (events, writer) = Store::new([]);
-        writer.replace([event("old", 3700), event("older", 5000), event("young", 100), event("soon", 3590)], "9");
         let clock = Arc::new(kybern_apimachinery::time::SystemClock);
-        let controller = EventTtlController { events, clock, ttl: Duration::from_secs(3600) };
+        let ttl = Duration::from_secs(3600);
+        let controller = EventTtlController { events, by_age: Ages::default(), clock, ttl };
+        let put = |name: &str, age: i64| {
+            let old = controller.events.get(&format!("default/{name}"));
+            writer.upsert(event(name, age));
+            let new = controller.events.get(&format!("default/{name}"));
+            follow(&mut controller.by_age.lock(), &Change { old, new });
+        };
+        for (name, age) in [("old", 3700), ("older", 5000), ("young", 100), ("soon", 3590), ("again", 4000)] {
+            put(name, age);
+        }
+        put("again", 10);
+        // Its end was missed.
+        put("gone", 6000);
+        writer.remove("default/gone", "9");
         let plan = World::new().reconcile(&controller, SWEEP);
         assert_eq!(deleted(&plan), ["older", "old"]);
         assert_eq!(plan.requeue_after, Some(INTERVAL), "not ten seconds: sweeps are apart");
+        assert_eq!(controller.by_age.lock().len(), 5, "what is gone is forgotten");
+        for n in 0..=BATCH {
+            put(&format!("many-{n}"), 4000);
+        }
+        let plan = World::new().reconcile(&controller, SWEEP);
+        assert_eq!(deleted(&plan).len(), BATCH);
+        assert!(plan.requeue_after.is_some_and(|delay| delay < INTERVAL), "the others go soon");
     }
 }

@@ -1,6 +1,6 @@
 use kybern_api::IntOrString;
 use kybern_api::apps::v1::{ControllerRevision, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
-use kybern_api::core::v1::Taint;
+use kybern_api::core::v1::{Node, Taint};
 
 use super::*;
 use crate::testing::{self, NOW, World, created, deleted, meta, pod, selector, status_of, template};

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use kybern_api::apps::v1::DaemonSetSpec;
-use kybern_api::core::v1::{Node, Pod};
+use kybern_api::core::v1::Pod;
 use kybern_api::scaled::{Round, scaled_value};
 use kybern_api::{IntOrString, Object};
 
-use super::{Changes, Pods, Work, fit};
+use super::{Changes, OnNode, Pods, Work};
 
 /// `maxSurge` in nodes.
 pub(super) fn max_surge(spec: &DaemonSetSpec, nodes: usize) -> i32 {
@@ -25,9 +25,7 @@ fn max_unavailable(spec: &DaemonSetSpec, nodes: usize) -> i32 {
 
 /// One step of a rolling update.
 pub(super) fn roll(work: &Work<'_>) -> Changes {
-    let runs = |node: &Option<Arc<Node>>| node.as_ref().is_some_and(|node| fit::fit(work.spec, node).should_run);
-    let nodes: Vec<(&String, &Pods)> =
-        work.nodes.iter().filter(|(_, (node, _))| runs(node)).map(|(n, (_, p))| (n, p)).collect();
+    let nodes: Vec<&OnNode> = work.nodes.iter().filter(|node| node.fit.should_run).collect();
     let surge = max_surge(work.spec, nodes.len());
     let unavailable = max_unavailable(work.spec, nodes.len());
     // Neither allowed would never end: upstream validates against it, and replaces one at a time.
@@ -41,10 +39,10 @@ fn of_node<'a>(work: &Work<'_>, pods: &'a Pods) -> (Option<&'a Arc<Pod>>, Option
     (alive().find(|pod| work.is_current(pod)), alive().find(|pod| !work.is_current(pod)))
 }
 
-fn replace(work: &Work<'_>, nodes: &[(&String, &Pods)], max_unavailable: i32) -> Changes {
+fn replace(work: &Work<'_>, nodes: &[&OnNode], max_unavailable: i32) -> Changes {
     let (mut unavailable, mut broken, mut candidates) = (0, Vec::new(), Vec::new());
-    for (_, pods) in nodes {
-        match of_node(work, pods) {
+    for node in nodes {
+        match of_node(work, &node.pods) {
             (Some(new), None) => unavailable += i32::from(!work.is_available(new)),
             (None, Some(old)) if !work.is_available(old) => {
                 // It serves nobody: replacing it costs nothing.
@@ -60,11 +58,11 @@ fn replace(work: &Work<'_>, nodes: &[(&String, &Pods)], max_unavailable: i32) ->
     Changes { delete: broken, ..Changes::default() }
 }
 
-fn surge_over(work: &Work<'_>, nodes: &[(&String, &Pods)], max_surge: i32) -> Changes {
+fn surge_over(work: &Work<'_>, nodes: &[&OnNode], max_surge: i32) -> Changes {
     let mut surging = 0;
     let (mut changes, mut candidates) = (Changes::default(), Vec::new());
-    for (name, pods) in nodes {
-        match of_node(work, pods) {
+    for node in nodes {
+        match of_node(work, &node.pods) {
             (Some(new), Some(old)) => {
                 if work.is_available(new) {
                     changes.delete.push(old.clone());
@@ -72,7 +70,7 @@ fn surge_over(work: &Work<'_>, nodes: &[(&String, &Pods)], max_surge: i32) -> Ch
                     surging += 1;
                 }
             }
-            (None, Some(old)) => candidates.push(((*name).clone(), work.is_available(old))),
+            (None, Some(old)) => candidates.push((node.name.clone(), work.is_available(old))),
             // The new one is alone already, or `manage` makes it.
             (_, None) => {}
         }
