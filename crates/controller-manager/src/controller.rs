@@ -156,6 +156,11 @@ pub enum Op {
     RequireUnused {
         claim: Arc<PersistentVolumeClaim>,
     },
+    /// Asks a node's kubelet, through the API server, to delete what lies at a path of its API.
+    DeleteAtNode {
+        node: String,
+        path: String,
+    },
     /// Counts at the server what of a quota is used, and writes its status where the server shows another: what was last
     /// seen of the quota may be older than what was seen of the objects.
     Count {

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::Request;
 use jiff::Timestamp;
 use kybern_api::Object;
 use kybern_api::core::v1::Pod;
 use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_client::queue::QueueMetrics;
-use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, WorkQueue};
+use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, WorkQueue, body};
 use kybern_quota::{Amounts, Evaluator, Found, used, with_status};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -33,6 +34,9 @@ const STALE_MAX: Duration = Duration::from_secs(1);
 
 /// Keys of one worker whose writes are not yet seen, at most.
 const WAITING: usize = 1000;
+
+/// How long a node may take for what it is asked.
+const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What came of one look at a key.
 struct Outcome {
@@ -247,6 +251,18 @@ impl Driver {
                     Some(pod) => {
                         let message = format!("pod {} uses claim {}", pod.key(), claim.key());
                         Err(Failure { verb: Verb::Read, stale: true, message })
+                    }
+                }
+            }
+            Op::DeleteAtNode { node, path } => {
+                let request = Request::delete(format!("/api/v1/nodes/{node}/proxy/{path}")).body(body::empty());
+                let request =
+                    request.map_err(|e| Failure { verb: Verb::Delete, stale: false, message: e.to_string() })?;
+                match tokio::time::timeout(NODE_TIMEOUT, self.client.stream(request)).await {
+                    Ok(answer) => answer.map(|_| None).map_err(fail(Verb::Delete)),
+                    Err(_) => {
+                        let message = format!("no answer from node {node:?} within {} s", NODE_TIMEOUT.as_secs());
+                        Err(Failure { verb: Verb::Delete, stale: false, message })
                     }
                 }
             }

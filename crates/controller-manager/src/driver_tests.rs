@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{Method, Response};
 use kybern_api::core::v1::Pod;
 use kybern_apimachinery::time::SystemClock;
 use kybern_apimachinery::{ApiError, GroupResource, json};
-use kybern_client::{Body, BoxFuture, Transport, TransportError, body};
+use kybern_client::{Body, BoxFuture, Transport, TransportError};
 
 use super::*;
 use crate::ask::{Ask, Then};

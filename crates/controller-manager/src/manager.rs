@@ -24,13 +24,17 @@ use crate::controllers::deployment::DeploymentController;
 use crate::controllers::endpoint_slice::EndpointSliceController;
 use crate::controllers::endpoint_slice_mirroring::EndpointSliceMirroringController;
 use crate::controllers::endpoints::EndpointsController;
+use crate::controllers::ephemeral_volume::EphemeralVolumeController;
 use crate::controllers::event_ttl::EventTtlController;
 use crate::controllers::garbage_collector::GarbageCollector;
 use crate::controllers::job::JobController;
 use crate::controllers::legacy_token_cleaner::LegacyTokenCleaner;
+use crate::controllers::local_path_provisioner::LocalPathProvisioner;
 use crate::controllers::namespace::NamespaceController;
 use crate::controllers::node_ipam::{NodeIpamController, NodeRanges};
 use crate::controllers::node_lifecycle::NodeLifecycleController;
+use crate::controllers::persistent_volume_binder::PersistentVolumeBinder;
+use crate::controllers::persistent_volume_expander::PersistentVolumeExpander;
 use crate::controllers::pod_gc::PodGarbageCollector;
 use crate::controllers::policy_status::PolicyStatusController;
 use crate::controllers::pv_protection::PvProtectionController;
@@ -124,6 +128,10 @@ impl Config {
             Arc::new(TokenCleaner),
             Arc::new(CsrApprovingController),
             Arc::new(CsrCleanerController),
+            Arc::new(PersistentVolumeBinder),
+            Arc::new(PersistentVolumeExpander),
+            Arc::new(EphemeralVolumeController),
+            Arc::new(LocalPathProvisioner),
             Arc::new(PvcProtectionController),
             Arc::new(PvProtectionController),
             Arc::new(VacProtectionController),

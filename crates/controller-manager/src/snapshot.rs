@@ -16,7 +16,7 @@ use kybern_api::core::v1::{
 use kybern_api::discovery::v1::EndpointSlice;
 use kybern_api::meta::v1::ObjectMeta;
 use kybern_api::rbac::v1::ClusterRole;
-use kybern_api::storage::v1::VolumeAttributesClass;
+use kybern_api::storage::v1::{StorageClass, VolumeAttributesClass};
 use kybern_api::{Object, owner};
 use kybern_apimachinery::Gvr;
 #[cfg(test)]
@@ -24,17 +24,19 @@ use kybern_client::store::IndexFn;
 use kybern_client::{Client, Informer, ListOptions, Store};
 
 use crate::bootstrap_tokens;
-use crate::controllers::{legacy_token_cleaner, service_account_tokens, vac_protection};
+use crate::controllers::{
+    legacy_token_cleaner, local_path_provisioner, persistent_volume_binder, service_account_tokens, vac_protection,
+};
 use crate::inventory::Inventory;
 use crate::pods;
 
 /// Index: the uid of the managing controller, or [`orphans`] of the namespace.
 pub const OWNER: &str = "owner";
-/// Index: the node a pod runs on, or is pinned to.
+/// Index: the node a pod runs on, or is pinned to, or that holds a volume.
 pub const NODE: &str = "node";
 /// Index: the namespace an object is in.
 pub const NAMESPACE: &str = "namespace";
-/// Index: the keys of the claims that a pod may use.
+/// Index: the keys of the claims that a pod may use, or that a volume is for.
 pub const CLAIM: &str = "claim";
 /// Index: the labels of a pod that is not finished, each as [`label_in`] its namespace.
 pub const LABEL: &str = "label";
@@ -42,6 +44,10 @@ pub const LABEL: &str = "label";
 pub const SELECTOR: &str = "selector";
 /// Index: the classes of attributes that a volume or claim names.
 pub const ATTRIBUTES_CLASS: &str = "attributes class";
+/// Index: the storage class of the claims that lack a volume, and of the volumes that lack a claim.
+pub const STORAGE_CLASS: &str = "storage class";
+/// Index: the volume that a claim names.
+pub const VOLUME: &str = "volume";
 /// Index: `namespace/name` of the Service an EndpointSlice belongs to.
 pub const SERVICE: &str = "service";
 
@@ -185,8 +191,18 @@ snapshot! {
         CLAIM => pods::claims,
         LABEL => labels_of
     ];
-    claims: PersistentVolumeClaim = ListOptions::default(), [ATTRIBUTES_CLASS => vac_protection::of_claim];
-    volumes: PersistentVolume = ListOptions::default(), [ATTRIBUTES_CLASS => vac_protection::of_volume];
+    claims: PersistentVolumeClaim = ListOptions::default(), [
+        ATTRIBUTES_CLASS => vac_protection::of_claim,
+        STORAGE_CLASS => persistent_volume_binder::unbound,
+        VOLUME => persistent_volume_binder::volumes_of
+    ];
+    volumes: PersistentVolume = ListOptions::default(), [
+        ATTRIBUTES_CLASS => vac_protection::of_volume,
+        STORAGE_CLASS => persistent_volume_binder::free,
+        CLAIM => persistent_volume_binder::claims_of,
+        NODE => local_path_provisioner::nodes_of
+    ];
+    storage_classes: StorageClass = ListOptions::default(), [];
     attributes_classes: VolumeAttributesClass = ListOptions::default(), [];
     services: Service = ListOptions::default(), [SELECTOR => selector_of];
     endpoints: Endpoints = ListOptions::default(), [];

@@ -18,6 +18,8 @@ pub struct Config {
     pub node_ips: Vec<IpAddr>,
     /// Holds `pods/<uid>/…`; `<data-dir>/kubelet`.
     pub root_dir: PathBuf,
+    /// Holds this node's own volumes, `pvc-<uid>`; `<data-dir>/volumes`.
+    pub volumes_dir: PathBuf,
     /// `/var/log/pods`.
     pub pod_logs_dir: PathBuf,
     /// `/var/log/containers`.
@@ -72,6 +74,7 @@ impl Config {
             node_name: node_name.into(),
             node_ips: vec![node_ip],
             root_dir: data_dir.join("kubelet"),
+            volumes_dir: data_dir.join("volumes"),
             pod_logs_dir: "/var/log/pods".into(),
             container_logs_dir: "/var/log/containers".into(),
             cluster_dns: vec!["10.96.0.10".into()],

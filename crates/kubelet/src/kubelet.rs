@@ -23,6 +23,7 @@ use crate::qos::QosCgroups;
 use crate::references::ReferenceCache;
 use crate::server::{self, PodTable};
 use crate::shared::{Events, Shared};
+use crate::volume::claims::Holders;
 use crate::worker::{self, Entry, Handle};
 
 /// Why a kubelet does not start, or ended.
@@ -140,6 +141,7 @@ fn share(
     Shared {
         pulled: PulledImages::open(&config.root_dir.join("image_manager")),
         references: ReferenceCache::new(client.clone()),
+        holders: Holders::default(),
         services: Informer::<Service>::new(client.clone(), ListOptions::default()).spawn(),
         events: Events::new(EventRecorder::new(client.clone(), "kubelet", &config.node_name)),
         view: NodeView { host_ips: config.node_ips.iter().map(ToString::to_string).collect(), runtime: runtime_name },

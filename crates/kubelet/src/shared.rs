@@ -16,6 +16,7 @@ use crate::pod::env::Downward;
 use crate::pod::spec::{self, ContainerKind};
 use crate::pod::status::NodeView;
 use crate::references::ReferenceCache;
+use crate::volume::claims::Holders;
 
 /// The node's clients, caches and facts.
 pub struct Shared {
@@ -25,6 +26,8 @@ pub struct Shared {
     pub images: Arc<dyn ImageService>,
     pub pulled: PulledImages,
     pub references: ReferenceCache,
+    /// Which pods use which claimed volumes.
+    pub holders: Holders,
     pub services: Store<Service>,
     pub events: Events,
     /// What is to be removed of pods that are gone, in numbers.

@@ -119,6 +119,7 @@ const KNOWN: &[&str] = &[
     "runtime",
     "server",
     "server.log",
+    "volumes",
 ];
 
 impl Paths {

@@ -12,3 +12,4 @@ mod pod_starts;
 mod refusals;
 mod starts;
 mod two_clusters;
+mod volumes;

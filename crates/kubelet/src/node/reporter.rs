@@ -1,5 +1,6 @@
 //! Registers the node and keeps its status true.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,9 +80,13 @@ impl Reporter {
             Err(error) if error.is_already_exists() => {
                 let old = client.get::<Node>("", &config.node_name).await?;
                 let labels = status::labels(config, &self.shared.machine);
-                let has = old.metadata.labels.clone().unwrap_or_default();
-                if labels.iter().any(|(key, value)| has.get(key) != Some(value)) {
-                    let patch = Patch::Strategic(json!({"metadata": {"labels": labels}}));
+                let annotations = status::annotations(config);
+                let lacks = |has: &Option<BTreeMap<String, String>>, wanted: &BTreeMap<String, String>| {
+                    wanted.iter().any(|(key, value)| has.as_ref().and_then(|has| has.get(key)) != Some(value))
+                };
+                if lacks(&old.metadata.labels, &labels) || lacks(&old.metadata.annotations, &annotations) {
+                    let metadata = json!({"labels": labels, "annotations": annotations});
+                    let patch = Patch::Strategic(json!({"metadata": metadata}));
                     client.patch::<Node>("", &config.node_name, &patch, None).await?;
                 }
                 let has_cidr = old.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some());

@@ -14,6 +14,7 @@ use kybern_cri::{Image, RuntimeCondition, RuntimeHandler};
 use super::machine::{Machine, Pressure};
 use crate::config::Config;
 use crate::pod::observed::whole_seconds;
+use crate::volume::local_path;
 
 /// Upstream's hard eviction threshold.
 const MIN_MEMORY_BYTES: i64 = 100 << 20;
@@ -48,16 +49,22 @@ pub fn labels(config: &Config, machine: &Machine) -> BTreeMap<String, String> {
     labels
 }
 
+/// The node's annotations.
+pub fn annotations(config: &Config) -> BTreeMap<String, String> {
+    let directory = config.volumes_dir.to_string_lossy().into_owned();
+    BTreeMap::from([
+        ("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned()),
+        (local_path::DIRECTORY.to_owned(), directory),
+    ])
+}
+
 /// The object that registers the node.
 pub fn registration(config: &Config, machine: &Machine, status: NodeStatus) -> Node {
     Node {
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
             labels: Some(labels(config, machine)),
-            annotations: Some(BTreeMap::from([(
-                "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
-                "true".to_owned(),
-            )])),
+            annotations: Some(annotations(config)),
             ..Default::default()
         },
         spec: Some(NodeSpec {

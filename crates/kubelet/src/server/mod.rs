@@ -7,6 +7,7 @@ pub mod metrics;
 pub mod pods;
 pub mod stats;
 pub mod streams;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -230,6 +231,7 @@ pub async fn route(request: Request<Incoming>, context: &Context) -> Response<Bo
         ["stats", "summary"] if reads => stats::summary(context).await,
         ["metrics"] if reads => metrics::kubelet(context),
         ["metrics", "resource"] if reads => metrics::resource(context).await,
+        ["volumes", name] if *request.method() == Method::DELETE => volumes::remove(context, name).await,
         ["exec", rest @ ..] => streams::exec(request, context, rest).await,
         ["attach", rest @ ..] => streams::attach(request, context, rest).await,
         ["portForward", rest @ ..] => streams::port_forward(request, context, rest).await,

@@ -1,10 +1,14 @@
-//! Volumes: what a pod's volumes hold (`payload`, pure), how it gets to disk (`atomic`, `setup`, `mounts`).
+//! Volumes: what a pod's volumes hold (`payload`, pure) or are bound to (`claims`), how it gets to disk (`atomic`, `setup`,
+//! `mounts`).
 
 pub mod atomic;
+pub mod claims;
 pub mod hostpath;
+pub mod local_path;
 mod medium;
 pub mod mounts;
 mod nested;
+mod ownership;
 pub mod payload;
 pub mod setup;
 pub mod subpath;

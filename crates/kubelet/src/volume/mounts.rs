@@ -6,6 +6,7 @@ use kybern_api::core::v1::{Container, Pod};
 use kybern_cri::{Mount, MountPropagation};
 use kybern_linux::files;
 
+use super::claims::Claims;
 use super::{is_read_only, pod_dir, subpath, volume_path};
 use crate::pod::{env, spec};
 
@@ -19,20 +20,24 @@ pub fn hosts_path(root: &Path, uid: &str) -> PathBuf {
     pod_dir(root, uid).join("etc-hosts")
 }
 
-/// The mounts of a container; `envs` is its environment, for `subPathExpr`. Makes what they need on disk.
+/// The mounts of a container; `envs` is its environment, for `subPathExpr`, `claims` what the pod's claims
+/// are bound to. Makes what they need on disk.
 pub fn container_mounts(
     root: &Path,
     pod: &Pod,
     container: &Container,
     attempt: u32,
     envs: &[(String, String)],
+    claims: &Claims,
 ) -> Result<Vec<Mount>, String> {
     let uid = spec::uid(pod);
     let mut mounts = Vec::new();
     let mut mounts_hosts = false;
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let volume = spec::spec(pod).volumes.iter().flatten().find(|v| v.name == mount.name);
-        let found = volume.and_then(|volume| Some((volume, volume_path(root, uid, volume)?)));
+        let bound = claims.get(&mount.name);
+        let path = |volume| bound.map(|bound| bound.path.clone()).or_else(|| volume_path(root, uid, volume));
+        let found = volume.and_then(|volume| Some((volume, path(volume)?)));
         let (volume, path) = found.ok_or_else(|| {
             format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name)
         })?;
@@ -54,7 +59,9 @@ pub fn container_mounts(
         mounts.push(Mount {
             container_path,
             host_path: host_path.to_string_lossy().into_owned(),
-            readonly: mount.read_only == Some(true) || is_read_only(volume),
+            readonly: mount.read_only == Some(true)
+                || is_read_only(volume)
+                || bound.is_some_and(|bound| bound.read_only),
             recursive_read_only: matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => MountPropagation::HostToContainer,
@@ -119,14 +126,24 @@ mod tests {
             read_only: Some(read_only),
             ..Default::default()
         };
-        c.volume_mounts = Some(vec![mount("cm", "/cfg", true), mount("host", "data", false)]);
+        c.volume_mounts =
+            Some(vec![mount("cm", "/cfg", true), mount("host", "data", false), mount("disk", "/disk", false)]);
         let mut pod = pod("p", vec![c.clone()]);
         let host = HostPathVolumeSource { path: "/srv".into(), type_: None };
         pod.spec.as_mut().unwrap().volumes = Some(vec![
             Volume { name: "cm".into(), config_map: Some(ConfigMapVolumeSource::default()), ..Default::default() },
             Volume { name: "host".into(), host_path: Some(host), ..Default::default() },
+            Volume { name: "disk".into(), ..Default::default() },
         ]);
-        let got = container_mounts(temp.path(), &pod, &c, 3, &[]).unwrap();
+        let disk = super::super::claims::Bound {
+            volume: "pv".into(),
+            path: "/mnt/pv".into(),
+            host_path: None,
+            read_only: true,
+            alone: false,
+        };
+        let claims = Claims::from([("disk".to_owned(), disk)]);
+        let got = container_mounts(temp.path(), &pod, &c, 3, &[], &claims).unwrap();
         let seen: Vec<(String, String, bool)> = got
             .into_iter()
             .map(|m| (m.container_path, m.host_path.replace(temp.path().to_str().unwrap(), "R"), m.readonly))
@@ -134,6 +151,7 @@ mod tests {
         let expect = [
             ("/cfg", "R/pods/p-uid/volumes/kubernetes.io~configmap/cm", true),
             ("/data", "/srv", false),
+            ("/disk", "/mnt/pv", true),
             ("/etc/hosts", "R/pods/p-uid/etc-hosts", false),
             ("/dev/termination-log", "R/pods/p-uid/containers/c/3", false),
         ];

@@ -74,8 +74,11 @@ impl Worker {
                 for id in ids.sandboxes.union(&held) {
                     shared.runtime.stop_pod_sandbox(id).await.map_err(|e| e.to_string())?;
                 }
-                let removed = tokio::task::spawn_blocking(move || setup::remove_volumes(&root, &uid)).await;
-                removed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+                let own = uid.clone();
+                let removed = tokio::task::spawn_blocking(move || setup::remove_volumes(&root, &own)).await;
+                removed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+                shared.holders.release(&uid);
+                Ok(())
             };
             let done: Result<(), String> = work.await;
             if done.is_err() {

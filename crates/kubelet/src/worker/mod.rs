@@ -29,6 +29,7 @@ use crate::pod::{Action, Memory, Observed, drain, labels, plan_pod, spec};
 use crate::probe::prober::Verdict;
 use crate::references::PodReferences;
 use crate::shared::Shared;
+use crate::volume::claims::Claims;
 use crate::volume::tokens::PodTokens;
 use observe::Ids;
 use steps::Done;
@@ -81,6 +82,8 @@ pub struct Worker {
     references: PodReferences,
     reference_changes: Box<dyn Stream<Item = ()> + Send + Unpin>,
     tokens: Arc<tokio::sync::Mutex<PodTokens>>,
+    /// What its claims are bound to, once that is ready.
+    claims: Arc<parking_lot::Mutex<Arc<Claims>>>,
     /// When a token of the pod's volumes is to be renewed.
     renew_at: Option<Timestamp>,
     steps: FuturesUnordered<Step>,
@@ -139,6 +142,7 @@ impl Worker {
             references,
             reference_changes,
             tokens: Arc::default(),
+            claims: Arc::default(),
             renew_at: None,
             steps: FuturesUnordered::new(),
             whole: whole::Whole::default(),

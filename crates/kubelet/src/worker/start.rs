@@ -16,6 +16,7 @@ use crate::pod::plan::backs_off_since;
 use crate::pod::{env, resources, spec};
 use crate::references::PodReferences;
 use crate::shared::Shared;
+use crate::volume::claims::Claims;
 use crate::volume::mounts;
 
 pub const CONFIG_ERROR: &str = "CreateContainerConfigError";
@@ -54,6 +55,7 @@ struct Start {
     sandbox: PodSandboxStatus,
     /// The container whose processes it shares, by name and, where it runs, by id.
     target: Option<(String, Option<String>)>,
+    claims: Arc<Claims>,
     whole: Whole,
 }
 
@@ -71,7 +73,8 @@ impl Worker {
             let running = self.observed.running().find(|s| s.container.metadata.name == target);
             (target.to_owned(), running.map(|s| s.container.id.clone()))
         });
-        let start = Start { shared, pod, container, attempt, references, sandbox, target, whole: self.whole.clone() };
+        let (claims, whole) = (self.claims.lock().clone(), self.whole.clone());
+        let start = Start { shared, pod, container, attempt, references, sandbox, target, claims, whole };
         self.step(StepKey::Start(name), async move { super::steps::Done::Start(start.run().await) });
     }
 }
@@ -122,13 +125,13 @@ impl Start {
         let hosts = sandbox::hosts(&self.shared, &self.pod, ips)?;
         let (root, pod, container) = (self.shared.config.root_dir.clone(), self.pod.clone(), self.container.clone());
         let logs = config::log_directory(&self.shared.facts.pod_logs, &self.pod);
-        let (attempt, envs) = (self.attempt, envs.to_vec());
+        let (attempt, envs, claims) = (self.attempt, envs.to_vec(), self.claims.clone());
         let work = self.whole.blocking(move || {
             let logs = std::path::Path::new(&logs).join(&container.name);
             files::make_dirs(&logs, 0o755).map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
             let path = mounts::hosts_path(&root, spec::uid(&pod));
             files::write(&path, hosts, 0o644).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-            mounts::container_mounts(&root, &pod, &container, attempt, &envs)
+            mounts::container_mounts(&root, &pod, &container, attempt, &envs, &claims)
         });
         work.await?
     }

@@ -1,8 +1,9 @@
-//! The add-ons that make a bare cluster useful: cluster DNS and kube-proxy, as ordinary objects in `kube-system` that
-//! users see and operate with kubectl. The names, labels and ConfigMap keys are kubeadm's.
+//! The add-ons that make a bare cluster useful: cluster DNS and kube-proxy, as ordinary objects in `kube-system` that users see
+//! and operate with kubectl, and a default StorageClass. The names, labels and ConfigMap keys are kubeadm's.
 
 mod coredns;
 mod kube_proxy;
+mod local_path;
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub(crate) struct Settings {
 pub(super) struct Manifest {
     gvr: Gvr,
     object: Value,
-    /// A ConfigMap belongs to its users once it exists: it is created, never changed.
+    /// It belongs to its users once it exists, as a ConfigMap does: it is created, never changed.
     keep_existing: bool,
 }
 
@@ -64,8 +65,11 @@ impl Manifest {
 /// the manifests do not set stays.
 pub(crate) async fn keep_applying(client: Client, settings: Settings) {
     // kube-proxy first: cluster DNS reaches the API server through its rules.
-    let manifests: Vec<Manifest> =
-        kube_proxy::manifests(&settings).into_iter().chain(coredns::manifests(&settings)).collect();
+    let manifests: Vec<Manifest> = kube_proxy::manifests(&settings)
+        .into_iter()
+        .chain(coredns::manifests(&settings))
+        .chain(local_path::manifests())
+        .collect();
     until_done(manifests, |manifest| {
         let client = client.clone();
         async move {

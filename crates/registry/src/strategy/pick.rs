@@ -105,6 +105,7 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
         ("", "pods", "resize") => Arc::new(parts::Resize),
         ("", "namespaces", "finalize") => Arc::new(namespace::Finalize),
         ("", "namespaces", "status") => Arc::new(Status::new(namespace::validate_status)),
+        ("", "persistentvolumes", "status") => Arc::new(storage::VolumeStatus),
         ("", "persistentvolumeclaims", "status") => Arc::new(Status::new(storage::validate_claim_status)),
         ("", "services", "status") => {
             Arc::new(Status { warnings: ingress::status_warnings, ..Status::new(service::validate_status) })

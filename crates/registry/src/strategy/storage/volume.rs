@@ -5,6 +5,7 @@ use kybern_apimachinery::validation::dns1123_subdomain;
 use kybern_apimachinery::{Value, json, object};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
+use crate::strategy::status::keep_all_but;
 use crate::tree::{drop_field, has, list, list_mut, map, text};
 use crate::validation::update::{diff, immutable};
 use crate::validation::volume::{Source, one_of, source};
@@ -224,5 +225,47 @@ impl Strategy for PersistentVolume {
         }
         warnings::old_volume(&mut out, &path, spec, &["flocker", "gitRepo", "quobyte"]);
         out
+    }
+}
+
+/// `status` of a volume: since when it is in its phase is the server's to say, unless its writer does.
+pub(in crate::strategy) struct VolumeStatus;
+
+impl Strategy for VolumeStatus {
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, volume: &mut Value, old: &Value) {
+        const SINCE: &str = "lastPhaseTransitionTime";
+        keep_all_but(volume, old, "status");
+        let moved = text(&volume["status"], "phase") != text(&old["status"], "phase");
+        let same = volume["status"].get(SINCE) == old["status"].get(SINCE);
+        if moved && (same || !has(&volume["status"], SINCE)) {
+            object::set(volume, &["status", SINCE], kybern_apimachinery::time::to_rfc3339(ctx.now));
+        } else if !moved && !has(&volume["status"], SINCE) && has(&old["status"], SINCE) {
+            volume["status"][SINCE] = old["status"][SINCE].clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_says_since_when_it_is() {
+        let user = Default::default();
+        let (then, now) = ("2026-01-01T00:00:00Z", "1970-01-01T00:00:00Z");
+        let check = |phase: &str, since: Option<&str>, expect: &str| {
+            let old = json!({"spec": {"a": 1}, "status": {"phase": "Bound", "lastPhaseTransitionTime": then}});
+            let mut new = json!({"spec": {"a": 2}, "status": {"phase": phase}});
+            if let Some(since) = since {
+                new["status"]["lastPhaseTransitionTime"] = since.into();
+            }
+            let ctx = StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false };
+            VolumeStatus.prepare_for_update(&ctx, &mut new, &old);
+            assert_eq!((text(&new["status"], "lastPhaseTransitionTime"), &new["spec"]), (expect, &old["spec"]));
+        };
+        check("Bound", None, then);
+        check("Released", None, now);
+        check("Released", Some(then), now);
+        check("Released", Some("2026-02-02T00:00:00Z"), "2026-02-02T00:00:00Z");
     }
 }
