@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::{apps, core};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, Time};
 
 /// One entry of a `status.conditions` list.
 pub trait Condition {
@@ -45,6 +45,24 @@ conditions!(
     core::v1::NamespaceCondition,
     core::v1::ReplicationControllerCondition,
 );
+
+impl Condition for meta::Condition {
+    fn kind(&self) -> &str {
+        &self.type_
+    }
+    fn status(&self) -> &str {
+        &self.status
+    }
+    fn reason(&self) -> Option<&str> {
+        Some(&self.reason)
+    }
+    fn transition_time(&self) -> Option<Timestamp> {
+        Some(self.last_transition_time.0)
+    }
+    fn set_transition_time(&mut self, time: Option<Timestamp>) {
+        self.last_transition_time = Time(time.unwrap_or(Timestamp::UNIX_EPOCH));
+    }
+}
 
 /// The condition of a type.
 pub fn find<'a, C: Condition>(conditions: &'a Option<Vec<C>>, kind: &str) -> Option<&'a C> {

@@ -52,6 +52,22 @@ fn of_node(requirement: &NodeSelectorRequirement) -> Option<Requirement> {
     Some(Requirement { key: requirement.key.clone(), operator, values: requirement.values.clone().unwrap_or_default() })
 }
 
+/// The selector as Go prints it, in upstream's messages.
+pub fn to_go_text(selector: Option<&meta::LabelSelector>) -> String {
+    let Some(selector) = selector else { return "nil".to_owned() };
+    let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}: {value},"));
+    let expression = |e: &meta::LabelSelectorRequirement| {
+        let values = e.values.as_deref().unwrap_or_default().join(" ");
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", e.key, e.operator)
+    };
+    let expressions = selector.match_expressions.iter().flatten().map(expression);
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}",
+        labels.collect::<String>(),
+        expressions.collect::<String>()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

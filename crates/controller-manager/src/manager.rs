@@ -21,6 +21,7 @@ use crate::controllers::csr_cleaner::CsrCleanerController;
 use crate::controllers::csr_signing::{ClusterSigning, CsrSigningController};
 use crate::controllers::daemonset::DaemonSetController;
 use crate::controllers::deployment::DeploymentController;
+use crate::controllers::disruption::DisruptionController;
 use crate::controllers::endpoint_slice::EndpointSliceController;
 use crate::controllers::endpoint_slice_mirroring::EndpointSliceMirroringController;
 use crate::controllers::endpoints::EndpointsController;
@@ -136,6 +137,7 @@ impl Config {
             Arc::new(PvProtectionController),
             Arc::new(VacProtectionController),
             Arc::new(ResourceQuotaController),
+            Arc::new(DisruptionController),
             Arc::new(LegacyTokenCleaner { period: self.legacy_token_clean_up_period }),
         ];
         list.push(Arc::new(PolicyStatusController::new(client)));

@@ -15,6 +15,7 @@ use kybern_api::core::v1::{
 };
 use kybern_api::discovery::v1::EndpointSlice;
 use kybern_api::meta::v1::ObjectMeta;
+use kybern_api::policy::v1::PodDisruptionBudget;
 use kybern_api::rbac::v1::ClusterRole;
 use kybern_api::storage::v1::{StorageClass, VolumeAttributesClass};
 use kybern_api::{Object, owner};
@@ -25,7 +26,8 @@ use kybern_client::{Client, Informer, ListOptions, Store};
 
 use crate::bootstrap_tokens;
 use crate::controllers::{
-    legacy_token_cleaner, local_path_provisioner, persistent_volume_binder, service_account_tokens, vac_protection,
+    disruption, legacy_token_cleaner, local_path_provisioner, persistent_volume_binder, service_account_tokens,
+    vac_protection,
 };
 use crate::inventory::Inventory;
 use crate::pods;
@@ -50,6 +52,8 @@ pub const STORAGE_CLASS: &str = "storage class";
 pub const VOLUME: &str = "volume";
 /// Index: `namespace/name` of the Service an EndpointSlice belongs to.
 pub const SERVICE: &str = "service";
+/// Index: a label that a budget's pods bear, or its namespace ([`disruption::selects`]).
+pub const SELECTS: &str = "selects";
 
 /// How long a plan's writes may take to come back on the watch before the key is worked on again regardless.
 const REFLECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -224,6 +228,7 @@ snapshot! {
     node_leases: Lease = ListOptions::default(), [];
     signing_requests: CertificateSigningRequest = ListOptions::default(), [];
     cluster_roles: ClusterRole = ListOptions::default(), [];
+    budgets: PodDisruptionBudget = ListOptions::default(), [SELECTS => disruption::selects];
     quotas: ResourceQuota = ListOptions::default(), [NAMESPACE => |quota| vec![quota.namespace().to_owned()]];
 }
 

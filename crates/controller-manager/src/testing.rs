@@ -64,6 +64,7 @@ impl World {
             apply_to(op, &snapshot.claims, &writers.claims);
             apply_to(op, &snapshot.jobs, &writers.jobs);
             apply_to(op, &snapshot.cron_jobs, &writers.cron_jobs);
+            apply_to(op, &snapshot.budgets, &writers.budgets);
         }
     }
 
