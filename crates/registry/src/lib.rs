@@ -32,10 +32,11 @@ pub use admission::{
     AdmissionConfiguration, OFF_BY_DEFAULT as ADMISSION_OFF_BY_DEFAULT, PolicyMetrics, Views as AdmissionViews,
     WebhookMetrics, plugins as admission_plugins,
 };
-pub use aggregation::{Aggregation, AggregationOptions};
+pub use aggregation::{Aggregation, AggregationOptions, BuiltIn};
 pub use allocation::ServiceAllocators;
 pub use connect::TokenLimits;
 pub use connect::kubelet::{KubeletClient, KubeletOptions};
+pub use connect::resource_metrics::built_in as resource_metrics;
 pub use custom::Definitions;
 pub use service_addresses::{Routing, ServiceAddresses};
 pub use table::resources;

@@ -269,6 +269,7 @@ pub(crate) async fn run(options: KubeApiserver) -> Result<()> {
             identity: options.proxy_client_cert_file.clone().zip(options.proxy_client_key_file.clone()),
             routing: if options.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp },
             rejects_redirects: options.aggregator_reject_forwarding_redirect,
+            resource_metrics: false,
         },
     };
     let running = control_plane::start(&server_options, |step| notifier.status(step)).await?;

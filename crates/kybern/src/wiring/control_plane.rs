@@ -119,6 +119,8 @@ pub(crate) struct AggregationSettings {
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
     pub(crate) routing: Routing,
     pub(crate) rejects_redirects: bool,
+    /// Whether `metrics.k8s.io` is answered from the kubelets where no other server does it.
+    pub(crate) resource_metrics: bool,
 }
 
 /// Plugins, and the gates that they are behind.
@@ -331,12 +333,13 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
 }
 
 fn aggregation(options: &ApiServerOptions, pki: &Pki, deps: &Deps) -> AggregationOptions {
-    let AggregationSettings { identity, routing, rejects_redirects } = &options.aggregation;
+    let AggregationSettings { identity, routing, rejects_redirects, resource_metrics } = &options.aggregation;
     let own = |extension: &str| pki.directory().join(format!("front-proxy-client.{extension}"));
     AggregationOptions {
         identity: Some(identity.clone().unwrap_or_else(|| (own("crt"), own("key")))),
         locate: deps.aggregation.locate(*routing),
         rejects_redirects: *rejects_redirects,
+        built_in: resource_metrics.then(|| kybern_registry::resource_metrics(deps)).into_iter().collect(),
     }
 }
 

@@ -117,7 +117,12 @@ fn options(cluster: &Cluster) -> ApiServerOptions {
         audit: None,
         kubelets: None,
         // This machine may be without kube-proxy when its API server is called.
-        aggregation: AggregationSettings { identity: None, routing: Routing::Endpoints, rejects_redirects: true },
+        aggregation: AggregationSettings {
+            identity: None,
+            routing: Routing::Endpoints,
+            rejects_redirects: true,
+            resource_metrics: true,
+        },
     }
 }
 

@@ -50,6 +50,33 @@ pub struct AggregationOptions {
     pub locate: Locate,
     /// Whether an answer that leads elsewhere is kept from clients.
     pub rejects_redirects: bool,
+    pub built_in: Vec<BuiltIn>,
+}
+
+/// A version of a group that this server answers for without storing anything, unless an APIService names a server for it.
+pub struct BuiltIn {
+    pub group: &'static str,
+    pub version: &'static str,
+    /// Of the group, and of the version in it.
+    pub priorities: (i64, i64),
+    /// As in aggregated discovery.
+    pub resources: Value,
+    pub route: Arc<dyn PrefixRoute>,
+}
+
+impl BuiltIn {
+    fn name(&self) -> String {
+        format!("{}.{}", self.version, self.group)
+    }
+
+    fn serve(&self, server: &Server) {
+        let (group_priority, version_priority) = self.priorities;
+        let discovery = discovery::entry(self.version, self.resources.clone(), true);
+        let remote = Remote { route: self.route.clone(), discovery, openapi_v2: None, openapi_v3: None };
+        let registration = Registration { group_priority, version_priority, remote: Some(remote) };
+        server.registrations().set(self.group, self.version, Some(registration));
+        server.prefixes().set(&format!("/apis/{}/{}", self.group, self.version), Some(self.route.clone()));
+    }
 }
 
 /// What there is of APIServices, and of what concerns them.
@@ -209,7 +236,9 @@ impl Aggregation {
             Some((format!("{}.{}", of.version, of.group), Wanted::on_start(of, priorities)))
         });
         let registering = Arc::new(Registering::new(own.collect(), existing.clone()));
-        let names: BTreeSet<String> = registering.own_names().into_iter().chain(custom).chain(existing).collect();
+        let built_in = options.built_in.iter().map(BuiltIn::name);
+        let names = registering.own_names().into_iter().chain(custom).chain(existing).chain(built_in);
+        let names: BTreeSet<String> = names.collect();
         let (shared, own_server) = (Arc::downgrade(&self.0), Arc::downgrade(server));
         let mut controller = Controller { shared, server: own_server, options, registering, remotes: HashMap::new() };
         stream::iter(&names).for_each_concurrent(PARALLEL, |name| controller.register(&self.0, server, name)).await;
@@ -292,9 +321,12 @@ impl Controller {
     /// Serves what an APIService says, as it is now.
     async fn follow(&mut self, shared: &Arc<Shared>, server: &Arc<Server>, name: &str, look: bool) {
         let service = shared.state.lock().services.get(name).cloned();
+        let built_in = self.options.built_in.iter().find(|built_in| built_in.name() == name);
         let Some(service) = service else {
             self.remotes.remove(name).inspect(|followed| server.prefixes().set(&followed.path, None));
-            if let Some((version, group)) = name.split_once('.') {
+            if let Some(built_in) = built_in {
+                built_in.serve(server);
+            } else if let Some((version, group)) = name.split_once('.') {
                 server.registrations().set(group, version, None);
             }
             shared.metrics.forget(name);
@@ -307,6 +339,7 @@ impl Controller {
             let (group_priority, version_priority) = (service.group_priority, service.version_priority);
             let local = Registration { group_priority, version_priority, remote: None };
             server.registrations().set(&service.group, &service.version, Some(local));
+            built_in.inspect(|built_in| built_in.serve(server));
             shared.metrics.condition(name, &Condition::local());
             if service.condition != Condition::local() && service.backend.is_none() {
                 self.mark_local(shared, server, name).await;

@@ -9,6 +9,7 @@ mod exchange;
 pub mod kubelet;
 mod pod;
 mod proxy;
+pub(crate) mod resource_metrics;
 mod review;
 pub(crate) mod stream;
 mod token;

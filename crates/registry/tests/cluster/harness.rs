@@ -169,6 +169,7 @@ impl Cluster {
                 None => by_service(namespace, name, port),
             }),
             rejects_redirects: true,
+            built_in: Vec::new(),
         };
         deps.aggregation.start(&server, aggregation).await;
         let options = BootstrapOptions {
