@@ -1,7 +1,7 @@
 //! Conditions: reading one by its type and setting one with upstream's rule for `lastTransitionTime`.
 
 use jiff::Timestamp;
-use k8s_openapi::api::{apps, core};
+use k8s_openapi::api::{apps, autoscaling, core};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, Time};
 
 /// One entry of a `status.conditions` list.
@@ -40,6 +40,7 @@ conditions!(
     apps::v1::DeploymentCondition,
     apps::v1::ReplicaSetCondition,
     apps::v1::DaemonSetCondition,
+    autoscaling::v2::HorizontalPodAutoscalerCondition,
     core::v1::PodCondition,
     core::v1::NodeCondition,
     core::v1::NamespaceCondition,

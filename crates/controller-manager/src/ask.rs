@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kybern_apimachinery::Value;
+use kybern_apimachinery::{Gvr, Value};
 use kybern_client::{Client, ClientError};
 
 use crate::controller::Op;
@@ -13,6 +13,8 @@ use crate::controller::Op;
 pub enum Ask {
     /// Reads what the path (with its query) names.
     Get(String),
+    /// Writes a subresource whole; the body's resourceVersion is the precondition.
+    Put { gvr: Gvr, namespace: String, name: String, subresource: &'static str, body: Vec<u8> },
 }
 
 pub type Answer = Result<Value, Refusal>;
@@ -21,6 +23,7 @@ pub type Answer = Result<Value, Refusal>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub not_found: bool,
+    pub conflict: bool,
     pub message: String,
 }
 
@@ -28,13 +31,26 @@ impl Ask {
     pub(crate) async fn put_to(&self, client: &Client) -> Answer {
         match self {
             Self::Get(path) => client.get_path(path.clone()).await.map_err(Refusal::from),
+            Self::Put { gvr, namespace, name, subresource, body } => {
+                let written = client.raw(gvr).put_bytes(namespace, name, Some(*subresource), body.clone()).await;
+                written.map_err(Refusal::from)
+            }
         }
     }
 }
 
 impl From<ClientError> for Refusal {
     fn from(error: ClientError) -> Self {
-        Self { not_found: error.is_not_found(), message: error.to_string() }
+        let (not_found, conflict) = (error.is_not_found(), error.is_conflict());
+        Self { not_found, conflict, message: error.to_string() }
+    }
+}
+
+impl Op {
+    /// One question, and what is decided on its answer.
+    pub fn ask(ask: Ask, decide: impl Fn(Answer) -> Vec<Self> + Send + Sync + 'static) -> Self {
+        let then = Then::new(move |mut answers| answers.pop().map_or_else(Vec::new, &decide));
+        Self::Ask { asks: vec![ask], then }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod ephemeral_volume;
 pub mod event_ttl;
 pub mod garbage_collector;
 pub mod job;
+pub mod horizontal;
 pub mod legacy_token_cleaner;
 pub mod local_path_provisioner;
 pub mod namespace;

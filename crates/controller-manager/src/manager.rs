@@ -29,6 +29,7 @@ use crate::controllers::ephemeral_volume::EphemeralVolumeController;
 use crate::controllers::event_ttl::EventTtlController;
 use crate::controllers::garbage_collector::GarbageCollector;
 use crate::controllers::job::JobController;
+use crate::controllers::horizontal::HorizontalController;
 use crate::controllers::legacy_token_cleaner::LegacyTokenCleaner;
 use crate::controllers::local_path_provisioner::LocalPathProvisioner;
 use crate::controllers::namespace::NamespaceController;
@@ -138,6 +139,7 @@ impl Config {
             Arc::new(VacProtectionController),
             Arc::new(ResourceQuotaController),
             Arc::new(DisruptionController),
+            Arc::new(HorizontalController::default()),
             Arc::new(LegacyTokenCleaner { period: self.legacy_token_clean_up_period }),
         ];
         list.push(Arc::new(PolicyStatusController::new(client)));
@@ -185,6 +187,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("endpoint", "endpoints-controller"),
     ("endpointslicemirroring", "endpointslice-mirroring-controller"),
     ("garbagecollector", "garbage-collector-controller"),
+    ("horizontalpodautoscaling", "horizontal-pod-autoscaler-controller"),
     ("legacy-service-account-token-cleaner", "legacy-serviceaccount-token-cleaner-controller"),
     ("nodeipam", "node-ipam-controller"),
     ("nodelifecycle", "node-lifecycle-controller"),

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, select_all};
 use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use kybern_api::batch::v1::{CronJob, Job};
+use kybern_api::autoscaling::v2::HorizontalPodAutoscaler;
 use kybern_api::certificates::v1::CertificateSigningRequest;
 use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{
@@ -229,6 +230,7 @@ snapshot! {
     signing_requests: CertificateSigningRequest = ListOptions::default(), [];
     cluster_roles: ClusterRole = ListOptions::default(), [];
     budgets: PodDisruptionBudget = ListOptions::default(), [SELECTS => disruption::selects];
+    autoscalers: HorizontalPodAutoscaler = ListOptions::default(), [];
     quotas: ResourceQuota = ListOptions::default(), [NAMESPACE => |quota| vec![quota.namespace().to_owned()]];
 }
 

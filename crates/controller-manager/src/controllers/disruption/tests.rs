@@ -134,7 +134,7 @@ fn no_pods_and_pods_of_nobody_are_told() {
 
 #[test]
 fn kinds_that_no_store_holds_are_asked_for_their_scale() {
-    let refused = |not_found: bool| Err(Refusal { not_found, message: "no".into() });
+    let refused = |not_found: bool| Err(Refusal { not_found, conflict: false, message: "no".into() });
     let scale = |uid: &str| Ok(json!({"metadata": {"uid": uid}, "spec": {"replicas": 4}}));
     // Answer, whether the object is there; allowed, the condition's reason and message, and whether it is tried again.
     let no_scale = "things.example.com does not implement the scale subresource";
