@@ -48,7 +48,11 @@ impl Controller for DisruptionController {
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
         match key.strip_prefix(POD) {
-            Some(key) => snapshot.pods.get(key).map_or_else(Plan::idle, |pod| clean(&pod, context.now)),
+            Some(key) => snapshot.pods.get(key).map_or_else(Plan::idle, |pod| {
+                let mut plan = clean(&pod, context.now);
+                plan.ops.extend(ambiguous(&pod, snapshot));
+                plan
+            }),
             None => snapshot.budgets.get(key).map_or_else(Plan::idle, |budget| judge(budget, snapshot, context.now)),
         }
     }
@@ -79,17 +83,16 @@ fn facts(pod: &Pod) -> (&str, Option<&BTreeMap<String, String>>, bool, bool, Opt
 
 fn keys_of_pod(change: &Change<Pod>, snapshot: &Snapshot) -> Vec<String> {
     let (old, new) = (change.old.as_deref(), change.new.as_deref());
-    let mut keys = Vec::new();
+    let (mut keys, mut is_ambiguous) = (Vec::new(), false);
     if old.map(facts) != new.map(facts) {
-        keys.extend([old, new].into_iter().flatten().flat_map(|pod| budgets_of(pod, snapshot)));
+        keys = new.map_or_else(Vec::new, |pod| budgets_of(pod, snapshot));
+        is_ambiguous = keys.len() > 1;
+        keys.extend(old.into_iter().flat_map(|pod| budgets_of(pod, snapshot)));
         keys.sort();
         keys.dedup();
     }
-    if let Some(pod) =
-        new.filter(|pod| marked_since(pod).is_some_and(|since| old.and_then(marked_since) != Some(since)))
-    {
-        keys.push(format!("{POD}{}", pod.key()));
-    }
+    let is_marked = |pod: &&Pod| marked_since(pod).is_some_and(|since| old.and_then(marked_since) != Some(since));
+    keys.extend(new.filter(|pod| is_ambiguous || is_marked(pod)).map(|pod| format!("{POD}{}", pod.key())));
     keys
 }
 
@@ -101,6 +104,17 @@ fn budgets_of(pod: &Pod, snapshot: &Snapshot) -> Vec<String> {
     let budgets = values.flat_map(|value| snapshot.budgets.by_index(SELECTS, &value));
     let selecting = budgets.filter(|budget| selector(budget).is_ok_and(|s| s.matches_btree(labels)));
     selecting.map(|budget| budget.key()).collect()
+}
+
+/// A pod of several budgets cannot be evicted.
+fn ambiguous(pod: &Pod, snapshot: &Snapshot) -> Option<Op> {
+    let budgets = budgets_of(pod, snapshot);
+    let first = budgets.first().filter(|_| budgets.len() > 1)?;
+    let (namespace, name) = (pod.namespace(), pod.name());
+    let chosen = first.strip_prefix(namespace).map_or("", |name| name.trim_start_matches('/'));
+    let text =
+        format!("Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {chosen:?} arbitrarily.");
+    Some(Op::warning(pod, "MultiplePodDisruptionBudgets", text))
 }
 
 /// Since when a pod says that it is being disrupted, though nobody deletes it. The kubelet may take its time.

@@ -9,6 +9,7 @@ use kybern_api::policy::v1::PodDisruptionBudget;
 use kybern_api::scaled::{Round, scaled_value};
 use kybern_api::{IntOrString, Object, owner};
 use kybern_apimachinery::object;
+use kybern_apimachinery::percent::encode;
 
 use crate::ask::{Answer, Ask};
 use crate::snapshot::Snapshot;
@@ -91,11 +92,13 @@ fn question(reference: &OwnerReference, pod: &Pod, snapshot: &Snapshot) -> Resul
     let found = snapshot.inventory.resource_of_kind(api_version, kind);
     let found = found.ok_or_else(|| format!("no matches for kind {kind:?} in version {api_version:?}"))?;
     let gvr = &found.resource.gvr;
-    let there = found.store.get(&object::key_of(pod.namespace(), name));
+    let namespace = if found.resource.namespaced { pod.namespace() } else { "" };
+    let there = found.store.get(&object::key_of(namespace, name));
     Ok(Asked {
         pod: pod.name().to_owned(),
         uid: uid.clone(),
-        path: format!("{}/{name}/scale", gvr.path(Some(pod.namespace()))),
+        // The name may be anything: nobody has checked what a pod calls its owner.
+        path: format!("{}/{}/scale", gvr.path(Some(namespace)), encode(name, b"")),
         resource: gvr.group_resource().to_string(),
         exists: there.is_some_and(|there| *there.uid == **uid),
     })

@@ -273,14 +273,18 @@ fn a_pod_wakes_its_budgets_and_no_others() {
         keys_of_pod(&Change { old: old.map(Arc::new), new: new.map(Arc::new) }, &world.snapshot)
     };
     let a = || web("a").label("tier", "back").build();
-    assert_eq!(keys(None, Some(a())), ["default/all", "default/web"]);
+    assert_eq!(keys(None, Some(a())), ["default/all", "default/web", "pod:default/a"]);
+    world.writers.pods.upsert(a());
+    let told = events(&world.reconcile(&DisruptionController, "pod:default/a"));
+    let text = "Pod \"default\"/\"a\" matches multiple PodDisruptionBudgets.  Chose \"web\" arbitrarily.";
+    assert_eq!(told, [format!("MultiplePodDisruptionBudgets: {text}")]);
     assert_eq!(keys(Some(a()), None), ["default/all", "default/web"]);
     assert!(keys(Some(a()), Some(a())).is_empty(), "nothing that matters has changed");
     let moved = web("a").label("app", "db").label("tier", "back").build();
-    assert_eq!(keys(Some(a()), Some(moved)), ["default/all", "default/db", "default/web"]);
+    assert_eq!(keys(Some(a()), Some(moved)), ["default/all", "default/db", "default/web", "pod:default/a"]);
     assert_eq!(
         keys(Some(a()), Some(web("a").label("tier", "back").not_ready().build())),
-        ["default/all", "default/web"]
+        ["default/all", "default/web", "pod:default/a"]
     );
 }
 
