@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
+use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 use kybern_apimachinery::{ApiError, Gvk, Gvr, Value};
 
 use crate::access::UserInfo;
@@ -77,6 +78,15 @@ pub trait Objects: Send + Sync {
         group: &'a str,
         resource: &'a str,
         namespace: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Value>, ApiError>>;
+    /// Those of them that have such labels and fields; of fields only what a client may select by.
+    fn select<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        labels: &'a LabelSelector,
+        fields: &'a FieldSelector,
     ) -> BoxFuture<'a, Result<Vec<Value>, ApiError>>;
     /// Reads, changes and writes with optimistic locking, repeating on conflict. `change` is pure and may refuse; what it
     /// writes is its own responsibility: neither admission nor the kind's strategy looks at it (a binding sets

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kybern_apimachinery::selector::{FieldSelector, LabelSelector};
 use kybern_apimachinery::{ApiError, Gvk, Value, object};
 use kybern_storage::RangeRequest;
 
@@ -185,10 +186,24 @@ impl Objects for Server {
         namespace: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Value>, ApiError>> {
         Box::pin(async move {
+            let (labels, fields) = (LabelSelector::everything(), FieldSelector::default());
+            self.select(group, resource, namespace, &labels, &fields).await
+        })
+    }
+
+    fn select<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        labels: &'a LabelSelector,
+        fields: &'a FieldSelector,
+    ) -> BoxFuture<'a, Result<Vec<Value>, ApiError>> {
+        Box::pin(async move {
             let row = self.row(group, resource)?;
             let kind = self.kind(&row)?;
             self.catch_up().await?;
-            let selection = Selection::in_namespace(namespace);
+            let selection = Selection::new(&kind.kind, namespace, labels.clone(), fields)?;
             let listing = kind
                 .list(&selection, None, 0, None, || self.cache.revision())
                 .map_err(|_| ApiError::internal("the latest revision cannot be too old"))?;

@@ -89,6 +89,7 @@ impl Selection {
     }
 
     /// Everything in a namespace; in all of them when it is empty.
+    #[cfg(test)]
     pub fn in_namespace(namespace: &str) -> Self {
         Self { namespace: namespace.to_owned(), ..Self::default() }
     }

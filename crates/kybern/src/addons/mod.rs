@@ -4,6 +4,7 @@
 mod coredns;
 mod kube_proxy;
 mod local_path;
+mod metrics;
 
 use std::time::Duration;
 
@@ -69,6 +70,7 @@ pub(crate) async fn keep_applying(client: Client, settings: Settings) {
         .into_iter()
         .chain(coredns::manifests(&settings))
         .chain(local_path::manifests())
+        .chain(metrics::manifests())
         .collect();
     until_done(manifests, |manifest| {
         let client = client.clone();

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::super::kubelet::{KubeletClient, Verify};
 use super::usage::{Sample, Usages, parse};
+use crate::tree::{list, text};
 
 /// How long what was measured is good, metrics-server's resolution.
 const FRESH_FOR: Duration = Duration::from_secs(15);
@@ -74,8 +75,10 @@ impl Kubelets {
         Self { read, clock, known: Mutex::default() }
     }
 
-    /// What these nodes and their pods use, by the nodes' names. A node that cannot be read has used nothing.
-    pub(super) async fn usages(&self, nodes: Vec<Value>) -> HashMap<String, Arc<Usages>> {
+    /// What these nodes and their pods use, by the nodes' names. A node that cannot be read has used nothing; one that has
+    /// not been heard of for long is not even asked, or everybody would wait for it.
+    pub(super) async fn usages(&self, mut nodes: Vec<Value>) -> HashMap<String, Arc<Usages>> {
+        nodes.retain(|node| !is_lost(node));
         self.known.lock().retain(|_, known| known.wanted.elapsed() < FORGOTTEN_AFTER);
         let of = |node: Value| async move { (object::name(&node).to_owned(), self.usages_of(&node).await) };
         stream::iter(nodes).map(of).buffer_unordered(PARALLEL).collect().await
@@ -121,6 +124,10 @@ impl Kubelets {
         let page = (self.read)(node.clone()).await?;
         Ok(parse(&page, self.clock.now()))
     }
+}
+
+fn is_lost(node: &Value) -> bool {
+    list(&node["status"], "conditions").iter().any(|c| text(c, "type") == "Ready" && text(c, "status") == "Unknown")
 }
 
 #[cfg(test)]
@@ -188,6 +195,10 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         tokio::time::sleep(FRESH_FOR).await;
         assert!(!known(&kubelets, "bad").await);
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        let conditions = json!([{"type": "Ready", "status": "Unknown"}]);
+        let lost = json!({"metadata": {"name": "lost"}, "status": {"conditions": conditions}});
+        assert!(kubelets.usages(vec![lost]).await.is_empty());
         assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 }
