@@ -28,8 +28,8 @@ use crate::controllers::endpoints::EndpointsController;
 use crate::controllers::ephemeral_volume::EphemeralVolumeController;
 use crate::controllers::event_ttl::EventTtlController;
 use crate::controllers::garbage_collector::GarbageCollector;
+use crate::controllers::horizontal::{self, HorizontalController};
 use crate::controllers::job::JobController;
-use crate::controllers::horizontal::HorizontalController;
 use crate::controllers::legacy_token_cleaner::LegacyTokenCleaner;
 use crate::controllers::local_path_provisioner::LocalPathProvisioner;
 use crate::controllers::namespace::NamespaceController;
@@ -75,6 +75,7 @@ pub struct Config {
     pub token_key: Option<Arc<ArcSwap<SigningKey>>>,
     /// How long such a token may lie unused.
     pub legacy_token_clean_up_period: Duration,
+    pub autoscaling: horizontal::Settings,
     /// Work only while this lease is held; `None` where there is one controller manager.
     pub lease: Option<LeaseConfig>,
     /// How long events are kept after they last happened, upstream's `--event-ttl` of the API server. Zero: an API server
@@ -96,6 +97,7 @@ impl Default for Config {
             signing: None,
             token_key: None,
             legacy_token_clean_up_period: Duration::from_secs(365 * 86_400),
+            autoscaling: horizontal::Settings::default(),
             lease: None,
             client_for: None,
             event_ttl: Duration::from_secs(3600),
@@ -139,7 +141,7 @@ impl Config {
             Arc::new(VacProtectionController),
             Arc::new(ResourceQuotaController),
             Arc::new(DisruptionController),
-            Arc::new(HorizontalController::default()),
+            Arc::new(HorizontalController::new(self.autoscaling)),
             Arc::new(LegacyTokenCleaner { period: self.legacy_token_clean_up_period }),
         ];
         list.push(Arc::new(PolicyStatusController::new(client)));

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, select_all};
 use kybern_api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use kybern_api::batch::v1::{CronJob, Job};
 use kybern_api::autoscaling::v2::HorizontalPodAutoscaler;
+use kybern_api::batch::v1::{CronJob, Job};
 use kybern_api::certificates::v1::CertificateSigningRequest;
 use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{

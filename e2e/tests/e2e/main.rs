@@ -8,6 +8,7 @@ mod deployments;
 mod helm;
 mod images;
 mod interaction;
+mod load;
 mod manifests;
 mod objects;
 mod pods;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kybern_api::autoscaling::v2::{
     HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition, HorizontalPodAutoscalerSpec,
     HorizontalPodAutoscalerStatus, MetricStatus,
@@ -20,8 +20,9 @@ use kybern_api::autoscaling::v2::{
 use kybern_api::core::v1::Pod;
 use kybern_api::meta::v1::Time;
 use kybern_api::{Object, condition};
+use kybern_apimachinery::percent::encode;
 use kybern_apimachinery::selector::LabelSelector;
-use kybern_apimachinery::{Gvr, Value, object};
+use kybern_apimachinery::{GroupVersion, Gvr, Value, object};
 use kybern_client::Store;
 use parking_lot::Mutex;
 
@@ -33,13 +34,44 @@ use crate::watches::Watches;
 use limits::{Memory, minimum};
 use metrics::{Bad, Found};
 
-const SYNC_PERIOD: Duration = Duration::from_secs(15);
+/// Upstream's flags `--horizontal-pod-autoscaler-…`.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub sync_period: Duration,
+    /// How long the highest recommendation counts where the object does not say.
+    pub downscale_stabilization: SignedDuration,
+    /// How far usage may be from its target where the object does not say.
+    pub tolerance: f64,
+    /// So long after its start a pod's CPU usage counts only while it is ready.
+    pub cpu_initialization_period: SignedDuration,
+    /// A pod whose unreadiness is not older than this after its start was never ready.
+    pub initial_readiness_delay: SignedDuration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            sync_period: Duration::from_secs(15),
+            downscale_stabilization: SignedDuration::from_mins(5),
+            tolerance: 0.1,
+            cpu_initialization_period: SignedDuration::from_mins(5),
+            initial_readiness_delay: SignedDuration::from_secs(30),
+        }
+    }
+}
 
 type Memories = Arc<Mutex<HashMap<String, Memory>>>;
 
 #[derive(Default)]
 pub struct HorizontalController {
+    settings: Settings,
     memories: Memories,
+}
+
+impl HorizontalController {
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, memories: Memories::default() }
+    }
 }
 
 impl Controller for HorizontalController {
@@ -78,13 +110,14 @@ impl Controller for HorizontalController {
             hpa,
             target: None,
             ops: Vec::new(),
+            settings: self.settings,
             memories: self.memories.clone(),
             pods: snapshot.pods.clone(),
             inventory: snapshot.inventory.clone(),
             now: context.now,
         };
         let mut plan = Plan::of(look.begin());
-        plan.requeue(SYNC_PERIOD);
+        plan.requeue(self.settings.sync_period);
         plan
     }
 }
@@ -99,6 +132,7 @@ struct Look {
     status: HorizontalPodAutoscalerStatus,
     target: Option<Gvr>,
     ops: Vec<Op>,
+    settings: Settings,
     memories: Memories,
     pods: Store<Pod>,
     inventory: Arc<Inventory>,
@@ -108,13 +142,15 @@ struct Look {
 impl Look {
     fn begin(mut self) -> Vec<Op> {
         let reference = self.spec.scale_target_ref.clone();
-        let version = reference.api_version.as_deref().unwrap_or("");
+        let version = reference.api_version.as_deref().filter(|version| !version.is_empty()).unwrap_or("v1");
+        let Some(GroupVersion { group, .. }) = GroupVersion::parse(version) else {
+            return self.without_scale(&format!("unexpected GroupVersion string: {version}"));
+        };
         let Some(found) = self.inventory.resource_of_kind(version, &reference.kind) else {
-            let group = version.split_once('/').map_or("", |(group, _)| group);
             return self.without_scale(&format!("no matches for kind {:?} in group {group:?}", reference.kind));
         };
         let gvr = found.resource.gvr.clone();
-        let path = format!("{}/{}/scale", gvr.path(Some(self.hpa.namespace())), reference.name);
+        let path = format!("{}/{}/scale", gvr.path(Some(self.hpa.namespace())), encode(&reference.name, b""));
         self.target = Some(gvr);
         vec![Op::ask(Ask::Get(path), move |answer| self.clone().with_scale(answer))]
     }
@@ -216,7 +252,8 @@ impl Look {
                 pods: &pods,
                 spec_replicas: current,
                 status_replicas: scale["status"]["replicas"].as_i64().and_then(|n| n.try_into().ok()).unwrap_or(0),
-                tolerance: metrics::tolerance(&self.spec),
+                tolerance: metrics::tolerance(&self.spec, self.settings.tolerance),
+                settings: self.settings,
                 now: self.now,
             };
             let found = specs.iter().zip(&questions).map(|(spec, question)| measuring.judge(spec, next(question)));
@@ -252,8 +289,8 @@ impl Look {
         };
         let text = format!("the HPA was able to successfully calculate a replica count from {name}");
         self.condition("ScalingActive", true, "ValidMetricFound", &text);
-        let (spec, now) = (self.spec.clone(), self.now);
-        let limited = self.remember(|memory| memory.limit(&spec, current, wanted, now));
+        let (spec, window, now) = (self.spec.clone(), self.settings.downscale_stabilization, self.now);
+        let limited = self.remember(|memory| memory.limit(&spec, window, current, wanted, now));
         self.condition("AbleToScale", true, limited.able.0, limited.able.1);
         let (is_limited, reason, message) = limited.limited;
         self.condition("ScalingLimited", is_limited, reason, message);

@@ -9,7 +9,7 @@ use kybern_auth::pem;
 use kybern_client::{CertificateAuthorities, Client, RestConfig, register_informer_metrics};
 use kybern_component_base::{Reply, http as endpoint};
 
-use super::controller_settings::{NetworkOptions, SigningOptions, TokenOptions, own_accounts};
+use super::controller_settings::{AutoscalingOptions, NetworkOptions, SigningOptions, TokenOptions, own_accounts};
 use super::leader_election::{self, LeaderElectionOptions};
 use crate::serving::{self, Component, ServingOptions};
 use crate::wiring::shutdown;
@@ -35,6 +35,8 @@ pub(crate) struct KubeControllerManager {
     signing: SigningOptions,
     #[command(flatten)]
     tokens: TokenOptions,
+    #[command(flatten)]
+    autoscaling: AutoscalingOptions,
     #[command(flatten)]
     network: NetworkOptions,
     #[command(flatten)]
@@ -62,6 +64,7 @@ pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
         signing: options.signing.signing()?,
         token_key: options.tokens.key()?,
         legacy_token_clean_up_period: options.tokens.clean_up_period(),
+        autoscaling: options.autoscaling.settings(),
         node_ranges: options.network.node_ranges()?,
         client_for: match options.use_service_account_credentials {
             Some(true) => Some(own_accounts(&reach, &client)?),

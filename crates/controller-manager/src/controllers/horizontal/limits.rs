@@ -1,11 +1,11 @@
 //! From what metrics call for to what is done: limits, rates, and the memory that keeps the number from going to and fro.
 
+#[cfg(test)]
+mod tests;
+
 use jiff::{SignedDuration, Timestamp};
 use kybern_api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerSpec};
 use kybern_apimachinery::selector::LabelSelector;
-
-/// How long the highest recommendation counts where the object does not say.
-const DOWNSCALE_WINDOW: i32 = 300;
 
 /// What is remembered of an autoscaler.
 #[derive(Clone, Debug, Default)]
@@ -47,20 +47,20 @@ const WITHIN: (&str, &str) = ("DesiredWithinRange", "the desired count is within
 
 /// The rules of a direction, with upstream's defaults.
 struct Rules {
-    window: i32,
+    window: SignedDuration,
     policies: Vec<HPAScalingPolicy>,
     select: String,
 }
 
 impl Rules {
-    fn of(rules: Option<&HPAScalingRules>, window: i32, policies: &[(&str, i32)]) -> Self {
+    fn of(rules: Option<&HPAScalingRules>, window: SignedDuration, policies: &[(&str, i32)]) -> Self {
         let policy = |(kind, value): &(&str, i32)| HPAScalingPolicy {
             type_: (*kind).to_owned(),
             value: *value,
             period_seconds: 15,
         };
         Self {
-            window: rules.and_then(|r| r.stabilization_window_seconds).unwrap_or(window),
+            window: rules.and_then(|r| r.stabilization_window_seconds).map_or(window, seconds),
             policies: rules.and_then(|r| r.policies.clone()).unwrap_or_else(|| policies.iter().map(policy).collect()),
             select: rules.and_then(|r| r.select_policy.clone()).unwrap_or_else(|| "Max".to_owned()),
         }
@@ -68,21 +68,25 @@ impl Rules {
 
     fn up(spec: &HorizontalPodAutoscalerSpec) -> Self {
         let rules = spec.behavior.as_ref().and_then(|b| b.scale_up.as_ref());
-        Self::of(rules, 0, &[("Pods", 4), ("Percent", 100)])
+        Self::of(rules, SignedDuration::ZERO, &[("Pods", 4), ("Percent", 100)])
     }
 
-    fn down(spec: &HorizontalPodAutoscalerSpec) -> Self {
+    fn down(spec: &HorizontalPodAutoscalerSpec, window: SignedDuration) -> Self {
         let rules = spec.behavior.as_ref().and_then(|b| b.scale_down.as_ref());
-        Self::of(rules, DOWNSCALE_WINDOW, &[("Percent", 100)])
+        Self::of(rules, window, &[("Percent", 100)])
     }
 
-    fn longest_period(&self) -> i32 {
-        self.policies.iter().map(|policy| policy.period_seconds).max().unwrap_or(0)
+    fn longest_period(&self) -> SignedDuration {
+        seconds(self.policies.iter().map(|policy| policy.period_seconds).max().unwrap_or(0))
     }
 }
 
-fn before(now: Timestamp, seconds: i32) -> Timestamp {
-    now.checked_sub(SignedDuration::from_secs(i64::from(seconds))).unwrap_or(Timestamp::MIN)
+fn seconds(seconds: i32) -> SignedDuration {
+    SignedDuration::from_secs(i64::from(seconds))
+}
+
+fn before(now: Timestamp, time: SignedDuration) -> Timestamp {
+    now.checked_sub(time).unwrap_or(Timestamp::MIN)
 }
 
 impl Memory {
@@ -91,21 +95,25 @@ impl Memory {
         if spec.behavior.is_none() {
             return;
         }
-        let (events, rules) =
-            if to > from { (&mut self.ups, Rules::up(spec)) } else { (&mut self.downs, Rules::down(spec)) };
+        let (events, rules) = if to > from {
+            (&mut self.ups, Rules::up(spec))
+        } else {
+            (&mut self.downs, Rules::down(spec, SignedDuration::ZERO))
+        };
         events.retain(|(_, at)| *at >= before(now, rules.longest_period()));
         events.push(((to - from).abs(), now));
     }
 
-    /// What may be done of what the metrics call for.
+    /// What may be done of what the metrics call for. `window` is that of going down where the object has none.
     pub(super) fn limit(
         &mut self,
         spec: &HorizontalPodAutoscalerSpec,
+        window: SignedDuration,
         current: i32,
         desired: i32,
         now: Timestamp,
     ) -> Limited {
-        let (stable, stabilized) = self.stabilize(spec, current, desired, now);
+        let (stable, stabilized) = self.stabilize(spec, window, current, desired, now);
         let able = if stable == desired { READY } else { stabilized };
         let (replicas, (reason, message)) = match &spec.behavior {
             None => by_default(spec, current, stable),
@@ -117,11 +125,12 @@ impl Memory {
     fn stabilize(
         &mut self,
         spec: &HorizontalPodAutoscalerSpec,
+        window: SignedDuration,
         current: i32,
         desired: i32,
         now: Timestamp,
     ) -> (i32, (&'static str, &'static str)) {
-        let down_since = before(now, Rules::down(spec).window);
+        let down_since = before(now, Rules::down(spec, window).window);
         let up_since = spec.behavior.as_ref().map_or(now, |_| before(now, Rules::up(spec).window));
         let (mut lowest, mut highest) = (desired, desired);
         for (replicas, at) in &self.recommendations {
@@ -156,7 +165,7 @@ impl Memory {
                 return (most, why);
             }
         } else if desired < current {
-            let fastest = self.furthest(&Rules::down(spec), current, now, false).min(current);
+            let fastest = self.furthest(&Rules::down(spec, SignedDuration::ZERO), current, now, false).min(current);
             let (least, why) = if minimum(spec) < fastest { (fastest, DOWN_LIMIT) } else { (minimum(spec), TOO_FEW) };
             if desired < least {
                 return (least, why);
@@ -171,7 +180,7 @@ impl Memory {
             return current;
         }
         let allowed = rules.policies.iter().map(|policy| {
-            let since = before(now, policy.period_seconds);
+            let since = before(now, seconds(policy.period_seconds));
             let sum = |events: &[(i32, Timestamp)]| -> i64 {
                 events.iter().filter(|(_, at)| *at > since).map(|(change, _)| i64::from(*change)).sum()
             };

@@ -1,5 +1,8 @@
 //! Where metrics are asked for, and what becomes of the answers.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,12 +18,11 @@ use kybern_apimachinery::percent::encode;
 use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::{Value, object, time};
 
-use super::replicas::{Measured, Measurements, Proposal, Target, Tolerance, average, requests, share, total};
+use super::Settings;
+use super::replicas::{Groups, Measured, Measurements, Proposal, Target, Tolerance, average, requests, share, total};
 use crate::ask::Ask;
 use crate::inventory::Inventory;
 
-/// How far usage may be from its target where the object does not say.
-const TOLERANCE: f64 = 0.1;
 /// Over what custom metrics are taken to be measured.
 const WINDOW: i64 = 60;
 
@@ -49,13 +51,14 @@ pub(super) struct Measuring<'a> {
     pub(super) spec_replicas: i32,
     pub(super) status_replicas: i32,
     pub(super) tolerance: Tolerance,
+    pub(super) settings: Settings,
     pub(super) now: Timestamp,
 }
 
-pub(super) fn tolerance(spec: &HorizontalPodAutoscalerSpec) -> Tolerance {
+pub(super) fn tolerance(spec: &HorizontalPodAutoscalerSpec, default: f64) -> Tolerance {
     let of = |rules: Option<&HPAScalingRules>| {
         let quantity = rules.and_then(|rules| rules.tolerance.as_ref());
-        quantity.and_then(|quantity| Quantity::parse(&quantity.0).ok()).map_or(TOLERANCE, |quantity| quantity.as_f64())
+        quantity.and_then(|quantity| Quantity::parse(&quantity.0).ok()).map_or(default, |quantity| quantity.as_f64())
     };
     let behavior = spec.behavior.as_ref();
     Tolerance {
@@ -72,18 +75,20 @@ pub(super) fn question(
     inventory: &Inventory,
 ) -> Result<Ask, String> {
     let pods = encode(selector, b"");
-    let of_metric = |metric: &MetricIdentifier| match &metric.selector {
-        Some(selector) => label_selector(selector).map(|selector| encode(selector.to_string(), b"")),
-        None => Ok(String::new()),
+    // The metric's name as a part of a path, and its selector.
+    let of_metric = |metric: &MetricIdentifier| {
+        let selector = metric.selector.as_ref().map(label_selector).transpose()?;
+        let selector = selector.map_or_else(String::new, |selector| encode(selector.to_string(), b""));
+        Ok::<_, String>((encode(&metric.name, b""), selector))
     };
     let custom = "/apis/custom.metrics.k8s.io/v1beta1/namespaces";
     let path = if spec.resource.is_some() || spec.container_resource.is_some() {
         format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods?labelSelector={pods}")
     } else if let Some(source) = &spec.pods {
-        let (name, of) = (&source.metric.name, of_metric(&source.metric)?);
+        let (name, of) = of_metric(&source.metric)?;
         format!("{custom}/{namespace}/pods/*/{name}?labelSelector={pods}&metricLabelSelector={of}")
     } else if let Some(ObjectMetricSource { described_object, metric, .. }) = &spec.object {
-        let (name, of) = (&metric.name, of_metric(metric)?);
+        let (name, of) = of_metric(metric)?;
         let version = described_object.api_version.as_deref().unwrap_or("");
         let place = if described_object.kind == "Namespace" && !version.contains('/') {
             // None but its own.
@@ -92,11 +97,11 @@ pub(super) fn question(
             let kind = &described_object.kind;
             let found = inventory.resource_of_kind(version, kind);
             let found = found.ok_or_else(|| format!("no matches for kind {kind:?} in version {version:?}"))?;
-            format!("{}/{}", found.resource.gvr.group_resource(), described_object.name)
+            format!("{}/{}", found.resource.gvr.group_resource(), encode(&described_object.name, b""))
         };
         format!("{custom}/{namespace}/{place}/{name}?metricLabelSelector={of}")
     } else if let Some(source) = &spec.external {
-        let (name, of) = (&source.metric.name, of_metric(&source.metric)?);
+        let (name, of) = of_metric(&source.metric)?;
         format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{name}?labelSelector={of}")
     } else {
         return Err(format!("unknown metric source type {:?}", spec.type_));
@@ -207,7 +212,8 @@ impl Measuring<'_> {
         target: impl FnOnce() -> Result<Target, String>,
         is_cpu: bool,
     ) -> Result<Proposal, String> {
-        average(self.pods, measured, target, is_cpu, self.spec_replicas, self.tolerance, self.now)
+        let groups = Groups::of(self.pods, &measured, is_cpu.then_some(&self.settings), self.now);
+        average(&groups, measured, target, self.spec_replicas, self.tolerance)
     }
 
     fn resource(

@@ -1,5 +1,8 @@
 //! How many replicas a metric calls for (`podautoscaler/replica_calculator.go`).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -8,12 +11,8 @@ use kybern_api::core::v1::{Container, Pod, ResourceRequirements};
 use kybern_api::{Object, condition};
 use kybern_apimachinery::quantity::Quantity;
 
+use super::Settings;
 use crate::pods;
-
-/// So long after its start a pod's CPU usage counts only while it is ready.
-const CPU_INITIALIZATION: SignedDuration = SignedDuration::from_mins(5);
-/// A pod whose unreadiness is not older than this after its start was never ready.
-const INITIAL_READINESS: SignedDuration = SignedDuration::from_secs(30);
 
 /// What was measured of a pod, in thousandths.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,18 +97,15 @@ impl Target {
 /// The replicas with which the pods would use what they should, on average. `target` is made when it is known that there is
 /// something to measure it against.
 pub(super) fn average(
-    pods: &[Arc<Pod>],
+    groups: &Groups<'_>,
     mut measured: Measurements,
     target: impl FnOnce() -> Result<Target, String>,
-    is_cpu: bool,
     current: i32,
     tolerance: Tolerance,
-    now: Timestamp,
 ) -> Result<Proposal, String> {
-    if pods.is_empty() {
+    if groups.is_empty {
         return Err("no pods returned by selector while calculating replica count".to_owned());
     }
-    let groups = Groups::of(pods, &measured, is_cpu, now);
     measured.retain(|pod, _| !groups.ignored.contains(pod.as_str()) && !groups.unready.contains(pod.as_str()));
     if measured.is_empty() {
         return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
@@ -124,7 +120,8 @@ pub(super) fn average(
     // Of those that are not known the worse is believed: that they use all when there may be too many, nothing when there
     // may be too few.
     let mut assume = |pods: &BTreeSet<&str>, value: &dyn Fn(&str) -> i64| {
-        let unknown = |pod: &str| Measured { value: value(pod), at: now, window: SignedDuration::ZERO };
+        let unknown =
+            |pod: &str| Measured { value: value(pod), at: Timestamp::UNIX_EPOCH, window: SignedDuration::ZERO };
         measured.extend(pods.iter().map(|pod| ((*pod).to_owned(), unknown(pod))));
     };
     if ratio < 1.0 {
@@ -172,7 +169,9 @@ fn ceil(replicas: f64) -> i32 {
     replicas.ceil() as i32
 }
 
-struct Groups<'a> {
+/// The pods by what is known of them.
+pub(super) struct Groups<'a> {
+    is_empty: bool,
     ready: usize,
     unready: BTreeSet<&'a str>,
     missing: BTreeSet<&'a str>,
@@ -180,9 +179,11 @@ struct Groups<'a> {
 }
 
 impl<'a> Groups<'a> {
-    fn of(pods: &'a [Arc<Pod>], measured: &Measurements, is_cpu: bool, now: Timestamp) -> Self {
+    /// With settings for what is measured of the processor.
+    pub(super) fn of(pods: &'a [Arc<Pod>], measured: &Measurements, cpu: Option<&Settings>, now: Timestamp) -> Self {
         let none = BTreeSet::new;
-        let mut groups = Self { ready: 0, unready: none(), missing: none(), ignored: none() };
+        let mut groups =
+            Self { is_empty: pods.is_empty(), ready: 0, unready: none(), missing: none(), ignored: none() };
         for pod in pods {
             let name = pod.name();
             if pod.is_deleting() || pods::phase(pod) == "Failed" {
@@ -190,7 +191,7 @@ impl<'a> Groups<'a> {
             } else if pods::phase(pod) == "Pending" {
                 groups.unready.insert(name);
             } else if let Some(measured) = measured.get(name) {
-                if is_cpu && is_warming_up(pod, measured, now) {
+                if cpu.is_some_and(|settings| is_warming_up(pod, measured, settings, now)) {
                     groups.unready.insert(name);
                 } else {
                     groups.ready += 1;
@@ -204,7 +205,7 @@ impl<'a> Groups<'a> {
 }
 
 /// Whether the CPU usage is that of a start, which says nothing of what comes.
-fn is_warming_up(pod: &Pod, measured: &Measured, now: Timestamp) -> bool {
+fn is_warming_up(pod: &Pod, measured: &Measured, settings: &Settings, now: Timestamp) -> bool {
     let Some(status) = &pod.status else { return true };
     let (Some(ready), Some(start)) = (condition::find(&status.conditions, "Ready"), &status.start_time) else {
         return true;
@@ -212,10 +213,10 @@ fn is_warming_up(pod: &Pod, measured: &Measured, now: Timestamp) -> bool {
     let changed = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     let after = |time: Timestamp, wait| time.checked_add(wait).unwrap_or(Timestamp::MAX);
     let is_unready = ready.status == "False";
-    if after(start.0, CPU_INITIALIZATION) > now {
+    if after(start.0, settings.cpu_initialization_period) > now {
         is_unready || measured.at < after(changed, measured.window)
     } else {
-        is_unready && after(start.0, INITIAL_READINESS) > changed
+        is_unready && after(start.0, settings.initial_readiness_delay) > changed
     }
 }
 

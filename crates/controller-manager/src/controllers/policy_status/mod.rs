@@ -180,7 +180,7 @@ mod tests {
                 }},
             }},
         });
-        let refusal = |not_found: bool| crate::ask::Refusal { not_found, message: "no".to_owned() };
+        let refusal = |not_found: bool| crate::ask::Refusal { not_found, conflict: false, message: "no".to_owned() };
         let decided = then.decide(vec![Ok(document.clone()), Err(refusal(true))]);
         let [Op::Patch { patch: Patch::Apply { object, .. }, .. }] = &decided[..] else { panic!("{decided:?}") };
         let warnings = object["status"]["typeChecking"]["expressionWarnings"].as_array().unwrap();
