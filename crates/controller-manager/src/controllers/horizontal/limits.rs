@@ -12,8 +12,8 @@ use kybern_apimachinery::selector::LabelSelector;
 pub(super) struct Memory {
     pub(super) recommendations: Vec<(i32, Timestamp)>,
     /// By how much it was scaled, and when.
-    ups: Vec<(i32, Timestamp)>,
-    downs: Vec<(i32, Timestamp)>,
+    pub(super) ups: Vec<(i32, Timestamp)>,
+    pub(super) downs: Vec<(i32, Timestamp)>,
     /// Of the pods that it has scaled last.
     pub(super) selector: Option<LabelSelector>,
 }
