@@ -19,7 +19,7 @@ use kybern_client::Change;
 use crate::ask::Then;
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::pods;
-use crate::snapshot::{SELECTS, Snapshot};
+use crate::snapshot::{SELECTS, Snapshot, label_in};
 use crate::watches::Watches;
 use expected::{Expected, Unknown, expect};
 
@@ -63,11 +63,7 @@ pub(crate) fn selects(budget: &PodDisruptionBudget) -> Vec<String> {
     let Some(selector) = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else { return Vec::new() };
     let namespace = budget.namespace();
     let label = selector.match_labels.iter().flatten().next();
-    vec![label.map_or_else(|| namespace.to_owned(), |(key, value)| bearing(namespace, key, value))]
-}
-
-fn bearing(namespace: &str, key: &str, value: &str) -> String {
-    format!("{namespace}/{key}={value}")
+    vec![label.map_or_else(|| namespace.to_owned(), |(key, value)| label_in(namespace, key, value))]
 }
 
 /// No selector selects nothing, an empty one everything.
@@ -99,7 +95,7 @@ fn keys_of_pod(change: &Change<Pod>, snapshot: &Snapshot) -> Vec<String> {
 fn budgets_of(pod: &Pod, snapshot: &Snapshot) -> Vec<String> {
     let empty = BTreeMap::new();
     let labels = pod.labels().unwrap_or(&empty);
-    let named = labels.iter().map(|(key, value)| bearing(pod.namespace(), key, value));
+    let named = labels.iter().map(|(key, value)| label_in(pod.namespace(), key, value));
     let values = named.chain([pod.namespace().to_owned()]);
     let budgets = values.flat_map(|value| snapshot.budgets.by_index(SELECTS, &value));
     let selecting = budgets.filter(|budget| selector(budget).is_ok_and(|s| s.matches_btree(labels)));
