@@ -72,7 +72,7 @@ fn selector(budget: &PodDisruptionBudget) -> Result<LabelSelector, String> {
 }
 
 /// What matters of a pod to its budgets.
-fn facts(pod: &Pod) -> (&str, Option<&BTreeMap<String, String>>, bool, bool, Option<&str>) {
+fn facts(pod: &Pod) -> impl PartialEq {
     let controller = owner::controller_of(&pod.metadata).map(|controller| controller.uid.as_str());
     (pod.uid(), pod.labels(), pods::is_ready(pod), pod.is_deleting(), controller)
 }

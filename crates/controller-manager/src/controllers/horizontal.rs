@@ -244,7 +244,7 @@ impl Look {
         let then = move |answers: Vec<Answer>| {
             let mut answers = answers.into_iter();
             let mut next = |question: &Result<Ask, String>| match question {
-                Ok(_) => answers.next().unwrap_or_else(|| Ok(Value::Null)).map_err(|refusal| refusal.message),
+                Ok(_) => answers.next().unwrap_or(Ok(Value::Null)).map_err(|refusal| refusal.message),
                 Err(text) => Err(text.clone()),
             };
             let measuring = metrics::Measuring {
