@@ -7,7 +7,7 @@ use kybern_client::PartialMetadata;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ask::{Answer, Ask, Refusal};
+use crate::ask::{Ask, Refusal};
 use crate::testing::{self, NOW, PodBuilder, World, at, events, meta, pod, replica_set, resource, status_of};
 
 fn amount(text: &str) -> Option<IntOrString> {
@@ -139,7 +139,7 @@ fn kinds_that_no_store_holds_are_asked_for_their_scale() {
     // Answer, whether the object is there; allowed, the condition's reason and message, and whether it is tried again.
     let no_scale = "things.example.com does not implement the scale subresource";
     let none = "found no controllers for pod \"a\"";
-    let table: [(Answer, bool, (i32, &str, &str, bool)); 6] = [
+    let table = [
         (scale("uid-x"), true, (1, "SufficientPods", "", false)),
         (scale("uid-x"), false, (1, "SufficientPods", "", false)),
         (scale("another"), true, (0, "SyncFailed", none, false)),
