@@ -23,7 +23,7 @@ pub(crate) fn tree(
 mod tests {
     use k8s_openapi::api::{
         apps, autoscaling, batch, certificates, coordination, core, discovery, events, networking, node, policy, rbac,
-        scheduling, storage,
+        resource, scheduling, storage,
     };
     use kybern_apimachinery::{Map, json};
     use kybern_schema::types::{KindType, Type};
@@ -109,7 +109,8 @@ mod tests {
             networking::v1::Ingress networking::v1::IngressClass networking::v1::NetworkPolicy
             networking::v1::IPAddress networking::v1::ServiceCIDR node::v1::RuntimeClass
             policy::v1::PodDisruptionBudget rbac::v1::ClusterRole rbac::v1::ClusterRoleBinding rbac::v1::Role
-            rbac::v1::RoleBinding scheduling::v1::PriorityClass storage::v1::StorageClass
+            rbac::v1::RoleBinding resource::v1::ResourceClaim resource::v1::ResourceClaimTemplate
+            resource::v1::DeviceClass resource::v1::ResourceSlice scheduling::v1::PriorityClass storage::v1::StorageClass
             storage::v1::VolumeAttachment storage::v1::CSINode storage::v1::CSIDriver storage::v1::CSIStorageCapacity
             storage::v1::VolumeAttributesClass;
     }

@@ -88,6 +88,9 @@ objects! {
     node::v1 { cluster RuntimeClass }
     policy::v1 { namespaced PodDisruptionBudget }
     rbac::v1 { cluster ClusterRole, cluster ClusterRoleBinding, namespaced Role, namespaced RoleBinding }
+    resource::v1 {
+        namespaced ResourceClaim, namespaced ResourceClaimTemplate, cluster DeviceClass, cluster ResourceSlice,
+    }
     scheduling::v1 { cluster PriorityClass }
     storage::v1 {
         cluster StorageClass, cluster VolumeAttachment, cluster CSINode, cluster CSIDriver, namespaced CSIStorageCapacity,

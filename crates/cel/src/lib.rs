@@ -33,6 +33,7 @@ mod checker;
 mod convert;
 mod cost;
 mod decl;
+pub mod devices;
 mod env;
 mod error;
 mod escape;

@@ -27,6 +27,8 @@ pub enum Map<'a> {
 pub struct Entries<'a> {
     entries: BTreeMap<MapKey<'a>, Value<'a>>,
     depth: u16,
+    /// What is found where no entry is.
+    fallback: Option<Value<'a>>,
 }
 
 /// What may be a key. Numbers are the same key whatever their type.
@@ -102,14 +104,29 @@ impl Eq for MapKey<'_> {}
 impl<'a> Map<'a> {
     pub(crate) fn of(entries: BTreeMap<MapKey<'a>, Value<'a>>) -> Result<Self, EvalError> {
         let depth = 1 + entries.values().map(Value::depth).max().unwrap_or(0);
-        if depth > MAX_DEPTH { Err(too_deep()) } else { Ok(Self::Values(Arc::new(Entries { entries, depth }))) }
+        if depth > MAX_DEPTH {
+            Err(too_deep())
+        } else {
+            Ok(Self::Values(Arc::new(Entries { entries, depth, fallback: None })))
+        }
     }
 
     /// A map of texts to values, as for `request` and its like.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (&'a str, Value<'a>)>) -> Self {
         let entries: BTreeMap<_, _> = pairs.into_iter().map(|(k, v)| (MapKey::String(Str::Borrowed(k)), v)).collect();
         let depth = 1 + entries.values().map(Value::depth).max().unwrap_or(0);
-        Self::Values(Arc::new(Entries { entries, depth }))
+        Self::Values(Arc::new(Entries { entries, depth, fallback: None }))
+    }
+
+    /// The same, where what has no entry is found to be this.
+    #[must_use]
+    pub(crate) fn with_fallback(self, fallback: Value<'a>) -> Self {
+        match self {
+            Self::Values(values) => {
+                Self::Values(Arc::new(Entries { fallback: Some(fallback), ..Arc::unwrap_or_clone(values) }))
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn depth(&self) -> u16 {
@@ -135,9 +152,10 @@ impl<'a> Map<'a> {
             Self::Values(values) => {
                 if values.entries.len() <= SCANNED {
                     let found = values.entries.iter().find(|(k, _)| matches!(k, MapKey::String(k) if **k == *name));
-                    return Ok(found.map(|(_, v)| v.clone()));
+                    return Ok(found.map(|(_, v)| v.clone()).or_else(|| values.fallback.clone()));
                 }
-                Ok(values.entries.get(&MapKey::String(Str::Shared(name.into()))).cloned())
+                let found = values.entries.get(&MapKey::String(Str::Shared(name.into())));
+                Ok(found.cloned().or_else(|| values.fallback.clone()))
             }
         }
     }
@@ -147,7 +165,17 @@ impl<'a> Map<'a> {
             (Self::Json(..), Value::String(name)) => self.field(name),
             (Self::Json(_, Some(_)), _) => Err(EvalError::no_such_overload()),
             (Self::Json(_, None), _) => Ok(None),
-            (Self::Values(values), key) => Ok(MapKey::of(key).and_then(|k| values.entries.get(&k).cloned())),
+            (Self::Values(values), key) => {
+                Ok(MapKey::of(key).and_then(|k| values.entries.get(&k).cloned()).or_else(|| values.fallback.clone()))
+            }
+        }
+    }
+
+    /// Whether there is an entry.
+    pub(crate) fn contains(&self, key: &Value<'a>) -> Result<bool, EvalError> {
+        match self {
+            Self::Values(values) => Ok(MapKey::of(key).is_some_and(|k| values.entries.contains_key(&k))),
+            Self::Json(..) => Ok(self.get(key)?.is_some()),
         }
     }
 
@@ -213,7 +241,7 @@ impl<'a> Map<'a> {
                     entries.insert(k.clone(), v);
                     Ok(())
                 })?;
-                Arc::new(Entries { entries, depth: other.depth() })
+                Arc::new(Entries { entries, depth: other.depth(), fallback: None })
             }
         };
         if shared.entries.contains_key(&map_key) {

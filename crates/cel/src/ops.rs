@@ -203,7 +203,7 @@ pub(crate) fn negate<'a>(a: &Value<'a>) -> Result<Value<'a>, EvalError> {
 pub(crate) fn contains<'a>(value: &Value<'a>, container: &Value<'a>) -> Result<bool, EvalError> {
     match container {
         Value::List(list) => list.contains(value),
-        Value::Map(map) => Ok(map.get(value)?.is_some()),
+        Value::Map(map) => map.contains(value),
         _ => Err(EvalError::no_such_overload()),
     }
 }

@@ -1,5 +1,6 @@
 //! The control loops, one file each.
 
+pub mod attach_detach;
 pub mod bootstrap_signer;
 pub mod cluster_role_aggregation;
 pub mod cronjob;
@@ -30,6 +31,7 @@ pub mod pv_protection;
 pub mod pvc_protection;
 pub mod replicaset;
 pub mod replication_controller;
+pub mod resource_claim;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::controller::Controller;
+use crate::controllers::attach_detach::AttachDetachController;
 use crate::controllers::bootstrap_signer::BootstrapSigner;
 use crate::controllers::cluster_role_aggregation::ClusterRoleAggregationController;
 use crate::controllers::cronjob::CronJobController;
@@ -43,6 +44,7 @@ use crate::controllers::pv_protection::PvProtectionController;
 use crate::controllers::pvc_protection::PvcProtectionController;
 use crate::controllers::replicaset::ReplicaSetController;
 use crate::controllers::replication_controller::ReplicationControllerController;
+use crate::controllers::resource_claim::ResourceClaimController;
 use crate::controllers::resource_quota::ResourceQuotaController;
 use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
@@ -133,12 +135,14 @@ impl Config {
             Arc::new(CsrApprovingController),
             Arc::new(CsrCleanerController),
             Arc::new(PersistentVolumeBinder),
+            Arc::new(AttachDetachController),
             Arc::new(PersistentVolumeExpander),
             Arc::new(EphemeralVolumeController),
             Arc::new(LocalPathProvisioner),
             Arc::new(PvcProtectionController),
             Arc::new(PvProtectionController),
             Arc::new(VacProtectionController),
+            Arc::new(ResourceClaimController),
             Arc::new(ResourceQuotaController),
             Arc::new(DisruptionController),
             Arc::new(HorizontalController::new(self.autoscaling)),
@@ -182,6 +186,7 @@ const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-
 
 /// Upstream's old names that are not the new one without `-controller`.
 const ALIASES: &[(&str, &str)] = &[
+    ("attachdetach", "persistentvolume-attach-detach-controller"),
     ("bootstrapsigner", "bootstrap-signer-controller"),
     ("csrapproving", "certificatesigningrequest-approving-controller"),
     ("csrcleaner", "certificatesigningrequest-cleaner-controller"),
@@ -196,6 +201,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("podgc", "pod-garbage-collector-controller"),
     ("pv-protection", "persistentvolume-protection-controller"),
     ("pvc-protection", "persistentvolumeclaim-protection-controller"),
+    ("resource-claim-controller", "resourceclaim-controller"),
     ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
     ("serviceaccount-token", "serviceaccount-token-controller"),
     ("tokencleaner", "token-cleaner-controller"),

@@ -18,7 +18,8 @@ use kybern_api::discovery::v1::EndpointSlice;
 use kybern_api::meta::v1::ObjectMeta;
 use kybern_api::policy::v1::PodDisruptionBudget;
 use kybern_api::rbac::v1::ClusterRole;
-use kybern_api::storage::v1::{StorageClass, VolumeAttributesClass};
+use kybern_api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
+use kybern_api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use kybern_api::{Object, owner};
 use kybern_apimachinery::Gvr;
 #[cfg(test)]
@@ -27,8 +28,8 @@ use kybern_client::{Client, Informer, ListOptions, Store};
 
 use crate::bootstrap_tokens;
 use crate::controllers::{
-    disruption, legacy_token_cleaner, local_path_provisioner, persistent_volume_binder, service_account_tokens,
-    vac_protection,
+    attach_detach, disruption, legacy_token_cleaner, local_path_provisioner, persistent_volume_binder, resource_claim,
+    service_account_tokens, vac_protection,
 };
 use crate::inventory::Inventory;
 use crate::pods;
@@ -39,7 +40,7 @@ pub const OWNER: &str = "owner";
 pub const NODE: &str = "node";
 /// Index: the namespace an object is in.
 pub const NAMESPACE: &str = "namespace";
-/// Index: the keys of the claims that a pod may use, or that a volume is for.
+/// Index: the keys of the claims that a pod may use, or that a volume is for; those of devices with a word before them.
 pub const CLAIM: &str = "claim";
 /// Index: the labels of a pod that is not finished, each as [`label_in`] its namespace.
 pub const LABEL: &str = "label";
@@ -49,7 +50,7 @@ pub const SELECTOR: &str = "selector";
 pub const ATTRIBUTES_CLASS: &str = "attributes class";
 /// Index: the storage class of the claims that lack a volume, and of the volumes that lack a claim.
 pub const STORAGE_CLASS: &str = "storage class";
-/// Index: the volume that a claim names.
+/// Index: the volume that a claim names, or that is attached.
 pub const VOLUME: &str = "volume";
 /// Index: `namespace/name` of the Service an EndpointSlice belongs to.
 pub const SERVICE: &str = "service";
@@ -193,7 +194,7 @@ snapshot! {
     pods: Pod = ListOptions::default(), [
         OWNER => |pod| owner_of(&pod.metadata),
         NODE => |pod| node_of(pod).map(str::to_owned).into_iter().collect(),
-        CLAIM => pods::claims,
+        CLAIM => |pod| pods::claims(pod).into_iter().chain(resource_claim::index(pod)).collect(),
         LABEL => labels_of
     ];
     claims: PersistentVolumeClaim = ListOptions::default(), [
@@ -208,6 +209,13 @@ snapshot! {
         NODE => local_path_provisioner::nodes_of
     ];
     storage_classes: StorageClass = ListOptions::default(), [];
+    volume_attachments: VolumeAttachment = ListOptions::default(), [
+        NODE => attach_detach::node_of,
+        VOLUME => attach_detach::volumes_of
+    ];
+    csi_drivers: CSIDriver = ListOptions::default(), [];
+    resource_claims: ResourceClaim = ListOptions::default(), [OWNER => |claim| owner_of(&claim.metadata)];
+    resource_claim_templates: ResourceClaimTemplate = ListOptions::default(), [];
     attributes_classes: VolumeAttributesClass = ListOptions::default(), [];
     services: Service = ListOptions::default(), [SELECTOR => selector_of];
     endpoints: Endpoints = ListOptions::default(), [];

@@ -1,38 +1,10 @@
-//! The expressions by which DeviceClasses and ResourceClaims select devices (`k8s.io/dynamic-resource-allocation/cel`).
-
-use std::sync::{Arc, LazyLock};
+//! Checks the expressions by which DeviceClasses and ResourceClaims select devices.
 
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_cel::{CompileError, DeclKind, DeclType, Env, Type};
+use kybern_cel::devices::{ENV, MAX_COST};
+use kybern_cel::{CompileError, Type};
 
 use crate::validation::Errors;
-
-/// What one evaluation may cost.
-const MAX_COST: u64 = 1_000_000;
-/// Attributes and capacities of a device, and the characters of an attribute's value and of a driver's name.
-const MAX_ATTRIBUTES: i64 = 32;
-const MAX_VALUE: i64 = 64;
-const MAX_DRIVER: i64 = 63;
-
-static ENV: LazyLock<Env> = LazyLock::new(|| {
-    let bounded = |of: DeclType, max_elements: i64| DeclType { max_elements, ..of };
-    let by_domain = |of: DeclType| {
-        let by_name = bounded(DeclType::map(of), MAX_ATTRIBUTES);
-        bounded(DeclType::map(by_name), MAX_ATTRIBUTES)
-    };
-    // Of what type an attribute is shows when the expression is evaluated.
-    let attribute = bounded(DeclType::new(DeclKind::Dyn, 1), MAX_VALUE);
-    let device = DeclType::object(
-        "kubernetes.DRADevice",
-        [
-            ("driver", bounded(DeclType::string(), MAX_DRIVER)),
-            ("attributes", by_domain(attribute)),
-            ("capacity", by_domain(DeclType::object("kubernetes.Quantity", []))),
-            ("allowMultipleAllocations", bounded(DeclType::bool(), 1)),
-        ],
-    );
-    Env::kubernetes().with_bindings().with_declared("device", Arc::new(device))
-});
 
 /// A complaint where an expression does not compile to a condition, or could cost too much.
 pub(super) fn validate(out: &mut Errors, path: &FieldPath, expression: &str) {
