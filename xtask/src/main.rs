@@ -9,6 +9,7 @@ mod network;
 mod packages;
 mod process;
 mod schema;
+mod sim;
 mod tidy;
 mod vm;
 
@@ -23,6 +24,7 @@ usage: cargo xtask <task>
   ci      format, clippy, tidy, unit and property tests, codec fixtures, simulator (needs no root)
   schema  writes crates/schema's table from published API facts: --facts DIR --go DIR
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
+  sim     [--seeds N] [--first N] [--minutes M] [--release]: the simulator over many seeds
   vm      Kybern on a distribution's kernel in an emulator: missing features, cgroup v2
   bench   [apiserver|admission|scheduler|cluster]: figures against the budgets (needs root)
   fuzz    [TARGET] [--seconds N]: libFuzzer on one parser, or on each in turn (needs cargo-fuzz)
@@ -52,6 +54,7 @@ fn run() -> Result<()> {
         }
         Some("ci") => ci::run(rest),
         Some("fuzz") => fuzz::run(rest),
+        Some("sim") => sim::run(rest),
         Some("bench") => bench::run_parts(rest),
         Some("e2e") => e2e::run_all(rest),
         Some("vm") => match vm::run_all()? {

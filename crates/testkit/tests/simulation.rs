@@ -1,4 +1,5 @@
-//! Runs the simulator over some seeds: `KYBERN_SIM_SEEDS` says how many, `KYBERN_SIM_SEED` names one.
+//! Runs the simulator over some seeds: `KYBERN_SIM_SEEDS` says how many from `KYBERN_SIM_FIRST` on, `KYBERN_SIM_MINUTES` for
+//! how long at most, `KYBERN_SIM_SEED` names one, and `KYBERN_SIM_WITHOUT` leaves out kinds of faults and steps of it.
 //!
 //! Each seed has a process of its own, this program started again, because a process counts a few things for all of its
 //! threads, such as tokio's runtimes, and a simulation must not depend on what ran before it.
@@ -8,11 +9,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kybern_testkit::sim;
+use kybern_testkit::sim::Without;
 use kybern_testkit::sim::faults::Faults;
 
 const SEEDS: u64 = 20;
 const ONE: &str = "KYBERN_SIM_SEED";
 const MANY: &str = "KYBERN_SIM_SEEDS";
+const FIRST: &str = "KYBERN_SIM_FIRST";
+const MINUTES: &str = "KYBERN_SIM_MINUTES";
+const WITHOUT: &str = "KYBERN_SIM_WITHOUT";
+/// Seeds that fail, of which a smaller scenario is looked for.
+const SHRUNK: usize = 2;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -20,10 +27,11 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// What a process of its own says of a seed: its report, or the rule that was broken.
-fn simulate(seed: u64) -> Result<String, String> {
+fn simulate(seed: u64, without: &Without) -> Result<String, String> {
     let program = std::env::current_exe().expect("this program");
     let mut command = Command::new(program);
     command.args(["seeds", "--exact", "--nocapture"]).env(ONE, seed.to_string()).env("RUST_BACKTRACE", "0");
+    command.env(WITHOUT, without.to_string());
     let output = command.output().expect("this program starts again");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
@@ -36,21 +44,25 @@ fn simulate(seed: u64) -> Result<String, String> {
 #[test]
 fn seeds() {
     if let Some(seed) = number(ONE) {
-        let report = sim::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
+        let without = std::env::var(WITHOUT).unwrap_or_default();
+        let without = Without::parse(&without).unwrap_or_else(|error| panic!("{WITHOUT}={without}: {error}"));
+        let report = sim::run(seed, without).unwrap_or_else(|failure| panic!("{failure}"));
         println!("{report:?}");
         return;
     }
-    let (next, last) = (AtomicU64::new(1), number(MANY).unwrap_or(SEEDS));
+    let first = number(FIRST).unwrap_or(1);
+    let (next, end) = (AtomicU64::new(first), first + number(MANY).unwrap_or(SEEDS));
+    let until = number(MINUTES).map(|minutes| Instant::now() + Duration::from_mins(minutes));
     let broken: Vec<u64> = std::thread::scope(|scope| {
         let work = || {
             let mut broken = Vec::new();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed > last {
+                if seed >= end || until.is_some_and(|until| Instant::now() >= until) {
                     return broken;
                 }
                 let start = Instant::now();
-                let result = simulate(seed);
+                let result = simulate(seed, &Without::default());
                 let took = start.elapsed();
                 match result {
                     Ok(report) => println!("seed {seed} in {took:.2?}:{report}"),
@@ -65,7 +77,39 @@ fn seeds() {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     });
-    assert!(broken.is_empty(), "seeds {broken:?} broke a rule, see above; {ONE}=<seed> runs one again");
+    broken.iter().take(SHRUNK).for_each(|seed| shrink(*seed));
+    let ran = next.into_inner().min(end) - first;
+    assert!(broken.is_empty(), "of {ran} seeds {broken:?} broke a rule, see above; {ONE}=<seed> runs one again");
+    println!("{ran} seeds broke no rule");
+}
+
+/// Finds a smaller scenario that fails, too: without kinds of faults, and then without steps of the user, halves of them
+/// first.
+fn shrink(seed: u64) {
+    let mut smallest = Without::default();
+    let mut failure = String::new();
+    let mut fails = |tried: Without, smallest: &mut Without| {
+        if let Err(text) = simulate(seed, &tried) {
+            (*smallest, failure) = (tried, text);
+        }
+    };
+    for kind in Faults::KINDS {
+        let mut tried = smallest.clone();
+        tried.kinds.push(kind.to_owned());
+        fails(tried, &mut smallest);
+    }
+    let mut size = sim::STEPS / 2;
+    while size > 0 {
+        for from in (0..sim::STEPS).step_by(size) {
+            let mut tried = smallest.clone();
+            tried.steps.extend(from..(from + size).min(sim::STEPS));
+            if tried.steps.len() > smallest.steps.len() {
+                fails(tried, &mut smallest);
+            }
+        }
+        size /= 2;
+    }
+    println!("the smallest that fails: {ONE}={seed} {WITHOUT}={smallest}\n{failure}");
 }
 
 #[test]
@@ -73,7 +117,8 @@ fn a_seed_decides_everything() {
     if number(ONE).is_some() {
         return;
     }
-    let [first, again, other] = [7, 7, 8].map(|seed| simulate(seed).unwrap_or_else(|text| panic!("{text}")));
+    let [first, again, other] =
+        [7, 7, 8].map(|seed| simulate(seed, &Without::default()).unwrap_or_else(|text| panic!("{text}")));
     assert_eq!(first, again);
     assert_ne!(first, other);
 }
@@ -86,6 +131,6 @@ fn a_disk_that_loses_acknowledged_writes_is_caught() {
     }
     let delay = Duration::from_millis(5);
     let faults = Faults { crashes: true, forgets_on_crash: 3, disk_delay: delay, ..Faults::default() };
-    let failure = (1..10).find_map(|seed| sim::run_with(seed, Some(faults.clone())).err()).expect("a seed finds it");
+    let failure = (1..10).find_map(|seed| sim::run_with(seed, faults.clone()).err()).expect("a seed finds it");
     assert!(failure.rule.contains("the store has lost an acknowledged write"), "{failure}");
 }

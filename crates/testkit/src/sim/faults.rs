@@ -21,6 +21,8 @@ pub struct Faults {
     pub crashes: bool,
     /// Nodes die, and some come back.
     pub node_deaths: bool,
+    /// Users ask for more than the nodes have: what is urgent displaces what is not.
+    pub overload: bool,
     /// A defect, to show that it is found: a crash of the disk forgets the last commits although they were acknowledged.
     pub forgets_on_crash: usize,
 }
@@ -39,13 +41,45 @@ impl Faults {
             disk_delay: Duration::from_millis(some(1.0).mul_add(195.0, 5.0) as u64),
             crashes: some(1.0) > 0.0,
             node_deaths: some(1.0) > 0.0,
+            overload: some(1.0) > 0.0,
             forgets_on_crash: 0,
         }
+    }
+
+    /// The kinds by name, so that a failure can be tried without them.
+    pub const KINDS: [&str; 9] = [
+        "lost_request",
+        "lost_response",
+        "network_delay",
+        "broken_watch",
+        "disk_delay",
+        "failed_commit",
+        "crashes",
+        "node_deaths",
+        "overload",
+    ];
+
+    /// Leaves out a kind; says whether there is one of that name.
+    pub fn leave_out(&mut self, kind: &str) -> bool {
+        match kind {
+            "lost_request" => self.lost_request = 0.0,
+            "lost_response" => self.lost_response = 0.0,
+            "network_delay" => self.network_delay = Duration::from_millis(5),
+            "broken_watch" => self.broken_watch = 0.0,
+            "disk_delay" => self.disk_delay = Duration::from_millis(5),
+            "failed_commit" => self.failed_commit = 0.0,
+            "crashes" => self.crashes = false,
+            "node_deaths" => self.node_deaths = false,
+            "overload" => self.overload = false,
+            _ => return false,
+        }
+        true
     }
 
     /// Only the delays are left: what was disturbed can now settle.
     #[must_use]
     pub fn none(&self) -> Self {
-        Self { network_delay: Duration::from_millis(5), disk_delay: Duration::from_millis(5), ..Self::default() }
+        let five = Duration::from_millis(5);
+        Self { network_delay: five, disk_delay: five, overload: self.overload, ..Self::default() }
     }
 }

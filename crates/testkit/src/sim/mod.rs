@@ -7,18 +7,22 @@
 pub mod clock;
 pub mod disk;
 pub mod faults;
+mod manifests;
 pub mod model;
 pub mod network;
 pub mod node;
 pub mod random;
 pub mod scenario;
 pub mod settled;
+mod workloads;
 mod world;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use faults::Faults;
 use random::Random;
+pub use world::STEPS;
 
 /// What one simulation did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,18 +45,60 @@ pub struct Failure {
     pub history: Vec<String>,
 }
 
-/// Runs one seed on a thread of its own. The same seed makes the same simulation as the first one of a process: a process
-/// counts a few things, such as tokio's runtimes, for all its threads.
-pub fn run(seed: u64) -> Result<Report, Failure> {
-    run_with(seed, None)
+/// What a simulation leaves out of what its seed draws: kinds of faults, and steps of the user by number.
+#[derive(Clone, Debug, Default)]
+pub struct Without {
+    pub kinds: Vec<String>,
+    pub steps: BTreeSet<usize>,
 }
 
-/// The same with given faults, or with those that the seed draws.
-pub fn run_with(seed: u64, faults: Option<Faults>) -> Result<Report, Failure> {
+impl Without {
+    /// Reads names of kinds and numbers of steps, separated by commas.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut without = Self::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match part.parse() {
+                Ok(step) => {
+                    without.steps.insert(step);
+                }
+                Err(_) if Faults::default().leave_out(part) => without.kinds.push(part.to_owned()),
+                Err(_) => {
+                    let kinds = Faults::KINDS.join(", ");
+                    return Err(format!("{part:?} is neither the number of a step nor one of {kinds}"));
+                }
+            }
+        }
+        Ok(without)
+    }
+}
+
+/// As [`Without::parse`] reads it.
+impl std::fmt::Display for Without {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let steps = self.steps.iter().map(usize::to_string);
+        f.write_str(&self.kinds.iter().cloned().chain(steps).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// Runs one seed on a thread of its own. The same seed makes the same simulation as the first one of a process: a process
+/// counts a few things, such as tokio's runtimes, for all its threads.
+pub fn run(seed: u64, without: Without) -> Result<Report, Failure> {
     on_own_thread(seed, move || {
         let mut random = Random::new(seed);
-        let drawn = Faults::drawn(&mut random);
-        runtime().block_on(world::simulate(seed, random, faults.unwrap_or(drawn)))
+        let mut faults = Faults::drawn(&mut random);
+        for kind in &without.kinds {
+            faults.leave_out(kind);
+        }
+        runtime().block_on(world::simulate(seed, random, faults, without.steps))
+    })
+}
+
+/// The same with given faults.
+pub fn run_with(seed: u64, faults: Faults) -> Result<Report, Failure> {
+    on_own_thread(seed, move || {
+        let mut random = Random::new(seed);
+        Faults::drawn(&mut random);
+        runtime().block_on(world::simulate(seed, random, faults, BTreeSet::new()))
     })
 }
 

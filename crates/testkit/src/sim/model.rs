@@ -8,9 +8,10 @@ use kybern_apimachinery::{Value, object};
 use kybern_storage::{Revision, Write};
 
 use super::faults::Faults;
+use super::workloads::JobRecord;
 
 /// How long someone may act on what it saw before: the network's delays and retries, and a watch that broke.
-const STALENESS: Duration = Duration::from_secs(120);
+pub(super) const STALENESS: Duration = Duration::from_secs(120);
 
 /// See the module.
 #[derive(Default)]
@@ -19,7 +20,7 @@ pub struct Model {
     /// By storage key.
     pub objects: BTreeMap<String, Value>,
     /// Which rules hold depends on what may go wrong.
-    faults: Faults,
+    pub(super) faults: Faults,
     /// By node: when its object was deleted.
     removed_nodes: BTreeMap<String, Duration>,
     /// By uid of a workload: what sizes it may be seen to have, and since when no more.
@@ -29,6 +30,9 @@ pub struct Model {
     /// What commits there were, for the report and to tell runs apart.
     pub digest: u64,
     pub bindings: usize,
+    /// Keys that were written since someone last cleared this, but for leases and events.
+    pub changed: BTreeSet<String>,
+    pub(super) jobs: BTreeMap<String, JobRecord>,
     violation: Option<String>,
 }
 
@@ -64,6 +68,9 @@ impl Model {
                 Some(new) => self.objects.insert(key.to_string(), new.clone()),
                 None => self.objects.remove(&**key),
             };
+            if !key.starts_with("/registry/leases/") && !key.starts_with("/registry/events/") {
+                self.changed.insert(key.to_string());
+            }
             self.check(key, old.as_ref(), new.as_ref(), now);
         }
     }
@@ -87,7 +94,7 @@ impl Model {
     }
 
     /// Of the controlling owner.
-    fn owned<'a>(&'a self, prefix: &'a str, uid: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub(super) fn owned<'a>(&'a self, prefix: &'a str, uid: &'a str) -> impl Iterator<Item = &'a Value> {
         self.all(prefix).filter(move |o| owner_uid(o) == uid)
     }
 
@@ -120,6 +127,12 @@ impl Model {
                 }
             }
             Some("replicasets") => self.check_replica_set(old, new, now),
+            Some("statefulsets") => {
+                if let Some(new) = new {
+                    self.resized(object::uid(new), number(new, &["spec", "replicas"]), now);
+                }
+            }
+            Some("jobs") => self.check_job(key, old, new, now),
             _ => {}
         }
     }
@@ -137,8 +150,12 @@ impl Model {
             }
             if old.is_none() {
                 self.check_made(new, now);
+                self.check_order(new);
+                self.check_quotas(new);
             }
         }
+        self.check_ending(old, new);
+        self.record_job_pod(old, new);
         let lost = old.is_some_and(is_serving) && !new.is_some_and(is_serving);
         let gained = new.is_some_and(is_serving) && !old.is_some_and(is_serving);
         if let Some(pod) = old.or(new).filter(|_| lost || gained) {
@@ -168,7 +185,7 @@ impl Model {
         }
     }
 
-    /// A ReplicaSet never has more pods than it was asked for within the time that its controller may lag.
+    /// No more pods than the owner was asked for within the time that its controller may lag.
     fn check_made(&mut self, pod: &Value, now: Duration) {
         let owner = owner_uid(pod);
         let Some(largest) = self.largest(owner, now) else { return };
@@ -176,7 +193,7 @@ impl Model {
         // A lost response to a creation leaves a pod that its maker does not know of until it sees it.
         if live as i64 > largest && self.faults.lost_response == 0.0 {
             let name = object::name(pod);
-            self.violated(format!("pod {name} is number {live} of a ReplicaSet that should have {largest}"));
+            self.violated(format!("pod {name} is number {live} of an owner that should have {largest}"));
         }
     }
 
@@ -195,7 +212,8 @@ impl Model {
         if lost {
             let smallest = self.sizes.get(&uid).into_iter().flatten().map(|(_, size)| *size).min().unwrap_or(replicas);
             let least = smallest - margins(deployment, smallest).1;
-            if self.complete.contains(&uid) && serving < least && !self.faults.node_deaths {
+            let is_spared = self.faults.node_deaths || self.faults.overload;
+            if self.complete.contains(&uid) && serving < least && !is_spared {
                 self.violated(format!("{serving} pods of deployment {name} are left serving, fewer than {least}"));
             }
         } else if serving >= replicas && self.largest(&uid, now).is_some() {
@@ -243,12 +261,12 @@ impl Model {
         }
     }
 
-    fn is_ending(&self, namespace: &str) -> bool {
+    pub(super) fn is_ending(&self, namespace: &str) -> bool {
         self.objects.get(&format!("/registry/namespaces/{namespace}")).is_none_or(object::is_deleting)
     }
 
     /// Remembers a size, and forgets those that nobody can still see.
-    fn resized(&mut self, uid: &str, size: i64, now: Duration) {
+    pub(super) fn resized(&mut self, uid: &str, size: i64, now: Duration) {
         let sizes = self.sizes.entry(uid.to_owned()).or_default();
         if let Some(last) = sizes.last_mut() {
             if last.1 == size {
@@ -289,7 +307,7 @@ pub(super) fn owner_uid(object: &Value) -> &str {
     owners.into_iter().find(|o| o["controller"] == true).map_or("", |o| o["uid"].as_str().unwrap_or(""))
 }
 
-fn has_ended(pod: &Value) -> bool {
+pub(super) fn has_ended(pod: &Value) -> bool {
     matches!(object::str_at(pod, &["status", "phase"]), "Succeeded" | "Failed")
 }
 
@@ -302,11 +320,11 @@ pub(super) fn is_serving(pod: &Value) -> bool {
 }
 
 /// In thousandths.
-fn quantity(value: &Value) -> i64 {
+pub(super) fn quantity(value: &Value) -> i64 {
     value.as_str().and_then(|text| Quantity::parse(text).ok()).map_or(0, |q| q.milli_value())
 }
 
-fn milli_cpu(pod: &Value) -> i64 {
+pub(super) fn milli_cpu(pod: &Value) -> i64 {
     let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     containers.map(|c| quantity(&c["resources"]["requests"]["cpu"])).sum()
 }

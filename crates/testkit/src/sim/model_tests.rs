@@ -82,3 +82,93 @@ fn revisions() {
     model.commit(2, &[], Duration::ZERO);
     assert_eq!(model.violation(), Some("revision 2 was given out after 2"));
 }
+
+fn object(key: &str, owner: Option<(&str, &str)>, mut body: Value) -> (String, Value) {
+    let name = key.rsplit('/').next().unwrap();
+    body["metadata"]["name"] = name.into();
+    body["metadata"]["namespace"] = "d".into();
+    if body["metadata"]["uid"].is_null() {
+        body["metadata"]["uid"] = name.into();
+    }
+    if let Some((kind, uid)) = owner {
+        body["metadata"]["ownerReferences"] = json!([{"kind": kind, "uid": uid, "controller": true}]);
+    }
+    (format!("/registry/{key}"), body)
+}
+
+/// As [`check`], in a namespace that is there.
+fn check_all(objects: &[(String, Value)], expect: Option<&str>) {
+    let namespace = ("/registry/namespaces/d", json!({"metadata": {"name": "d", "uid": "d"}}));
+    let objects = objects.iter().map(|(key, object)| (key.as_str(), object.clone()));
+    check(&[namespace].into_iter().chain(objects).collect::<Vec<_>>(), expect);
+}
+
+#[test]
+fn stateful_sets() {
+    let set = |policy: &str| {
+        object("statefulsets/d/s", None, json!({"spec": {"replicas": 3, "podManagementPolicy": policy}}))
+    };
+    let pod = |n: u32, body: Value| object(&format!("pods/d/s-{n}"), Some(("StatefulSet", "s")), body);
+    let serves = || json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    let ends = || json!({"metadata": {"deletionTimestamp": "now"}});
+    check_all(&[set("OrderedReady"), pod(0, serves()), pod(1, serves()), pod(1, ends())], None);
+    check_all(&[set("Parallel"), pod(1, json!({})), pod(0, ends()), pod(1, ends())], None);
+    let early = "pod s-1 was made while number 0 of its StatefulSet did not serve";
+    check_all(&[set("OrderedReady"), pod(0, json!({})), pod(1, json!({}))], Some(early));
+    let pods = [set("OrderedReady"), pod(0, serves()), pod(1, serves()), pod(1, ends()), pod(0, ends())];
+    check_all(&pods, Some("pod s-0 of a StatefulSet was deleted while s-1 was ending"));
+}
+
+#[test]
+fn jobs() {
+    let job = |status: Value| {
+        let spec = json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed"});
+        object("jobs/d/j", None, json!({"spec": spec, "status": status}))
+    };
+    let pod = |name: &str, phase: &str| {
+        object(&format!("pods/d/{name}"), Some(("Job", "j")), json!({"status": {"phase": phase}}))
+    };
+    let ended = || [pod("a", "Succeeded"), pod("b", "Failed"), pod("c", "Succeeded"), pod("e", "Succeeded")];
+    let with = |statuses: &[Value]| [&ended()[..], &statuses.iter().cloned().map(job).collect::<Vec<_>>()].concat();
+    let uncounted = json!({"succeeded": 1, "uncountedTerminatedPods": {"succeeded": ["c"]}, "failed": 1});
+    check_all(&with(&[uncounted, json!({"succeeded": 2, "failed": 1})]), None);
+    let twice = json!({"succeeded": 3, "uncountedTerminatedPods": {"succeeded": ["a"]}});
+    check_all(&with(&[twice]), Some("job /registry/jobs/d/j counts 4 successes of 3"));
+    check_all(&with(&[json!({"failed": 2})]), Some("job /registry/jobs/d/j counts 2 failures of 1"));
+    check_all(
+        &with(&[json!({"succeeded": 2}), json!({"succeeded": 1})]),
+        Some("job /registry/jobs/d/j takes back what it counted as succeeded: {\"succeeded\":1}"),
+    );
+    check_all(
+        &with(&[json!({"succeeded": 3})]),
+        Some("job /registry/jobs/d/j has completed more indexes than it has: {\"succeeded\":3}"),
+    );
+}
+
+#[test]
+fn cron_jobs() {
+    let cron_job = || object("cronjobs/d/c", None, json!({"spec": {"concurrencyPolicy": "Forbid"}}));
+    let job = |name: &str, time: &str, status: Value| {
+        let metadata = json!({"annotations": {"batch.kubernetes.io/cronjob-scheduled-timestamp": time}});
+        object(&format!("jobs/d/{name}"), Some(("CronJob", "c")), json!({"metadata": metadata, "status": status}))
+    };
+    let done = || json!({"conditions": [{"type": "Complete", "status": "True"}]});
+    check_all(&[cron_job(), job("1", "1", done()), job("2", "2", json!({}))], None);
+    check_all(
+        &[cron_job(), job("1", "1", json!({})), job("2", "2", json!({}))],
+        Some("job /registry/jobs/d/2 was made while another of its CronJob ran"),
+    );
+    check_all(
+        &[cron_job(), job("1", "1", done()), job("2", "1", json!({}))],
+        Some("job /registry/jobs/d/2 serves 1, which was served before"),
+    );
+}
+
+#[test]
+fn quotas() {
+    let quota = || object("resourcequotas/d/q", None, json!({"status": {"hard": {"pods": "1"}}}));
+    let pod = |name: &str, phase: &str| object(&format!("pods/d/{name}"), None, json!({"status": {"phase": phase}}));
+    check_all(&[quota(), pod("a", "Failed"), pod("b", "Running")], None);
+    let text = "pod b is number 2 in d, where a quota allows 1";
+    check_all(&[quota(), pod("a", "Running"), pod("b", "Running")], Some(text));
+}

@@ -14,10 +14,12 @@ use super::random::Random;
 
 /// The cores, in thousandths, and pods that every node has.
 pub const NODE_MILLI_CPU: i64 = 3000;
-pub const NODE_PODS: i64 = 20;
+pub const NODE_PODS: i64 = 30;
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 /// The longest that a pod takes to start or to end.
 const POD_DELAY: Duration = Duration::from_secs(5);
+/// How likely a pod that ends by itself succeeds.
+const SUCCEEDS: f64 = 0.8;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a node is.
@@ -65,7 +67,7 @@ impl Node {
     /// Plans what is to be done about pods.
     fn look(&mut self) {
         for pod in self.pods.list() {
-            if pod.is_deleting() || !is_running(&pod) {
+            if pod.is_deleting() || ends_itself(&pod) || !(is_running(&pod) || has_ended(&pod)) {
                 let at = Instant::now() + self.random.delay(POD_DELAY);
                 self.due.entry(object_key(&pod)).or_insert(at);
             }
@@ -79,10 +81,12 @@ impl Node {
         for key in due {
             self.due.remove(&key);
             let Some(pod) = self.pods.get(&key) else { continue };
-            let result = if pod.is_deleting() {
+            let result = if ends_itself(&pod) {
+                self.end(&pod).await
+            } else if pod.is_deleting() {
                 let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(pod.uid()) };
                 self.client.delete::<Pod>(pod.namespace(), pod.name(), &options).await
-            } else if is_running(&pod) {
+            } else if is_running(&pod) || has_ended(&pod) {
                 Ok(())
             } else {
                 self.start(&pod).await
@@ -103,6 +107,16 @@ impl Node {
             "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": now,
             "conditions": kinds.map(condition)}});
         let patch = Patch::Strategic(status);
+        self.client.patch::<Pod>(pod.namespace(), pod.name(), &patch, Some("status")).await.map(|_| ())
+    }
+
+    /// Lets a pod that is not started again succeed or fail; one that is deleted fails, and goes after that.
+    async fn end(&mut self, pod: &Pod) -> Result<(), ClientError> {
+        let succeeds = !pod.is_deleting() && self.random.chance(SUCCEEDS);
+        let phase = if succeeds { "Succeeded" } else { "Failed" };
+        let not_ready = json!({"type": "Ready", "status": "False", "reason": "PodCompleted"});
+        let status = json!({"phase": phase, "conditions": [not_ready]});
+        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
         self.client.patch::<Pod>(pod.namespace(), pod.name(), &patch, Some("status")).await.map(|_| ())
     }
 
@@ -144,6 +158,16 @@ impl Node {
 
 fn object_key(pod: &Pod) -> String {
     format!("{}/{}", pod.namespace(), pod.name())
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+/// It has not ended, and will: by itself when it runs, or because it is deleted.
+fn ends_itself(pod: &Pod) -> bool {
+    let is_once = pod.spec.as_ref().is_some_and(|s| s.restart_policy.as_deref() == Some("Never"));
+    is_once && !has_ended(pod) && (is_running(pod) || pod.is_deleting())
 }
 
 /// And said to be ready, which the node controller denies when the node was silent.

@@ -1,119 +1,207 @@
 //! What users do in a simulation: a random step at a time.
 
-use kybern_apimachinery::{Gvr, Value, json};
-use kybern_client::{Client, ClientError, DeleteOptions, Patch};
+use std::time::Duration;
 
+use kybern_apimachinery::{Gvr, Value, json, object};
+use kybern_client::{Client, ClientError, DeleteOptions, ListOptions, Patch, Propagation};
+
+use super::manifests::{self as make, URGENT};
 use super::random::Random;
 
 const NAMESPACES: [&str; 3] = ["default", "blue", "green"];
-const WORKLOADS: [&str; 2] = ["web", "db"];
-const MAX_REPLICAS: u64 = 8;
+const WORKLOADS: [&str; 3] = ["web", "db", URGENT];
+const MAX_REPLICAS: u64 = 5;
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A user with a plan of no sense.
 pub struct User {
     client: Client,
     random: Random,
     images: u32,
+    /// Whether to ask for more than there is.
+    overloads: bool,
+}
+
+/// What is done with an object.
+enum Act {
+    Create(Value),
+    Patch(Value),
+    Delete,
+    /// One of those that there are.
+    DeleteAny(&'static str),
+}
+
+/// What is done, to what.
+struct Step {
+    resource: Gvr,
+    namespace: &'static str,
+    name: &'static str,
+    act: Act,
+}
+
+fn apps(resource: &str) -> Gvr {
+    Gvr::new("apps", "v1", resource)
+}
+
+fn batch(resource: &str) -> Gvr {
+    Gvr::new("batch", "v1", resource)
+}
+
+fn core(resource: &str) -> Gvr {
+    Gvr::new("", "v1", resource)
 }
 
 impl User {
-    pub fn new(client: Client, random: Random) -> Self {
-        Self { client, random, images: 0 }
+    pub fn new(client: Client, random: Random, overloads: bool) -> Self {
+        Self { client, random, images: 0, overloads }
     }
 
     /// Makes what the steps act on.
     pub async fn prepare(&mut self) {
+        let namespace = |name: &&str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let classes = Gvr::new("scheduling.k8s.io", "v1", "priorityclasses");
+        let mut objects: Vec<(Gvr, Value)> =
+            NAMESPACES.iter().map(|name| (core("namespaces"), namespace(name))).collect();
+        objects.push((classes, make::priority_class()));
         for name in NAMESPACES {
-            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            let image = "registry.test/app:0";
+            objects.push((apps("deployments"), make::deployment(name, "web", 3, image)));
+            objects.push((apps("statefulsets"), make::stateful_set(name, 2, image, "OrderedReady")));
+            objects.push((batch("jobs"), make::job(name, 4, 2, "NonIndexed", image)));
+        }
+        for (resource, object) in objects {
             // It may be there.
-            let _ = self.create(Gvr::new("", "v1", "namespaces"), namespace).await;
+            while let Err(error) = self.client.raw(&resource).create(&object).await
+                && !error.is_already_exists()
+            {
+                tokio::time::sleep(RETRY).await;
+            }
         }
     }
 
-    /// Does one thing, and answers what. Its failure is of no account: what is wanted is what the server has.
-    pub async fn step(&mut self) -> String {
-        let namespace = *self.random.pick(&NAMESPACES).expect("some");
-        let name = *self.random.pick(&WORKLOADS).expect("some");
-        let replicas = self.random.below(MAX_REPLICAS + 1);
-        self.images += 1;
-        let image = format!("registry.test/app:{}", self.images);
-        let apps = |resource| Gvr::new("apps", "v1", resource);
-        let core = |resource| Gvr::new("", "v1", resource);
-        let (what, result) = match self.random.below(24) {
-            0..=9 => (
-                format!("create deployment {namespace}/{name} of {replicas}"),
-                self.create(apps("deployments"), deployment(namespace, name, replicas, &image)).await,
-            ),
-            10..=12 => (
-                format!("scale deployment {namespace}/{name} to {replicas}"),
-                self.patch(apps("deployments"), namespace, name, json!({"spec": {"replicas": replicas}})).await,
-            ),
-            13..=15 => {
-                let containers = json!([{"name": "c", "image": image}]);
-                let patch = json!({"spec": {"template": {"spec": {"containers": containers}}}});
-                let result = self.patch(apps("deployments"), namespace, name, patch).await;
-                (format!("update deployment {namespace}/{name} to {image}"), result)
+    /// Takes away what keeps the cluster from ever being as wanted, or from coming to rest.
+    pub async fn end(&self) {
+        for namespace in NAMESPACES {
+            let _ = self.client.raw(&core("resourcequotas")).delete(namespace, "limit", &with_dependents()).await;
+            let suspended = Patch::Merge(json!({"spec": {"suspend": true}}));
+            let _ = self.client.raw(&batch("cronjobs")).patch(namespace, "tick", &suspended, None).await;
+        }
+    }
+
+    /// Does one thing, and answers what; or only draws what it would have been. Its failure is of no account: what is wanted
+    /// is what the server has.
+    pub async fn step(&mut self, is_left_out: bool) -> Option<String> {
+        let step = self.draw();
+        if is_left_out {
+            return None;
+        }
+        let Step { resource, namespace, name, act } = step;
+        let objects = self.client.raw(&resource);
+        let place = format!("{} {namespace}/{name}", resource.resource);
+        let (what, result) = match act {
+            Act::Create(object) => {
+                let spec = brief(&object);
+                (format!("create {place}{spec}"), objects.create(&object).await.map(drop))
             }
-            16 => (
-                format!("delete deployment {namespace}/{name}"),
-                self.delete(apps("deployments"), namespace, name).await,
+            Act::Patch(patch) => {
+                let text = format!("patch {place} with {patch}");
+                (text, objects.patch(namespace, name, &Patch::Strategic(patch), None).await.map(drop))
+            }
+            Act::Delete => {
+                (format!("delete {place}"), objects.delete(namespace, name, &with_dependents()).await.map(drop))
+            }
+            Act::DeleteAny(selector) => (
+                format!("delete one of {} {selector} in {namespace}", resource.resource),
+                self.delete_any(&resource, namespace, selector).await,
             ),
-            17 => {
-                let object = daemon_set(namespace, &image);
-                (format!("create daemon set {namespace}/agent"), self.create(apps("daemonsets"), object).await)
-            }
-            18 => (
-                format!("delete daemon set {namespace}/agent"),
-                self.delete(apps("daemonsets"), namespace, "agent").await,
-            ),
-            19..=20 => {
-                let kind = if self.random.chance(0.5) { "NodePort" } else { "ClusterIP" };
-                let object = service(namespace, name, kind);
-                (format!("create service {namespace}/{name}"), self.create(core("services"), object).await)
-            }
-            21 => (format!("delete service {namespace}/{name}"), self.delete(core("services"), namespace, name).await),
-            22 => {
-                let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-                (format!("create namespace {namespace}"), self.create(core("namespaces"), object).await)
-            }
-            _ => (format!("delete namespace {namespace}"), self.delete(core("namespaces"), "", namespace).await),
         };
-        match result {
+        Some(match result {
             Ok(()) => what,
             Err(error) => format!("{what}: {error}"),
+        })
+    }
+
+    fn draw(&mut self) -> Step {
+        let namespace = *self.random.pick(&NAMESPACES).expect("some");
+        let mut name = *self.random.pick(&WORKLOADS).expect("some");
+        if name == URGENT && !self.overloads {
+            name = "web";
+        }
+        let (replicas, other) = (self.random.below(MAX_REPLICAS + 1), self.random.below(3) + 1);
+        let coin = self.random.chance(0.5);
+        self.images += 1;
+        let image = format!("registry.test/app:{}", self.images);
+        let one = |a: &'static str, b: &'static str| if coin { a } else { b };
+        let template = json!({"template": {"spec": {"containers": [{"name": "c", "image": image}]}}});
+        let resized = Act::Patch(json!({"spec": {"replicas": replicas}}));
+        let updated = Act::Patch(json!({"spec": template}));
+        let step = |resource, name, act| Step { resource, namespace, name, act };
+        match self.random.below(42) {
+            0..=9 => step(apps("deployments"), name, Act::Create(make::deployment(namespace, name, replicas, &image))),
+            10..=11 => step(apps("deployments"), name, resized),
+            12..=14 => step(apps("deployments"), name, updated),
+            15 => step(apps("deployments"), name, Act::Delete),
+            16 => step(apps("daemonsets"), "agent", Act::Create(make::daemon_set(namespace, &image))),
+            17 => step(apps("daemonsets"), "agent", Act::Delete),
+            18..=19 => {
+                let kind = one("NodePort", "ClusterIP");
+                step(core("services"), name, Act::Create(make::service(namespace, name, kind)))
+            }
+            20 => step(core("services"), name, Act::Delete),
+            21 => {
+                let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+                Step { resource: core("namespaces"), namespace: "", name: namespace, act: Act::Create(object) }
+            }
+            22 => Step { resource: core("namespaces"), namespace: "", name: namespace, act: Act::Delete },
+            23..=25 => {
+                let policy = one("OrderedReady", "Parallel");
+                let object = make::stateful_set(namespace, replicas, &image, policy);
+                step(apps("statefulsets"), "store", Act::Create(object))
+            }
+            26..=27 => step(apps("statefulsets"), "store", resized),
+            28..=29 => step(apps("statefulsets"), "store", updated),
+            30 => step(apps("statefulsets"), "store", Act::Delete),
+            31..=33 => {
+                let mode = one("NonIndexed", "Indexed");
+                step(batch("jobs"), "work", Act::Create(make::job(namespace, replicas + 1, other, mode, &image)))
+            }
+            34 => step(batch("jobs"), "work", Act::Patch(json!({"spec": {"suspend": coin}}))),
+            35 => step(batch("jobs"), "work", Act::Patch(json!({"spec": {"parallelism": other}}))),
+            36 => step(batch("jobs"), "work", Act::Delete),
+            37 => step(core("pods"), "work", Act::DeleteAny("app=work")),
+            38..=39 => {
+                let policy = one("Forbid", "Allow");
+                step(batch("cronjobs"), "tick", Act::Create(make::cron_job(namespace, policy, &image)))
+            }
+            40 => step(core("resourcequotas"), "limit", Act::Create(make::quota(namespace, replicas + 5))),
+            _ => step(core("resourcequotas"), "limit", Act::Delete),
         }
     }
 
-    async fn create(&self, resource: Gvr, object: Value) -> Result<(), ClientError> {
-        self.client.raw(&resource).create(&object).await.map(|_| ())
-    }
-
-    async fn patch(&self, resource: Gvr, namespace: &str, name: &str, patch: Value) -> Result<(), ClientError> {
-        self.client.raw(&resource).patch(namespace, name, &Patch::Strategic(patch), None).await.map(|_| ())
-    }
-
-    async fn delete(&self, resource: Gvr, namespace: &str, name: &str) -> Result<(), ClientError> {
-        self.client.raw(&resource).delete(namespace, name, &DeleteOptions::default()).await.map(|_| ())
+    async fn delete_any(&mut self, resource: &Gvr, namespace: &str, selector: &str) -> Result<(), ClientError> {
+        let objects = self.client.raw(resource);
+        let found = objects.list(namespace, &ListOptions::labels(selector)).await?;
+        let Some(chosen) = self.random.pick(&found) else { return Ok(()) };
+        objects.delete(namespace, object::name(chosen), &with_dependents()).await.map(drop)
     }
 }
 
-fn template(app: &str, image: &str, cpu: &str) -> Value {
-    let container = json!({"name": "c", "image": image, "resources": {"requests": {"cpu": cpu}}});
-    json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [container]}})
+/// Jobs would leave their pods behind.
+fn with_dependents() -> DeleteOptions {
+    DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() }
 }
 
-fn deployment(namespace: &str, name: &str, replicas: u64, image: &str) -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": namespace},
-        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}},
-            "template": template(name, image, "200m")}})
-}
-
-fn daemon_set(namespace: &str, image: &str) -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent", "namespace": namespace},
-        "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": template("agent", image, "100m")}})
-}
-
-fn service(namespace: &str, name: &str, kind: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
-        "spec": {"type": kind, "selector": {"app": name}, "ports": [{"port": 80}]}})
+/// What of an object's spec tells steps apart.
+fn brief(object: &Value) -> String {
+    let told = [
+        "replicas",
+        "podManagementPolicy",
+        "completions",
+        "parallelism",
+        "completionMode",
+        "concurrencyPolicy",
+        "hard",
+    ];
+    let told = told.into_iter().filter(|field| !object["spec"][*field].is_null());
+    told.map(|field| format!(" {field}={}", object["spec"][field])).collect()
 }

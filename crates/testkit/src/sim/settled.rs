@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::Server;
 
-use super::model::{Model, is_serving, node_of, number, owner_uid};
+use super::model::{Model, has_ended, is_serving, milli_cpu, node_of, number, owner_uid, quantity};
 
 /// Names what is not yet as it should be; nothing when all is.
 pub fn unsettled(model: &Model, server: &Server) -> Vec<String> {
@@ -13,10 +13,14 @@ pub fn unsettled(model: &Model, server: &Server) -> Vec<String> {
     namespaces(model, &mut complaints);
     deployments(model, &mut complaints);
     daemon_sets(model, &mut complaints);
+    model.unsettled_workloads(&mut complaints);
     pods(model, &mut complaints);
     owners(model, &mut complaints);
     endpoints(model, &mut complaints);
-    caches(model, server, &mut complaints);
+    // To read them all costs the most.
+    if complaints.is_empty() {
+        caches(model, server, &mut complaints);
+    }
     complaints
 }
 
@@ -48,6 +52,10 @@ fn deployments(model: &Model, complaints: &mut Vec<String>) {
             model.all("replicasets").filter(|rs| owner_uid(rs) == uid).map(object::uid).collect();
         let pods: Vec<&Value> = model.all("pods").filter(|pod| sets.contains(owner_uid(pod))).collect();
         let image = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
+        if pods.iter().any(|pod| node_of(pod).is_empty()) {
+            // There is no room, or else `pods` complains; what cannot be updated stays.
+            continue;
+        }
         let good = pods.iter().filter(|p| is_serving(p) && p["spec"]["containers"][0]["image"] == *image).count();
         if good as i64 != wanted || pods.len() as i64 != wanted {
             let all = pods.len();
@@ -68,7 +76,8 @@ fn daemon_sets(model: &Model, complaints: &mut Vec<String>) {
         let (key, uid) = (object::key(set), object::uid(set));
         let pods: Vec<&Value> = model.all("pods").filter(|pod| owner_uid(pod) == uid).collect();
         let on: BTreeSet<&str> = pods.iter().filter(|pod| is_serving(pod)).map(|pod| node_of(pod)).collect();
-        if on != nodes || pods.len() != nodes.len() {
+        let waits = pods.iter().any(|pod| node_of(pod).is_empty());
+        if !waits && on != nodes || pods.len() != nodes.len() {
             complaints.push(format!("daemon set {key} has {} pods, serving on {on:?}", pods.len()));
         }
     }
@@ -77,7 +86,11 @@ fn daemon_sets(model: &Model, complaints: &mut Vec<String>) {
 fn pods(model: &Model, complaints: &mut Vec<String>) {
     for pod in model.all("pods") {
         let (key, node) = (object::key(pod), node_of(pod));
-        if object::is_deleting(pod) {
+        if node.is_empty() && !object::is_deleting(pod) {
+            complaints.extend(room_for(model, pod));
+        } else if has_ended(pod) && model.jobs.contains_key(owner_uid(pod)) {
+            // A Job's pod stays as long as the Job.
+        } else if object::is_deleting(pod) {
             complaints.push(format!("pod {key} is still being deleted"));
         } else if !is_serving(pod) {
             complaints.push(format!("pod {key} on {node:?} is not serving: {}", pod["status"]));
@@ -90,6 +103,34 @@ fn pods(model: &Model, complaints: &mut Vec<String>) {
             complaints.push(format!("node {} has taints: {}", object::name(node), node["spec"]["taints"]));
         }
     }
+}
+
+/// Why a pod that waits need not: there is room, or pods of less importance are in its way.
+fn room_for(model: &Model, pod: &Value) -> Option<String> {
+    let priority = number(pod, &["spec", "priority"]);
+    let name = object::key(pod);
+    let affinity = &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    // That of a daemon.
+    let pinned_to = affinity["nodeSelectorTerms"][0]["matchFields"][0]["values"][0].as_str();
+    let nodes = model.all("minions").filter(|node| pinned_to.is_none_or(|name| name == object::name(node)));
+    nodes.into_iter().find_map(|node| {
+        let allocatable = &node["status"]["allocatable"];
+        let here = model.all("pods").filter(|p| node_of(p) == object::name(node) && !has_ended(p));
+        let (lower, others): (Vec<_>, Vec<_>) = here.partition(|p| number(p, &["spec", "priority"]) < priority);
+        let cpu = |pods: &[&Value]| pods.iter().map(|pod| milli_cpu(pod)).sum::<i64>();
+        let fits = |cpu: i64, pods: usize| {
+            cpu + milli_cpu(pod) <= quantity(&allocatable["cpu"])
+                && (pods as i64 + 1) * 1000 <= quantity(&allocatable["pods"])
+        };
+        let node = object::name(node);
+        if fits(cpu(&lower) + cpu(&others), lower.len() + others.len()) {
+            Some(format!("pod {name} waits, and {node} has room"))
+        } else if fits(cpu(&others), others.len()) {
+            Some(format!("pod {name} of priority {priority} waits for pods of lower priority on {node}"))
+        } else {
+            None
+        }
+    })
 }
 
 /// What has owners has one that is there.

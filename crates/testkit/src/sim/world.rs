@@ -1,6 +1,6 @@
 //! The processes of a simulation: starts, crashes and restarts them, and watches the rules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,10 @@ use super::{Failure, Report, node};
 use crate::api_server::ApiServer;
 
 const NODES: usize = 4;
-const STEPS: usize = 30;
+/// What the user does in one simulation.
+pub const STEPS: usize = 40;
+/// kube-controller-managers, and as many schedulers: one of each leads.
+const CANDIDATES: usize = 2;
 /// The longest pause between two steps.
 const PAUSE: Duration = Duration::from_secs(20);
 /// The longest that a crashed process stays down.
@@ -36,6 +39,8 @@ const NODE_DOWN: Duration = Duration::from_secs(600);
 /// what failed often up to 1000.
 const SETTLING: Duration = Duration::from_secs(1800);
 const LOOK: Duration = Duration::from_secs(10);
+/// Once all is as wanted nobody writes anything for so long, but for leases and events.
+const REST: Duration = Duration::from_secs(60);
 const RESTART: Duration = Duration::from_secs(1);
 
 /// A process that can be killed.
@@ -68,8 +73,8 @@ struct World {
     disk: Arc<Disk>,
     network: Arc<Network>,
     mount: Option<Arc<Mount>>,
-    manager: Option<Process>,
-    scheduler: Option<Process>,
+    managers: [Option<Process>; CANDIDATES],
+    schedulers: [Option<Process>; CANDIDATES],
     nodes: Vec<Option<Process>>,
     /// What comes back when.
     returns: Vec<(Instant, Part)>,
@@ -81,12 +86,17 @@ struct World {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Server,
-    Manager,
-    Scheduler,
+    Manager(usize),
+    Scheduler(usize),
     Node(usize),
 }
 
-pub(super) async fn simulate(seed: u64, mut random: Random, faults: Faults) -> Result<Report, Failure> {
+pub(super) async fn simulate(
+    seed: u64,
+    mut random: Random,
+    faults: Faults,
+    left_out: BTreeSet<usize>,
+) -> Result<Report, Failure> {
     let start = Instant::now();
     let clock: Arc<dyn Clock> = Arc::new(SimClock::start());
     let model = Arc::new(Mutex::new(Model::new(faults.clone())));
@@ -108,33 +118,36 @@ pub(super) async fn simulate(seed: u64, mut random: Random, faults: Faults) -> R
         disk,
         network,
         mount: None,
-        manager: None,
-        scheduler: None,
+        managers: Default::default(),
+        schedulers: Default::default(),
         nodes: (0..NODES).map(|_| None).collect(),
         returns: Vec::new(),
         starts: 0,
         crashes: 0,
     };
-    world.run().await
+    world.run(&left_out).await
 }
 
 impl World {
-    async fn run(&mut self) -> Result<Report, Failure> {
-        let parts = [Part::Server, Part::Manager, Part::Scheduler].into_iter().chain((0..NODES).map(Part::Node));
-        for part in parts {
+    async fn run(&mut self, left_out: &BTreeSet<usize>) -> Result<Report, Failure> {
+        let deciders = (0..CANDIDATES).flat_map(|n| [Part::Manager(n), Part::Scheduler(n)]);
+        for part in [Part::Server].into_iter().chain(deciders).chain((0..NODES).map(Part::Node)) {
             self.start_part(part).await?;
         }
         let (_alive, receiver) = watch::channel(true);
-        let mut user = User::new(self.network.client("admin", &["system:masters"], &receiver), self.random.fork());
+        let client = self.network.client("admin", &["system:masters"], &receiver);
+        let mut user = User::new(client, self.random.fork(), self.faults.overload);
         user.prepare().await;
-        for _ in 0..STEPS {
+        for n in 0..STEPS {
             let pause = self.random.delay(PAUSE);
             self.pass(pause).await?;
             self.disturb();
-            let done = user.step().await;
-            self.note(done);
+            let done = user.step(left_out.contains(&n)).await;
+            if let Some(done) = done {
+                self.note(format!("[{n}] {done}"));
+            }
         }
-        self.settle().await
+        self.settle(&user).await
     }
 
     fn note(&mut self, text: String) {
@@ -178,10 +191,11 @@ impl World {
     /// Perhaps kills something; it comes back later.
     fn disturb(&mut self) {
         if self.faults.crashes && self.random.chance(0.2) {
+            let candidate = self.random.below(CANDIDATES as u64) as usize;
             let part = match self.random.below(3) {
                 0 => Part::Server,
-                1 => Part::Manager,
-                _ => Part::Scheduler,
+                1 => Part::Manager(candidate),
+                _ => Part::Scheduler(candidate),
             };
             self.kill(part, DOWN);
         }
@@ -202,8 +216,8 @@ impl World {
                     mount.crash();
                 }
             }
-            Part::Manager => self.manager = None,
-            Part::Scheduler => self.scheduler = None,
+            Part::Manager(n) => self.managers[n] = None,
+            Part::Scheduler(n) => self.schedulers[n] = None,
             Part::Node(n) => self.nodes[n] = None,
         }
         self.crashes += 1;
@@ -219,9 +233,11 @@ impl World {
         let identity = format!("{}", self.starts);
         match part {
             Part::Server => self.start_server().await?,
-            Part::Manager => self.manager = Some(Process::start(|alive| manager(network, alive.clone(), identity))),
-            Part::Scheduler => {
-                self.scheduler = Some(Process::start(|alive| scheduler(network, alive.clone(), identity)));
+            Part::Manager(n) => {
+                self.managers[n] = Some(Process::start(|alive| manager(network, alive.clone(), identity)));
+            }
+            Part::Scheduler(n) => {
+                self.schedulers[n] = Some(Process::start(|alive| scheduler(network, alive.clone(), identity)));
             }
             Part::Node(n) => {
                 let random = self.random.fork();
@@ -278,7 +294,7 @@ impl World {
     }
 
     /// Ends the faults, brings everything back, and waits until all is as wanted.
-    async fn settle(&mut self) -> Result<Report, Failure> {
+    async fn settle(&mut self, user: &User) -> Result<Report, Failure> {
         let calm = self.faults.none();
         self.disk.set_faults(calm.clone());
         self.network.set_faults(calm);
@@ -286,6 +302,7 @@ impl World {
         for (_, part) in std::mem::take(&mut self.returns) {
             self.start_part(part).await?;
         }
+        user.end().await;
         let end = Instant::now() + SETTLING;
         loop {
             self.pass(LOOK).await?;
@@ -297,6 +314,13 @@ impl World {
             if Instant::now() > end {
                 return Err(self.fail(format!("this does not come about:\n{}", complaints.join("\n"))));
             }
+        }
+        self.model.lock().changed.clear();
+        self.pass(REST).await?;
+        let changed = std::mem::take(&mut self.model.lock().changed);
+        if !changed.is_empty() {
+            let keys = changed.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(self.fail(format!("all was as wanted, and still these were written: {keys}")));
         }
         let mount = self.mount.clone().expect("the server is up");
         self.check_acknowledged(&mount).await?;

@@ -1,0 +1,64 @@
+//! The objects that users of a simulation make.
+
+use kybern_apimachinery::{Value, json};
+
+/// The priority class of what displaces others.
+pub(super) const URGENT: &str = "urgent";
+
+fn template(app: &str, image: &str, cpu: &str) -> Value {
+    let container = json!({"name": "c", "image": image, "resources": {"requests": {"cpu": cpu}}});
+    json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [container]}})
+}
+
+pub(super) fn priority_class() -> Value {
+    json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": URGENT}, "value": 1000})
+}
+
+pub(super) fn deployment(namespace: &str, name: &str, replicas: u64, image: &str) -> Value {
+    let is_urgent = name == URGENT;
+    let mut template = template(name, image, if is_urgent { "1" } else { "200m" });
+    if is_urgent {
+        template["spec"]["priorityClassName"] = URGENT.into();
+    }
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": template}})
+}
+
+pub(super) fn daemon_set(namespace: &str, image: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent", "namespace": namespace},
+        "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": template("agent", image, "100m")}})
+}
+
+pub(super) fn stateful_set(namespace: &str, replicas: u64, image: &str, policy: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "store", "namespace": namespace},
+        "spec": {"replicas": replicas, "serviceName": "store", "podManagementPolicy": policy,
+            "selector": {"matchLabels": {"app": "store"}}, "template": template("store", image, "100m")}})
+}
+
+pub(super) fn job(namespace: &str, completions: u64, parallelism: u64, mode: &str, image: &str) -> Value {
+    json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "work", "namespace": namespace},
+        "spec": {"completions": completions, "parallelism": parallelism, "completionMode": mode, "backoffLimit": 5,
+            "template": job_template(image)}})
+}
+
+pub(super) fn cron_job(namespace: &str, policy: &str, image: &str) -> Value {
+    json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick", "namespace": namespace},
+        "spec": {"schedule": "*/2 * * * *", "concurrencyPolicy": policy,
+            "jobTemplate": {"spec": {"template": job_template(image)}}}})
+}
+
+fn job_template(image: &str) -> Value {
+    let mut template = template("work", image, "50m");
+    template["spec"]["restartPolicy"] = "Never".into();
+    template
+}
+
+pub(super) fn service(namespace: &str, name: &str, kind: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"type": kind, "selector": {"app": name}, "ports": [{"port": 80}]}})
+}
+
+pub(super) fn quota(namespace: &str, pods: u64) -> Value {
+    json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "limit", "namespace": namespace},
+        "spec": {"hard": {"pods": pods.to_string()}}})
+}
