@@ -9,6 +9,7 @@ use crate::arguments::Arguments;
 use crate::config::ConfigError;
 use crate::framework::{Bind, Filter, Permit, PostFilter, PreBind, PreEnqueue, QueueSort, Reserve, Score};
 use crate::plugins::default_binder::DefaultBinder;
+use crate::plugins::dynamic_resources::DynamicResources;
 use crate::plugins::image_locality::ImageLocality;
 use crate::plugins::node_name::NodeName;
 use crate::plugins::node_ports::NodePorts;
@@ -22,7 +23,7 @@ use crate::plugins::volume_restrictions::VolumeRestrictions;
 use crate::plugins::volume_zone::VolumeZone;
 
 /// Upstream's plugins, in its order, with the weights of their scores.
-const PLUGINS: [(&str, i64); 18] = [
+const PLUGINS: [(&str, i64); 19] = [
     ("SchedulingGates", 0),
     ("PrioritySort", 0),
     ("NodeUnschedulable", 0),
@@ -37,14 +38,12 @@ const PLUGINS: [(&str, i64); 18] = [
     ("VolumeZone", 0),
     ("PodTopologySpread", 2),
     ("InterPodAffinity", 2),
+    ("DynamicResources", 0),
     ("DefaultPreemption", 0),
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
     ("DefaultBinder", 0),
 ];
-
-/// What upstream has besides: it may be disabled.
-const ABSENT: &str = "DynamicResources";
 
 /// What runs at each extension point.
 pub struct Chain {
@@ -73,11 +72,19 @@ fn pre_enqueue(name: &str) -> Option<Box<dyn PreEnqueue>> {
 }
 
 fn post_filter(name: &str, args: &Arguments) -> Option<Box<dyn PostFilter>> {
-    (name == "DefaultPreemption").then(|| Box::new(args.preemption.clone()) as Box<dyn PostFilter>)
+    Some(match name {
+        "DynamicResources" => Box::new(DynamicResources),
+        "DefaultPreemption" => Box::new(args.preemption.clone()),
+        _ => return None,
+    })
 }
 
 fn pre_bind(name: &str) -> Option<Box<dyn PreBind>> {
-    (name == "VolumeBinding").then(|| Box::new(VolumeBinding) as Box<dyn PreBind>)
+    Some(match name {
+        "VolumeBinding" => Box::new(VolumeBinding),
+        "DynamicResources" => Box::new(DynamicResources),
+        _ => return None,
+    })
 }
 
 fn bind(name: &str) -> Option<Box<dyn Bind>> {
@@ -102,6 +109,7 @@ fn filter(name: &str, args: &Arguments) -> Option<Box<dyn Filter>> {
         "VolumeZone" => Box::new(VolumeZone),
         "PodTopologySpread" => Box::new(args.spread.clone()),
         "InterPodAffinity" => Box::new(args.inter_pod_affinity.clone()),
+        "DynamicResources" => Box::new(DynamicResources),
         _ => return None,
     })
 }
@@ -142,7 +150,12 @@ impl Chain {
                 return Err(sets.invalid(point, "", "at least one plugin is needed"));
             }
         }
-        sets.point("reserve", |name| (name == "VolumeBinding").then_some(()))?;
+        // What volume binding reserves it reads from the cluster.
+        let reserve = sets.point("reserve", |name| match name {
+            "VolumeBinding" => Some(None),
+            "DynamicResources" => Some(Some(Box::new(DynamicResources) as Box<dyn Reserve>)),
+            _ => None,
+        })?;
         sets.point("permit", |_| None::<()>)?;
         sets.point("postBind", |_| None::<()>)?;
         Ok(Self {
@@ -151,7 +164,7 @@ impl Chain {
             filter: plain(filters),
             post_filter: plain(sets.point("postFilter", |name| post_filter(name, args))?),
             score: scores,
-            reserve: Vec::new(),
+            reserve: plain(reserve).into_iter().flatten().collect(),
             permit: Vec::new(),
             pre_bind: plain(sets.point("preBind", pre_bind)?),
             bind: plain(bind),
@@ -238,10 +251,5 @@ impl<'a> Sets<'a> {
 }
 
 fn unknown(path: &str, name: &str) -> ConfigError {
-    match name {
-        ABSENT => {
-            ConfigError::Unsupported { path: path.to_owned(), cure: "there is no DynamicResources; leave it out" }
-        }
-        name => ConfigError::Invalid { path: path.to_owned(), value: name.into(), expected: "there is no such plugin" },
-    }
+    ConfigError::Invalid { path: path.to_owned(), value: name.into(), expected: "there is no such plugin" }
 }

@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn plugins() {
         let all = "NodeUnschedulable NodeName TaintToleration NodeAffinity NodePorts NodeResourcesFit VolumeRestrictions \
-                   NodeVolumeLimits VolumeBinding VolumeZone PodTopologySpread InterPodAffinity";
+                   NodeVolumeLimits VolumeBinding VolumeZone PodTopologySpread InterPodAffinity DynamicResources";
         let scores = "TaintToleration=3 NodeAffinity=2 NodeResourcesFit=1 PodTopologySpread=2 InterPodAffinity=2 \
                       NodeResourcesBalancedAllocation=1 ImageLocality=1";
         let check = |plugins: Value, filters: &str, expect: &str| {
@@ -246,7 +246,7 @@ mod tests {
         let anew = json!({"multiPoint": {"enabled": [{"name": "NodeAffinity", "weight": 9}]}});
         check(anew, all, &scores.replace("NodeAffinity=2", "NodeAffinity=9"));
         let less = json!({"multiPoint": {"disabled": [{"name": "NodePorts"}, {"name": "DynamicResources"}]}});
-        check(less, &all.replace("NodePorts ", ""), scores);
+        check(less, &all.replace("NodePorts ", "").replace(" DynamicResources", ""), scores);
     }
 
     #[test]
@@ -276,8 +276,8 @@ mod tests {
             "profiles[0].plugins.filter.enabled: Invalid value: \"Mine\": there is no such plugin",
         );
         plugins(
-            json!({"multiPoint": {"enabled": [{"name": "DynamicResources"}]}}),
-            "profiles[0].plugins.multiPoint.enabled: not supported: there is no DynamicResources; leave it out",
+            json!({"multiPoint": {"enabled": [{"name": "Own"}]}}),
+            "profiles[0].plugins.multiPoint.enabled: Invalid value: \"Own\": there is no such plugin",
         );
         plugins(
             json!({"filter": {"enabled": [{"name": "ImageLocality"}]}}),

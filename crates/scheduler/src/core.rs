@@ -177,7 +177,9 @@ impl Core {
         if self.queue.waits_for_any(reading) {
             let concerns = |pod: &PodInfo| {
                 claims.is_none_or(|changed| {
-                    pod.claims.iter().any(|(name, _)| changed.contains(&object::key_of(&pod.namespace, name)))
+                    let devices = pod.wants().devices.iter().filter_map(|wish| wish.claim.as_deref());
+                    let mut names = pod.claims.iter().map(|(name, _)| &**name).chain(devices);
+                    names.any(|name| changed.contains(&object::key_of(&pod.namespace, name)))
                 })
             };
             let profiles = &self.profiles;
@@ -319,7 +321,7 @@ impl Core {
     }
 
     fn unreserve(&self, pod: &PodInfo, node: &str) {
-        self.profiles.of(pod).chain.reserve.iter().rev().for_each(|plugin| plugin.unreserve(pod, node));
+        self.profiles.of(pod).chain.reserve.iter().rev().for_each(|plugin| plugin.unreserve(pod, node, &self.cluster));
     }
 
     /// Plans the calls that bind a pod.

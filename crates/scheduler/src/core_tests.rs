@@ -24,7 +24,7 @@ fn next(core: &mut Core, now: Duration) -> String {
             format!("{} instead of {}", pod.name, victims.join(" "))
         }
         Some(Decision::Unschedulable { pod, message, .. }) => {
-            let message = message.split(" preemption: ").next().unwrap_or_default();
+            let message = message.split(" no new claims to deallocate").next().unwrap_or_default();
             format!("{}: {message}", pod.name)
         }
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::cache::Cluster;
 use crate::chain::Chain;
 use crate::filters::Filters;
-use crate::framework::{Diagnosis, Nomination, PreFilter, PreScore, Reason, Remedy, Verdict};
+use crate::framework::{ApiCall, Diagnosis, Nomination, PreFilter, PreScore, Reason, Remedy, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 
@@ -60,16 +60,17 @@ pub fn schedule(
 
 /// Asks what can be done, until one plugin does something.
 fn remedy(chain: &Chain, filters: &mut Filters<'_>, diagnosis: &Diagnosis) -> Remedy {
-    let mut messages: Vec<String> = Vec::new();
+    let (mut messages, mut calls): (Vec<String>, Vec<ApiCall>) = Default::default();
     let mut remedy = Remedy::default();
     for plugin in &chain.post_filter {
         remedy = plugin.post_filter(filters, diagnosis);
+        calls.append(&mut remedy.calls);
         messages.extend(Some(std::mem::take(&mut remedy.message)).filter(|text| !text.is_empty()));
         if matches!(remedy.nomination, Nomination::Node(_)) {
             break;
         }
     }
-    Remedy { message: messages.join(", "), ..remedy }
+    Remedy { message: messages.join(", "), calls, ..remedy }
 }
 
 fn find_feasible<'a>(

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use kybern_api::Object;
 use kybern_api::core::v1::{Node as ApiNode, PersistentVolume, PersistentVolumeClaim, Pod};
+use kybern_api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use kybern_api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{Value, json};
 use kybern_client::{
-    Changes, Client, ClientError, DeleteOptions, EventRecorder, EventType, Informer, LeaderElector, ListOptions,
-    ObjectRef, Patch, Subscription,
+    Change, Changes, Client, ClientError, DeleteOptions, EventRecorder, EventType, Informer, LeaderElector,
+    ListOptions, ObjectRef, Patch, Subscription,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use crate::core::{Core, Decision};
 use crate::framework::{ApiCall, Nomination, Remedy, Verb};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::plugins::dynamic_resources::devices_of;
 use crate::pod::PodInfo;
 use crate::stores::{Attachment, Kept, Limits, Stores};
 
@@ -89,6 +91,9 @@ struct Watches {
     classes: Subscription<StorageClass>,
     csi_nodes: Subscription<Kept<CSINode, Limits>>,
     attachments: Subscription<Kept<VolumeAttachment, Attachment>>,
+    device_classes: Subscription<DeviceClass>,
+    resource_claims: Subscription<ResourceClaim>,
+    slices: Subscription<ResourceSlice>,
 }
 
 impl Driver {
@@ -105,6 +110,9 @@ impl Driver {
             classes: stores.classes.subscribe(),
             csi_nodes: stores.csi_nodes.subscribe(),
             attachments: stores.attachments.subscribe(),
+            device_classes: stores.device_classes.subscribe(),
+            resource_claims: stores.resource_claims.subscribe(),
+            slices: stores.slices.subscribe(),
         };
         let mut driver = Self {
             events: config
@@ -140,6 +148,9 @@ impl Driver {
             _ = watches.classes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             _ = watches.csi_nodes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             _ = watches.attachments.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
+            _ = watches.device_classes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
+            changes = watches.resource_claims.changed() => self.resource_claims_changed(&changes),
+            _ = watches.slices.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             Some(finished) = self.calls.join_next() => self.finished(finished),
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             () = std::future::ready(()), if can_work => {}
@@ -200,6 +211,21 @@ impl Driver {
         self.core.storage_changed(keys.as_ref(), self.now());
     }
 
+    fn resource_claims_changed(&mut self, changes: &Changes<ResourceClaim>) {
+        let has_less = |change: &Change<ResourceClaim>| {
+            let has = |claim: &Option<Arc<ResourceClaim>>| claim.iter().any(|claim| !devices_of(claim).is_empty());
+            has(&change.old) && !has(&change.new)
+        };
+        let keys = match changes {
+            // What one gives back others may take.
+            Changes::Batch(changes) if !changes.iter().any(has_less) => {
+                Some(changes.iter().map(|change| change.object().key()).collect())
+            }
+            _ => None,
+        };
+        self.core.storage_changed(keys.as_ref(), self.now());
+    }
+
     fn pods_changed(&mut self, changes: Changes<PodInfo>, pods: &Subscription<PodInfo>) {
         let now = self.now();
         match changes {
@@ -249,7 +275,16 @@ impl Driver {
                 if !remedy.message.is_empty() || remedy.nomination != Nomination::Keep {
                     self.metrics.preempted(remedy.victims.len());
                 }
-                let Remedy { nomination, victims, displaced, .. } = remedy;
+                let Remedy { nomination, victims, displaced, calls, .. } = remedy;
+                if !calls.is_empty() {
+                    let client = client.clone();
+                    self.calls.spawn(async move {
+                        if let Err(error) = make(&client, calls).await {
+                            debug!("cannot take devices back: {error}");
+                        }
+                        Finished::Reported
+                    });
+                }
                 self.event(&pod, &pod, EventType::Warning, "FailedScheduling", message.clone());
                 for other in displaced {
                     self.patch_status(other, json!({"nominatedNodeName": null}));

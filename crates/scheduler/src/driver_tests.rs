@@ -112,7 +112,7 @@ async fn pods_are_bound_or_told_why_not() {
         (&condition["type"], &condition["status"], &condition["reason"]),
         (&json!("PodScheduled"), &json!("False"), &json!("Unschedulable"))
     );
-    let text = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    let text = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
     assert_eq!(condition["message"], text);
     let mut messages: Vec<(&str, &str)> =
         seen[..2].iter().map(|(_, _, e)| (e["reason"].as_str().unwrap(), e["message"].as_str().unwrap())).collect();

@@ -171,6 +171,8 @@ pub struct Remedy {
     pub nomination: Nomination,
     /// To be deleted.
     pub victims: Vec<Arc<PodInfo>>,
+    /// To be made, whatever becomes of the rest.
+    pub calls: Vec<ApiCall>,
     /// Lose their nomination to the same node.
     pub displaced: Vec<Arc<PodInfo>>,
 }
@@ -200,7 +202,7 @@ pub trait Score: Plugin {
 pub trait Reserve: Plugin {
     fn reserve(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reason>;
     /// Undoes [`Reserve::reserve`]; also called for what was not reserved.
-    fn unreserve(&self, pod: &PodInfo, node: &str);
+    fn unreserve(&self, pod: &PodInfo, node: &str, cluster: &Cluster);
 }
 
 /// The last word before a pod is bound.

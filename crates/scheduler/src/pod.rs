@@ -70,6 +70,8 @@ pub struct Wants {
     pub preferred: Vec<PreferredTerm>,
     /// Of all containers, with a tag.
     pub images: Vec<String>,
+    /// Its claims of devices.
+    pub devices: Vec<DeviceWish>,
     /// Its topology spread constraints.
     pub spread: Vec<Constraint>,
     pub preempts_never: bool,
@@ -79,6 +81,28 @@ pub struct Wants {
     pub owner: Option<(Box<str>, Box<str>, Box<str>)>,
     /// The message of the condition `PodScheduled` while that is `False` with reason `Unschedulable`.
     pub reported: Option<String>,
+}
+
+/// A claim of devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceWish {
+    /// `None` while it is not made yet; empty where none is needed.
+    pub claim: Option<Box<str>>,
+    /// It is made for the pod, from a template.
+    pub is_made: bool,
+}
+
+fn devices(pod: &Pod, spec: &PodSpec) -> Vec<DeviceWish> {
+    let made = pod.status.as_ref().and_then(|status| status.resource_claim_statuses.as_deref()).unwrap_or_default();
+    let wishes = spec.resource_claims.iter().flatten().map(|wish| match &wish.resource_claim_name {
+        Some(name) => DeviceWish { claim: Some(name.as_str().into()), is_made: false },
+        None => {
+            let made = made.iter().find(|status| status.name == wish.name);
+            let claim = made.map(|status| status.resource_claim_name.as_deref().unwrap_or("").into());
+            DeviceWish { claim, is_made: true }
+        }
+    });
+    wishes.collect()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +210,7 @@ impl PodInfo {
             || a.tolerations != b.tolerations
             || a.node_selector != b.node_selector
             || a.required != b.required
+            || a.devices != b.devices
             || self.labels != other.labels
     }
 
@@ -225,6 +250,7 @@ impl Wants {
             required: required.map(|selector| terms(&selector.node_selector_terms)),
             preferred: preferred.into_iter().flatten().map(PreferredTerm::of).collect(),
             images,
+            devices: devices(pod, spec),
             spread: spec.topology_spread_constraints.iter().flatten().map(|c| Constraint::of(c, labels)).collect(),
             preempts_never: spec.preemption_policy.as_deref() == Some("Never"),
             nominated: pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("").into(),

@@ -2,16 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use kybern_api::apps::v1::{ReplicaSet, StatefulSet};
 use kybern_api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service};
 use kybern_api::policy::v1::PodDisruptionBudget;
+use kybern_api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use kybern_api::storage::v1::{CSINode, CSINodeDriver, StorageClass, VolumeAttachment};
 use kybern_api::{DecodeError, Object, label_selector};
 use kybern_apimachinery::object;
 use kybern_apimachinery::selector::LabelSelector;
 use kybern_client::store::Cached;
 use kybern_client::{Client, Informer, ListOptions, Store};
+
+use crate::plugins::dynamic_resources::{self, DEVICE, SLICE_NODE, devices_of, node_of_slice};
 
 /// Clones share the stores.
 #[derive(Clone)]
@@ -29,6 +33,13 @@ pub struct Stores {
     pub csi_nodes: Store<Kept<CSINode, Limits>>,
     /// With the index [`BY_NODE`].
     pub attachments: Store<Kept<VolumeAttachment, Attachment>>,
+    pub device_classes: Store<DeviceClass>,
+    /// With the index [`DEVICE`].
+    pub resource_claims: Store<ResourceClaim>,
+    /// With the index [`SLICE_NODE`].
+    pub slices: Store<ResourceSlice>,
+    /// Devices that are being given to claims.
+    pub devices: Arc<dynamic_resources::Shared>,
 }
 
 /// Volumes that claims may get: those set aside for one by the claim's key, the others by the name of their storage class.
@@ -77,6 +88,10 @@ impl Stores {
             classes: Informer::new(client.clone(), all()).spawn(),
             csi_nodes: kept(client),
             attachments: Informer::of(client.clone(), &VolumeAttachment::gvr(), all()).index(BY_NODE, node_of).spawn(),
+            device_classes: Informer::new(client.clone(), all()).spawn(),
+            resource_claims: Informer::new(client.clone(), all()).index(DEVICE, devices_of).spawn(),
+            slices: Informer::new(client.clone(), all()).index(SLICE_NODE, node_of_slice).spawn(),
+            devices: Arc::default(),
         };
         stores.namespaces.synced().await;
         stores.budgets.synced().await;
@@ -89,6 +104,9 @@ impl Stores {
         stores.classes.synced().await;
         stores.csi_nodes.synced().await;
         stores.attachments.synced().await;
+        stores.device_classes.synced().await;
+        stores.resource_claims.synced().await;
+        stores.slices.synced().await;
         stores
     }
 }
@@ -108,6 +126,10 @@ impl Default for Stores {
             classes: Store::new([]).0,
             csi_nodes: Store::new([]).0,
             attachments: Store::new([(BY_NODE, node_of as fn(&Kept<VolumeAttachment, Attachment>) -> Vec<String>)]).0,
+            device_classes: Store::new([]).0,
+            resource_claims: Store::new([(DEVICE, devices_of as fn(&ResourceClaim) -> Vec<String>)]).0,
+            slices: Store::new([(SLICE_NODE, node_of_slice as fn(&ResourceSlice) -> Vec<String>)]).0,
+            devices: Arc::default(),
         }
     }
 }

@@ -114,8 +114,8 @@ async fn a_pod_waits_for_a_node_that_can_take_it() {
     cluster.until("the small pod's binding", |pods| node_of(pods, "little") == "small").await;
     cluster.until("its condition", |pods| scheduled(pods, "little").is_some_and(|c| c.0 == "True")).await;
     assert!(cluster.events("Scheduled").await.contains(&"Successfully assigned default/little to small".to_owned()));
-    let text = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable. preemption: 0/2 nodes are \
-                available: 2 Preemption is not helpful for scheduling.";
+    let text = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable. no new claims to \
+                deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
     let unschedulable = ("False".to_owned(), "Unschedulable".to_owned(), text.to_owned());
     cluster.until("the large pod's condition", |pods| scheduled(pods, "large").as_ref() == Some(&unschedulable)).await;
     assert_eq!(cluster.events("FailedScheduling").await, [text]);
@@ -175,4 +175,62 @@ async fn many_pods_fill_the_nodes_exactly() {
     }
     assert_eq!(per_node.len(), NODES);
     assert!(per_node.values().all(|count| *count == 10), "{per_node:?}");
+}
+
+/// Claims of devices from end to end: made of a template, allocated, reserved, and given back for the pod that waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_goes_from_pod_to_pod() {
+    let cluster = Cluster::start().await;
+    let _scheduler = cluster.schedule();
+    let config = kybern_controller_manager::Config {
+        controllers: vec!["resourceclaim-controller".into(), "garbage-collector-controller".into()],
+        ..Default::default()
+    };
+    let admin = cluster.server.admin();
+    tokio::spawn(kybern_controller_manager::run(config, admin, std::future::pending()));
+    cluster.node("n", "8", json!({})).await;
+    let make = async |resource: &str, kind: &str, object: Value| {
+        let mut object = object;
+        object["apiVersion"] = "resource.k8s.io/v1".into();
+        object["kind"] = kind.into();
+        cluster.client.raw(&Gvr::new("resource.k8s.io", "v1", resource)).create(&object).await.expect("created");
+    };
+    let selectors = json!([{"cel": {"expression": "device.attributes['gpu.example.com'].model == 'x'"}}]);
+    make("deviceclasses", "DeviceClass", json!({"metadata": {"name": "gpu"}, "spec": {"selectors": selectors}})).await;
+    let devices = json!({"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}});
+    let metadata = json!({"name": "t", "namespace": "default"});
+    make("resourceclaimtemplates", "ResourceClaimTemplate", json!({"metadata": metadata, "spec": {"spec": devices}}))
+        .await;
+    let pod = async |name: &str| {
+        let containers = json!([{"name": "c", "image": "pause", "resources": {"claims": [{"name": "gpu"}]}}]);
+        let claims = json!([{"name": "gpu", "resourceClaimTemplateName": "t"}]);
+        let spec = json!({"containers": containers, "resourceClaims": claims});
+        let metadata = json!({"name": name, "namespace": "default"});
+        cluster.create("pods", json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})).await;
+    };
+    pod("first").await;
+    let waits = "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable, preemption: 0/1 nodes are \
+                 available: 1 Preemption is not helpful for scheduling.";
+    let is_waiting = |pods: &Store<Pod>, name: &str| scheduled(pods, name).is_some_and(|c| c.2 == waits);
+    cluster.until("it to say why it waits", |pods| is_waiting(pods, "first")).await;
+    // A driver comes to the node.
+    let device = |name: &str, model: &str| json!({"name": name, "attributes": {"model": {"string": model}}});
+    let pool = json!({"name": "n", "generation": 1, "resourceSliceCount": 1});
+    let listed = json!([device("d0", "y"), device("d1", "x")]);
+    let spec = json!({"driver": "gpu.example.com", "nodeName": "n", "pool": pool, "devices": listed});
+    make("resourceslices", "ResourceSlice", json!({"metadata": {"name": "n"}, "spec": spec})).await;
+    cluster.until("the first to be bound", |pods| node_of(pods, "first") == "n").await;
+    let claims = async || {
+        let raw = cluster.client.raw(&Gvr::new("resource.k8s.io", "v1", "resourceclaims"));
+        raw.list("default", &ListOptions::default()).await.expect("listed")
+    };
+    let listed = claims().await;
+    let status = &listed[0]["status"];
+    assert_eq!(status["allocation"]["devices"]["results"][0]["device"], "d1", "{listed:?}");
+    assert_eq!(status["reservedFor"][0]["name"], "first");
+    pod("second").await;
+    cluster.until("the second to wait", |pods| is_waiting(pods, "second")).await;
+    let done = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+    cluster.client.patch::<Pod>("default", "first", &done, Some("status")).await.unwrap();
+    cluster.until("the second to be bound", |pods| node_of(pods, "second") == "n").await;
 }

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use kybern_api::Object;
 use kybern_api::core::v1::Pod;
 use kybern_api::node::v1::RuntimeClass;
+use kybern_api::resource::v1::ResourceClaim;
 use kybern_cri::PodSandboxConfig;
 
 use super::Worker;
@@ -39,6 +41,49 @@ async fn runtime_handler(shared: &Shared, pod: &Pod) -> Result<String, String> {
     }
 }
 
+/// Nothing of a pod starts before its devices are prepared, which their drivers do: there is no way to them yet.
+async fn prepare_devices(shared: &Shared, pod: &Pod) -> Result<(), String> {
+    let made = pod.status.as_ref().and_then(|status| status.resource_claim_statuses.as_deref()).unwrap_or_default();
+    for wish in spec::spec(pod).resource_claims.iter().flatten() {
+        let of_template = made.iter().find(|status| status.name == wish.name);
+        let name = match (&wish.resource_claim_name, of_template) {
+            (Some(name), _) => name,
+            (None, Some(made)) => match &made.resource_claim_name {
+                Some(name) => name,
+                None => continue,
+            },
+            (None, None) => return Err(format!("pod {:?}: ResourceClaim not created yet", spec::full_name(pod))),
+        };
+        let claim = shared.client.get::<ResourceClaim>(spec::namespace(pod), name).await;
+        let claim = claim.map_err(|error| format!("fetch ResourceClaim {name}: {error}"))?;
+        let (status, uid) = (claim.status.clone().unwrap_or_default(), spec::uid(pod));
+        if status.reserved_for.iter().flatten().all(|consumer| consumer.uid != uid) {
+            let (pod, claim) = (spec::name(pod), claim.uid());
+            return Err(format!("pod {pod} ({uid}) is not allowed to use ResourceClaim {name} ({claim})"));
+        }
+        let devices = status.allocation.and_then(|allocation| allocation.devices?.results).unwrap_or_default();
+        if let Some(device) = devices.first() {
+            return Err(format!("DRA driver {} is not registered", device.driver));
+        }
+    }
+    Ok(())
+}
+
+/// Why there is no sandbox: an event's reason and its message.
+pub type Failure = (&'static str, String);
+
+async fn make(shared: &Shared, pod: &Pod, attempt: u32) -> Result<String, String> {
+    let config = configuration(shared, pod, attempt)?;
+    let logs = Path::new(&config.log_directory).to_owned();
+    kybern_linux::files::make_dirs(&logs, 0o755).map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
+    if let Some(cgroups) = &shared.cgroups {
+        let made = cgroups.create(&config.cgroup_parent, &cgroup_resources(pod));
+        made.map_err(|e| format!("cannot make the cgroup {}: {e}", config.cgroup_parent))?;
+    }
+    let handler = runtime_handler(shared, pod).await?;
+    shared.runtime.run_pod_sandbox(config, &handler).await.map_err(|e| e.to_string())
+}
+
 impl Worker {
     pub(super) fn create_sandbox(&mut self, attempt: u32) {
         let (shared, pod, whole) = (self.shared.clone(), self.pod.clone(), self.whole.clone());
@@ -47,19 +92,15 @@ impl Worker {
             shared.events.normal(&pod, None, "SandboxChanged", message);
         }
         self.step(StepKey::Sandbox, async move {
+            let failed = |cause: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {cause}"));
             let work = async move {
-                let config = configuration(&shared, &pod, attempt)?;
-                let logs = Path::new(&config.log_directory).to_owned();
-                kybern_linux::files::make_dirs(&logs, 0o755)
-                    .map_err(|e| format!("cannot make {}: {e}", logs.display()))?;
-                if let Some(cgroups) = &shared.cgroups {
-                    let made = cgroups.create(&config.cgroup_parent, &cgroup_resources(&pod));
-                    made.map_err(|e| format!("cannot make the cgroup {}: {e}", config.cgroup_parent))?;
-                }
-                let handler = runtime_handler(&shared, &pod).await?;
-                shared.runtime.run_pod_sandbox(config, &handler).await.map_err(|e| e.to_string())
+                prepare_devices(&shared, &pod).await.map_err(|cause| {
+                    let message = format!("Failed to prepare dynamic resources: prepare dynamic resources: {cause}");
+                    ("FailedPrepareDynamicResources", message)
+                })?;
+                make(&shared, &pod, attempt).await.map_err(failed)
             };
-            Done::Sandbox(whole.run(work).await.and_then(|done| done))
+            Done::Sandbox(whole.run(work).await.map_err(failed).and_then(|done| done))
         });
     }
 }

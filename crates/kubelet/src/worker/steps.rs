@@ -21,7 +21,7 @@ const REMOVE_RETRY: std::time::Duration = std::time::Duration::from_secs(10);
 /// How a step ended.
 pub enum Done {
     Volumes(Result<Option<Timestamp>, String>),
-    Sandbox(Result<String, String>),
+    Sandbox(Result<String, super::sandbox::Failure>),
     Start(Result<String, StartError>),
     Killed(Result<(), String>),
     Removed,
@@ -96,9 +96,8 @@ impl Worker {
                 self.memory.retry_at = None;
                 self.stale = true;
             }
-            Done::Sandbox(Err(message)) => {
-                let text = format!("Failed to create pod sandbox: {message}");
-                self.shared.events.warning(&self.pod, None, "FailedCreatePodSandBox", text);
+            Done::Sandbox(Err((reason, message))) => {
+                self.shared.events.warning(&self.pod, None, reason, message);
                 self.memory.retry_at = Some(self.retry_at(now));
                 self.stale = true;
             }

@@ -61,6 +61,7 @@ impl PostFilter for DefaultPreemption {
         let displaced = cluster.nominated_on(&node).iter().filter(|other| other.priority < pod.priority);
         Remedy {
             message: String::new(),
+            calls: Vec::new(),
             displaced: displaced.cloned().collect(),
             nomination: Nomination::Node(node),
             victims: best.victims,
@@ -252,7 +253,7 @@ mod tests {
                 let victims: Vec<&str> = remedy.victims.iter().map(|victim| &*victim.name).collect();
                 format!("{node}: {}", victims.join(" "))
             }
-            _ => remedy.message,
+            _ => remedy.message.trim_start_matches("no new claims to deallocate, ").to_owned(),
         }
     }
 
@@ -322,8 +323,8 @@ mod tests {
         let diagnosis = diagnose(&cluster, &pod);
         assert_eq!(
             cycle::message(&diagnosis, &diagnosis.remedy.message),
-            "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. preemption: 0/3 nodes are \
-             available: 1 Insufficient cpu, 1 No preemption victims found for incoming pod, 1 Preemption is not helpful \
+            "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. no new claims to deallocate, preemption: \
+             0/3 nodes are available: 1 Insufficient cpu, 1 No preemption victims found for incoming pod, 1 Preemption is not helpful \
              for scheduling."
         );
         assert_eq!(diagnosis.remedy.nomination, Nomination::Clear);
