@@ -13,6 +13,7 @@ mod manifests;
 mod objects;
 mod pods;
 mod pods_churn;
+mod pods_claims;
 mod pods_lifecycle;
 mod pods_network;
 mod pods_security;

@@ -64,14 +64,14 @@ impl Controller for LocalPathProvisioner {
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
         if key.contains('/') {
-            snapshot.claims.get(key).map_or_else(Plan::idle, |claim| provision(&claim, snapshot))
+            snapshot.claims.get(key).map_or_else(Plan::idle, |claim| provision(&claim, snapshot, context))
         } else {
             snapshot.volumes.get(key).map_or_else(Plan::idle, |volume| reclaim(&volume, snapshot, context))
         }
     }
 }
 
-fn provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot) -> Plan {
+fn provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot, context: &Context) -> Plan {
     let asked = annotation(&claim.metadata, PROVISIONER) == Some(NAME);
     if !asked || claim.is_deleting() || !volume_name(claim).is_empty() {
         return Plan::idle();
@@ -93,7 +93,10 @@ fn provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot) -> Plan {
     match found.and_then(|node| volume(claim, &class, &node)) {
         Ok(volume) => {
             let message = format!("Successfully provisioned volume {}", volume.name());
-            Plan::of(vec![Op::create(&volume), Op::normal(claim, "ProvisioningSucceeded", message)])
+            let failure = context.failure.as_ref().filter(|failure| failure.verb == Verb::Create);
+            let told = failure.map(|failure| failed(&failure.message));
+            let done = [Op::create(&volume), Op::normal(claim, "ProvisioningSucceeded", message)];
+            Plan::of(told.into_iter().chain(done).collect())
         }
         Err(cause) => {
             // The scheduler is to look for another.

@@ -8,6 +8,7 @@ mod bind;
 mod claim;
 mod matching;
 mod provision;
+mod recycle;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -76,6 +77,15 @@ impl Controller for PersistentVolumeBinder {
             waiting.iter().chain(&classless).map(|claim| claim.key()).collect()
         });
         watches.on(&snapshot.pods, |change, snapshot| {
+            let pod = change.object();
+            let scrubbed = recycle::volume_of(pod).map(str::to_owned);
+            // Volumes are not scrubbed while a pod uses them.
+            let over = change.new.as_ref().is_none_or(|pod| pods::is_finished(pod));
+            let claims = if over { pods::claims(pod) } else { Vec::new() };
+            let left = claims.iter().flat_map(|claim| snapshot.volumes.by_index(CLAIM, claim));
+            scrubbed.into_iter().chain(left.map(|volume| volume.name().to_owned())).collect()
+        });
+        watches.on(&snapshot.pods, |change, snapshot| {
             // Its claims tell in an event whom they wait for.
             let waits = |pod: &Arc<Pod>| pods::node_name(pod).is_empty();
             let Some(pod) = change.new.as_ref().filter(|pod| change.old.is_none() && waits(pod)) else {
@@ -86,11 +96,11 @@ impl Controller for PersistentVolumeBinder {
         });
     }
 
-    fn reconcile(&self, key: &str, snapshot: &Snapshot, _: &Context) -> Plan {
+    fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
         if key.contains('/') {
             snapshot.claims.get(key).map_or_else(Plan::idle, |claim| claim::sync(&claim, snapshot))
         } else {
-            snapshot.volumes.get(key).map_or_else(Plan::idle, |volume| volume::sync(&volume, snapshot))
+            snapshot.volumes.get(key).map_or_else(Plan::idle, |volume| volume::sync(&volume, snapshot, context))
         }
     }
 }

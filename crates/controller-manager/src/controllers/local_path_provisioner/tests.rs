@@ -55,6 +55,9 @@ fn a_claim_gets_a_folder_of_the_node_that_was_chosen() {
     assert_eq!(volume.metadata.finalizers, Some(vec![FINALIZER.to_owned()]));
     assert_eq!(annotation(&volume.metadata, NODE_NAME), Some("n1"));
     assert_eq!(events(&plan), ["ProvisioningSucceeded: Successfully provisioned volume pvc-uid-data"]);
+    let failure = Failure { verb: Verb::Create, stale: false, message: "denied".into() };
+    let told = events(&world.reconcile_after(&LocalPathProvisioner, "default/data", failure));
+    assert_eq!(told[0], "ProvisioningFailed: failed to provision volume with StorageClass \"local-path\": denied");
     world.writers.volumes.upsert(volume.clone());
     assert!(world.reconcile(&LocalPathProvisioner, "default/data").ops.is_empty(), "once");
 }

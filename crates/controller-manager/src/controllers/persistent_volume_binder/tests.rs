@@ -8,14 +8,14 @@ use kybern_api::core::v1::{
     PersistentVolumeStatus, VolumeResourceRequirements,
 };
 use kybern_api::meta::v1::Time;
-use kybern_apimachinery::Value;
 use kybern_apimachinery::object::set;
+use kybern_apimachinery::{Value, json};
 use kybern_client::{Store, StoreWriter};
 use proptest::prelude::*;
 
 use super::*;
 use crate::controller::Op;
-use crate::testing::{PodBuilder, World, at, events, meta, now, pod, status_of, updated};
+use crate::testing::{NOW, PodBuilder, World, at, created, deleted, events, meta, now, pod, status_of, updated};
 
 fn amount(size: &str) -> Option<BTreeMap<String, Quantity>> {
     Some(BTreeMap::from([("storage".to_owned(), Quantity(size.to_owned()))]))
@@ -259,7 +259,8 @@ fn volumes_follow_their_claims() {
     check(of("uid-c", "Released"), &[], None, &[]);
     check(of("another", "Bound"), &[claim("c", "1", None)], Some("Released"), &[]);
     let text = "VolumeFailedRecycle: No recycler plugin found for the volume!";
-    check(policy("Recycle", of("uid-c", "Released")), &[], Some("Failed"), &[text]);
+    let elsewhere = with(policy("Recycle", of("uid-c", "Released")), |v| spec_of(v).host_path = None);
+    check(elsewhere, &[], Some("Failed"), &[text]);
     let text = "VolumeFailedDelete: host_path deleter only supports /tmp/.+ but received provided /srv";
     check(policy("Delete", of("uid-c", "Released")), &[], Some("Failed"), &[text]);
     let made =
@@ -278,6 +279,60 @@ fn volumes_follow_their_claims() {
     };
     assert_eq!(freed(true), None);
     assert_eq!(freed(false).unwrap().uid, None);
+}
+
+#[test]
+fn a_volume_is_scrubbed_by_a_pod_of_ours_and_by_no_other() {
+    let released = || {
+        with(in_phase(kept_for(volume("v", "9Gi", ""), "c", "uid-c"), "Released"), |v| {
+            spec_of(v).persistent_volume_reclaim_policy = Some("Recycle".to_owned());
+            annotate(&mut v.metadata, BOUND_BY_CONTROLLER, "yes");
+            let since = kybern_api::meta::v1::Time(at(NOW - 100));
+            v.status.get_or_insert_default().last_phase_transition_time = Some(since);
+        })
+    };
+    let plan = |pod: Option<Pod>| {
+        let world = world(&[], &[released()], &[]);
+        pod.into_iter().for_each(|pod| world.writers.pods.upsert(pod));
+        world.reconcile(&PersistentVolumeBinder, "v")
+    };
+    let first = plan(None);
+    assert!(matches!(first.ops[0], Op::RequireAbsent { .. }), "its claim may be back");
+    let made = created::<Pod>(&first).remove(0);
+    let spec = made.spec.clone().unwrap();
+    assert_eq!((made.key().as_str(), spec.active_deadline_seconds), ("default/recycler-for-v", Some(9 * 30)));
+    assert_eq!(spec.volumes.unwrap()[0].host_path.clone().unwrap().path, "/srv");
+    let scrubber = |phase: &str, age: i64| {
+        let mut pod = made.clone();
+        pod.metadata.uid = Some("scrubber".into());
+        pod.metadata.creation_timestamp = Some(kybern_api::meta::v1::Time(at(NOW - age)));
+        pod.status.get_or_insert_default().phase = Some(phase.into());
+        pod
+    };
+    assert!(plan(Some(scrubber("Running", 10))).ops.is_empty());
+    let done = plan(Some(scrubber("Succeeded", 10)));
+    assert_eq!(
+        (deleted(&done), events(&done)),
+        (vec!["recycler-for-v".into()], vec!["VolumeRecycled: Volume recycled".into()])
+    );
+    assert_eq!(updated::<PersistentVolume>(&done)[0].spec.clone().unwrap().claim_ref, None);
+    // One that was there before, or does something else, proves nothing.
+    let other = with(scrubber("Succeeded", 10), |pod| pod.spec.get_or_insert_default().containers[0].args = None);
+    for stranger in [scrubber("Succeeded", 200), other] {
+        let plan = plan(Some(stranger));
+        assert_eq!((deleted(&plan), updated::<PersistentVolume>(&plan).len()), (vec!["recycler-for-v".to_owned()], 0));
+    }
+    let failed = plan(Some(scrubber("Failed", 10)));
+    let cause = "Recycle failed: failed to recycle volume: pod failed, pod.Status.Message unknown.";
+    assert_eq!(events(&failed), [format!("VolumeFailedRecycle: {cause}")]);
+    assert_eq!((deleted(&failed).len(), failed.requeue_after.map(|time| time.as_secs())), (0, Some(110)));
+    let world = world(&[], &[released()], &[]);
+    let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+    world.writers.pods.upsert(with(pod("p").build(), |pod| {
+        pod.spec.get_or_insert_default().volumes = Some(serde_json::from_value(volumes).unwrap());
+    }));
+    let used = world.reconcile(&PersistentVolumeBinder, "v");
+    assert_eq!(events(&used), ["VolumeFailedRecycle: Volume is used by pods: default/p"]);
 }
 
 /// Writes as the API server would: what was made on an old state is refused.

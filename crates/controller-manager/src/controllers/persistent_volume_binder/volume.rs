@@ -4,22 +4,24 @@ use kybern_api::Object;
 use kybern_api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 use super::matching::same_volume_mode;
-use super::{PROVISIONED_BY, annotation, bind, claim_key, claim_ref, claim_uid, phase, volume_name};
-use crate::controller::{Op, Plan};
+use super::{PROVISIONED_BY, annotation, bind, claim_key, claim_ref, claim_uid, phase, recycle, volume_name};
+use crate::controller::{Context, Op, Plan};
 use crate::snapshot::Snapshot;
 
 const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
 
-pub(super) fn sync(volume: &PersistentVolume, snapshot: &Snapshot) -> Plan {
+pub(super) fn sync(volume: &PersistentVolume, snapshot: &Snapshot, context: &Context) -> Plan {
     let Some(uid) = claim_ref(volume).map(claim_uid).filter(|uid| !uid.is_empty()) else {
         return Plan::of(bind::set_phase(volume, "Available", "").into_iter().collect());
     };
     let claim = snapshot.claims.get(&claim_key(volume).unwrap_or_default()).filter(|claim| claim.uid() == uid);
     let Some(claim) = claim else {
         // A claim that has come a moment ago may not have been seen here.
-        let mut plan = Plan::of(vec![claim_is_gone(volume)]);
-        plan.ops.append(&mut released(volume).ops);
-        return if plan.ops.len() == 1 { Plan::idle() } else { plan };
+        let mut plan = released(volume, snapshot, context);
+        if !plan.ops.is_empty() {
+            plan.ops.insert(0, claim_is_gone(volume));
+        }
+        return plan;
     };
     match volume_name(&claim) {
         "" if !same_volume_mode(volume, &claim) => Plan::of(vec![
@@ -44,7 +46,9 @@ pub(super) fn sync(volume: &PersistentVolume, snapshot: &Snapshot) -> Plan {
         "" => Plan::idle(),
         name if name == volume.name() => Plan::of(bind::set_phase(volume, "Bound", "").into_iter().collect()),
         // The claim has taken another. One that was made for it is of no use to anybody.
-        _ if annotation(&volume.metadata, PROVISIONED_BY).is_some() && policy(volume) == "Delete" => released(volume),
+        _ if annotation(&volume.metadata, PROVISIONED_BY).is_some() && policy(volume) == "Delete" => {
+            released(volume, snapshot, context)
+        }
         _ => Plan::of(vec![Op::update(&bind::unbound(volume))]),
     }
 }
@@ -66,7 +70,7 @@ pub(crate) fn policy(volume: &PersistentVolume) -> &str {
 }
 
 /// What becomes of a volume whose claim is gone (`reclaimVolume`).
-fn released(volume: &PersistentVolume) -> Plan {
+fn released(volume: &PersistentVolume, snapshot: &Snapshot, context: &Context) -> Plan {
     if !matches!(phase(volume), "Released" | "Failed") {
         return Plan::of(bind::set_phase(volume, "Released", "").into_iter().collect());
     }
@@ -79,7 +83,7 @@ fn released(volume: &PersistentVolume) -> Plan {
     };
     match policy(volume) {
         "Retain" => Plan::idle(),
-        "Recycle" => failed("VolumeFailedRecycle", "No recycler plugin found for the volume!"),
+        "Recycle" => recycle::plan(volume, snapshot, context),
         "Delete" => match undeletable(volume) {
             Some(message) => failed("VolumeFailedDelete", &message),
             None => Plan::idle(),
@@ -97,6 +101,9 @@ fn undeletable(volume: &PersistentVolume) -> Option<String> {
         None if spec.is_some_and(|spec| spec.csi.is_some()) => None,
         None => match spec.and_then(|spec| spec.host_path.as_ref()) {
             // Upstream removes those below /tmp, on whatever machine its controllers run.
+            Some(source) if source.path.starts_with("/tmp/") => {
+                Some(format!("{} is on a node: remove it there, and then the volume", source.path))
+            }
             Some(source) => {
                 Some(format!("host_path deleter only supports /tmp/.+ but received provided {}", source.path))
             }
