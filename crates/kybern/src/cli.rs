@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    backup, completion, coredns, down, image, kube_apiserver, kube_controller_manager, kube_proxy, kube_scheduler,
-    kubelet, server, store, up,
+    backup, completion, coredns, down, explain_scheduling, image, kube_apiserver, kube_controller_manager, kube_proxy,
+    kube_scheduler, kubelet, server, store, up,
 };
 use crate::testapp;
 
@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Restore(backup::Restore),
     /// Looks into the store.
     Store(store::Store),
+    /// Says of every node why the scheduler chose it for a pod, or did not.
+    ExplainScheduling(explain_scheduling::ExplainScheduling),
     /// Works on the node's images.
     Image(image::Image),
     /// Runs the API server alone.
@@ -67,6 +69,7 @@ impl Command {
                 | Self::Backup(_)
                 | Self::Restore(_)
                 | Self::Store(_)
+                | Self::ExplainScheduling(_)
                 | Self::Image(_)
                 | Self::Completion(_)
                 | Self::Testapp(_)

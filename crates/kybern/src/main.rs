@@ -98,6 +98,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Backup(options) => commands::backup::backup(*options).await,
         Command::Restore(options) => commands::backup::restore(&options),
         Command::Store(options) => commands::store::run(&options),
+        Command::ExplainScheduling(options) => commands::explain_scheduling::run(options).await,
         Command::Image(image) => commands::image::run(image).await,
         Command::KubeApiserver(options) => commands::kube_apiserver::run(*options).await,
         Command::KubeControllerManager(options) => commands::kube_controller_manager::run(*options).await,

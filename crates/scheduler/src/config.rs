@@ -8,6 +8,7 @@ use kybern_client::LeaseConfig;
 
 use crate::arguments::Arguments;
 use crate::chain::Chain;
+use crate::explain::Explanations;
 use crate::metrics::Metrics;
 use crate::pod::PodInfo;
 
@@ -21,6 +22,7 @@ pub struct Config {
     /// Work only while this lease is held; `None` where there is one scheduler.
     pub lease: Option<LeaseConfig>,
     pub metrics: Metrics,
+    pub explanations: Explanations,
 }
 
 #[derive(Clone, Debug)]
@@ -143,7 +145,7 @@ impl Config {
                 identity,
             )
         });
-        Ok(Self { profiles, lease, metrics: Metrics::default() })
+        Ok(Self { profiles, lease, metrics: Metrics::default(), explanations: Explanations::default() })
     }
 }
 

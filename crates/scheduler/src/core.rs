@@ -9,6 +9,7 @@ use kybern_apimachinery::object;
 use crate::cache::Cluster;
 use crate::config::{Profile, Profiles};
 use crate::cycle::{self, Position};
+use crate::explain::Trace;
 use crate::framework::{ApiCall, Filter, Nomination, Permission, Reason, Remedy};
 use crate::node::Node;
 use crate::pod::PodInfo;
@@ -17,6 +18,9 @@ use crate::stores::Stores;
 
 /// However long a plugin would hold a pod: upstream's fifteen minutes.
 const MAX_PERMIT_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// With so many pods waiting for their turn cycles are not traced: that costs a part of the rate.
+const BUSY: usize = 100;
 
 /// What came of a cycle.
 #[derive(Debug)]
@@ -38,6 +42,9 @@ pub struct Core {
     waiting: BTreeMap<Box<str>, Waiting>,
     /// Decisions that came of something else than a cycle.
     decided: VecDeque<Decision>,
+    explains: bool,
+    /// Of the last cycle.
+    trace: Option<Trace>,
 }
 
 struct Waiting {
@@ -59,7 +66,19 @@ impl Core {
             position: Position::default(),
             waiting: BTreeMap::new(),
             decided: VecDeque::new(),
+            explains: false,
+            trace: None,
         }
+    }
+
+    /// From now on cycles are traced while few pods wait.
+    pub fn explain(&mut self) {
+        self.explains = true;
+    }
+
+    /// What the last cycle saw, if it was traced.
+    pub fn take_trace(&mut self) -> Option<Trace> {
+        self.trace.take()
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -231,10 +250,14 @@ impl Core {
             if let Some(decision) = self.decided.pop_front() {
                 return Some(decision);
             }
+            self.trace = None;
             let pod = self.queue.pop()?;
             self.cluster.refresh_order();
             let Profile { chain, percentage_of_nodes_to_score: percentage, .. } = self.profiles.of(&pod);
-            match cycle::schedule(chain, &pod, &self.cluster, *percentage, &mut self.position) {
+            let is_calm = self.explains && self.queue.active() < BUSY;
+            self.trace = is_calm.then(Trace::default);
+            let (position, trace) = (&mut self.position, self.trace.as_mut());
+            match cycle::schedule(chain, &pod, &self.cluster, *percentage, position, trace) {
                 Ok(index) => {
                     if let Some(decision) = self.commit(pod, index, now) {
                         return Some(decision);

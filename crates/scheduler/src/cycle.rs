@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use crate::cache::Cluster;
 use crate::chain::Chain;
+use crate::explain::Trace;
 use crate::filters::Filters;
 use crate::framework::{ApiCall, Diagnosis, Nomination, PreFilter, PreScore, Reason, Remedy, Verdict};
 use crate::node::NodeInfo;
@@ -40,13 +41,14 @@ pub fn schedule(
     cluster: &Cluster,
     percentage: u32,
     position: &mut Position,
+    mut trace: Option<&mut Trace>,
 ) -> Result<usize, Diagnosis> {
     let mut filters = Filters::new(pod, cluster);
     position.cycles = position.cycles.wrapping_add(1);
-    match find_feasible(chain, &mut filters, percentage, position) {
+    match find_feasible(chain, &mut filters, percentage, position, trace.as_deref_mut()) {
         Ok(feasible) => match feasible.as_slice() {
             [only] => Ok(*only),
-            _ => Ok(best(chain, pod, cluster, &feasible, position.cycles)),
+            _ => Ok(best(chain, pod, cluster, &feasible, position.cycles, trace)),
         },
         Err(mut diagnosis) => {
             // Without nodes there is nothing to try, upstream's way.
@@ -78,6 +80,7 @@ fn find_feasible<'a>(
     filters: &mut Filters<'a>,
     percentage: u32,
     position: &mut Position,
+    mut trace: Option<&mut Trace>,
 ) -> Result<Vec<usize>, Diagnosis> {
     let (pod, cluster) = (filters.pod, filters.cluster);
     let mut diagnosis = Diagnosis { nodes: cluster.len(), ..Diagnosis::default() };
@@ -102,16 +105,33 @@ fn find_feasible<'a>(
     if let Some(nominated) = cluster.nomination(&pod.uid).and_then(|name| cluster.index_of(name))
         && filters.rejection(cluster.node_at(nominated)).is_none()
     {
+        if let Some(trace) = trace {
+            trace.fits(&cluster.node_at(nominated).node);
+        }
         return Ok(vec![nominated]);
     }
     let mut feasible = Vec::new();
-    let mut visit = |index: usize, diagnosis: &mut Diagnosis| match filters.rejection(cluster.node_at(index)) {
-        None | Some((_, Verdict::Fits)) => feasible.push(index),
-        Some((bit, Verdict::Unschedulable(reasons))) => {
-            diagnosis.resolvable.push(index);
-            reject(diagnosis, bit, reasons);
+    let mut visit = |index: usize, diagnosis: &mut Diagnosis| {
+        let info = cluster.node_at(index);
+        let (bit, verdict) = filters.rejection(info).unwrap_or((0, Verdict::Fits));
+        let reasons = match verdict {
+            Verdict::Fits => {
+                feasible.push(index);
+                if let Some(trace) = &mut trace {
+                    trace.fits(&info.node);
+                }
+                return;
+            }
+            Verdict::Unschedulable(reasons) => {
+                diagnosis.resolvable.push(index);
+                reasons
+            }
+            Verdict::Unresolvable(reasons) => reasons,
+        };
+        if let Some(trace) = &mut trace {
+            trace.rejects(&info.node, chain.filter[bit].name(), &reasons);
         }
-        Some((bit, Verdict::Unresolvable(reasons))) => reject(diagnosis, bit, reasons),
+        reject(diagnosis, bit, reasons);
     };
     if let Some(names) = &only {
         let mut looked_at = 0;
@@ -152,7 +172,14 @@ fn reject(diagnosis: &mut Diagnosis, bit: usize, reasons: Vec<Reason>) {
 }
 
 /// The node with the highest weighted sum of scores; nodes with the same take turns.
-fn best(chain: &Chain, pod: &PodInfo, cluster: &Cluster, feasible: &[usize], turn: usize) -> usize {
+fn best(
+    chain: &Chain,
+    pod: &PodInfo,
+    cluster: &Cluster,
+    feasible: &[usize],
+    turn: usize,
+    mut trace: Option<&mut Trace>,
+) -> usize {
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|index| cluster.node_at(*index)).collect();
     let mut totals = vec![0; nodes.len()];
     let mut scores = Vec::with_capacity(nodes.len());
@@ -161,6 +188,9 @@ fn best(chain: &Chain, pod: &PodInfo, cluster: &Cluster, feasible: &[usize], tur
         scores.clear();
         scores.extend(nodes.iter().map(|node| score(node)));
         plugin.normalize(&mut scores);
+        if let Some(trace) = &mut trace {
+            trace.scores(plugin.name(), *weight, &scores);
+        }
         for (total, score) in totals.iter_mut().zip(&scores) {
             *total += score * weight;
         }
@@ -208,7 +238,7 @@ mod tests {
     }
 
     fn place(cluster: &Cluster, pod: &PodInfo) -> Result<String, String> {
-        schedule(&Chain::default(), pod, cluster, 0, &mut Position::default())
+        schedule(&Chain::default(), pod, cluster, 0, &mut Position::default(), None)
             .map(|index| cluster.node_at(index).node.name.to_string())
             .map_err(|diagnosis| message(&diagnosis, ""))
     }
@@ -270,7 +300,7 @@ mod tests {
             let mut position = Position::default();
             for n in 0..count * 2 {
                 let pod = Arc::new(fixture::requesting(&format!("p{n}"), "1", "1Gi"));
-                let index = schedule(&Chain::default(), &pod, &cluster, 0, &mut position).unwrap();
+                let index = schedule(&Chain::default(), &pod, &cluster, 0, &mut position, None).unwrap();
                 let name = cluster.node_at(index).node.name.clone();
                 cluster.assume(pod, &name);
             }

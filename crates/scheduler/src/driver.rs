@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{Config, Profile};
 use crate::core::{Core, Decision};
+use crate::explain::Explanations;
 use crate::framework::{ApiCall, Nomination, Remedy, Verb};
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -53,6 +54,7 @@ struct Driver {
     client: Client,
     core: Core,
     metrics: Metrics,
+    explanations: Explanations,
     /// By the profile's name, under which they are written.
     events: HashMap<Box<str>, EventRecorder>,
     calls: JoinSet<Finished>,
@@ -123,10 +125,12 @@ impl Driver {
                 .collect(),
             core: Core::new(config.profiles, stores),
             metrics: config.metrics,
+            explanations: config.explanations,
             client,
             calls: JoinSet::new(),
             epoch: Instant::now(),
         };
+        driver.core.explain();
         nodes.synced().await;
         pods.synced().await;
         info!(nodes = nodes.len(), pods = pods.len(), "scheduling");
@@ -164,6 +168,9 @@ impl Driver {
             let started = Instant::now();
             let Some(decision) = self.core.schedule_next(now) else { break };
             self.metrics.decided(started.elapsed());
+            if let Some(trace) = self.core.take_trace() {
+                self.explanations.keep(trace, &decision, self.client.clock().now());
+            }
             self.carry_out(decision, started);
         }
         self.metrics.show(&self.core);

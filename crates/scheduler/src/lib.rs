@@ -12,6 +12,7 @@ pub mod config;
 pub mod core;
 pub mod cycle;
 mod driver;
+pub mod explain;
 pub mod filters;
 #[cfg(test)]
 mod fixture;
@@ -28,4 +29,5 @@ pub mod topology;
 
 pub use config::{Config, ConfigError, Profile, Profiles};
 pub use driver::run;
+pub use explain::Explanations;
 pub use metrics::Metrics;

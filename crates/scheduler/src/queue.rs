@@ -66,6 +66,10 @@ impl Queue {
         }
     }
 
+    pub fn active(&self) -> usize {
+        self.active.len()
+    }
+
     pub fn has_active(&self) -> bool {
         !self.active.is_empty()
     }

@@ -10,7 +10,7 @@ use kybern_component_base::{Reply, http as endpoint};
 
 use super::leader_election::{self, LeaderElectionOptions};
 use crate::serving::{self, Component, ServingOptions};
-use crate::wiring::shutdown;
+use crate::wiring::{explanations, shutdown};
 
 const COMPONENT: Component = Component { name: "kube-scheduler", port: 10259, tolerates_lookup_failure: true };
 
@@ -56,10 +56,14 @@ pub(crate) async fn run(mut options: KubeScheduler) -> Result<()> {
     let mut metrics = Default::default();
     register_informer_metrics(&mut metrics);
     config.metrics.register(&mut metrics);
+    let explanations = config.explanations.clone();
     serving::start(&options.serving, &COMPONENT, move |path| match path {
         "/healthz" | "/livez" | "/readyz" => Reply::text(StatusCode::OK, "ok"),
         "/metrics" => endpoint::metrics(&metrics),
-        _ => Reply::not_found(),
+        path => match path.strip_prefix(kybern_scheduler::explain::PREFIX) {
+            Some(rest) => explanations::answer(&explanations, rest),
+            None => Reply::not_found(),
+        },
     })
     .await?;
     kybern_scheduler::run(config, client.with_user_agent(COMPONENT.name), shutdown::requested()).await;

@@ -9,6 +9,7 @@ pub(crate) mod completion;
 mod controller_settings;
 pub(crate) mod coredns;
 pub(crate) mod down;
+pub(crate) mod explain_scheduling;
 pub(crate) mod image;
 pub(crate) mod kube_apiserver;
 pub(crate) mod kube_controller_manager;

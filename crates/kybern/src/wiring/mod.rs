@@ -6,6 +6,7 @@ pub(crate) mod certificate;
 pub(crate) mod control_plane;
 mod control_plane_node;
 mod discovery_routes;
+pub(crate) mod explanations;
 mod identity;
 pub(crate) mod in_process;
 pub(crate) mod kubelet_access;

@@ -16,7 +16,7 @@ use kybern_registry::{Routing, bootstrap};
 use kybern_storage::lock::{DirectoryLock, LockError};
 
 use super::control_plane::{self, AggregationSettings, ApiServer, ApiServerOptions};
-use super::{Cluster, control_plane_node, in_process, node, shutdown};
+use super::{Cluster, control_plane_node, explanations, in_process, node, shutdown};
 use crate::addons;
 use crate::commands::kube_apiserver::loopback_or;
 use crate::notify::Notifier;
@@ -179,7 +179,10 @@ fn controllers_own_clients(server: Arc<Server>) -> kybern_controller_manager::Cl
 
 fn start_scheduler(server: &Arc<Server>) {
     let client = in_process::client(server, "system:kube-scheduler", &[]);
-    tokio::spawn(kybern_scheduler::run(kybern_scheduler::Config::default(), client, std::future::pending()));
+    let config = kybern_scheduler::Config::default();
+    let pages = explanations::Pages(config.explanations.clone());
+    server.prefixes().set(kybern_scheduler::explain::PREFIX, Some(Arc::new(pages)));
+    tokio::spawn(kybern_scheduler::run(config, client, std::future::pending()));
 }
 
 /// Where others than this machine reach the API.

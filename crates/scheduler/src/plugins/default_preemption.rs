@@ -242,7 +242,8 @@ mod tests {
     }
 
     fn diagnose(cluster: &Cluster, pod: &PodInfo) -> Diagnosis {
-        cycle::schedule(&Chain::default(), pod, cluster, 0, &mut Position::default()).expect_err("no node takes it")
+        cycle::schedule(&Chain::default(), pod, cluster, 0, &mut Position::default(), None)
+            .expect_err("no node takes it")
     }
 
     /// `node: victims`, or the message.
@@ -355,6 +356,6 @@ mod tests {
         // Where it may go, the nominated pod itself is not in its own way.
         let mut itself = preemptor("1");
         itself.uid = "first".into();
-        assert!(cycle::schedule(&Chain::default(), &itself, &cluster, 0, &mut Position::default()).is_ok());
+        assert!(cycle::schedule(&Chain::default(), &itself, &cluster, 0, &mut Position::default(), None).is_ok());
     }
 }
