@@ -361,8 +361,12 @@ impl Driver {
             Ok(Finished::Prepared { pod, result }) => {
                 self.core.prepared(&pod, result.is_ok(), now);
                 if let Err(error) = result {
-                    warn!(pod = %pod.name, namespace = %pod.namespace, "cannot have its volumes bound: {error}");
-                    let text = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {error}");
+                    warn!(pod = %pod.name, namespace = %pod.namespace, "cannot have its claims bound: {error}");
+                    let plugin = match pod.claims.is_empty() {
+                        true => "\"DynamicResources\"",
+                        false => "\"VolumeBinding\": binding volumes",
+                    };
+                    let text = format!("running PreBind plugin {plugin}: {error}");
                     self.event(&pod, &pod, EventType::Warning, "FailedScheduling", text);
                 }
                 return;

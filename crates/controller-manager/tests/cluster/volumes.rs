@@ -1,6 +1,7 @@
 //! Claims and volumes against an API server: bound, released, made for a claim, and removed.
 
-use kybern_api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
+use kybern_api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use kybern_api::storage::v1::VolumeAttachment;
 use kybern_apimachinery::{Gvr, Value, json};
 use kybern_client::{DeleteOptions, Patch};
 
@@ -107,7 +108,40 @@ async fn a_folder_of_a_node_is_made_for_a_claim_and_asked_back() {
     delete_claim(&cluster, "data").await;
     cluster.until("the failure to be told", async |c| told(c, "VolumeFailedDelete").await).await;
     assert_eq!(phase_of(&cluster, &name).await, "Released");
-    cluster.client.delete::<kybern_api::core::v1::Node>("", "n1", &DeleteOptions::default()).await.expect("deleted");
+    cluster.client.delete::<Node>("", "n1", &DeleteOptions::default()).await.expect("deleted");
     let gone = async |c: &Cluster| c.get::<PersistentVolume>("", &name).await.is_none();
     cluster.until("the volume to go", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drivers_volume_is_attached_while_a_pod_needs_it() {
+    let cluster = Cluster::start().await;
+    let annotations = json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
+    let metadata = json!({"name": "n1", "annotations": annotations});
+    cluster.create(json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}), "nodes").await;
+    let mut disk = volume("disk", "1Gi");
+    disk["spec"]["hostPath"] = Value::Null;
+    disk["spec"]["csi"] = json!({"driver": "d.example.com", "volumeHandle": "h"});
+    cluster.create(disk, "persistentvolumes").await;
+    cluster.create(claim("data", "shelf"), "persistentvolumeclaims").await;
+    let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]);
+    let spec = json!({"nodeName": "n1", "volumes": volumes, "containers": [{"name": "c", "image": "i"}]});
+    let metadata = json!({"name": "p", "namespace": "default"});
+    cluster.create(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}), "pods").await;
+    let attachment = async |c: &Cluster| c.list::<VolumeAttachment>("").await.into_iter().next();
+    cluster.until("it to be asked for", async |c| attachment(c).await.is_some()).await;
+    let name = attachment(&cluster).await.unwrap().metadata.name.unwrap();
+    // What the driver's external attacher does.
+    let attached = Patch::Merge(json!({"status": {"attached": true}}));
+    cluster.client.patch::<VolumeAttachment>("", &name, &attached, Some("status")).await.expect("attached");
+    let reported = async |c: &Cluster| {
+        let node = c.get::<Node>("", "n1").await.expect("it is there");
+        let volumes = node.status.and_then(|status| status.volumes_attached).unwrap_or_default();
+        volumes.into_iter().map(|volume| volume.name).collect::<Vec<_>>()
+    };
+    let unique = "kubernetes.io/csi/d.example.com^h";
+    cluster.until("the node to know", async |c| reported(c).await == [unique]).await;
+    cluster.client.delete::<Pod>("default", "p", &DeleteOptions::default()).await.expect("deleted");
+    cluster.until("it to be detached", async |c| attachment(c).await.is_none()).await;
+    assert!(reported(&cluster).await.is_empty());
 }

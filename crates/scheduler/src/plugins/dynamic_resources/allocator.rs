@@ -103,12 +103,17 @@ pub(crate) fn device_key(driver: &str, pool: &str, device: &str) -> String {
 
 /// A device that a node reaches.
 struct Candidate<'a> {
-    key: String,
     slice: &'a ResourceSlice,
     device: &'a Device,
     /// What is wrong with its pool.
     invalid: Option<Arc<str>>,
     is_incomplete: bool,
+}
+
+impl Candidate<'_> {
+    fn key(&self) -> String {
+        device_key(&self.slice.spec.driver, &self.slice.spec.pool.name, &self.device.name)
+    }
 }
 
 /// The devices that a node reaches: of each pool those of its newest generation.
@@ -124,7 +129,7 @@ fn candidates<'a>(slices: &'a [Arc<ResourceSlice>], node: &Node) -> Vec<Candidat
         pool.push(slice);
     }
     let mut found = Vec::new();
-    for ((driver, pool), mut slices) in pools {
+    for ((_, pool), mut slices) in pools {
         slices.sort_by_key(|slice| slice.name());
         let is_incomplete = i64::try_from(slices.len()) != Ok(slices[0].spec.pool.resource_slice_count);
         let devices =
@@ -134,7 +139,6 @@ fn candidates<'a>(slices: &'a [Arc<ResourceSlice>], node: &Node) -> Vec<Candidat
         let invalid =
             twice.map(|(_, d)| Arc::from(format!("pool {pool} is invalid: duplicate device name {}", d.name)));
         found.extend(devices().map(|(slice, device)| Candidate {
-            key: device_key(driver, pool, &device.name),
             slice,
             device,
             invalid: invalid.clone(),
@@ -287,7 +291,7 @@ impl Search<'_> {
             }
             if !self.keeps_constraints(place, at) {
                 let (claim, request) = (self.wanted[place.claim].claim.key(), &self.request(place).name);
-                let device = &self.candidates[at].key;
+                let device = self.candidates[at].key();
                 return Err(format!(
                     "claim {claim}, request {request}: cannot add device {device} because a claim constraint would not be \
                      satisfied"
@@ -323,7 +327,7 @@ impl Search<'_> {
         if self.request(place).admin {
             return is_plain && self.chosen(place.claim).all(|(_, other)| other != at);
         }
-        is_plain && !(self.in_use)(&candidate.key) && self.steps.iter().all(|step| step.chosen != Some(at))
+        is_plain && !(self.in_use)(&candidate.key()) && self.steps.iter().all(|step| step.chosen != Some(at))
     }
 
     fn is_selected(&mut self, place: Place, at: usize) -> Result<bool, String> {
