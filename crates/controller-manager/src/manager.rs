@@ -35,7 +35,7 @@ use crate::controllers::legacy_token_cleaner::LegacyTokenCleaner;
 use crate::controllers::local_path_provisioner::LocalPathProvisioner;
 use crate::controllers::namespace::NamespaceController;
 use crate::controllers::node_ipam::{NodeIpamController, NodeRanges};
-use crate::controllers::node_lifecycle::NodeLifecycleController;
+use crate::controllers::node_lifecycle::{self, NodeLifecycleController};
 use crate::controllers::persistent_volume_binder::PersistentVolumeBinder;
 use crate::controllers::persistent_volume_expander::PersistentVolumeExpander;
 use crate::controllers::pod_gc::PodGarbageCollector;
@@ -78,6 +78,9 @@ pub struct Config {
     /// How long such a token may lie unused.
     pub legacy_token_clean_up_period: Duration,
     pub autoscaling: horizontal::Settings,
+    pub node_lifecycle: node_lifecycle::Settings,
+    /// How many finished pods may stay, upstream's `--terminated-pod-gc-threshold`; zero: all.
+    pub terminated_pods_kept: usize,
     /// Work only while this lease is held; `None` where there is one controller manager.
     pub lease: Option<LeaseConfig>,
     /// How long events are kept after they last happened, upstream's `--event-ttl` of the API server. Zero: an API server
@@ -100,6 +103,8 @@ impl Default for Config {
             token_key: None,
             legacy_token_clean_up_period: Duration::from_secs(365 * 86_400),
             autoscaling: horizontal::Settings::default(),
+            node_lifecycle: node_lifecycle::Settings::default(),
+            terminated_pods_kept: 12_500,
             lease: None,
             client_for: None,
             event_ttl: Duration::from_secs(3600),
@@ -126,9 +131,9 @@ impl Config {
             Arc::new(EndpointSliceMirroringController),
             Arc::new(ReplicationControllerController),
             Arc::new(GarbageCollector),
-            Arc::new(PodGarbageCollector::default()),
-            Arc::new(NodeLifecycleController),
-            Arc::new(TaintEvictionController),
+            Arc::new(PodGarbageCollector { threshold: self.terminated_pods_kept }),
+            Arc::new(NodeLifecycleController::new(self.node_lifecycle, self.clock.clone())),
+            Arc::new(TaintEvictionController::default()),
             Arc::new(ClusterRoleAggregationController),
             Arc::new(BootstrapSigner),
             Arc::new(TokenCleaner),

@@ -1,22 +1,31 @@
 //! `nodelifecycle`: notices kubelets that fall silent, and says by taints what is wrong with a node
-//! (`pkg/controller/nodelifecycle`).
+//! (`pkg/controller/nodelifecycle`). How fast nodes lose their pods is decided for all zones together ([`zones`]).
 
+#[cfg(test)]
+mod tests;
+mod zones;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kybern_api::coordination::v1::Lease;
 use kybern_api::core::v1::{Node, NodeCondition, Pod, Taint};
 use kybern_api::meta::v1::Time;
 use kybern_api::{Condition, Object, condition, encode};
 use kybern_apimachinery::json;
-use kybern_client::Patch;
+use kybern_apimachinery::time::Clock;
+use kybern_client::{Change, EventType, ObjectRef, Patch};
+use parking_lot::Mutex;
 
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::pods;
 use crate::snapshot::{NODE, Snapshot};
 use crate::watches::Watches;
 
-/// `--node-monitor-grace-period`.
-const GRACE: Duration = Duration::from_secs(50);
+/// The key under which all zones are looked at; all other keys are nodes'.
+const ZONES: &str = ":zones";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// The conditions that only a kubelet can know.
 const WATCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
@@ -35,7 +44,54 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
     ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
 ];
 
-pub struct NodeLifecycleController;
+/// Labels of another name that say the same, as upstream keeps them.
+const LABELS: [(&str, &str); 2] =
+    [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
+
+/// Upstream's flags `--node-…` and those of zones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// How long a kubelet may be silent, and before it has ever said how it is.
+    pub grace_period: Duration,
+    pub startup_grace_period: Duration,
+    /// Nodes of a zone that may begin to lose their pods in a second, and in a large zone of which much is unhealthy.
+    pub eviction_rate: f64,
+    pub secondary_eviction_rate: f64,
+    /// Zones of so many nodes are not large yet.
+    pub large_cluster_size_threshold: usize,
+    /// The part of a zone's nodes from which on it is unhealthy.
+    pub unhealthy_zone_threshold: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            grace_period: Duration::from_secs(50),
+            startup_grace_period: Duration::from_secs(60),
+            eviction_rate: 0.1,
+            secondary_eviction_rate: 0.01,
+            large_cluster_size_threshold: 50,
+            unhealthy_zone_threshold: 0.55,
+        }
+    }
+}
+
+pub struct NodeLifecycleController {
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    /// When something was last heard of a kubelet, by this clock: nodes' clocks may be wrong.
+    heard: Arc<Mutex<HashMap<String, Timestamp>>>,
+    /// Of each zone, when a node of it last began to lose its pods.
+    tainted: Mutex<BTreeMap<String, Timestamp>>,
+    /// The nodes that have been told of.
+    known: Mutex<BTreeMap<String, ObjectRef>>,
+}
+
+impl NodeLifecycleController {
+    pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Self {
+        Self { settings, clock, heard: Arc::default(), tainted: Mutex::default(), known: Mutex::default() }
+    }
+}
 
 impl Controller for NodeLifecycleController {
     fn name(&self) -> &'static str {
@@ -52,30 +108,53 @@ impl Controller for NodeLifecycleController {
 
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
-        watches.primary(&snapshot.nodes);
-        let queue = watches.queue();
+        watches.when_missed(&snapshot.nodes);
+        let (heard, clock) = (self.heard.clone(), self.clock.clone());
+        watches.on(&snapshot.nodes, move |change, _| {
+            let (old, new) = (change.old.as_deref(), change.new.as_deref());
+            let name = change.object().name();
+            if new.is_none() {
+                heard.lock().remove(name);
+            } else if old.is_some_and(|old| heartbeat(old) != new.and_then(heartbeat)) {
+                heard.lock().insert(name.to_owned(), clock.now());
+            }
+            let mut keys = vec![name.to_owned()];
+            if old.map(zones::facts) != new.map(zones::facts) {
+                keys.push(ZONES.to_owned());
+            }
+            keys
+        });
         // A renewal needs no look at once: the next one is due when the grace period after it ends. The first lease of a
         // node, or one after silence, brings the node back.
+        let (queue, heard, clock, grace) =
+            (watches.queue(), self.heard.clone(), self.clock.clone(), self.settings.grace_period);
         watches.on(&snapshot.node_leases, move |change, snapshot| {
             let lease = change.object();
             if lease.namespace() != LEASE_NAMESPACE {
                 return Vec::new();
             }
+            if change.is_removal() {
+                heard.lock().remove(lease.name());
+            } else if is_renewed(change) {
+                heard.lock().insert(lease.name().to_owned(), clock.now());
+            }
             let silent = snapshot.nodes.get(lease.name()).is_some_and(|node| status_of(&node, "Ready") == "Unknown");
             if silent || change.old.is_none() || change.is_removal() {
                 vec![lease.name().to_owned()]
             } else {
-                queue.add_after(lease.name().to_owned(), GRACE);
+                queue.add_after(lease.name().to_owned(), grace);
                 Vec::new()
             }
         });
     }
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
-        let Some(node) = snapshot.nodes.get(key) else { return Plan::idle() };
-        let mut plan = Plan::idle();
-        let deadline =
-            last_heard(&node, snapshot, context) + SignedDuration::try_from(GRACE).unwrap_or(SignedDuration::ZERO);
+        if key == ZONES {
+            return self.judge_zones(&snapshot.nodes.list(), context.now);
+        }
+        let mut plan = Plan::of(self.tell(key, snapshot.nodes.get(key).as_deref()));
+        let Some(node) = snapshot.nodes.get(key) else { return plan };
+        let deadline = self.deadline(&node, context);
         if deadline > context.now {
             plan.requeue_at(deadline, context.now);
         } else {
@@ -93,27 +172,71 @@ impl Controller for NodeLifecycleController {
         if status_of(&node, "Ready") == "Unknown" {
             plan.ops.extend(unready_pods(&node, snapshot, context));
         }
-        plan.ops.extend(taint(&node, &wanted_taints(&node), context.now));
+        plan.ops.extend(taint(&node, zones::loses_pods(&node), context.now));
+        plan.ops.extend(label(&node));
         plan
     }
 }
 
-fn status_of<'a>(node: &'a Node, kind: &str) -> &'a str {
-    node.status.as_ref().and_then(|s| condition::find(&s.conditions, kind)).map_or("", Condition::status)
+impl NodeLifecycleController {
+    /// When the kubelet has been silent for too long. Silence from before this process began does not count: nobody listened.
+    fn deadline(&self, node: &Node, context: &Context) -> Timestamp {
+        let heard = self.heard.lock().get(node.name()).copied();
+        let last = heard.unwrap_or(Timestamp::MIN).max(pods::created(&node.metadata)).max(context.started);
+        let has_reported = !status_of(node, "Ready").is_empty();
+        let grace = if has_reported { self.settings.grace_period } else { self.settings.startup_grace_period };
+        last.checked_add(SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Nodes that come and go are told of once.
+    fn tell(&self, name: &str, node: Option<&Node>) -> Vec<Op> {
+        let mut known = self.known.lock();
+        let event = |about, reason, message| Op::Event { about, kind: EventType::Normal, reason, message };
+        match node {
+            Some(node) if !known.contains_key(name) => {
+                known.insert(name.to_owned(), ObjectRef::of(node));
+                vec![event(
+                    ObjectRef::of(node),
+                    "RegisteredNode",
+                    format!("Node {name} event: Registered Node {name} in Controller"),
+                )]
+            }
+            Some(_) => Vec::new(),
+            None => known
+                .remove(name)
+                .into_iter()
+                .map(|about| {
+                    event(about, "RemovingNode", format!("Node {name} event: Removing Node {name} from Controller"))
+                })
+                .collect(),
+        }
+    }
 }
 
-/// When the kubelet last said anything, by its lease or its status. Silence from before this process began does not count:
-/// nobody listened.
-fn last_heard(node: &Node, snapshot: &Snapshot, context: &Context) -> Timestamp {
-    let lease = snapshot.node_leases.get_in(LEASE_NAMESPACE, node.name());
-    let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
-    let ready = node.status.as_ref().and_then(|s| condition::find(&s.conditions, "Ready"));
-    let reported = ready.and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
-    [renewed, reported, Some(pods::created(&node.metadata)), Some(context.started)]
-        .into_iter()
-        .flatten()
-        .max()
-        .unwrap_or(context.started)
+/// When the kubelet says that it last reported.
+fn heartbeat(node: &Node) -> Option<Timestamp> {
+    let ready = condition::find(&node.status.as_ref()?.conditions, "Ready")?;
+    ready.last_heartbeat_time.as_ref().map(|time| time.0)
+}
+
+fn is_renewed(change: &Change<Lease>) -> bool {
+    let renewed = |lease: &Lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0);
+    change.old.as_deref().and_then(renewed) < change.new.as_deref().and_then(renewed)
+}
+
+/// What labels must be added or changed.
+fn label(node: &Node) -> Option<Op> {
+    let labels = node.labels()?;
+    let missing = |(of, also): (&str, &str)| {
+        labels.get(of).filter(|v| labels.get(also) != Some(v)).map(|v| (also.to_owned(), v.clone()))
+    };
+    let missing: BTreeMap<String, String> = LABELS.into_iter().filter_map(missing).collect();
+    let patch = json!({"metadata": {"uid": node.uid(), "labels": missing}});
+    (!missing.is_empty()).then(|| Op::patch(node, Patch::Merge(patch)))
+}
+
+fn status_of<'a>(node: &'a Node, kind: &str) -> &'a str {
+    node.status.as_ref().and_then(|s| condition::find(&s.conditions, kind)).map_or("", Condition::status)
 }
 
 /// Sets what only the kubelet knows to `Unknown`. Whether anything changed.
@@ -165,12 +288,12 @@ fn unready_pods(node: &Node, snapshot: &Snapshot, context: &Context) -> Vec<Op> 
 }
 
 /// The taints that the node's state calls for, of those that this controller manages.
-fn wanted_taints(node: &Node) -> Vec<(&'static str, &'static str)> {
+fn wanted_taints(node: &Node, loses_pods: bool) -> Vec<(&'static str, &'static str)> {
     let mut taints = Vec::new();
     for (kind, status, key) in BY_CONDITION {
         if status_of(node, kind) == status {
             taints.push((key, "NoSchedule"));
-            if kind == "Ready" {
+            if kind == "Ready" && loses_pods {
                 taints.push((key, "NoExecute"));
             }
         }
@@ -188,11 +311,12 @@ fn is_managed(taint: &Taint) -> bool {
 }
 
 /// The patch that brings the managed taints about and leaves all others alone.
-fn taint(node: &Node, wanted: &[(&str, &str)], now: Timestamp) -> Option<Op> {
+fn taint(node: &Node, loses_pods: bool, now: Timestamp) -> Option<Op> {
+    let wanted = wanted_taints(node, loses_pods);
     let have = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let is_wanted = |t: &Taint| wanted.iter().any(|(key, effect)| t.key == *key && t.effect == *effect);
     let mut taints: Vec<Taint> = have.iter().filter(|t| !is_managed(t) || is_wanted(t)).cloned().collect();
-    for (key, effect) in wanted {
+    for (key, effect) in &wanted {
         if !taints.iter().any(|t| t.key == *key && t.effect == *effect) {
             let (key, effect) = ((*key).to_owned(), (*effect).to_owned());
             taints.push(Taint { key, effect, time_added: Some(Time(now)), value: None });
@@ -212,119 +336,4 @@ fn taint(node: &Node, wanted: &[(&str, &str)], now: Timestamp) -> Option<Op> {
     let metadata = json!({"uid": node.uid(), "resourceVersion": node.resource_version()});
     let patch = json!({"metadata": metadata, "spec": {"taints": list}});
     Some(Op::patch(node, Patch::Merge(patch)))
-}
-
-#[cfg(test)]
-mod tests {
-    use kybern_api::coordination::v1::Lease;
-    use kybern_api::meta::v1::{MicroTime, ObjectMeta};
-
-    use super::*;
-    use crate::testing::{NOW, World, at, events, meta, pod, status_of as written};
-
-    fn node(ready: &str) -> Node {
-        let mut node = Node { metadata: ObjectMeta { namespace: None, ..meta("n1") }, ..Node::default() };
-        let condition = NodeCondition {
-            type_: "Ready".into(),
-            status: ready.into(),
-            last_heartbeat_time: Some(Time(at(NOW - 300))),
-            ..NodeCondition::default()
-        };
-        node.status.get_or_insert_default().conditions = Some(vec![condition]);
-        node
-    }
-
-    fn world(node: Node, renewed: i64) -> World {
-        let world = World::new();
-        world.writers.nodes.upsert(node);
-        let mut lease = Lease {
-            metadata: ObjectMeta { namespace: Some(LEASE_NAMESPACE.into()), ..meta("n1") },
-            ..Lease::default()
-        };
-        lease.spec.get_or_insert_default().renew_time = Some(MicroTime(at(NOW - renewed)));
-        world.writers.node_leases.upsert(lease);
-        world
-    }
-
-    fn run(world: &World) -> Plan {
-        world.reconcile(&NodeLifecycleController, "n1")
-    }
-
-    fn taints(plan: &Plan) -> Option<Vec<String>> {
-        plan.ops.iter().find_map(|op| match op {
-            Op::Patch { patch: Patch::Merge(p), .. } => {
-                let text = |t: &kybern_apimachinery::Value| {
-                    let (key, effect) = (t["key"].as_str().unwrap(), t["effect"].as_str().unwrap());
-                    format!("{}:{effect}", key.trim_start_matches("node.kubernetes.io/"))
-                };
-                Some(p["spec"]["taints"].as_array().unwrap().iter().map(text).collect())
-            }
-            _ => None,
-        })
-    }
-
-    #[test]
-    fn a_living_node_is_looked_at_again_when_its_grace_ends() {
-        let plan = run(&world(node("True"), 10));
-        assert!(plan.ops.is_empty(), "{plan:?}");
-        assert_eq!(plan.requeue_after.unwrap().as_secs(), 40);
-    }
-
-    #[test]
-    fn a_silent_node_becomes_unknown_and_its_pods_unready() {
-        let world = world(node("True"), 60);
-        world.writers.pods.upsert(pod("a").node("n1").ready_at(NOW - 500).build());
-        let plan = run(&world);
-        let status = written::<Node>(&plan).unwrap().status.unwrap();
-        let ready = condition::find(&status.conditions, "Ready").unwrap();
-        assert_eq!(
-            (ready.status.as_str(), ready.message.as_deref()),
-            ("Unknown", Some("Kubelet stopped posting node status."))
-        );
-        let memory = condition::find(&status.conditions, "MemoryPressure").unwrap();
-        assert_eq!(memory.reason.as_deref(), Some("NodeStatusNeverUpdated"));
-        assert_eq!(events(&plan), ["NodeNotReady: Node n1 status is now: NodeNotReady"]);
-        world.writers.nodes.upsert(written::<Node>(&plan).unwrap());
-        let plan = run(&world);
-        assert!(written::<Node>(&plan).is_none());
-        assert_eq!(events(&plan), ["NodeNotReady: Node is not ready"]);
-        assert!(!pods::is_ready(&written::<Pod>(&plan).unwrap()));
-        assert_eq!(taints(&plan).unwrap(), ["unreachable:NoSchedule", "unreachable:NoExecute"]);
-    }
-
-    #[test]
-    fn a_taint_added_by_hand_gets_its_time() {
-        let mut tainted = node("True");
-        let mine = Taint { key: "mine".into(), effect: "NoExecute".into(), ..Taint::default() };
-        tainted.spec.get_or_insert_default().taints = Some(vec![mine]);
-        let plan = run(&world(tainted, 1));
-        let Op::Patch { patch: Patch::Merge(patch), .. } = &plan.ops[0] else { panic!("{plan:?}") };
-        assert_eq!(
-            patch["spec"]["taints"][0]["timeAdded"],
-            kybern_apimachinery::time::to_rfc3339(crate::testing::now())
-        );
-    }
-
-    #[test]
-    fn silence_counts_from_when_somebody_listens() {
-        let world = world(node("True"), 100_000);
-        let context = Context { now: world.now, started: at(NOW - 5), failure: None };
-        let plan = NodeLifecycleController.reconcile("n1", &world.snapshot, &context);
-        assert!(plan.ops.is_empty(), "{plan:?}");
-    }
-
-    #[test]
-    fn taints_follow_conditions_and_leave_others_alone() {
-        let mut not_ready = node("False");
-        let mine = Taint { key: "mine".into(), effect: "NoSchedule".into(), ..Taint::default() };
-        let stale = Taint { key: UNREACHABLE.into(), effect: "NoExecute".into(), ..Taint::default() };
-        not_ready.spec.get_or_insert_default().taints = Some(vec![mine, stale]);
-        not_ready.spec.as_mut().unwrap().unschedulable = Some(true);
-        let plan = run(&world(not_ready.clone(), 1));
-        let expect = ["mine:NoSchedule", "not-ready:NoSchedule", "not-ready:NoExecute", "unschedulable:NoSchedule"];
-        assert_eq!(taints(&plan).unwrap(), expect);
-        not_ready.spec.as_mut().unwrap().unschedulable = None;
-        not_ready.status = node("True").status;
-        assert_eq!(taints(&run(&world(not_ready, 1))).unwrap(), ["mine:NoSchedule"]);
-    }
 }

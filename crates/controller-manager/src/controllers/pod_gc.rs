@@ -1,5 +1,5 @@
-//! `podgc`: pods that no kubelet will ever finish: on nodes that are gone, or terminating before they got a node; and
-//! finished pods beyond a threshold (`pkg/controller/podgc`).
+//! `podgc`: pods that no kubelet will ever finish: on nodes that are gone or out of service, or terminating before they got a
+//! node; and finished pods beyond a threshold (`pkg/controller/podgc`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,23 +15,17 @@ use crate::pods;
 use crate::snapshot::{NODE, Snapshot};
 use crate::watches::Watches;
 
-/// `--terminated-pod-gc-threshold`.
-const THRESHOLD: usize = 12_500;
 /// A node that vanished may come back under its name: its pods are kept so long.
 const QUARANTINE: Duration = Duration::from_secs(40);
+/// Whoever taints a node so knows that nothing runs there any more.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// The key under which finished pods are counted.
 const FINISHED: &str = "finished";
 
 /// Keys: `finished`, `node/NAME`, `pod/NAMESPACE/NAME`.
 pub struct PodGarbageCollector {
-    /// How many finished pods may stay.
+    /// How many finished pods may stay; zero: all.
     pub threshold: usize,
-}
-
-impl Default for PodGarbageCollector {
-    fn default() -> Self {
-        Self { threshold: THRESHOLD }
-    }
 }
 
 impl Controller for PodGarbageCollector {
@@ -46,11 +40,16 @@ impl Controller for PodGarbageCollector {
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         let queue = watches.queue();
-        watches.on(&snapshot.nodes, move |change, _| {
+        watches.on(&snapshot.nodes, move |change, snapshot| {
             if change.is_removal() {
                 queue.add_after(format!("node/{}", change.object().name()), QUARANTINE);
             }
-            Vec::new()
+            let Some(node) = change.new.as_ref().filter(|node| is_out_of_service(node)) else { return Vec::new() };
+            if change.old.as_ref().is_some_and(|old| is_out_of_service(old)) {
+                return Vec::new();
+            }
+            let leaving = snapshot.pods.by_index(NODE, node.name()).into_iter().filter(|pod| pod.is_deleting());
+            leaving.map(|pod| format!("pod/{}", pod.key())).collect()
         });
         let (queue, threshold) = (watches.queue(), self.threshold);
         watches.on(&snapshot.pods, move |change, snapshot| {
@@ -61,10 +60,10 @@ impl Controller for PodGarbageCollector {
                 queue.add_after(format!("node/{node}"), QUARANTINE);
             }
             let mut keys = Vec::new();
-            if pod.is_deleting() && node.is_empty() {
+            if has_nobody_to_end_it(pod, snapshot) {
                 keys.push(format!("pod/{}", pod.key()));
             }
-            if pods::is_finished(pod) && snapshot.pods.len() > threshold {
+            if pods::is_finished(pod) && threshold > 0 && snapshot.pods.len() > threshold {
                 keys.push(FINISHED.to_owned());
             }
             keys
@@ -75,8 +74,8 @@ impl Controller for PodGarbageCollector {
         match key.split_once('/') {
             Some(("node", node)) => on_missing_node(node, snapshot, context),
             Some(("pod", pod)) => {
-                let pod = snapshot.pods.get(pod).filter(|pod| pod.is_deleting() && pods::node_name(pod).is_empty());
-                Plan::of(pod.iter().map(|pod| force_delete(pod)).collect())
+                let pod = snapshot.pods.get(pod).filter(|pod| has_nobody_to_end_it(pod, snapshot));
+                Plan::of(pod.iter().flat_map(|pod| fail_and_delete(pod, None)).collect())
             }
             _ => self.finished(snapshot),
         }
@@ -87,7 +86,9 @@ impl PodGarbageCollector {
     fn finished(&self, snapshot: &Snapshot) -> Plan {
         let mut finished: Vec<Arc<Pod>> = snapshot.pods.list().into_iter().filter(|p| pods::is_finished(p)).collect();
         let surplus = finished.len().saturating_sub(self.threshold);
-        finished.sort_by_key(|pod| pods::created(&pod.metadata));
+        // Those that were evicted first: they say the least.
+        let is_evicted = |pod: &Pod| pod.status.as_ref().is_some_and(|s| s.reason.as_deref() == Some("Evicted"));
+        finished.sort_by_key(|pod| (!is_evicted(pod), pods::created(&pod.metadata), pod.name().to_owned()));
         Plan::of(finished[..surplus].iter().map(|pod| force_delete(pod)).collect())
     }
 }
@@ -105,22 +106,42 @@ fn on_missing_node(node: &str, snapshot: &Snapshot, context: &Context) -> Plan {
         Op::RequireAbsent { gvr: Node::gvr(), namespace: String::new(), name: node.to_owned(), uid: String::new() };
     let mut plan = Plan::of(vec![absent]);
     for pod in orphans {
-        if !pods::is_finished(&pod) {
-            let mut failed = (*pod).clone();
-            let status = failed.status.get_or_insert_default();
-
-            condition::set(
-                &mut status.conditions,
-                disruption("DeletionByPodGC", "PodGC: node no longer exists", context),
-            );
-            let conditions = encode::value(&failed)["status"]["conditions"].take();
-            let status =
-                json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed", "conditions": conditions}});
-            plan.push(Op::patch_status(&*pod, Patch::Merge(status)));
-        }
-        plan.push(force_delete(&pod));
+        plan.ops.extend(fail_and_delete(
+            &pod,
+            Some(disruption("DeletionByPodGC", "PodGC: node no longer exists", context)),
+        ));
     }
     plan
+}
+
+/// A pod that is deleted, and that no kubelet will end.
+fn has_nobody_to_end_it(pod: &Pod, snapshot: &Snapshot) -> bool {
+    let node = pods::node_name(pod);
+    pod.is_deleting() && (node.is_empty() || snapshot.nodes.get(node).is_some_and(|node| is_out_of_service(&node)))
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref()).into_iter().flatten();
+    let is_ready = node.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, "Ready"));
+    !is_ready && taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE)
+}
+
+/// Nobody else would say that it does not run any more.
+fn fail_and_delete(pod: &Pod, why: Option<PodCondition>) -> Vec<Op> {
+    let mut ops = Vec::new();
+    if !pods::is_finished(pod) {
+        let mut metadata = json!({"uid": pod.uid()});
+        let mut status = json!({"phase": "Failed"});
+        if let Some(why) = why {
+            let mut failed = pod.clone();
+            condition::set(&mut failed.status.get_or_insert_default().conditions, why);
+            status["conditions"] = encode::value(&failed)["status"]["conditions"].take();
+            metadata["resourceVersion"] = json!(pod.resource_version());
+        }
+        ops.push(Op::patch_status(pod, Patch::Merge(json!({"metadata": metadata, "status": status}))));
+    }
+    ops.push(force_delete(pod));
+    ops
 }
 
 /// The condition that tells why a pod was removed by the system.
@@ -143,6 +164,8 @@ fn force_delete(pod: &Pod) -> Op {
 
 #[cfg(test)]
 mod tests {
+    use kybern_api::core::v1::{NodeCondition, Taint};
+
     use super::*;
     use crate::testing::{World, deleted, meta, pod};
 
@@ -155,7 +178,7 @@ mod tests {
             metadata: kybern_api::meta::v1::ObjectMeta { namespace: None, ..meta("here") },
             ..Node::default()
         });
-        let collector = PodGarbageCollector::default();
+        let collector = PodGarbageCollector { threshold: 0 };
         assert!(world.reconcile(&collector, "node/here").ops.is_empty());
         let plan = world.reconcile(&collector, "node/gone");
         assert!(matches!(&plan.ops[0], Op::RequireAbsent { name, .. } if name == "gone"));
@@ -172,18 +195,47 @@ mod tests {
         let world = World::new();
         world.writers.pods.upsert(pod("a").deleting().build());
         world.writers.pods.upsert(pod("b").build());
-        let collector = PodGarbageCollector::default();
+        let collector = PodGarbageCollector { threshold: 0 };
         assert_eq!(deleted(&world.reconcile(&collector, "pod/default/a")), ["a"]);
         assert!(world.reconcile(&collector, "pod/default/b").ops.is_empty());
     }
 
     #[test]
+    fn what_leaves_a_node_out_of_service_goes_at_once() {
+        let table = [
+            ("False", true, true),
+            ("Unknown", true, true),
+            ("", true, true),
+            ("True", true, false),
+            ("False", false, false),
+        ];
+        for (ready, is_tainted, goes) in table {
+            let world = World::new();
+            let metadata = kybern_api::meta::v1::ObjectMeta { namespace: None, ..meta("n1") };
+            let mut node = Node { metadata, ..Node::default() };
+            let said = NodeCondition { type_: "Ready".into(), status: ready.into(), ..NodeCondition::default() };
+            node.status.get_or_insert_default().conditions = Some(vec![said]);
+            let taint = Taint { key: OUT_OF_SERVICE.into(), effect: "NoExecute".into(), ..Taint::default() };
+            node.spec.get_or_insert_default().taints = is_tainted.then(|| vec![taint]);
+            world.writers.nodes.upsert(node);
+            world.writers.pods.upsert(pod("a").node("n1").deleting().build());
+            world.writers.pods.upsert(pod("stays").node("n1").build());
+            let collector = PodGarbageCollector { threshold: 0 };
+            let plan = world.reconcile(&collector, "pod/default/a");
+            assert_eq!(deleted(&plan), if goes { vec!["a"] } else { Vec::new() }, "{ready:?} {is_tainted}");
+            assert!(world.reconcile(&collector, "pod/default/stays").ops.is_empty());
+        }
+    }
+
+    #[test]
     fn the_oldest_finished_pods_go_beyond_the_threshold() {
         let world = World::new();
-        for (name, age) in [("a", 10), ("b", 30), ("c", 20)] {
-            world.writers.pods.upsert(pod(name).phase("Succeeded").created_at(crate::testing::NOW - age).build());
+        for (name, age) in [("a", 10), ("b", 30), ("c", 20), ("evicted", 1)] {
+            let mut pod = pod(name).phase("Failed").created_at(crate::testing::NOW - age).build();
+            pod.status.as_mut().unwrap().reason = (name == "evicted").then(|| "Evicted".into());
+            world.writers.pods.upsert(pod);
         }
         world.writers.pods.upsert(pod("running").created_at(0).build());
-        assert_eq!(deleted(&world.reconcile(&PodGarbageCollector { threshold: 1 }, FINISHED)), ["b", "c"]);
+        assert_eq!(deleted(&world.reconcile(&PodGarbageCollector { threshold: 1 }, FINISHED)), ["evicted", "b", "c"]);
     }
 }

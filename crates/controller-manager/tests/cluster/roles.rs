@@ -60,7 +60,7 @@ async fn each_controller_may_do_what_it_has_to() {
     };
     cluster.until("the whole role", grown).await;
 
-    // A node that says it is not ready is tainted, and loses the pods that do not bear it.
+    // A node that says it is not ready, while another is, is tainted, and loses the pods that do not bear it.
     let impatient = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "impatient", "namespace": "default"},
         "spec": {
@@ -69,6 +69,7 @@ async fn each_controller_may_do_what_it_has_to() {
         },
     });
     cluster.create(impatient, "pods").await;
+    cluster.add_node("n2").await;
     let now = kybern_apimachinery::time::to_rfc3339(jiff::Timestamp::now());
     let sick = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastHeartbeatTime": now}]}});
     cluster.client.patch::<Node>("", "n1", &Patch::Strategic(sick), Some("status")).await.unwrap();

@@ -9,7 +9,6 @@ use anyhow::{Context, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use clap::Args;
 use ipnet::IpNet;
-use jiff::SignedDuration;
 use kybern_apimachinery::time::parse_duration;
 use kybern_auth::pki::RequestSigner;
 use kybern_auth::token::SigningKey;
@@ -17,7 +16,6 @@ use kybern_client::tls::HttpsTransport;
 use kybern_client::{AccountTransport, Client, RestConfig, Transport};
 use kybern_controller_manager::ClientFor;
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
-use kybern_controller_manager::controllers::horizontal;
 use kybern_controller_manager::controllers::node_ipam::NodeRanges;
 
 use crate::wiring::watched_files::WatchedFiles;
@@ -59,7 +57,7 @@ pub(crate) struct SigningOptions {
     cluster_signing_duration: Option<Duration>,
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+pub(super) fn positive(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).filter(|duration| !duration.is_zero());
     duration.ok_or_else(|| format!("{text:?} is not a positive duration of the form 24h"))
 }
@@ -219,57 +217,6 @@ fn followed<T: Send + Sync + 'static>(
 }
 
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct AutoscalingOptions {
-    /// How often an autoscaler is looked at [default: 15s].
-    #[arg(long, value_parser = positive)]
-    horizontal_pod_autoscaler_sync_period: Option<Duration>,
-    /// How long the highest recommendation counts before an autoscaler scales down [default: 5m].
-    #[arg(long, value_parser = duration)]
-    horizontal_pod_autoscaler_downscale_stabilization: Option<Duration>,
-    /// How far usage may be from its target, as a part of it, before an autoscaler does something [default: 0.1].
-    #[arg(long, value_parser = tolerance)]
-    horizontal_pod_autoscaler_tolerance: Option<f64>,
-    /// How long after a pod's start its CPU usage counts only while it is ready [default: 5m].
-    #[arg(long, value_parser = duration)]
-    horizontal_pod_autoscaler_cpu_initialization_period: Option<Duration>,
-    /// How long after a pod's start its unreadiness says that it was never ready [default: 30s].
-    #[arg(long, value_parser = duration)]
-    horizontal_pod_autoscaler_initial_readiness_delay: Option<Duration>,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| format!("{text:?} is not a duration of the form 5m30s"))
-}
-
-fn tolerance(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
-    number.ok_or_else(|| format!("{text:?} is not a number of zero or more"))
-}
-
-impl AutoscalingOptions {
-    pub(crate) fn settings(&self) -> horizontal::Settings {
-        let usual = horizontal::Settings::default();
-        let or = |told: Option<Duration>, usual| told.and_then(|d| SignedDuration::try_from(d).ok()).unwrap_or(usual);
-        horizontal::Settings {
-            sync_period: self.horizontal_pod_autoscaler_sync_period.unwrap_or(usual.sync_period),
-            downscale_stabilization: or(
-                self.horizontal_pod_autoscaler_downscale_stabilization,
-                usual.downscale_stabilization,
-            ),
-            tolerance: self.horizontal_pod_autoscaler_tolerance.unwrap_or(usual.tolerance),
-            cpu_initialization_period: or(
-                self.horizontal_pod_autoscaler_cpu_initialization_period,
-                usual.cpu_initialization_period,
-            ),
-            initial_readiness_delay: or(
-                self.horizontal_pod_autoscaler_initial_readiness_delay,
-                usual.initial_readiness_delay,
-            ),
-        }
-    }
-}
-
-#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct NetworkOptions {
     /// Gives each node its part of --cluster-cidr [default: false].
     #[arg(long)]
@@ -333,8 +280,6 @@ mod tests {
         signing: SigningOptions,
         #[command(flatten)]
         network: NetworkOptions,
-        #[command(flatten)]
-        autoscaling: AutoscalingOptions,
     }
 
     fn parse(arguments: &[&str]) -> Line {
@@ -367,24 +312,6 @@ mod tests {
         assert!(signing(&flags("cluster-signing")[..1]).unwrap_err().to_string().contains("need each other"));
         let swapped = [format!("--cluster-signing-cert-file={}", key.display()), flags("cluster-signing")[1].clone()];
         assert!(signing(&swapped).unwrap_err().to_string().contains("not usable to sign"));
-    }
-
-    #[test]
-    fn autoscalers_are_as_told() {
-        let of = |arguments: &[&str]| parse(arguments).autoscaling.settings();
-        assert_eq!(of(&[]).downscale_stabilization, SignedDuration::from_mins(5));
-        let told = of(&[
-            "--horizontal-pod-autoscaler-sync-period=1s",
-            "--horizontal-pod-autoscaler-downscale-stabilization=0s",
-            "--horizontal-pod-autoscaler-tolerance=0.25",
-            "--horizontal-pod-autoscaler-cpu-initialization-period=2m",
-            "--horizontal-pod-autoscaler-initial-readiness-delay=10s",
-        ]);
-        assert_eq!((told.sync_period.as_secs(), told.downscale_stabilization.as_secs(), told.tolerance), (1, 0, 0.25));
-        assert_eq!((told.cpu_initialization_period.as_secs(), told.initial_readiness_delay.as_secs()), (120, 10));
-        for bad in ["sync-period=0s", "tolerance=-1", "tolerance=NaN", "initial-readiness-delay=x"] {
-            assert!(Line::try_parse_from(["x", &format!("--horizontal-pod-autoscaler-{bad}")]).is_err(), "{bad}");
-        }
     }
 
     #[tokio::test]

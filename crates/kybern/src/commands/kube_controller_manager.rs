@@ -9,7 +9,8 @@ use kybern_auth::pem;
 use kybern_client::{CertificateAuthorities, Client, RestConfig, register_informer_metrics};
 use kybern_component_base::{Reply, http as endpoint};
 
-use super::controller_settings::{AutoscalingOptions, NetworkOptions, SigningOptions, TokenOptions, own_accounts};
+use super::controller_limits::{AutoscalingOptions, NodeOptions};
+use super::controller_settings::{NetworkOptions, SigningOptions, TokenOptions, own_accounts};
 use super::leader_election::{self, LeaderElectionOptions};
 use crate::serving::{self, Component, ServingOptions};
 use crate::wiring::shutdown;
@@ -38,6 +39,8 @@ pub(crate) struct KubeControllerManager {
     #[command(flatten)]
     autoscaling: AutoscalingOptions,
     #[command(flatten)]
+    nodes: NodeOptions,
+    #[command(flatten)]
     network: NetworkOptions,
     #[command(flatten)]
     leader_election: LeaderElectionOptions,
@@ -65,6 +68,8 @@ pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
         token_key: options.tokens.key()?,
         legacy_token_clean_up_period: options.tokens.clean_up_period(),
         autoscaling: options.autoscaling.settings(),
+        node_lifecycle: options.nodes.lifecycle(),
+        terminated_pods_kept: options.nodes.terminated_pods_kept(),
         node_ranges: options.network.node_ranges()?,
         client_for: match options.use_service_account_credentials {
             Some(true) => Some(own_accounts(&reach, &client)?),

@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod backup;
 pub(crate) mod completion;
+mod controller_limits;
 mod controller_settings;
 pub(crate) mod coredns;
 pub(crate) mod down;
