@@ -8,7 +8,7 @@ use kybern_linux::conntrack::{Conntrack, Tuple};
 use kybern_linux::netlink::NetlinkError;
 use kybern_linux::nft::Family;
 
-use crate::service::{Endpoints, Protocol, ServicePort, usable};
+use crate::service::{Endpoints, Protocol, ServicePort, usable, usable_anywhere};
 
 /// Where UDP flows may lead, by what the client addressed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl UdpServices {
         let mut this = Self::default();
         for service in services.iter().filter(|service| service.protocol == Protocol::Udp) {
             let all = endpoints.get(&service.name).map_or(&[][..], Vec::as_slice);
-            let ends: BTreeSet<_> = [usable(all, |_| true), usable(all, |e| e.is_local)]
+            let ends: BTreeSet<_> = [usable_anywhere(all), usable(all, |e| e.is_local)]
                 .concat()
                 .into_iter()
                 .map(|e| (e.ip, e.port))
@@ -90,8 +90,16 @@ mod tests {
             internal_local: false,
             health_check_node_port: None,
         };
-        let endpoint =
-            Endpoint { ip: ip("10.244.0.2"), port: 53, ready: true, serving: true, terminating: false, is_local: true };
+        let endpoint = Endpoint {
+            ip: ip("10.244.0.2"),
+            port: 53,
+            ready: true,
+            serving: true,
+            terminating: false,
+            is_local: true,
+            for_node: None,
+            for_zone: None,
+        };
         let services = UdpServices::new(std::slice::from_ref(&service), &BTreeMap::from([(name, vec![endpoint])]));
         let check = |to: &str, port: u16, answering: &str, answering_port: u16, expect: bool| {
             let original = Tuple {

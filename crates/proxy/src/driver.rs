@@ -22,7 +22,7 @@ use crate::conntrack::{UdpServices, forget_stale};
 use crate::health::{Health, ServiceHealthServers, wanted};
 use crate::metrics::Metrics;
 use crate::plan::{NodePortAddresses, Settings, TABLE, plan};
-use crate::service::{Endpoints, ServicePort, add_slice, service_ports};
+use crate::service::{Endpoints, Place, ServicePort, add_slice, service_ports};
 
 /// After a failure the rules are tried again this much later, doubling up to the maximum.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -238,8 +238,10 @@ fn snapshot(
 ) -> Snapshot {
     let services = services.list().iter().flat_map(|service| service_ports(service)).collect();
     let mut endpoints = Endpoints::new();
+    let zone = node.and_then(|node| node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone"));
+    let place = Place { node: &config.node_name, zone: zone.map_or("", String::as_str) };
     for slice in slices.list() {
-        add_slice(&mut endpoints, &slice, &config.node_name);
+        add_slice(&mut endpoints, &slice, place);
     }
     Snapshot { services, endpoints, settings: settings(config, node) }
 }

@@ -19,7 +19,7 @@ use kybern_linux::nft::{
     concat_key, ct_state, priority,
 };
 
-use crate::service::{Endpoint, Endpoints, ServicePort, usable};
+use crate::service::{Endpoint, Endpoints, ServicePort, usable, usable_anywhere};
 
 /// Name of the tables.
 pub const TABLE: &str = "kube-proxy";
@@ -205,7 +205,7 @@ impl Planner<'_> {
             firewall: format!("firewall-{base}"),
         };
         let endpoints: Vec<Endpoint> = endpoints.iter().filter(|e| family_of(e.ip) == family).cloned().collect();
-        let everywhere = usable(&endpoints, |_| true);
+        let everywhere = usable_anywhere(&endpoints);
         let here = usable(&endpoints, |e| e.is_local);
 
         for ip in &cluster_ips {

@@ -54,6 +54,8 @@ fn endpoint(address: &str, flags: &str) -> Endpoint {
         serving: flags.contains('s'),
         terminating: flags.contains('t'),
         is_local: flags.contains('l'),
+        for_node: None,
+        for_zone: None,
     }
 }
 

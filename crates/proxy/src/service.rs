@@ -94,6 +94,16 @@ pub struct Endpoint {
     pub terminating: bool,
     /// On this node.
     pub is_local: bool,
+    /// Whether its hints name this node, and this node's zone; `None` where it has no such hints.
+    pub for_node: Option<bool>,
+    pub for_zone: Option<bool>,
+}
+
+/// Where this proxy is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub node: &'a str,
+    pub zone: &'a str,
 }
 
 /// The endpoints of every service port.
@@ -158,7 +168,7 @@ pub fn service_ports(service: &Service) -> Vec<ServicePort> {
 
 /// Adds the endpoints of a slice. An address that is there already (slices may overlap while they are rewritten) is taken
 /// as ready if either says so.
-pub fn add_slice(endpoints: &mut Endpoints, slice: &EndpointSlice, node: &str) {
+pub fn add_slice(endpoints: &mut Endpoints, slice: &EndpointSlice, place: Place<'_>) {
     let labels = slice.metadata.labels.as_ref();
     let Some(service) = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME)) else { return };
     if slice.metadata.deletion_timestamp.is_some() {
@@ -176,13 +186,18 @@ pub fn add_slice(endpoints: &mut Endpoints, slice: &EndpointSlice, node: &str) {
             let Some(ip) = endpoint.addresses.first().and_then(|ip| ip.parse().ok()) else { continue };
             let conditions = endpoint.conditions.as_ref();
             let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+            let hints = endpoint.hints.as_ref();
+            let nodes = hints.and_then(|hints| hints.for_nodes.as_ref()).filter(|nodes| !nodes.is_empty());
+            let zones = hints.and_then(|hints| hints.for_zones.as_ref()).filter(|zones| !zones.is_empty());
             let new = Endpoint {
                 ip,
                 port: number,
                 ready,
                 serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
                 terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-                is_local: endpoint.node_name.as_deref() == Some(node),
+                is_local: endpoint.node_name.as_deref() == Some(place.node),
+                for_node: nodes.map(|nodes| nodes.iter().any(|node| node.name == place.node)),
+                for_zone: zones.map(|zones| zones.iter().any(|zone| zone.name == place.zone)),
             };
             match list.iter_mut().find(|old| old.ip == new.ip && old.port == new.port) {
                 None => list.push(new),
@@ -204,6 +219,22 @@ pub fn usable(endpoints: &[Endpoint], wanted: impl Fn(&Endpoint) -> bool) -> Vec
         return ready;
     }
     endpoints.iter().filter(|e| wanted(e) && e.serving && e.terminating).collect()
+}
+
+/// The endpoints for traffic that may leave the node: those whose hints ask for it here, the node's before the zone's. Hints
+/// count only if every ready endpoint has them and some name this place (`CategorizeEndpoints`).
+pub fn usable_anywhere(endpoints: &[Endpoint]) -> Vec<&Endpoint> {
+    let hints: [fn(&Endpoint) -> Option<bool>; 2] = [|e| e.for_node, |e| e.for_zone];
+    let mut ready = endpoints.iter().filter(|e| e.ready).peekable();
+    if ready.peek().is_some() {
+        let counts = |hint: &fn(&Endpoint) -> Option<bool>| {
+            ready.clone().all(|e| hint(e).is_some()) && ready.clone().any(|e| hint(e) == Some(true))
+        };
+        if let Some(hint) = hints.into_iter().find(counts) {
+            return usable(endpoints, |e| hint(e) == Some(true));
+        }
+    }
+    usable(endpoints, |_| true)
 }
 
 #[cfg(test)]
@@ -247,6 +278,46 @@ mod tests {
             serving: conditions.contains('s'),
             terminating: conditions.contains('t'),
             is_local: conditions.contains('l'),
+            for_node: None,
+            for_zone: None,
+        }
+    }
+
+    #[test]
+    fn hints_keep_traffic_near_where_all_agree() {
+        // Conditions, nodes and zones of the hints, of endpoints 0, 1, …; which are used on node `me` in zone `here`.
+        type Hinted = (&'static str, &'static [&'static str], &'static [&'static str]);
+        let table: [(&[Hinted], &[usize]); 9] = [
+            (&[("rs", &["me"], &["here"]), ("rs", &["you"], &["here"])], &[0]),
+            (&[("rs", &["it"], &["here"]), ("rs", &["you"], &["there"])], &[0]),
+            (&[("rs", &["it"], &["afar"]), ("rs", &["you"], &["there"])], &[0, 1]),
+            (&[("rs", &["me"], &["here"]), ("rs", &[], &["there"])], &[0]),
+            (&[("rs", &[], &["here"]), ("rs", &[], &[])], &[0, 1]),
+            (&[("rs", &[], &["there", "here"]), ("rs", &[], &["there"])], &[0]),
+            (&[("", &[], &[]), ("rs", &[], &["here"]), ("rs", &[], &["there"])], &[1]),
+            (&[("st", &["me"], &["here"]), ("st", &["you"], &["there"])], &[0, 1]),
+            (&[], &[]),
+        ];
+        let named = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
+        for (hinted, expect) in table {
+            let endpoint = |(i, (conditions, nodes, zones)): (usize, &Hinted)| {
+                let is = |condition: char| conditions.contains(condition);
+                json!({
+                    "addresses": [format!("10.0.0.{i}")],
+                    "conditions": {"ready": is('r'), "serving": is('s'), "terminating": is('t')},
+                    "hints": {"forNodes": named(nodes), "forZones": named(zones)},
+                })
+            };
+            let list: Vec<Value> = hinted.iter().enumerate().map(endpoint).collect();
+            let slice = json!({"metadata": {"namespace": "n", "labels": {LABEL_SERVICE_NAME: "s"}}, "addressType": "IPv4",
+                "ports": [{"port": 80}], "endpoints": list});
+            let mut endpoints = Endpoints::new();
+            let slice = EndpointSlice::from_json(slice.to_string().as_bytes()).unwrap();
+            add_slice(&mut endpoints, &slice, Place { node: "me", zone: "here" });
+            let all = endpoints.into_values().next().unwrap_or_default();
+            let used: Vec<String> = usable_anywhere(&all).iter().map(|e| e.ip.to_string()).collect();
+            let expect: Vec<String> = expect.iter().map(|i| format!("10.0.0.{i}")).collect();
+            assert_eq!(used, expect, "{hinted:?}");
         }
     }
 
@@ -279,7 +350,7 @@ mod tests {
         };
         let mut endpoints = Endpoints::new();
         for (ready, ip) in [(false, "10.0.0.1"), (true, "10.0.0.1"), (false, "10.0.0.1"), (true, "10.0.0.2")] {
-            add_slice(&mut endpoints, &slice(ready, ip), "me");
+            add_slice(&mut endpoints, &slice(ready, ip), Place { node: "me", zone: "" });
         }
         let name = ServicePortName { namespace: "n".into(), name: "s".into(), port: "a".into() };
         assert_eq!(endpoints[&name].iter().filter(|e| e.ready && e.is_local && e.port == 8080).count(), 2);

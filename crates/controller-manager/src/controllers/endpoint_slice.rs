@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use kybern_api::core::v1::{ObjectReference, Pod, Service, ServicePort};
-use kybern_api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use kybern_api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use kybern_api::meta::v1::ObjectMeta;
 use kybern_api::{IntOrString, Object, owner};
 use kybern_client::Change;
@@ -19,6 +21,8 @@ use crate::watches::Watches;
 
 pub const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The annotation that was there before `trafficDistribution`, by both its names.
+const TOPOLOGY: [&str; 2] = ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
 const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 pub struct EndpointSliceController;
@@ -167,20 +171,37 @@ fn endpoint(service: &Service, pod: &Pod, address: String, snapshot: &Snapshot) 
     let node = node_name.as_ref().and_then(|name| snapshot.nodes.get(name));
     let zone = node.and_then(|n| n.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned());
     let pod_spec = pod.spec.as_ref();
+    let ready = publish || (serving && !terminating);
     let in_subdomain = pod_spec.and_then(|s| s.subdomain.as_deref()) == Some(service.name());
     Endpoint {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
-            ready: Some(publish || (serving && !terminating)),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: pod_spec.and_then(|s| s.hostname.clone()).filter(|h| in_subdomain && !h.is_empty()),
+        hints: hints(service, &node_name, &zone).filter(|_| ready),
         node_name,
         target_ref: Some(pod_reference(pod)),
         zone,
         ..Endpoint::default()
     }
+}
+
+/// Where the Service's `trafficDistribution` wants an endpoint to be used. Its older annotation takes it over, and does nothing
+/// here: hints of processors are not made.
+fn hints(service: &Service, node: &Option<String>, zone: &Option<String>) -> Option<EndpointHints> {
+    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let is_same_node = wanted == "PreferSameNode";
+    let annotations = service.metadata.annotations.as_ref();
+    let is_auto = |key: &&str| annotations.and_then(|a| a.get(*key)).is_some_and(|v| matches!(&**v, "Auto" | "auto"));
+    if !(is_same_node || matches!(wanted, "PreferClose" | "PreferSameZone")) || TOPOLOGY.iter().any(is_auto) {
+        return None;
+    }
+    let for_zones = zone.clone().map(|name| vec![ForZone { name }]);
+    let for_nodes = node.clone().filter(|_| is_same_node).map(|name| vec![ForNode { name }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 pub(crate) fn pod_reference(pod: &Pod) -> ObjectReference {
@@ -276,6 +297,43 @@ mod tests {
             (e.addresses[0].clone(), c.ready.unwrap(), c.serving.unwrap(), c.terminating.unwrap())
         };
         slice.endpoints.iter().map(of).collect()
+    }
+
+    #[test]
+    fn traffic_that_shall_stay_near_is_hinted() {
+        // The Service's wish and annotation; the hints' nodes and zones.
+        let table = [
+            (None, "", None),
+            (Some("PreferClose"), "", Some((None, Some("z")))),
+            (Some("PreferSameZone"), "", Some((None, Some("z")))),
+            (Some("PreferSameNode"), "", Some((Some("n1"), Some("z")))),
+            (Some("PreferSameNode"), "Disabled", Some((Some("n1"), Some("z")))),
+            (Some("PreferClose"), "Auto", None),
+            (Some("Elsewhere"), "", None),
+        ];
+        for (wish, annotation, expect) in table {
+            let world = World::new();
+            let mut service = service("web");
+            service.spec.as_mut().unwrap().traffic_distribution = wish.map(str::to_owned);
+            service.metadata.annotations = Some(testing::labels(&[(TOPOLOGY[0], annotation)]));
+            world.writers.services.upsert(service);
+            let mut node = kybern_api::core::v1::Node::default();
+            node.metadata.name = Some("n1".into());
+            node.metadata.labels = Some(testing::labels(&[("topology.kubernetes.io/zone", "z")]));
+            world.writers.nodes.upsert(node);
+            world.writers.pods.upsert(ready("a", "10.244.0.2").build());
+            world.writers.pods.upsert(ready("b", "10.244.0.3").not_ready().build());
+            let slice: EndpointSlice = created(&run(&world)).remove(0);
+            let of = |e: &Endpoint| {
+                let hints = e.hints.clone()?;
+                let node = hints.for_nodes.map(|nodes| nodes[0].name.clone());
+                Some((node, hints.for_zones.map(|zones| zones[0].name.clone())))
+            };
+            let owned = |text: Option<&str>| text.map(str::to_owned);
+            let found: Vec<_> = slice.endpoints.iter().map(of).collect();
+            let expect = expect.map(|(node, zone)| (owned(node), owned(zone)));
+            assert_eq!(found, [expect, None], "{wish:?} {annotation}");
+        }
     }
 
     #[test]

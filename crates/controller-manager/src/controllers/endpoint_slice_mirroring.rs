@@ -62,7 +62,9 @@ impl Controller for EndpointSliceMirroringController {
         };
         let labels = labels(&endpoints);
         let make = |group: &slices::Group| new_slice(&endpoints, group, &labels);
-        Plan::of(slices::reconcile(&existing, desired(&endpoints), &make, &labels))
+        let (groups, told) = desired(&endpoints);
+        let writes = slices::reconcile(&existing, groups, &make, &labels);
+        Plan::of(told.into_iter().chain(writes).collect())
     }
 }
 
@@ -74,8 +76,12 @@ fn is_mirrored(endpoints: &Endpoints, service: Option<&Service>) -> bool {
     !skipped && !elected && !endpoints.is_deleting() && service.is_some_and(|s| !selects(s) && !s.is_deleting())
 }
 
-fn desired(endpoints: &Endpoints) -> BTreeMap<slices::Group, Vec<Endpoint>> {
+/// The endpoints of the slices, and events about those that are left out.
+fn desired(endpoints: &Endpoints) -> (BTreeMap<slices::Group, Vec<Endpoint>>, Vec<Op>) {
     let mut groups: BTreeMap<slices::Group, Vec<Endpoint>> = BTreeMap::new();
+    // Subsets of the same ports are one; of how many addresses is counted for both families together.
+    let mut counts: BTreeMap<slices::Group, usize> = BTreeMap::new();
+    let (mut invalid, mut surplus) = (0, 0);
     for subset in endpoints.subsets.iter().flatten() {
         let ports: Vec<EndpointPort> = subset
             .ports
@@ -88,21 +94,41 @@ fn desired(endpoints: &Endpoints) -> BTreeMap<slices::Group, Vec<Endpoint>> {
                 app_protocol: p.app_protocol.clone(),
             })
             .collect();
+        let count = counts.entry(slices::Group::new("", ports.clone())).or_default();
         let ready = subset.addresses.iter().flatten().map(|a| (a, true));
         let unready = subset.not_ready_addresses.iter().flatten().map(|a| (a, false));
-        for (address, ready) in ready.chain(unready).take(MAX_PER_SUBSET) {
-            let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
-            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-            groups.entry(slices::Group::new(family, ports.clone())).or_default().push(endpoint(address, ready));
+        for (address, ready) in ready.chain(unready) {
+            if *count >= MAX_PER_SUBSET {
+                surplus += 1;
+            } else if let Ok(ip) = address.ip.parse::<IpAddr>() {
+                let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+                groups.entry(slices::Group::new(family, ports.clone())).or_default().push(endpoint(address, ready));
+                *count += 1;
+            } else {
+                invalid += 1;
+            }
         }
     }
-    groups
+    let mut told = Vec::new();
+    if invalid > 0 {
+        let text = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
+        told.push(Op::warning(endpoints, "InvalidIPAddress", text));
+    }
+    if surplus > 0 {
+        let skipped = surplus + invalid;
+        let text = format!(
+            "A max of {MAX_PER_SUBSET} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} \
+             addresses were skipped"
+        );
+        told.push(Op::warning(endpoints, "TooManyAddressesToMirror", text));
+    }
+    (groups, told)
 }
 
 fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
     Endpoint {
         addresses: vec![address.ip.clone()],
-        conditions: Some(EndpointConditions { ready: Some(ready), serving: Some(ready), terminating: None }),
+        conditions: Some(EndpointConditions { ready: Some(ready), ..EndpointConditions::default() }),
         hostname: address.hostname.clone(),
         node_name: address.node_name.clone(),
         target_ref: address.target_ref.clone(),
@@ -142,7 +168,7 @@ mod tests {
     use kybern_api::core::v1::{EndpointSubset, ServiceSpec};
 
     use super::*;
-    use crate::testing::{World, created, deleted, labels, meta};
+    use crate::testing::{World, created, deleted, events, labels, meta};
 
     fn world(endpoints_labels: &[(&str, &str)], selector: Option<BTreeMap<String, String>>) -> World {
         let world = World::new();
@@ -180,6 +206,26 @@ mod tests {
         assert!(run(&world).ops.is_empty());
         world.writers.endpoints.remove("default/db", "9");
         assert_eq!(deleted(&run(&world)), ["db-0", "db-1"]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_told() {
+        let world = world(&[], None);
+        let mut endpoints = (*world.snapshot.endpoints.get("default/db").unwrap()).clone();
+        let subsets = endpoints.subsets.as_mut().unwrap();
+        let address = |ip: String| EndpointAddress { ip, ..EndpointAddress::default() };
+        let many = (0..1500).map(|i| address(format!("10.0.{}.{}", i / 250, i % 250)));
+        let bad = ["1.2.3", "x"].map(|ip| address(ip.into()));
+        // A second subset of the same ports counts with the first, of three addresses.
+        let more = EndpointSubset { addresses: Some(bad.into_iter().chain(many).collect()), ..subsets[0].clone() };
+        subsets.push(EndpointSubset { not_ready_addresses: None, ..more });
+        world.writers.endpoints.upsert(endpoints);
+        let plan = run(&world);
+        let invalid = "InvalidIPAddress: Skipped 2 invalid IP addresses when mirroring to EndpointSlices";
+        let surplus = "TooManyAddressesToMirror: A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints \
+                       subset. 505 addresses were skipped";
+        assert_eq!(events(&plan), [invalid, surplus]);
+        assert_eq!(created::<EndpointSlice>(&plan).iter().map(|slice| slice.endpoints.len()).sum::<usize>(), 1000);
     }
 
     #[test]
