@@ -114,7 +114,7 @@ fn evict(pod: &Pod, context: &Context) -> Plan {
 
 #[cfg(test)]
 mod tests {
-    use kybern_api::core::v1::{Node, PodSpec};
+    use kybern_api::core::v1::Node;
     use kybern_api::meta::v1::{ObjectMeta, Time};
 
     use super::*;
@@ -146,7 +146,8 @@ mod tests {
     #[test]
     fn tolerations_decide_when_a_pod_leaves() {
         // How old the taint and the pod are, what is tolerated; whether it goes, or when it is looked at again.
-        let table: &[(i64, i64, &[Option<i64>], bool, Option<u64>)] = &[
+        type Row = (i64, i64, &'static [Option<i64>], bool, Option<u64>);
+        let table: &[Row] = &[
             (0, 500, &[], true, None),
             (1000, 5000, &[None], false, None),
             (100, 500, &[Some(300)], false, Some(200)),
@@ -178,10 +179,9 @@ mod tests {
         assert_eq!(events(&run()), ["TaintManagerEviction: Cancelling deletion of Pod default/a"]);
         assert!(run().ops.is_empty(), "once");
         world.writers.nodes.upsert((*tainted).clone());
-        world.snapshot.pods.get("default/a").map(|pod| {
-            let spec = pod.spec.clone().map(|spec| PodSpec { tolerations: None, ..spec });
-            world.writers.pods.upsert(Pod { spec, ..(*pod).clone() });
-        });
+        let mut pod = (*world.snapshot.pods.get("default/a").unwrap()).clone();
+        pod.spec.as_mut().unwrap().tolerations = None;
+        world.writers.pods.upsert(pod);
         assert_eq!(events(&run()), ["TaintManagerEviction: Marking for deletion Pod default/a"]);
         world.writers.pods.remove("default/a", "99");
         assert!(run().ops.is_empty() && controller.leaving.lock().is_empty());

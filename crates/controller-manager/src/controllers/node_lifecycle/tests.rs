@@ -1,6 +1,7 @@
 use kybern_api::coordination::v1::Lease;
 use kybern_api::meta::v1::{MicroTime, ObjectMeta};
 use kybern_apimachinery::time::SystemClock;
+use kybern_client::WorkQueue;
 
 use super::*;
 use crate::testing::{NOW, World, at, events, meta, pod, status_of as written};
@@ -120,6 +121,32 @@ fn renewals_are_what_changed_whatever_nodes_clocks_say() {
     for (old, new, expect) in table {
         assert_eq!(is_renewed(&Change { old: old.clone(), new: new.clone() }), expect, "{old:?} {new:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_heard_is_timed_by_this_clock() {
+    let World { snapshot, writers, .. } = World::new();
+    let (snapshot, queue) = (Arc::new(snapshot), WorkQueue::new());
+    let controller = NodeLifecycleController::new(Settings::default(), Arc::new(SystemClock));
+    let mut watches = Watches::new(&snapshot, queue.clone());
+    controller.watches(&mut watches);
+    let feeds: Vec<_> = watches.into_tasks().into_iter().map(tokio::spawn).collect();
+    let began = SystemClock.now();
+    // The node's clock stands at the beginning of time.
+    let mut lease =
+        Lease { metadata: ObjectMeta { namespace: Some(LEASE_NAMESPACE.into()), ..meta("n1") }, ..Lease::default() };
+    lease.spec.get_or_insert_default().renew_time = Some(MicroTime(at(5)));
+    writers.node_leases.upsert(lease.clone());
+    assert_eq!(queue.next().await, "n1");
+    assert!(controller.heard.lock()["n1"] >= began);
+    lease.metadata.namespace = Some("default".into());
+    lease.metadata.name = Some("another".into());
+    writers.node_leases.upsert(lease);
+    writers.node_leases.remove(&format!("{LEASE_NAMESPACE}/n1"), "9");
+    queue.done(&"n1".to_owned());
+    assert_eq!(queue.next().await, "n1");
+    assert!(controller.heard.lock().is_empty(), "nothing stays of what is gone, and nothing counts but nodes' leases");
+    feeds.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[test]
