@@ -36,6 +36,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_tokens;
+pub mod service_cidr;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod token_cleaner;

@@ -49,6 +49,7 @@ use crate::controllers::resource_quota::ResourceQuotaController;
 use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
 use crate::controllers::service_account_tokens::ServiceAccountTokens;
+use crate::controllers::service_cidr::ServiceCidrController;
 use crate::controllers::statefulset::StatefulSetController;
 use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::controllers::token_cleaner::TokenCleaner;
@@ -150,6 +151,7 @@ impl Config {
             Arc::new(ResourceClaimController),
             Arc::new(ResourceQuotaController),
             Arc::new(DisruptionController),
+            Arc::new(ServiceCidrController),
             Arc::new(HorizontalController::new(self.autoscaling)),
             Arc::new(LegacyTokenCleaner { period: self.legacy_token_clean_up_period }),
         ];

@@ -16,6 +16,7 @@ use kybern_api::core::v1::{
 };
 use kybern_api::discovery::v1::EndpointSlice;
 use kybern_api::meta::v1::ObjectMeta;
+use kybern_api::networking::v1::{IPAddress, ServiceCIDR};
 use kybern_api::policy::v1::PodDisruptionBudget;
 use kybern_api::rbac::v1::ClusterRole;
 use kybern_api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
@@ -239,6 +240,8 @@ snapshot! {
     cluster_roles: ClusterRole = ListOptions::default(), [];
     budgets: PodDisruptionBudget = ListOptions::default(), [SELECTS => disruption::selects];
     autoscalers: HorizontalPodAutoscaler = ListOptions::default(), [];
+    service_cidrs: ServiceCIDR = ListOptions::default(), [];
+    ip_addresses: IPAddress = ListOptions::default(), [];
     quotas: ResourceQuota = ListOptions::default(), [NAMESPACE => |quota| vec![quota.namespace().to_owned()]];
 }
 

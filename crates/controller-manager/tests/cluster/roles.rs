@@ -3,6 +3,7 @@
 
 use kybern_api::core::v1::{Endpoints, Node, Pod, ReplicationController};
 use kybern_api::discovery::v1::EndpointSlice;
+use kybern_api::networking::v1::ServiceCIDR;
 use kybern_api::rbac::v1::ClusterRole;
 use kybern_apimachinery::json;
 use kybern_client::{DeleteOptions, Patch};
@@ -59,6 +60,31 @@ async fn each_controller_may_do_what_it_has_to() {
         rules.iter().any(|rule| rule.resources.as_deref() == Some(&["things".to_owned()]))
     };
     cluster.until("the whole role", grown).await;
+
+    // A range of Services is protected and ready, and goes when nobody uses it.
+    let range = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "extra"},
+        "spec": {"cidrs": ["10.200.0.0/24"]},
+    });
+    cluster.create(range, "servicecidrs").await;
+    let is_ready = async |c: &Cluster| {
+        let range = c.get::<ServiceCIDR>("", "extra").await.unwrap_or_default();
+        let conditions = range.status.and_then(|status| status.conditions).unwrap_or_default();
+        range.metadata.finalizers.is_some_and(|f| f == ["networking.k8s.io/service-cidr-finalizer"])
+            && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    };
+    cluster.until("a range that is ready", is_ready).await;
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "in-range", "namespace": "default"},
+        "spec": {"clusterIP": "10.200.0.9", "ports": [{"port": 80}]},
+    });
+    cluster.create(service, "services").await;
+    cluster.client.delete::<ServiceCIDR>("", "extra", &DeleteOptions::default()).await.unwrap();
+    let is_held = async |c: &Cluster| {
+        let range = c.get::<ServiceCIDR>("", "extra").await.expect("it is in use");
+        range.status.and_then(|s| s.conditions).unwrap_or_default().iter().any(|c| c.reason == "Terminating")
+    };
+    cluster.until("a range that says why it stays", is_held).await;
 
     // A node that says it is not ready, while another is, is tainted, and loses the pods that do not bear it.
     let impatient = json!({
