@@ -81,8 +81,8 @@ pub struct NodeLifecycleController {
     clock: Arc<dyn Clock>,
     /// When something was last heard of a kubelet, by this clock: nodes' clocks may be wrong.
     heard: Arc<Mutex<HashMap<String, Timestamp>>>,
-    /// Of each zone, when a node of it last began to lose its pods.
-    tainted: Mutex<BTreeMap<String, Timestamp>>,
+    /// Of each zone, which node last began to lose its pods, and when.
+    tainted: Mutex<BTreeMap<String, (String, Timestamp)>>,
     /// The nodes that have been told of.
     known: Mutex<BTreeMap<String, ObjectRef>>,
 }

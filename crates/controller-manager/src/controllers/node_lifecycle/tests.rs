@@ -224,6 +224,9 @@ fn the_health_of_a_zone_decides_how_fast_its_nodes_lose_pods() {
         let expect = next.map(|_| last).into_iter().collect::<Vec<_>>();
         assert_eq!((first, again), (expect, next), "{ready} {unready}");
         let Some(next) = next else { continue };
+        // Its write came too late, and it is tried again without waiting for another turn.
+        let retried = judged(&controller, &nodes, NOW + 1);
+        assert_eq!(retried, (vec![format!("u{}", unready - 1)], Some(next - 1)), "{ready} {unready}");
         // The first has its taint; the second must wait, and then has its turn.
         let tainted = nodes.last_mut().unwrap();
         let taint = Taint { key: UNREACHABLE.into(), effect: "NoExecute".into(), ..Taint::default() };

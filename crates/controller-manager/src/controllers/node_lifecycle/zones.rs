@@ -100,16 +100,21 @@ impl NodeLifecycleController {
             }
             let pause = SignedDuration::try_from_secs_f64(1.0 / rate).unwrap_or(SignedDuration::MAX);
             let after = |time: Timestamp| time.checked_add(pause).unwrap_or(Timestamp::MAX);
-            let next = last.get(&name).map_or(now, |last| after(*last));
-            if next > now {
+            zone.waiting.sort_by_key(|node| (since(node), node.name().to_owned()));
+            let began = last.get(&name).cloned();
+            // A node that had its turn and still waits was changed by somebody else meanwhile: its turn goes on.
+            let again = began.as_ref().and_then(|(node, _)| zone.waiting.iter().position(|n| n.name() == node));
+            let next = began.as_ref().map_or(now, |(_, time)| after(*time));
+            if again.is_none() && next > now {
                 plan.requeue_at(next, now);
                 continue;
             }
-            zone.waiting.sort_by_key(|node| (since(node), node.name().to_owned()));
-            plan.ops.extend(taint(&zone.waiting[0], true, now));
-            last.insert(name, now);
+            let node = &zone.waiting[again.unwrap_or(0)];
+            let began = began.filter(|_| again.is_some()).map_or(now, |(_, time)| time);
+            plan.ops.extend(taint(node, true, now));
+            last.insert(name, (node.name().to_owned(), began));
             if zone.waiting.len() > 1 {
-                plan.requeue_at(after(now), now);
+                plan.requeue_at(after(began).max(now), now);
             }
         }
         plan
