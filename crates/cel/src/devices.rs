@@ -56,13 +56,16 @@ pub enum Attribute<'a> {
 }
 
 impl<'a> Device<'a> {
-    /// Whether an expression selects the device; an error says why that cannot be told.
-    pub fn is_selected_by(&self, program: &Program) -> Result<bool, String> {
+    /// Whether an expression selects the device, and what it cost to tell; an error says why that cannot be told.
+    pub fn is_selected_by(&self, program: &Program) -> Result<(bool, u64), String> {
         let value = self.value().map_err(|e| e.to_string())?;
         let limits = Limits { cost: MAX_COST, ..Limits::default() };
-        let result = program.eval(&Variables::new().with("device", value), limits).result;
-        let result = result.map_err(|e| e.to_string())?;
-        result.as_bool().ok_or_else(|| format!("CEL expression must return a boolean, got {}", result.type_name()))
+        let evaluation = program.eval(&Variables::new().with("device", value), limits);
+        let result = evaluation.result.map_err(|e| e.to_string())?;
+        let selected = result.as_bool();
+        let selected =
+            selected.ok_or_else(|| format!("CEL expression must return a boolean, got {}", result.type_name()));
+        Ok((selected?, evaluation.cost))
     }
 
     fn value(&self) -> Result<Value<'a>, EvalError> {
@@ -119,7 +122,7 @@ mod tests {
             ],
             capacity: vec![("memory", Quantity::parse("40Gi").unwrap())],
         };
-        let selected = |text: &str| device.is_selected_by(&ENV.compile(text).expect("it compiles"));
+        let selected = |text: &str| device.is_selected_by(&ENV.compile(text).expect("it compiles")).map(|(is, _)| is);
         for (text, expect) in [
             ("device.driver == 'gpu.example.com'", true),
             ("device.attributes['gpu.example.com'].model == 'a100'", true),

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use kybern_api::resource::v1::{ResourceClaim, ResourceSlice};
 use kybern_api::{Object, owner};
-use kybern_apimachinery::{Value, json};
+use kybern_apimachinery::{Value, json, object};
 use kybern_client::Patch;
 use parking_lot::Mutex;
 
-use self::allocator::{Wanted, allocate, device_key};
+use self::allocator::{Patience, Wanted, allocate, device_key};
 use self::programs::Programs;
 use crate::affinity::{NodeTerm, terms};
 use crate::cache::Cluster;
@@ -89,6 +89,7 @@ struct Claims {
     allocated: Vec<Allocated>,
     /// Those that have no devices yet.
     wanted: Vec<Wanted>,
+    patience: Patience,
 }
 
 struct Allocated {
@@ -108,7 +109,7 @@ fn consumers(claim: &ResourceClaim) -> usize {
 /// Finds a pod's claims; an error says what is wrong with one.
 fn claims(pod: &PodInfo, stores: &Stores) -> Result<Claims, String> {
     stores.devices.forget_seen(stores);
-    let mut found = Claims { allocated: Vec::new(), wanted: Vec::new() };
+    let mut found = Claims { allocated: Vec::new(), wanted: Vec::new(), patience: Patience::default() };
     for wish in &pod.wants().devices {
         let Some(name) = &wish.claim else {
             return Err(format!("pod \"{}/{}\": ResourceClaim not created yet", pod.namespace, pod.name));
@@ -118,7 +119,7 @@ fn claims(pod: &PodInfo, stores: &Stores) -> Result<Claims, String> {
             continue;
         }
         let Some(claim) = stores.resource_claims.get_in(&pod.namespace, name) else {
-            return Err(format!("resourceclaim.resource.k8s.io {name:?} not found"));
+            return Err(format!("could not find ResourceClaim {:?}", object::key_of(&pod.namespace, name)));
         };
         if claim.is_deleting() {
             return Err(format!("resourceclaim {name:?} is being deleted"));
@@ -157,7 +158,7 @@ fn devices(claims: &Claims, pod: &PodInfo, node: &Node, stores: &Stores) -> Resu
     let in_use = |key: &str| taken.contains(key) || !stores.resource_claims.by_index(DEVICE, key).is_empty();
     let mut slices = stores.slices.by_index(SLICE_NODE, &node.name);
     slices.extend(stores.slices.by_index(SLICE_NODE, ""));
-    allocate(&claims.wanted, &slices, node, &in_use, &stores.devices.programs)
+    allocate(&claims.wanted, &slices, node, &in_use, &stores.devices.programs, &claims.patience)
 }
 
 fn check(claims: &Claims, pod: &PodInfo, node: &Node, stores: &Stores) -> Verdict {

@@ -1,6 +1,7 @@
 //! Which devices the claims of a pod get on a node (`k8s.io/dynamic-resource-allocation/structured`): the first of all possible
 //! choices that fits. Pure. The search is bounded: claims can be written so that it would take for ever.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -20,8 +21,20 @@ use crate::node::Node;
 
 /// The most devices of one claim.
 const RESULTS_MAX: usize = 32;
-/// Devices that are tried for one node: upstream gives up after ten seconds.
-const TRIALS_MAX: usize = 50_000;
+/// Devices that are tried for one node: upstream gives up after ten seconds. Selectors count by what they cost.
+const TRIALS_MAX: u64 = 50_000;
+/// The same for all nodes together: nobody else is scheduled meanwhile.
+const ALL_TRIALS_MAX: u64 = 500_000;
+const COST_OF_TRIAL: u64 = 20;
+
+/// What is left of the search for one pod.
+pub(super) struct Patience(Cell<u64>);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(Cell::new(ALL_TRIALS_MAX))
+    }
+}
 
 /// What is asked for, with the classes that are named.
 pub(super) struct Wanted {
@@ -182,6 +195,10 @@ struct Search<'a> {
     candidates: Vec<Candidate<'a>>,
     in_use: &'a dyn Fn(&str) -> bool,
     programs: &'a Programs,
+    patience: &'a Patience,
+    trials: u64,
+    /// Of each candidate whether it is in use, once that was asked.
+    used: Vec<Option<bool>>,
     matches: HashMap<(usize, usize, usize, usize), bool>,
     steps: Vec<Step>,
 }
@@ -193,9 +210,11 @@ pub(super) fn allocate(
     node: &Node,
     in_use: &dyn Fn(&str) -> bool,
     programs: &Programs,
+    patience: &Patience,
 ) -> Result<Option<Vec<Value>>, String> {
     let candidates = candidates(slices, node);
-    let mut search = Search { wanted, candidates, in_use, programs, matches: HashMap::new(), steps: Vec::new() };
+    let (matches, steps, used) = (HashMap::new(), Vec::new(), vec![None; candidates.len()]);
+    let mut search = Search { wanted, candidates, in_use, programs, patience, trials: 0, used, matches, steps };
     let found = search.run()?;
     Ok(found.then(|| (0..wanted.len()).map(|claim| search.result(claim)).collect()))
 }
@@ -204,10 +223,9 @@ impl Search<'_> {
     fn run(&mut self) -> Result<bool, String> {
         let Some(first) = self.from(0, 0) else { return Ok(true) };
         self.steps.push(Step { place: first, next: 0, chosen: None });
-        let mut trials = 0;
         while let Some(mut step) = self.steps.pop() {
             step.chosen = None;
-            let chosen = self.choose(&mut step, &mut trials)?;
+            let chosen = self.choose(&mut step)?;
             if chosen.is_none() {
                 let alternatives = &self.wanted[step.place.claim].requests[step.place.request];
                 if step.place.nth == 0 && step.place.alternative + 1 < alternatives.len() {
@@ -275,7 +293,7 @@ impl Search<'_> {
     }
 
     /// The next device that can be had at a place.
-    fn choose(&mut self, step: &mut Step, trials: &mut usize) -> Result<Option<usize>, String> {
+    fn choose(&mut self, step: &mut Step) -> Result<Option<usize>, String> {
         let place = step.place;
         let count = self.count(place)?;
         let taken = self.chosen(place.claim).count();
@@ -300,10 +318,7 @@ impl Search<'_> {
             return Ok(Some(at));
         }
         for at in step.next..self.candidates.len() {
-            *trials += 1;
-            if *trials > TRIALS_MAX {
-                return Err("timed out trying to allocate devices".to_owned());
-            }
+            self.spend(1)?;
             if let Some(cause) = &self.candidates[at].invalid {
                 return Err(cause.to_string());
             }
@@ -315,19 +330,35 @@ impl Search<'_> {
         Ok(None)
     }
 
+    fn spend(&mut self, trials: u64) -> Result<(), String> {
+        self.trials += trials;
+        let left = self.patience.0.get().checked_sub(trials);
+        self.patience.0.set(left.unwrap_or(0));
+        match left {
+            Some(_) if self.trials <= TRIALS_MAX => Ok(()),
+            _ => Err("timed out trying to allocate devices".to_owned()),
+        }
+    }
+
     fn chosen(&self, claim: usize) -> impl Iterator<Item = (Place, usize)> + '_ {
         let chosen = self.steps.iter().filter_map(|step| Some((step.place, step.chosen?)));
         chosen.filter(move |(place, _)| place.claim == claim)
     }
 
-    fn is_free(&self, place: Place, at: usize) -> bool {
-        let candidate = &self.candidates[at];
+    fn is_free(&mut self, place: Place, at: usize) -> bool {
+        let device = self.candidates[at].device;
         // Those that count or wait for something belong to features that are off.
-        let is_plain = candidate.device.consumes_counters.as_ref().is_none_or(Vec::is_empty);
-        if self.request(place).admin {
-            return is_plain && self.chosen(place.claim).all(|(_, other)| other != at);
+        if device.consumes_counters.as_ref().is_some_and(|counters| !counters.is_empty()) {
+            return false;
         }
-        is_plain && !(self.in_use)(&candidate.key()) && self.steps.iter().all(|step| step.chosen != Some(at))
+        if self.request(place).admin {
+            return self.chosen(place.claim).all(|(_, other)| other != at);
+        }
+        if self.steps.iter().any(|step| step.chosen == Some(at)) {
+            return false;
+        }
+        let (candidates, in_use) = (&self.candidates, self.in_use);
+        !*self.used[at].get_or_insert_with(|| in_use(&candidates[at].key()))
     }
 
     fn is_selected(&mut self, place: Place, at: usize) -> Result<bool, String> {
@@ -340,7 +371,7 @@ impl Search<'_> {
         let class = request.class.spec.selectors.iter().flatten().map(|selector| (true, selector));
         let mut selectors = class.chain(request.selectors.iter().map(|selector| (false, selector)));
         let mut is_selected = candidate.device.binding_conditions.as_ref().is_none_or(Vec::is_empty);
-        let mut number = [0, 0];
+        let (mut number, mut cost) = ([0, 0], 0);
         while let Some((of_class, selector)) = selectors.next().filter(|_| is_selected) {
             let expression = selector.cel.as_ref().map_or("false", |cel| cel.expression.as_str());
             let owner = || match of_class {
@@ -348,10 +379,13 @@ impl Search<'_> {
                 false => format!("claim {}: selector #{}", self.wanted[place.claim].claim.key(), number[1]),
             };
             let program = self.programs.get(expression).map_err(|e| format!("{}: CEL compile error: {e}", owner()))?;
-            is_selected = seen.is_selected_by(&program).map_err(|e| format!("{}: CEL runtime error: {e}", owner()))?;
+            let told = seen.is_selected_by(&program).map_err(|e| format!("{}: CEL runtime error: {e}", owner()))?;
+            is_selected = told.0;
+            cost += told.1;
             number[usize::from(!of_class)] += 1;
         }
         self.matches.insert(key, is_selected);
+        self.spend(cost / COST_OF_TRIAL)?;
         Ok(is_selected)
     }
 

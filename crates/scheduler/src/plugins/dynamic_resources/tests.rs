@@ -180,6 +180,32 @@ fn a_search_ends() {
     assert_eq!(got, Err("timed out trying to allocate devices".into()));
 }
 
+/// Nor do many nodes make it long: what is left of the search is for all of them together.
+#[test]
+fn a_search_on_many_nodes_ends() {
+    let names: Vec<String> = (0..40).map(|n| format!("d{n}")).collect();
+    let devices: Vec<(&str, &str, i64)> = names.iter().zip(0..).map(|(name, n)| (name.as_str(), "x", n % 2)).collect();
+    let requests: Vec<Value> = (0..30).map(|n| exactly(&format!("r{n}"), json!({}))).collect();
+    let hard = json!({"requests": requests, "constraints": [{"matchAttribute": format!("{DRIVER}/bus")}]});
+    let cluster = cluster(vec![claim("c", hard, json!({}))], vec![slice("net", None, &devices)]);
+    let (stores, node) = (cluster.stores(), &cluster.node("a").unwrap().node);
+    let claims = claims(&user("p", &["c"]), stores).unwrap();
+    let slices = stores.slices.by_index(SLICE_NODE, "");
+    let looked = std::cell::Cell::new(0);
+    let search = |_: usize| {
+        let in_use = |_: &str| {
+            looked.set(looked.get() + 1);
+            false
+        };
+        looked.set(0);
+        let found = allocate(&claims.wanted, &slices, node, &in_use, &stores.devices.programs, &claims.patience);
+        assert_eq!(found, Err("timed out trying to allocate devices".to_owned()));
+        looked.get()
+    };
+    let looks: Vec<usize> = (0..12).map(search).collect();
+    assert_eq!((looks[0], looks[11]), (40, 0), "{looks:?}");
+}
+
 fn verdict(cluster: &Cluster, pod: &PodInfo, node: &str) -> Result<(), String> {
     match DynamicResources.pre_filter(pod, cluster) {
         PreFilter::Reject(reason) => Err(reason.into_owned()),
@@ -216,7 +242,7 @@ fn a_pod_goes_where_its_devices_are() {
     check(&["had"], "a", Ok(()));
     check(&["had"], "b", Err(ELSEWHERE));
     check(&["full"], "a", Err("resourceclaim in use"));
-    check(&["none"], "a", Err("resourceclaim.resource.k8s.io \"none\" not found"));
+    check(&["none"], "a", Err("could not find ResourceClaim \"default/none\""));
     let mut waiting = user("p", &[]);
     let wish = crate::pod::DeviceWish { claim: None, is_made: true };
     waiting.wants.as_mut().unwrap().devices = vec![wish];
