@@ -34,7 +34,8 @@ pub struct Config {
 pub async fn run(config: Config, client: Client, random: Random) {
     let selector = ListOptions::fields(format!("spec.nodeName={}", config.name));
     let pods = Informer::<Pod>::new(client.clone(), selector).spawn();
-    let mut node = Node { config, client, random, pods: pods.clone(), due: BTreeMap::new(), addresses: 0 };
+    let mut node =
+        Node { config, client, random, pods: pods.clone(), due: BTreeMap::new(), addresses: 0, ended: BTreeMap::new() };
     let mut changes = pods.subscribe();
     let mut renewal = Instant::now();
     loop {
@@ -61,6 +62,8 @@ struct Node {
     /// By key: when something is to be done about a pod.
     due: BTreeMap<String, Instant>,
     addresses: u32,
+    /// By uid: how a pod ended, which its object may not say yet. It does not end twice.
+    ended: BTreeMap<String, bool>,
 }
 
 impl Node {
@@ -112,7 +115,8 @@ impl Node {
 
     /// Lets a pod that is not started again succeed or fail; one that is deleted fails, and goes after that.
     async fn end(&mut self, pod: &Pod) -> Result<(), ClientError> {
-        let succeeds = !pod.is_deleting() && self.random.chance(SUCCEEDS);
+        let drawn = !pod.is_deleting() && self.random.chance(SUCCEEDS);
+        let succeeds = *self.ended.entry(pod.uid().to_owned()).or_insert(drawn);
         let phase = if succeeds { "Succeeded" } else { "Failed" };
         let not_ready = json!({"type": "Ready", "status": "False", "reason": "PodCompleted"});
         let status = json!({"phase": phase, "conditions": [not_ready]});
