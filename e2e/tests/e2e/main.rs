@@ -20,4 +20,6 @@ mod pods_security;
 mod pods_starting;
 mod pods_volumes;
 mod reading;
+mod scheduling;
 mod services;
+mod workloads;

@@ -52,12 +52,7 @@ impl Controller for ResourceClaimController {
             }
             keys
         });
-        watches.on(&snapshot.resource_claims, |change, snapshot| {
-            let key = change.object().key();
-            let pods = snapshot.pods.by_index(CLAIM, &format!("devices/{key}"));
-            let pods = pods.iter().map(|pod| format!("pod/{}", pod.key()));
-            pods.chain([format!("claim/{key}")]).collect()
-        });
+        watches.on(&snapshot.resource_claims, |change, snapshot| keys_of_claim(change.object(), snapshot));
         watches.on(&snapshot.resource_claim_templates, |change, snapshot| {
             let template = change.object();
             let key = format!("templates/{}", template.key());
@@ -74,6 +69,17 @@ impl Controller for ResourceClaimController {
             _ => Plan::idle(),
         }
     }
+}
+
+/// The claim itself, the pods that use it, and the one that it was made for, whose status may not name it yet.
+fn keys_of_claim(claim: &ResourceClaim, snapshot: &Snapshot) -> Vec<String> {
+    let key = claim.key();
+    let users = snapshot.pods.by_index(CLAIM, &format!("devices/{key}"));
+    let mut keys: Vec<String> = users.iter().map(|pod| format!("pod/{}", pod.key())).collect();
+    let owner = owner::controller_of(&claim.metadata).filter(|owner| owner.kind == "Pod");
+    keys.extend(owner.map(|owner| format!("pod/{}", object::key_of(claim.namespace(), &owner.name))));
+    keys.push(format!("claim/{key}"));
+    keys
 }
 
 /// Index [`CLAIM`] of pods, beside claims of volumes: the claims and templates of devices.

@@ -85,8 +85,19 @@ impl FakeApi {
     }
 
     /// Creates or replaces.
-    pub(crate) fn put(&self, resource: &str, mut object: Value) -> Value {
+    pub(crate) fn put(&self, resource: &str, object: Value) -> Value {
+        self.write(&mut self.state.lock(), resource, object)
+    }
+
+    /// Changes what is there, with nobody in between.
+    fn change(&self, resource: &str, key: &str, change: impl FnOnce(&mut Value)) -> Option<Value> {
         let mut state = self.state.lock();
+        let mut object = state.objects.get(resource)?.get(key)?.clone();
+        change(&mut object);
+        Some(self.write(&mut state, resource, object))
+    }
+
+    fn write(&self, state: &mut State, resource: &str, mut object: Value) -> Value {
         state.version += 1;
         object["metadata"]["resourceVersion"] = state.version.to_string().into();
         let key = key(&object);
@@ -119,10 +130,11 @@ impl FakeApi {
 
     /// What a user's delete does to a running pod.
     pub(crate) fn delete_gracefully(&self, key: &str, seconds: i64) {
-        let mut pod = self.get("pods", key).unwrap();
-        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-        pod["metadata"]["deletionGracePeriodSeconds"] = seconds.into();
-        self.put("pods", pod);
+        let deleted = self.change("pods", key, |pod| {
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            pod["metadata"]["deletionGracePeriodSeconds"] = seconds.into();
+        });
+        deleted.expect("the pod is there");
     }
 
     /// Waits until `reached` holds; panics after ten seconds, showing the resource.
@@ -197,13 +209,7 @@ impl FakeApi {
                 reply(StatusCode::CREATED, self.put(&to.resource, sent))
             }
             Method::PUT => reply(StatusCode::OK, self.put(&to.resource, sent)),
-            Method::PATCH => match self.get(&to.resource, &key) {
-                Some(mut object) => {
-                    merge(&mut object, &sent);
-                    reply(StatusCode::OK, self.put(&to.resource, object))
-                }
-                None => reply(StatusCode::NOT_FOUND, status(404, "NotFound")),
-            },
+            Method::PATCH => found(self.change(&to.resource, &key, |object| merge(object, &sent))),
             Method::DELETE => found(self.remove(&to.resource, &key)),
             _ => reply(StatusCode::METHOD_NOT_ALLOWED, status(405, "MethodNotAllowed")),
         }

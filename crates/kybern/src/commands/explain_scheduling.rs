@@ -82,7 +82,7 @@ fn table(decision: &Value) -> String {
             let parts = scores.map(|part| format!("{}={}×{}", text(&part["plugin"]), part["score"], part["weight"]));
             let why = parts.collect::<Vec<_>>().join(" ");
             let why = if why.is_empty() { "it is the only one that fits".to_owned() } else { why };
-            let _ = writeln!(out, "{name:<width$}  {:>5}  {why}", node["total"]);
+            let _ = writeln!(out, "{name:<width$}  {:>5}  {why}", node["total"].as_i64().unwrap_or(0));
         } else {
             let reasons = node["reasons"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");
             let _ = writeln!(out, "{name:<width$}  {:>5}  {}: {reasons}", "-", text(&node["plugin"]));

@@ -66,7 +66,9 @@ fn a_claim_is_made_of_its_template_once() {
     let told = events(&world.reconcile_after(&ResourceClaimController, key, failure));
     assert_eq!(told, ["FailedResourceClaimCreation: PodResourceClaim gpu: create ResourceClaim : exceeded quota"]);
     // It was made, and the pod does not know yet.
-    world.writers.resource_claims.upsert(claim("p-gpu-1", json!({}), for_pod));
+    let claim = claim("p-gpu-1", json!({}), for_pod);
+    assert_eq!(keys_of_claim(&claim, &world.snapshot), [key, "claim/default/p-gpu-1"]);
+    world.writers.resource_claims.upsert(claim);
     let plan = world.reconcile(&ResourceClaimController, key);
     let Some(Op::Patch { patch: Patch::Strategic(patch), .. }) = flat(&plan).first().copied() else {
         panic!("{plan:?}")
