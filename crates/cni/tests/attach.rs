@@ -249,3 +249,35 @@ fn pods_reach_each_other_the_node_and_the_outside() {
         })
         .unwrap();
 }
+
+/// A host that has heard an address long ago keeps sending to who had it then, for seconds.
+#[test]
+fn an_address_of_a_pod_that_has_gone_leads_to_its_next_holder_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let made: Vec<_> = ["host", "neighbour", "pod"].iter().filter_map(|name| TestNs::new(dir.path(), name)).collect();
+    let [host, neighbour, pod] = made.as_slice() else { return };
+    let subnets = vec!["10.244.0.0/29".parse().unwrap(), "fd00:10:244::/125".parse().unwrap()];
+    let data_dir = Some(dir.path().join("networks"));
+    let network = DefaultNetwork { subnets, data_dir, ..DefaultNetwork::default() };
+    let conf = dir.path().join("net.d");
+    assert!(network.write(&conf).unwrap());
+    let cni = Cni::load(&conf, &[], &dir.path().join("cache")).unwrap();
+    host.ns.run(|| cni.add(&container("neighbour", &neighbour.path)).map_err(io_error)).unwrap();
+    let (mut met, mut repeated) = (std::collections::BTreeSet::new(), 0);
+    for number in 0..20 {
+        let container = container(&format!("pod-{number}"), &pod.path);
+        let result = host.ns.run(|| cni.add(&container).map_err(io_error)).unwrap();
+        for address in result.container_ips() {
+            repeated += u32::from(!met.insert(address));
+            let listener = pod.ns.run(|| TcpListener::bind((address, 8080))).unwrap();
+            for (name, from) in [("node", &host.ns), ("neighbour", &neighbour.ns)] {
+                let wait = Duration::from_millis(900);
+                let connected = from.run(|| TcpStream::connect_timeout(&(address, 8080).into(), wait));
+                assert!(connected.is_ok(), "{name} to {address}, pod {number}: {connected:?}");
+            }
+            drop(listener);
+        }
+        host.ns.run(|| cni.del(&container).map_err(io_error)).unwrap();
+    }
+    assert!(repeated > 20, "{repeated} addresses had been another's");
+}

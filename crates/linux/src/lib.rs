@@ -1,6 +1,7 @@
 //! The Linux kernel's interfaces, and the only crate with `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod announce;
 pub mod capability;
 pub mod cgroup;
 pub mod conntrack;

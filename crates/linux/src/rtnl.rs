@@ -20,6 +20,7 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -290,15 +291,22 @@ impl Rtnl {
 
     /// Adds a permanent neighbour entry.
     pub fn replace_neighbour(&mut self, index: u32, address: IpAddr, mac: Mac) -> Result<()> {
-        let mut header = [0u8; 12];
-        header[0] = family(address);
-        header[4..8].copy_from_slice(&index.to_ne_bytes());
-        header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+        let header = neighbour_header(index, address, NUD_PERMANENT);
         let operation = format!("add neighbour {address}");
         self.0.request(&operation, RTM_NEWNEIGH, flags::CREATE | flags::REPLACE, &header, |b| {
             write_ip(b, NDA_DST, address);
             b.attr(NDA_LLADDR, &mac);
         })
+    }
+
+    /// Forgets who has an address, where somebody is known.
+    pub fn forget_neighbour(&mut self, index: u32, address: IpAddr) -> Result<()> {
+        let operation = format!("delete neighbour {address}");
+        let header = neighbour_header(index, address, 0);
+        match self.0.request(&operation, RTM_DELNEIGH, 0, &header, |b| write_ip(b, NDA_DST, address)) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The link with a name, or an error that says there is none.
@@ -320,6 +328,14 @@ fn link_header(family: u8, index: u32, up: Option<bool>) -> [u8; 16] {
 
 fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
+}
+
+fn neighbour_header(index: u32, address: IpAddr, state: u16) -> [u8; 12] {
+    let mut header = [0u8; 12];
+    header[0] = family(address);
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..10].copy_from_slice(&state.to_ne_bytes());
+    header
 }
 
 fn address_header(index: u32, address: IpNet) -> [u8; 8] {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 use ipnet::IpNet;
+use kybern_linux::announce::announce;
 use kybern_linux::netlink::NetlinkError;
 use kybern_linux::netns::NetNs;
 use kybern_linux::rtnl::{Link, LinkChange, Mac, Route, Rtnl};
@@ -148,6 +149,9 @@ fn add(call: &Call<'_>, input: &Input, raw: &Value) -> Result<Value, PluginError
             }
         }
     }
+    for ip in &result.ips {
+        announce_holder(&mut rtnl, bridge.index, ip.address.addr(), container.mac)?;
+    }
     if input.ip_masq {
         for ip in &result.ips {
             masquerade::ensure(&input.name, ip.address)?;
@@ -167,6 +171,15 @@ fn add(call: &Call<'_>, input: &Input, raw: &Value) -> Result<Value, PluginError
         },
     ];
     Ok(json!(result))
+}
+
+/// Who has talked to the address's last holder would go on sending there for up to eight seconds (`arp(7)`:
+/// `delay_first_probe_time` and three probes). Sent from the bridge and not from the container, whose port forwards only a
+/// moment later.
+fn announce_holder(rtnl: &mut Rtnl, bridge: u32, address: IpAddr, mac: Mac) -> Result<(), PluginError> {
+    rtnl.forget_neighbour(bridge, address)?;
+    let sent = announce(bridge, address, mac);
+    sent.map_err(|error| PluginError::new(code::IO_FAILURE, format!("cannot announce {address}: {error}")))
 }
 
 /// Makes the pair, one end in the container, the other a port of the bridge.
