@@ -112,7 +112,7 @@ async fn update(server: &Server, clients: &[Client]) -> Result<f64> {
 }
 
 /// A pod of about 4 KB, as it is stored.
-fn pod(number: u32) -> Value {
+pub(crate) fn pod(number: u32) -> Value {
     let container = |name: &str| {
         json!({
             "name": name, "image": format!("registry.example.com/team/{name}:v1.{}", number % 100),

@@ -3,12 +3,13 @@
 //!
 //! `kybern-bench apiserver KYBERN FOLDER` measures `kybern kube-apiserver` alone, `custom` its custom resources, `large` the
 //! same with 150,000 pods, `watches` with many who watch, `peers` beside nginx and upstream's server, `admission` what policies
-//! add to a write; `scheduler` the scheduler on fake nodes; `cluster` a whole one-node cluster.
+//! add to a write; `scheduler` the scheduler on fake nodes, `controllers` it and the controllers at their largest; `cluster` a whole one-node cluster.
 
 mod admission;
 mod apiserver;
 mod cluster;
 mod connection;
+mod controllers;
 mod custom;
 mod large;
 mod load;
@@ -48,8 +49,11 @@ async fn main() -> Result<()> {
         "peers" => peers::measure(&site).await?,
         "admission" => admission::measure(&site).await?,
         "scheduler" => scheduler::measure(&site).await?,
+        "controllers" => controllers::measure(&site).await?,
         "cluster" => cluster::measure(&site).await?,
-        other => bail!("no part {other:?}: apiserver, custom, large, watches, peers, admission, scheduler or cluster"),
+        other => bail!(
+            "no part {other:?}: apiserver, custom, large, watches, peers, admission, scheduler, controllers or cluster"
+        ),
     };
     print!("{report}");
     Ok(())

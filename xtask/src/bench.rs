@@ -8,7 +8,8 @@ use crate::network::Network;
 use crate::packages;
 use crate::process::{release_binary, run, run_command};
 
-const PARTS: &[&str] = &["apiserver", "custom", "large", "watches", "peers", "admission", "scheduler", "cluster"];
+const PARTS: &[&str] =
+    &["apiserver", "custom", "large", "watches", "peers", "admission", "scheduler", "controllers", "cluster"];
 
 pub(crate) fn run_parts(parts: &[String]) -> Result<()> {
     if let Some(unknown) = parts.iter().find(|p| !PARTS.contains(&p.as_str())) {

@@ -8,6 +8,7 @@ use kybern_api::meta::v1::MicroTime;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::events::{EventRecorder, ObjectRef};
 use crate::{Client, ClientError, Informer, ListOptions, Store};
 
 /// Which lease, and upstream's three durations.
@@ -60,24 +61,52 @@ impl LeaderElector {
         Self { client, config }
     }
 
-    /// Waits to become leader, then runs `work` for as long as the lease is held. `None`: the lease was lost, `work` was
-    /// dropped.
-    pub async fn lead<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let store = Informer::<Lease>::new(
-            self.client.clone(),
-            ListOptions::fields(format!("metadata.name={}", self.config.name)),
-        )
-        .in_namespace(&self.config.namespace)
-        .spawn();
-        let lease = self.acquire(&store).await;
+    /// Waits to become leader, then runs `work` for as long as the lease is held and nobody asks for `shutdown`. Whoever
+    /// leaves on his own account gives the lease up, so that the next candidate need not wait for its end.
+    pub async fn lead(&self, work: impl Future<Output = ()>, shutdown: impl Future<Output = ()>) {
+        let options = ListOptions::fields(format!("metadata.name={}", self.config.name));
+        let informer = Informer::<Lease>::new(self.client.clone(), options).in_namespace(&self.config.namespace);
+        let store = informer.spawn();
+        tokio::pin!(shutdown);
+        let lease = tokio::select! {
+            lease = self.acquire(&store) => lease,
+            () = &mut shutdown => return,
+        };
         info!(lease = self.config.name, identity = self.config.identity, "became leader");
-        tokio::select! {
-            result = work => Some(result),
-            () = self.hold(lease) => {
-                warn!(lease = self.config.name, "leader election lost");
-                None
-            }
+        let (events, of_lease) =
+            (EventRecorder::new(self.client.clone(), &self.config.name, ""), ObjectRef::of(&lease));
+        let tell = |what| events.normal(&of_lease, "LeaderElection", format!("{} {what}", self.config.identity));
+        tell("became leader");
+        let lost = tokio::select! {
+            () = work => false,
+            () = self.hold(lease) => true,
+            () = shutdown => false,
+        };
+        // From here on nobody works.
+        if lost {
+            warn!(lease = self.config.name, "leader election lost");
+        } else if !matches!(tokio::time::timeout(self.config.retry_period, self.release()).await, Ok(Ok(()))) {
+            warn!(lease = self.config.name, "cannot give the lease up: the next leader waits for its end");
         }
+        tell("stopped leading");
+    }
+
+    /// Leaves the lease without a holder, if it is still this candidate's.
+    async fn release(&self) -> Result<(), ClientError> {
+        let mut lease = self.client.get::<Lease>(&self.config.namespace, &self.config.name).await?;
+        if holder(&lease) != self.config.identity {
+            return Ok(());
+        }
+        let now = Some(MicroTime(self.client.clock().now()));
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(String::new()),
+            lease_duration_seconds: Some(1),
+            acquire_time: now.clone(),
+            renew_time: now,
+            lease_transitions: lease.spec.and_then(|spec| spec.lease_transitions),
+            ..LeaseSpec::default()
+        });
+        self.client.update(&lease).await.map(drop)
     }
 
     async fn acquire(&self, store: &Store<Lease>) -> Lease {

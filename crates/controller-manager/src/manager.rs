@@ -226,17 +226,12 @@ fn canonical(name: &str) -> Cow<'_, str> {
 /// Runs the controllers until `shutdown` resolves, or until the lease is lost.
 pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = ()>) {
     let work = work(&config, &client);
-    let led = async {
-        match &config.lease {
-            Some(lease) => {
-                LeaderElector::new(client.clone(), lease.clone()).lead(work).await;
-            }
-            None => work.await,
-        }
-    };
-    tokio::select! {
-        () = led => {}
-        () = shutdown => {}
+    match &config.lease {
+        Some(lease) => LeaderElector::new(client.clone(), lease.clone()).lead(work, shutdown).await,
+        None => tokio::select! {
+            () = work => {}
+            () = shutdown => {}
+        },
     }
 }
 

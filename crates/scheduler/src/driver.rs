@@ -38,15 +38,12 @@ const BATCH: usize = 32;
 pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = ()>) {
     let lease = config.lease.clone();
     let work = Driver::work(config, client.clone());
-    let led = async {
-        match lease {
-            Some(lease) => drop(LeaderElector::new(client, lease).lead(work).await),
-            None => work.await,
-        }
-    };
-    tokio::select! {
-        () = shutdown => {}
-        () = led => {}
+    match lease {
+        Some(lease) => LeaderElector::new(client, lease).lead(work, shutdown).await,
+        None => tokio::select! {
+            () = work => {}
+            () = shutdown => {}
+        },
     }
 }
 
