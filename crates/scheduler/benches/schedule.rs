@@ -172,7 +172,9 @@ impl Run {
                         self.core.remove_pod(&victim.uid, self.now);
                     }
                 }
-                Decision::Prepare { .. } => unreachable!("there are no volumes"),
+                Decision::Prepare { .. } | Decision::Ask { .. } | Decision::Failed { .. } => {
+                    unreachable!("there are no volumes and no extenders")
+                }
             }
             took.push(start.elapsed());
         }

@@ -9,6 +9,7 @@ use kybern_client::LeaseConfig;
 use crate::arguments::Arguments;
 use crate::chain::Chain;
 use crate::explain::Explanations;
+use crate::extender::Extenders;
 use crate::metrics::Metrics;
 use crate::pod::PodInfo;
 
@@ -31,6 +32,7 @@ pub struct Profiles {
     pub list: Vec<Profile>,
     pub initial_backoff: Duration,
     pub max_backoff: Duration,
+    pub extenders: Extenders,
 }
 
 /// A scheduler that pods may ask for by name.
@@ -73,6 +75,7 @@ impl Default for Profiles {
             list: vec![Profile::default()],
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(10),
+            extenders: Extenders::default(),
         }
     }
 }
@@ -105,15 +108,13 @@ impl Config {
             return Err(ConfigError::Kind { api_version: api_version.to_owned(), kind: kind.to_owned() });
         }
         let mut profiles = Profiles::default();
-        if file["extenders"].as_array().is_some_and(|listed| !listed.is_empty()) {
-            let cure = "extenders are not called; leave them out";
-            return Err(ConfigError::Unsupported { path: "extenders".to_owned(), cure });
-        }
+        let (extenders, ignored) = Extenders::of(&file["extenders"])?;
+        profiles.extenders = extenders;
         let percentage = percentage(file, "")?.unwrap_or(0);
         if let Some(listed) = file["profiles"].as_array().filter(|listed| !listed.is_empty()) {
             profiles.list.clear();
             for (n, read) in listed.iter().enumerate() {
-                let profile = profile(read, n, listed.len() == 1, percentage)?;
+                let profile = profile(read, n, listed.len() == 1, percentage, &ignored)?;
                 if let Some(before) = profiles.list.iter().position(|other| other.name == profile.name) {
                     let path = format!("profiles[{n}].schedulerName");
                     return Err(ConfigError::Duplicate { path, value: format!("profiles[{before}].schedulerName") });
@@ -121,7 +122,7 @@ impl Config {
                 profiles.list.push(profile);
             }
         } else {
-            profiles.list[0].percentage_of_nodes_to_score = percentage;
+            profiles.list = vec![profile(&Value::Null, 0, true, percentage, &ignored)?];
         }
         let seconds = |name| number(file, name, 1..=86_400, "must be greater than 0");
         if let Some(n) = seconds("podInitialBackoffSeconds")? {
@@ -149,14 +150,23 @@ impl Config {
     }
 }
 
-fn profile(read: &Value, n: usize, is_only: bool, percentage_of_all: u32) -> Result<Profile, ConfigError> {
+fn profile(
+    read: &Value,
+    n: usize,
+    is_only: bool,
+    percentage_of_all: u32,
+    ignored: &[String],
+) -> Result<Profile, ConfigError> {
     let at = |field: &str| format!("profiles[{n}].{field}");
     let name = match read["schedulerName"].as_str() {
         Some(name) if !name.is_empty() => name,
         None if is_only => DEFAULT_NAME,
         _ => return Err(ConfigError::Required { path: at("schedulerName") }),
     };
-    let arguments = Arguments::of(&read["pluginConfig"], &at("pluginConfig"))?;
+    let mut arguments = Arguments::of(&read["pluginConfig"], &at("pluginConfig"))?;
+    if !ignored.is_empty() {
+        arguments.fit.ignored = ignored.to_vec();
+    }
     Ok(Profile {
         name: name.into(),
         percentage_of_nodes_to_score: percentage(read, &at(""))?.unwrap_or(percentage_of_all),
@@ -266,7 +276,6 @@ mod tests {
             json!({"podMaxBackoffSeconds": 1, "podInitialBackoffSeconds": 5}),
             "podMaxBackoffSeconds: Invalid value: 1: must be greater than or equal to podInitialBackoffSeconds",
         );
-        check(json!({"extenders": [{}]}), "extenders: not supported: extenders are not called; leave them out");
         check(json!({"profiles": [{"schedulerName": "a"}, {}]}), "profiles[1].schedulerName: Required value");
         check(
             json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]}),

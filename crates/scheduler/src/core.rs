@@ -1,16 +1,21 @@
 //! The scheduler as a state machine: what is known goes in, decisions come out. Pure; the driver watches and acts.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+mod asking;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_apimachinery::object;
 
+use asking::Asking;
+
 use crate::cache::Cluster;
 use crate::config::{Profile, Profiles};
 use crate::cycle::{self, Position};
 use crate::explain::Trace;
-use crate::framework::{ApiCall, Filter, Nomination, Permission, Reason, Remedy};
+use crate::extender::{Bits, Question, REJECTED};
+use crate::framework::{ApiCall, Diagnosis, Filter, Nomination, Permission, Reason, Remedy};
 use crate::node::Node;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
@@ -25,12 +30,29 @@ const BUSY: usize = 100;
 /// What came of a cycle.
 #[derive(Debug)]
 pub enum Decision {
-    /// Make these calls, in this order, then tell [`Core::bound`].
-    Bind { pod: Arc<PodInfo>, node: Box<str>, calls: Vec<ApiCall> },
+    /// Make these calls, in this order, and then the one that binds, or have the extender bind; then tell [`Core::bound`].
+    Bind { pod: Arc<PodInfo>, node: Box<str>, calls: Vec<ApiCall>, bind: Option<ApiCall>, binder: Option<usize> },
+    /// Ask those of the extenders that are interested, then tell [`Core::answered`].
+    Ask { pod: Arc<PodInfo>, interested: Bits, question: Question },
     /// Make these calls, then tell [`Core::prepared`]; others must act before the pod can be bound.
     Prepare { pod: Arc<PodInfo>, calls: Vec<ApiCall> },
     /// No node takes it now. Delete the victims, then tell [`Core::preempted`].
     Unschedulable { pod: Arc<PodInfo>, message: String, remedy: Remedy },
+    /// Something went wrong; it is tried again.
+    Failed { pod: Arc<PodInfo>, message: String },
+}
+
+impl Decision {
+    /// Whom it is about.
+    pub fn pod(&self) -> &Arc<PodInfo> {
+        match self {
+            Self::Bind { pod, .. }
+            | Self::Ask { pod, .. }
+            | Self::Prepare { pod, .. }
+            | Self::Unschedulable { pod, .. }
+            | Self::Failed { pod, .. } => pod,
+        }
+    }
 }
 
 pub struct Core {
@@ -42,6 +64,7 @@ pub struct Core {
     waiting: BTreeMap<Box<str>, Waiting>,
     /// Decisions that came of something else than a cycle.
     decided: VecDeque<Decision>,
+    asking: Asking,
     explains: bool,
     /// Of the last cycle.
     trace: Option<Trace>,
@@ -66,6 +89,7 @@ impl Core {
             position: Position::default(),
             waiting: BTreeMap::new(),
             decided: VecDeque::new(),
+            asking: Asking::default(),
             explains: false,
             trace: None,
         }
@@ -99,7 +123,8 @@ impl Core {
         {
             let (profiles, cluster) = (&self.profiles, &self.cluster);
             self.queue.move_on(now, |pod, rejected_by| {
-                concerned(profiles, pod, rejected_by).all(|plugin| plugin.may_fit_on(pod, info, cluster))
+                rejected_by & REJECTED != 0
+                    || concerned(profiles, pod, rejected_by).all(|plugin| plugin.may_fit_on(pod, info, cluster))
                     || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_after(pod, old, Some(&node)))
             });
         }
@@ -109,7 +134,8 @@ impl Core {
         let Some(old) = self.cluster.remove_node(name) else { return };
         let profiles = &self.profiles;
         self.queue.move_on(now, |pod, rejected_by| {
-            concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_after(pod, Some(&old), None))
+            rejected_by & REJECTED != 0
+                || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_after(pod, Some(&old), None))
         });
     }
 
@@ -117,7 +143,9 @@ impl Core {
     pub fn set_pod(&mut self, pod: Arc<PodInfo>, now: Duration) {
         if pod.is_bound() {
             self.queue.remove(&pod.uid);
-            self.waiting.remove(&pod.uid);
+            if self.waiting.remove(&pod.uid).is_some() {
+                self.asking.release(&pod.uid);
+            }
             match self.cluster.set_bound(pod.clone()) {
                 None => self.one_came(&pod, now),
                 Some(old)
@@ -159,6 +187,7 @@ impl Core {
         self.queue.remove(uid);
         self.end_nomination(uid, now);
         if let Some(waiting) = self.waiting.remove(uid) {
+            self.asking.release(uid);
             self.unreserve(&waiting.pod, &waiting.node);
         }
         if let Some(gone) = self.cluster.remove_pod(uid) {
@@ -176,23 +205,26 @@ impl Core {
     fn room_was_made(&mut self, gone: &PodInfo, now: Duration) {
         let profiles = &self.profiles;
         self.queue.move_on(now, |pod, rejected_by| {
-            rejected_by == 0 || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_without(pod, gone))
+            rejected_by == 0
+                || rejected_by & REJECTED != 0
+                || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_without(pod, gone))
         });
     }
 
     fn one_came(&mut self, new: &PodInfo, now: Duration) {
-        let heeding = self.filters_that(|plugin| plugin.heeds_arrivals());
+        let heeding = self.filters_that(|plugin| plugin.heeds_arrivals()) | REJECTED;
         if self.queue.waits_for_any(heeding) {
             let (profiles, cluster) = (&self.profiles, &self.cluster);
             self.queue.move_on(now, |pod, rejected_by| {
-                concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_with(pod, new, cluster))
+                rejected_by & REJECTED != 0
+                    || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_with(pod, new, cluster))
             });
         }
     }
 
     /// Something of storage has come, changed or gone: these claims by their keys, or whatever it may be.
     pub fn storage_changed(&mut self, claims: Option<&HashSet<String>>, now: Duration) {
-        let reading = self.filters_that(|plugin| plugin.reads_storage());
+        let reading = self.filters_that(|plugin| plugin.reads_storage()) | REJECTED;
         if self.queue.waits_for_any(reading) {
             let concerns = |pod: &PodInfo| {
                 claims.is_none_or(|changed| {
@@ -203,7 +235,8 @@ impl Core {
             };
             let profiles = &self.profiles;
             self.queue.move_on(now, |pod, rejected_by| {
-                concerns(pod) && concerned(profiles, pod, rejected_by).any(|plugin| plugin.reads_storage())
+                rejected_by & REJECTED != 0
+                    || concerns(pod) && concerned(profiles, pod, rejected_by).any(|plugin| plugin.reads_storage())
             });
         }
     }
@@ -241,7 +274,10 @@ impl Core {
     }
 
     pub fn has_work(&self) -> bool {
-        self.queue.has_active() || !self.decided.is_empty()
+        self.queue.has_active()
+            || !self.decided.is_empty()
+            || self.asking.has_answers()
+            || (self.asking.is_freed() && self.queue.has_parked())
     }
 
     /// Schedules the pod that goes first.
@@ -251,27 +287,65 @@ impl Core {
                 return Some(decision);
             }
             self.trace = None;
-            let pod = self.queue.pop()?;
-            self.cluster.refresh_order();
-            let Profile { chain, percentage_of_nodes_to_score: percentage, .. } = self.profiles.of(&pod);
-            let is_calm = self.explains && self.queue.active() < BUSY;
-            self.trace = is_calm.then(Trace::default);
-            let (position, trace) = (&mut self.position, self.trace.as_mut());
-            match cycle::schedule(chain, &pod, &self.cluster, *percentage, position, trace) {
-                Ok(index) => {
-                    if let Some(decision) = self.commit(pod, index, now) {
-                        return Some(decision);
-                    }
+            let decision = match self.asking.has_answers() {
+                true => self.take_answer(now),
+                false => {
+                    let pod = self.next_pod()?;
+                    self.attempt(pod, now)
                 }
-                Err(mut diagnosis) => {
-                    let remedy = *std::mem::take(&mut diagnosis.remedy);
-                    let message = cycle::message(&diagnosis, &remedy.message);
-                    self.queue.unschedulable(&pod.uid, diagnosis.plugins, now);
-                    let remedy = self.begin(&pod, remedy, now);
-                    return Some(Decision::Unschedulable { pod, message, remedy });
-                }
+            };
+            if decision.is_some() {
+                return decision;
             }
         }
+    }
+
+    /// The pod that goes first of those for which extenders have room.
+    fn next_pod(&mut self) -> Option<Arc<PodInfo>> {
+        let asking = &mut self.asking;
+        if asking.is_freed() {
+            if let Some(pod) = self.queue.pop_parked(|bits| asking.has_room(bits)) {
+                return Some(pod);
+            }
+            asking.looked_at_parked();
+        }
+        loop {
+            let pod = self.queue.pop()?;
+            let interested = self.profiles.extenders.interested(&pod);
+            if interested == 0 || self.asking.has_room(interested) {
+                return Some(pod);
+            }
+            self.queue.park(&pod.uid, interested);
+        }
+    }
+
+    fn attempt(&mut self, pod: Arc<PodInfo>, now: Duration) -> Option<Decision> {
+        self.cluster.refresh_order();
+        let is_calm = self.explains && self.queue.active() < BUSY;
+        self.trace = is_calm.then(Trace::default);
+        let interested = self.profiles.extenders.interested(&pod);
+        if interested != 0 {
+            return self.attempt_with(pod, interested, true, now);
+        }
+        let Profile { chain, percentage_of_nodes_to_score: percentage, .. } = self.profiles.of(&pod);
+        let (position, trace) = (&mut self.position, self.trace.as_mut());
+        match cycle::schedule(chain, &pod, &self.cluster, *percentage, position, trace) {
+            Ok(index) => self.commit(pod, index, now),
+            Err(diagnosis) => Some(self.conclude(pod, diagnosis, now)),
+        }
+    }
+
+    /// No node takes the pod: it waits, unless extenders are to be asked first what can be done about it.
+    fn conclude(&mut self, pod: Arc<PodInfo>, mut diagnosis: Diagnosis, now: Duration) -> Decision {
+        let remedy = *std::mem::take(&mut diagnosis.remedy);
+        if !remedy.candidates.is_empty() {
+            return self.ask_for_victims(pod, diagnosis, remedy, 0, now);
+        }
+        self.asking.release(&pod.uid);
+        let message = cycle::message(&diagnosis, &remedy.message);
+        self.queue.unschedulable(&pod.uid, diagnosis.plugins, now);
+        let remedy = self.begin(&pod, remedy, now);
+        Decision::Unschedulable { pod, message, remedy }
     }
 
     /// Counts with what the remedy is going to change.
@@ -328,6 +402,7 @@ impl Core {
             Ok(())
         };
         if let Err(reason) = permit() {
+            self.asking.release(&pod.uid);
             self.unreserve(&pod, &node);
             self.queue.failed(&pod.uid, now);
             return Some(Decision::Unschedulable { pod, message: reason.into_owned(), remedy: Remedy::default() });
@@ -351,7 +426,7 @@ impl Core {
     fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, now: Duration) -> Decision {
         let cluster = &self.cluster;
         let chain = &self.profiles.of(&pod).chain;
-        let mut calls: Vec<ApiCall> =
+        let calls: Vec<ApiCall> =
             chain.pre_bind.iter().flat_map(|plugin| plugin.pre_bind(&pod, &node, cluster)).collect();
         if chain.pre_bind.iter().any(|plugin| plugin.waits(&pod, cluster)) {
             // It counts on its node as one that is nominated to it.
@@ -360,10 +435,15 @@ impl Core {
             self.cluster.nominate(pod.clone(), &node);
             let reading = self.filters_that(|plugin| plugin.reads_storage());
             self.queue.unschedulable(&pod.uid, reading, now);
+            self.asking.release(&pod.uid);
             return Decision::Prepare { pod, calls };
         }
-        calls.extend(chain.bind.iter().find_map(|plugin| plugin.bind(&pod, &node)));
-        Decision::Bind { pod, node, calls }
+        let bind = chain.bind.iter().find_map(|plugin| plugin.bind(&pod, &node));
+        let extenders = &self.profiles.extenders;
+        let binder = extenders.among(extenders.interested(&pod)).find(|(_, extender)| extender.binds());
+        let binder = binder.map(|(extender, _)| extender);
+        self.asking.keep_only(&pod.uid, binder.map_or(0, |extender| 1 << extender));
+        Decision::Bind { pod, node, calls, bind, binder }
     }
 
     /// Tells how the calls of a [`Decision::Prepare`] ended.
@@ -394,6 +474,7 @@ impl Core {
     /// A pod that was held is not to be bound: it gives its node back and is tried again.
     pub fn reject(&mut self, uid: &str, reason: String, now: Duration) {
         let Some(Waiting { pod, node, .. }) = self.waiting.remove(uid) else { return };
+        self.asking.release(uid);
         self.unreserve(&pod, &node);
         if self.cluster.forget(uid) {
             self.room_was_made(&pod, now);
@@ -404,6 +485,7 @@ impl Core {
 
     /// Tells how the calls of a [`Decision::Bind`] ended.
     pub fn bound(&mut self, pod: &PodInfo, node: &str, succeeded: bool, now: Duration) {
+        self.asking.release(&pod.uid);
         if succeeded {
             self.queue.remove(&pod.uid);
             return;

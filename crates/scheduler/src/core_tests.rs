@@ -19,6 +19,8 @@ fn next(core: &mut Core, now: Duration) -> String {
         None => "nothing".to_owned(),
         Some(Decision::Bind { pod, node, .. }) => format!("{}@{node}", pod.name),
         Some(Decision::Prepare { pod, .. }) => format!("{} is prepared", pod.name),
+        Some(Decision::Ask { pod, .. }) => format!("{} is asked about", pod.name),
+        Some(Decision::Failed { pod, message }) => format!("{}: {message}", pod.name),
         Some(Decision::Unschedulable { pod, remedy, .. }) if !remedy.victims.is_empty() => {
             let victims: Vec<&str> = remedy.victims.iter().map(|victim| &*victim.name).collect();
             format!("{} instead of {}", pod.name, victims.join(" "))

@@ -44,20 +44,19 @@ pub fn schedule(
     mut trace: Option<&mut Trace>,
 ) -> Result<usize, Diagnosis> {
     let mut filters = Filters::new(pod, cluster);
-    position.cycles = position.cycles.wrapping_add(1);
-    match find_feasible(chain, &mut filters, percentage, position, trace.as_deref_mut()) {
-        Ok(feasible) => match feasible.as_slice() {
-            [only] => Ok(*only),
-            _ => Ok(best(chain, pod, cluster, &feasible, position.cycles, trace)),
-        },
-        Err(mut diagnosis) => {
-            // Without nodes there is nothing to try, upstream's way.
-            if !cluster.is_empty() {
-                diagnosis.remedy = Box::new(remedy(chain, &mut filters, &diagnosis));
-            }
-            Err(diagnosis)
-        }
+    match search(chain, &mut filters, percentage, position, true, trace.as_deref_mut()) {
+        Found { feasible, diagnosis, .. } if feasible.is_empty() => Err(with_remedy(chain, &mut filters, diagnosis)),
+        Found { feasible, .. } => Ok(best(chain, pod, cluster, &feasible, &[], position, trace)),
     }
+}
+
+/// Has plugins say what can be done so that a pod may fit later.
+pub fn with_remedy(chain: &Chain, filters: &mut Filters<'_>, mut diagnosis: Diagnosis) -> Diagnosis {
+    // Without nodes there is nothing to try, upstream's way.
+    if !filters.cluster.is_empty() {
+        diagnosis.remedy = Box::new(remedy(chain, filters, &diagnosis));
+    }
+    diagnosis
 }
 
 /// Asks what can be done, until one plugin does something.
@@ -69,46 +68,97 @@ fn remedy(chain: &Chain, filters: &mut Filters<'_>, diagnosis: &Diagnosis) -> Re
         calls.append(&mut remedy.calls);
         messages.extend(Some(std::mem::take(&mut remedy.message)).filter(|text| !text.is_empty()));
         if matches!(remedy.nomination, Nomination::Node(_)) {
+            // What others could not do is not told once something is done.
+            messages.clear();
+            break;
+        }
+        if !remedy.candidates.is_empty() {
             break;
         }
     }
     Remedy { message: messages.join(", "), calls, ..remedy }
 }
 
-fn find_feasible<'a>(
-    chain: &'a Chain,
-    filters: &mut Filters<'a>,
-    percentage: u32,
-    position: &mut Position,
-    mut trace: Option<&mut Trace>,
-) -> Result<Vec<usize>, Diagnosis> {
-    let (pod, cluster) = (filters.pod, filters.cluster);
-    let mut diagnosis = Diagnosis { nodes: cluster.len(), ..Diagnosis::default() };
-    let mut only: Option<BTreeSet<String>> = None;
-    let mut choosers = Vec::new();
+/// The nodes to which plugins confine a pod, and the plugins that do.
+#[derive(Default)]
+struct Choice {
+    only: Option<BTreeSet<String>>,
+    choosers: Vec<(usize, &'static str)>,
+}
+
+/// Has plugins compute their filters; an error is the bit and the reason of one that takes no node at all.
+fn prepare<'a>(chain: &'a Chain, filters: &mut Filters<'a>) -> Result<Choice, (usize, Reason)> {
+    let mut choice = Choice::default();
     for (bit, plugin) in chain.filter.iter().enumerate() {
-        match plugin.pre_filter(pod, cluster) {
+        match plugin.pre_filter(filters.pod, filters.cluster) {
             PreFilter::Skip => {}
             PreFilter::Filter(filter) => filters.push(bit, filter),
             PreFilter::Only(names, filter) => {
                 filters.push(bit, filter);
-                choosers.push((bit, plugin.name()));
-                only = Some(only.map_or_else(|| names.clone(), |before| &before & &names));
+                choice.choosers.push((bit, plugin.name()));
+                choice.only = Some(choice.only.map_or_else(|| names.clone(), |before| &before & &names));
             }
-            PreFilter::Reject(reason) => {
-                diagnosis.rejected = Some(reason);
-                diagnosis.plugins = 1 << bit;
-                return Err(diagnosis);
-            }
+            PreFilter::Reject(reason) => return Err((bit, reason)),
         }
     }
-    if let Some(nominated) = cluster.nomination(&pod.uid).and_then(|name| cluster.index_of(name))
+    Ok(choice)
+}
+
+/// Those of some nodes that take a pod now.
+pub fn still_feasible<'a>(chain: &'a Chain, filters: &mut Filters<'a>, nodes: &[usize]) -> Vec<usize> {
+    let Ok(Choice { only, .. }) = prepare(chain, filters) else { return Vec::new() };
+    let cluster = filters.cluster;
+    let mut fits = |index: &&usize| {
+        let info = cluster.node_at(**index);
+        only.as_ref().is_none_or(|names| names.contains(&*info.node.name)) && filters.rejection(info).is_none()
+    };
+    nodes.iter().filter(|index| fits(index)).copied().collect()
+}
+
+/// As [`with_remedy`], some time after the search; `None` where a plugin meanwhile takes no node at all.
+pub fn reconsider<'a>(chain: &'a Chain, filters: &mut Filters<'a>, diagnosis: Diagnosis) -> Option<Diagnosis> {
+    prepare(chain, filters).ok()?;
+    Some(with_remedy(chain, filters, diagnosis))
+}
+
+/// The nodes that take a pod, and why others do not.
+#[derive(Debug)]
+pub struct Found {
+    pub feasible: Vec<usize>,
+    /// It is the one that the pod is nominated to.
+    pub is_nominated: bool,
+    pub diagnosis: Diagnosis,
+}
+
+/// Looks for nodes that take a pod until there are enough. With `heeds_nomination` the node that it is nominated to is tried
+/// first, and is all there is if it fits.
+pub fn search<'a>(
+    chain: &'a Chain,
+    filters: &mut Filters<'a>,
+    percentage: u32,
+    position: &mut Position,
+    heeds_nomination: bool,
+    mut trace: Option<&mut Trace>,
+) -> Found {
+    let (pod, cluster) = (filters.pod, filters.cluster);
+    position.cycles = position.cycles.wrapping_add(1);
+    let mut diagnosis = Diagnosis { nodes: cluster.len(), ..Diagnosis::default() };
+    let Choice { only, choosers } = match prepare(chain, filters) {
+        Ok(choice) => choice,
+        Err((bit, reason)) => {
+            diagnosis.rejected = Some(reason);
+            diagnosis.plugins = 1 << bit;
+            return Found { feasible: Vec::new(), is_nominated: false, diagnosis };
+        }
+    };
+    if heeds_nomination
+        && let Some(nominated) = cluster.nomination(&pod.uid).and_then(|name| cluster.index_of(name))
         && filters.rejection(cluster.node_at(nominated)).is_none()
     {
         if let Some(trace) = trace {
             trace.fits(&cluster.node_at(nominated).node);
         }
-        return Ok(vec![nominated]);
+        return Found { feasible: vec![nominated], is_nominated: true, diagnosis };
     }
     let mut feasible = Vec::new();
     let mut visit = |index: usize, diagnosis: &mut Diagnosis| {
@@ -160,7 +210,7 @@ fn find_feasible<'a>(
         }
         position.start = (position.start + looked_at).checked_rem(order.len()).unwrap_or(0);
     }
-    if feasible.is_empty() { Err(diagnosis) } else { Ok(feasible) }
+    Found { feasible, is_nominated: false, diagnosis }
 }
 
 fn reject(diagnosis: &mut Diagnosis, bit: usize, reasons: Vec<Reason>) {
@@ -171,15 +221,20 @@ fn reject(diagnosis: &mut Diagnosis, bit: usize, reasons: Vec<Reason>) {
     }
 }
 
-/// The node with the highest weighted sum of scores; nodes with the same take turns.
-fn best(
+/// The node with the highest weighted sum of scores; nodes with the same take turns. `more` is added to their scores, in
+/// their order.
+pub fn best(
     chain: &Chain,
     pod: &PodInfo,
     cluster: &Cluster,
     feasible: &[usize],
-    turn: usize,
+    more: &[i64],
+    position: &Position,
     mut trace: Option<&mut Trace>,
 ) -> usize {
+    if let [only] = feasible {
+        return *only;
+    }
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|index| cluster.node_at(*index)).collect();
     let mut totals = vec![0; nodes.len()];
     let mut scores = Vec::with_capacity(nodes.len());
@@ -195,9 +250,15 @@ fn best(
             *total += score * weight;
         }
     }
+    if let Some(trace) = trace.filter(|_| !more.is_empty()) {
+        trace.scores("Extender", 1, more);
+    }
+    for (total, more) in totals.iter_mut().zip(more) {
+        *total = i64::saturating_add(*total, *more);
+    }
     let max = totals.iter().copied().max().unwrap_or(0);
     let tied = totals.iter().filter(|total| **total == max).count().max(1);
-    let winner = totals.iter().enumerate().filter(|(_, total)| **total == max).nth(turn % tied);
+    let winner = totals.iter().enumerate().filter(|(_, total)| **total == max).nth(position.cycles % tied);
     winner.map_or(feasible[0], |(at, _)| feasible[at])
 }
 

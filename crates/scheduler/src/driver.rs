@@ -21,6 +21,8 @@ use tracing::{debug, info, warn};
 use crate::config::{Config, Profile};
 use crate::core::{Core, Decision};
 use crate::explain::Explanations;
+use crate::extender::Answer;
+use crate::extender::asker::Asker;
 use crate::framework::{ApiCall, Nomination, Remedy, Verb};
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -55,6 +57,11 @@ struct Driver {
     /// By the profile's name, under which they are written.
     events: HashMap<Box<str>, EventRecorder>,
     calls: JoinSet<Finished>,
+    asker: Arc<Asker>,
+    /// What extenders are asked, and what they bind: a few places each, which [`Core`] gives.
+    asks: JoinSet<Finished>,
+    /// When the tries began of the pods that are asked about, by uid.
+    asked: HashMap<Box<str>, Instant>,
     epoch: Instant,
 }
 
@@ -63,7 +70,7 @@ enum Finished {
     Bound {
         pod: Arc<PodInfo>,
         node: Box<str>,
-        result: Result<(), ClientError>,
+        result: Result<(), BindError>,
         /// When it was decided, how often it was tried, and since when it waited.
         started: Instant,
         tries: Option<(u32, Duration)>,
@@ -78,7 +85,17 @@ enum Finished {
         node: Box<str>,
         victims: Vec<(Arc<PodInfo>, Result<(), ClientError>)>,
     },
+    Answered {
+        uid: Box<str>,
+        answer: Answer,
+    },
     Reported,
+}
+
+/// Why a pod is not bound.
+enum BindError {
+    Api(ClientError),
+    Extender(String),
 }
 
 /// What decisions depend on.
@@ -101,6 +118,7 @@ impl Driver {
         let nodes = Informer::<Node>::of(client.clone(), &ApiNode::gvr(), ListOptions::default()).spawn();
         let pods = Informer::<PodInfo>::of(client.clone(), &Pod::gvr(), active).spawn();
         let stores = Stores::watch(&client).await;
+        let asker = Asker::new(client.clone(), config.profiles.extenders.clone()).await;
         let mut watches = Watches {
             nodes: nodes.subscribe(),
             pods: pods.subscribe(),
@@ -125,6 +143,9 @@ impl Driver {
             explanations: config.explanations,
             client,
             calls: JoinSet::new(),
+            asker: Arc::new(asker),
+            asks: JoinSet::new(),
+            asked: HashMap::new(),
             epoch: Instant::now(),
         };
         driver.core.explain();
@@ -153,6 +174,7 @@ impl Driver {
             changes = watches.resource_claims.changed() => self.resource_claims_changed(&changes),
             _ = watches.slices.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             Some(finished) = self.calls.join_next() => self.finished(finished),
+            Some(finished) = self.asks.join_next() => self.finished(finished),
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             () = std::future::ready(()), if can_work => {}
         }
@@ -176,7 +198,7 @@ impl Driver {
     /// Writes an event about a pod, under the name of the scheduler of one that waits.
     fn event(&self, by: &PodInfo, about: &PodInfo, kind: EventType, reason: &str, message: String) {
         if let Some(events) = self.events.get(&by.wants().scheduler) {
-            events.event(&reference(about), kind, reason, message);
+            events.event(&reference(about), kind, reason, note(message));
         }
     }
 
@@ -258,15 +280,36 @@ impl Driver {
         }
     }
 
-    fn carry_out(&mut self, decision: Decision, started: Instant) {
+    /// `started` is when the cycle began that led to it.
+    fn carry_out(&mut self, decision: Decision, mut started: Instant) {
         let client = self.client.clone();
+        if let Decision::Ask { pod, interested, question } = decision {
+            self.asked.entry(pod.uid.clone()).or_insert(started);
+            let asker = self.asker.clone();
+            self.asks.spawn(async move {
+                let answer = asker.ask(&pod, interested, question).await;
+                Finished::Answered { uid: pod.uid.clone(), answer }
+            });
+            return;
+        }
+        if !self.asked.is_empty() {
+            started = self.asked.remove(&decision.pod().uid).unwrap_or(started);
+        }
         match decision {
-            Decision::Bind { pod, node, calls } => {
+            Decision::Ask { .. } => {}
+            Decision::Bind { pod, node, calls, bind, binder } => {
                 let tries = self.core.queue().tries(&pod.uid);
-                self.calls.spawn(async move {
-                    let result = make(&client, calls).await;
+                let asker = self.asker.clone();
+                let calls_of = if binder.is_some() { &mut self.asks } else { &mut self.calls };
+                calls_of.spawn(async move {
+                    let result = bind_pod(&client, &asker, &pod, &node, calls, bind, binder).await;
                     Finished::Bound { pod, node, result, started, tries }
                 });
+            }
+            Decision::Failed { pod, message } => {
+                self.metrics.attempted(&pod.wants().scheduler, "error", started.elapsed());
+                warn!(pod = %pod.name, namespace = %pod.namespace, "cannot schedule: {message}");
+                self.failed(pod, message);
             }
             Decision::Prepare { pod, calls } => {
                 self.calls.spawn(async move {
@@ -302,7 +345,7 @@ impl Driver {
                     Nomination::Clear if !known.is_empty() => Some(Value::Null),
                     _ => None,
                 };
-                if nominated.is_some() || pod.wants().reported.as_deref() != Some(message.as_str()) {
+                if nominated.is_some() || !pod.wants().has_reported("Unschedulable", &message) {
                     self.report(pod, "Unschedulable", message, nominated);
                 }
             }
@@ -321,6 +364,14 @@ impl Driver {
             }
             Finished::Preempted { pod, node, victims: done }
         });
+    }
+
+    /// Tells that a try came to nothing through no fault of the pod.
+    fn failed(&mut self, pod: Arc<PodInfo>, message: String) {
+        self.event(&pod, &pod, EventType::Warning, "FailedScheduling", message.clone());
+        if !pod.wants().has_reported("SchedulerError", &message) {
+            self.report(pod, "SchedulerError", message, None);
+        }
     }
 
     /// Writes the condition `PodScheduled`, and the nomination where one is given.
@@ -368,6 +419,13 @@ impl Driver {
                 }
                 return;
             }
+            Ok(Finished::Answered { uid, answer }) => {
+                self.core.answered(&uid, answer);
+                if !self.core.queue().contains(&uid) {
+                    self.asked.remove(&uid);
+                }
+                return;
+            }
             Ok(Finished::Reported) | Err(_) => return,
         };
         self.core.bound(&pod, &node, result.is_ok(), now);
@@ -377,14 +435,16 @@ impl Driver {
                 self.event(&pod, &pod, EventType::Normal, "Scheduled", text);
             }
             // It was deleted, or someone else bound it: the watch tells.
-            Err(error) if error.is_not_found() || error.is_conflict() => {
+            Err(BindError::Api(error)) if error.is_not_found() || error.is_conflict() => {
                 debug!(pod = %pod.name, namespace = %pod.namespace, "not bound: {error}");
             }
             Err(error) => {
-                warn!(pod = %pod.name, namespace = %pod.namespace, node = %node, "cannot bind: {error}");
-                let message = format!("Binding rejected: {error}");
-                self.event(&pod, &pod, EventType::Warning, "FailedScheduling", message.clone());
-                self.report(pod, "SchedulerError", message, None);
+                let message = match error {
+                    BindError::Api(error) => format!("Binding rejected: {error}"),
+                    BindError::Extender(error) => error,
+                };
+                warn!(pod = %pod.name, namespace = %pod.namespace, node = %node, "cannot bind: {message}");
+                self.failed(pod, message);
             }
         }
     }
@@ -408,6 +468,25 @@ impl Driver {
         let now = self.now();
         self.core.preempted(pod, failed.iter().map(|victim| &**victim), now);
     }
+}
+
+/// Does what comes before, and then binds the pod, or has the extender do so.
+async fn bind_pod(
+    client: &Client,
+    asker: &Asker,
+    pod: &PodInfo,
+    node: &str,
+    calls: Vec<ApiCall>,
+    bind: Option<ApiCall>,
+    binder: Option<usize>,
+) -> Result<(), BindError> {
+    make(client, calls).await.map_err(BindError::Api)?;
+    if let Some(extender) = binder
+        && let Some(result) = asker.bind(extender, pod, node).await
+    {
+        return result.map_err(BindError::Extender);
+    }
+    make(client, bind.into_iter().collect()).await.map_err(BindError::Api)
 }
 
 async fn make(client: &Client, calls: Vec<ApiCall>) -> Result<(), ClientError> {
@@ -445,6 +524,17 @@ fn eviction(victim: &PodInfo, preemptor: &PodInfo, now: &str) -> Vec<ApiCall> {
         true => vec![delete],
         false => vec![call(Verb::Patch { subresource: Some("status"), patch }), delete],
     }
+}
+
+/// An event's message, no longer than upstream's.
+fn note(mut message: String) -> String {
+    const MAX: usize = 1024;
+    const CUT: &str = " ...";
+    if message.len() > MAX {
+        message.truncate(message.floor_char_boundary(MAX - CUT.len()));
+        message.push_str(CUT);
+    }
+    message
 }
 
 fn reference(pod: &PodInfo) -> ObjectRef {

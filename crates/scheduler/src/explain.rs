@@ -1,7 +1,7 @@
 //! Why pods are where they are: every node's verdict and scores of the last hour's decisions, as `kybern explain-scheduling`
 //! shows them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -42,6 +42,19 @@ impl Trace {
     /// What a plugin gives the nodes that fit, out of a hundred.
     pub fn scores(&mut self, plugin: &'static str, weight: i64, scores: &[i64]) {
         self.scores.push((plugin, weight, scores.to_vec()));
+    }
+
+    /// Extenders left these of the nodes that fit, and others did so for reasons that are given by the nodes' names.
+    pub fn settle(&mut self, left: &[&Arc<Node>], reasons: &HashMap<&str, Vec<Reason>>) {
+        let names: HashSet<&str> = left.iter().map(|node| &*node.name).collect();
+        for (node, rejection) in self.verdicts.iter_mut().filter(|(_, rejection)| rejection.is_none()) {
+            if !names.contains(&*node.name) {
+                *rejection = Some(("Extender", reasons.get(&*node.name).cloned().unwrap_or_default()));
+            }
+        }
+        // Those that are left in the order in which they get scores.
+        self.verdicts.retain(|(_, rejection)| rejection.is_some());
+        left.iter().for_each(|node| self.fits(node));
     }
 
     fn nodes(&self) -> Vec<Value> {
@@ -99,7 +112,11 @@ impl Explanations {
         let (pod, outcome) = match decision {
             Decision::Bind { pod, node, .. } => (pod, Ok(node.clone())),
             Decision::Prepare { pod, .. } => (pod, Err("others must act before it can be bound".to_owned())),
-            Decision::Unschedulable { pod, message, .. } => (pod, Err(message.clone())),
+            Decision::Unschedulable { pod, message, .. } | Decision::Failed { pod, message } => {
+                (pod, Err(message.clone()))
+            }
+            // What comes of it is told then.
+            Decision::Ask { .. } => return,
         };
         let explanation = Explanation {
             time: now,
@@ -152,6 +169,7 @@ mod tests {
     use crate::config::Profiles;
     use crate::core::Core;
     use crate::fixture;
+    use crate::framework::Remedy;
     use crate::stores::Stores;
 
     fn at(second: i64) -> Timestamp {
@@ -212,7 +230,11 @@ mod tests {
             let mut trace = Trace::default();
             (0..3).for_each(|_| trace.fits(&node));
             let pod = Arc::new(fixture::requesting(&format!("many-{n}"), "1", "1Gi"));
-            explanations.keep(trace, &Decision::Bind { pod, node: "n".into(), calls: Vec::new() }, at(3602));
+            explanations.keep(
+                trace,
+                &Decision::Unschedulable { pod, message: String::new(), remedy: Remedy::default() },
+                at(3602),
+            );
         }
         let kept = explanations.0.lock();
         assert!(kept.verdicts <= MAX_VERDICTS);

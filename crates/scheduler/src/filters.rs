@@ -12,11 +12,13 @@ pub struct Filters<'a> {
     pub cluster: &'a Cluster,
     /// With their bits: their places in the chain.
     list: Vec<(usize, Box<dyn NodeFilter + 'a>)>,
+    /// Extenders have a say in whose place the pod may have.
+    pub leaves_choice: bool,
 }
 
 impl<'a> Filters<'a> {
     pub fn new(pod: &'a PodInfo, cluster: &'a Cluster) -> Self {
-        Self { pod, cluster, list: Vec::new() }
+        Self { pod, cluster, list: Vec::new(), leaves_choice: false }
     }
 
     pub fn push(&mut self, bit: usize, filter: Box<dyn NodeFilter + 'a>) {

@@ -175,6 +175,18 @@ pub struct Remedy {
     pub calls: Vec<ApiCall>,
     /// Lose their nomination to the same node.
     pub displaced: Vec<Arc<PodInfo>>,
+    /// Among which extenders have a say before [`PostFilter::choose`].
+    pub candidates: Vec<Candidate>,
+}
+
+/// A node that takes a pod once others are gone.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub node: Arc<Node>,
+    /// The most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// Victims whose budgets do not allow it.
+    pub violations: usize,
 }
 
 /// What becomes of a pod's `status.nominatedNodeName`.
@@ -188,6 +200,11 @@ pub enum Nomination {
 
 pub trait PostFilter: Plugin {
     fn post_filter(&self, filters: &mut Filters<'_>, diagnosis: &Diagnosis) -> Remedy;
+
+    /// What is done of the candidates that the plugin named, or of what extenders made of them.
+    fn choose(&self, _pod: &PodInfo, _cluster: &Cluster, _candidates: Vec<Candidate>) -> Remedy {
+        Remedy::default()
+    }
 }
 
 pub trait Score: Plugin {

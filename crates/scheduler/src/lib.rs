@@ -2,7 +2,7 @@
 //!
 //! [`framework`] is the contract of plugins, [`chain`] their list and order, `plugins/` one file each. [`cycle`] decides for
 //! one pod, on [`cache::Cluster`]; [`queue`] says which pod is next; [`core`] joins them into a state machine without I/O,
-//! which [`run`] feeds from watches and whose decisions it carries out.
+//! which [`run`] feeds from watches and whose decisions it carries out. [`extender`]s are asked by the driver, too.
 
 pub mod affinity;
 mod arguments;
@@ -13,6 +13,7 @@ pub mod core;
 pub mod cycle;
 mod driver;
 pub mod explain;
+pub mod extender;
 pub mod filters;
 #[cfg(test)]
 mod fixture;

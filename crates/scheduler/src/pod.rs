@@ -79,8 +79,8 @@ pub struct Wants {
     pub nominated: Box<str>,
     /// API version, kind and name of its controller.
     pub owner: Option<(Box<str>, Box<str>, Box<str>)>,
-    /// The message of the condition `PodScheduled` while that is `False` with reason `Unschedulable`.
-    pub reported: Option<String>,
+    /// Reason and message of the condition `PodScheduled` while that is `False`.
+    pub reported: Option<(String, String)>,
 }
 
 /// A claim of devices.
@@ -232,6 +232,11 @@ impl Cached for PodInfo {
 }
 
 impl Wants {
+    /// Whether a pod's status says already why it is not scheduled.
+    pub fn has_reported(&self, reason: &str, message: &str) -> bool {
+        self.reported.as_ref().is_some_and(|(known, said)| known == reason && said == message)
+    }
+
     fn of(pod: &Pod, spec: &PodSpec, labels: &Labels) -> Self {
         let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
         let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
@@ -239,8 +244,8 @@ impl Wants {
         let preferred = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
         let conditions = pod.status.as_ref().and_then(|s| s.conditions.clone());
         let reported = condition::find(&conditions, "PodScheduled")
-            .filter(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable"))
-            .map(|c| c.message.clone().unwrap_or_default());
+            .filter(|c| c.status == "False")
+            .map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()));
         let images = all_containers(spec).filter_map(|c| c.image.as_deref()).map(with_tag).collect();
         Self {
             scheduler: spec.scheduler_name.as_deref().unwrap_or("default-scheduler").into(),

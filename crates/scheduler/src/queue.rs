@@ -25,6 +25,9 @@ struct Entry {
     rejected_by: u32,
 }
 
+/// What a pod waits for room in, its turn, its uid.
+type Parked = (u32, SortKey, Box<str>);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Active(SortKey),
@@ -32,6 +35,8 @@ enum Place {
     Backoff(Duration),
     /// Since then.
     Unschedulable(Duration),
+    /// Its turn has come, but others are being asked for it in all places that these bits stand for.
+    Parked(u32, SortKey),
     /// Not ready for any plugin to see.
     Gated,
     /// Taken out, and not yet done with.
@@ -43,6 +48,7 @@ pub struct Queue {
     active: BTreeMap<(SortKey, Box<str>), ()>,
     backoff: BTreeMap<(Duration, Box<str>), ()>,
     unschedulable: BTreeMap<(Duration, Box<str>), ()>,
+    parked: BTreeMap<Parked, ()>,
     /// How many of the unschedulable each filter rejected.
     rejections: [usize; 32],
     gated: usize,
@@ -58,6 +64,7 @@ impl Queue {
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
             unschedulable: BTreeMap::new(),
+            parked: BTreeMap::new(),
             rejections: [0; 32],
             gated: 0,
             sort,
@@ -118,7 +125,7 @@ impl Queue {
             _ if !ready => self.put(&uid, Place::Gated),
             Place::Gated => self.activate(&uid, now),
             Place::Unschedulable(_) if changed => self.activate_or_back_off(&uid, now),
-            Place::Active(_) if priority_changed => self.activate(&uid, now),
+            Place::Active(_) | Place::Parked(..) if priority_changed => self.activate(&uid, now),
             _ => {}
         }
     }
@@ -133,10 +140,42 @@ impl Queue {
     /// Takes the pod that goes first. It stays in flight until it is removed or failed.
     pub fn pop(&mut self) -> Option<Arc<PodInfo>> {
         let ((_, uid), ()) = self.active.pop_first()?;
-        let entry = self.entries.get_mut(&uid).expect("every place has its entry");
+        self.take(&uid)
+    }
+
+    fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let entry = self.entries.get_mut(uid).expect("every place has its entry");
         entry.place = Place::InFlight;
         entry.attempts = entry.attempts.saturating_add(1);
         Some(entry.pod.clone())
+    }
+
+    /// Puts back a pod whose turn has come, until there is room in what the bits stand for.
+    pub fn park(&mut self, uid: &str, bits: u32) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        // This was no try.
+        entry.attempts = entry.attempts.saturating_sub(1);
+        let key = self.sort.key(&entry.pod, entry.added);
+        self.put(uid, Place::Parked(bits, key));
+    }
+
+    /// Takes the first of the parked pods for which there is room.
+    pub fn pop_parked(&mut self, has_room: impl Fn(u32) -> bool) -> Option<Arc<PodInfo>> {
+        let mut from = 0;
+        let mut first: Option<&Parked> = None;
+        while let Some((head, ())) = self.parked.range((from, (i64::MIN, Duration::ZERO), "".into())..).next() {
+            if has_room(head.0) && first.is_none_or(|first| (head.1, &head.2) < (first.1, &first.2)) {
+                first = Some(head);
+            }
+            from = head.0 + 1;
+        }
+        let (bits, key, uid) = first?.clone();
+        self.parked.remove(&(bits, key, uid.clone()));
+        self.take(&uid)
+    }
+
+    pub fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
     }
 
     /// No node takes the pod: it waits for a change that concerns the filters that rejected it.
@@ -165,6 +204,11 @@ impl Queue {
             entry.added = now;
             self.activate_or_back_off(uid, now);
         }
+    }
+
+    /// The try came to nothing because the cluster has changed meanwhile: it is the pod's turn again.
+    pub fn again(&mut self, uid: &str, now: Duration) {
+        self.activate(uid, now);
     }
 
     /// Moves the pods on that may fit now, as `may_fit` says of each and the filters that rejected it.
@@ -205,7 +249,7 @@ impl Queue {
     /// Counts by upstream's names of the queues: active, backoff, unschedulable, gated.
     pub fn counts(&self) -> [(&'static str, usize); 4] {
         [
-            ("active", self.active.len()),
+            ("active", self.active.len() + self.parked.len()),
             ("backoff", self.backoff.len()),
             ("unschedulable", self.unschedulable.len()),
             ("gated", self.gated),
@@ -249,12 +293,14 @@ impl Queue {
             Place::Active(key) => self.active.remove(&(key, uid.into())),
             Place::Backoff(until) => self.backoff.remove(&(until, uid.into())),
             Place::Unschedulable(since) => self.unschedulable.remove(&(since, uid.into())),
+            Place::Parked(bits, key) => self.parked.remove(&(bits, key, uid.into())),
             Place::Gated | Place::InFlight => None,
         };
         match place {
             Place::Active(key) => self.active.insert((key, uid.into()), ()),
             Place::Backoff(until) => self.backoff.insert((until, uid.into()), ()),
             Place::Unschedulable(since) => self.unschedulable.insert((since, uid.into()), ()),
+            Place::Parked(bits, key) => self.parked.insert((bits, key, uid.into()), ()),
             Place::Gated | Place::InFlight => None,
         };
     }

@@ -1,5 +1,8 @@
 //! The scheduler against the real API server.
 
+#[path = "scheduling/extenders.rs"]
+mod extenders;
+
 use std::time::{Duration, Instant};
 
 use kybern_api::condition;
@@ -32,8 +35,12 @@ impl Cluster {
 
     /// Starts a scheduler with the rights that upstream's has.
     fn schedule(&self) -> tokio::task::JoinHandle<()> {
+        self.schedule_with(Default::default())
+    }
+
+    fn schedule_with(&self, config: kybern_scheduler::Config) -> tokio::task::JoinHandle<()> {
         let client = self.server.client("system:kube-scheduler", &[]);
-        tokio::spawn(kybern_scheduler::run(Default::default(), client, std::future::pending()))
+        tokio::spawn(kybern_scheduler::run(config, client, std::future::pending()))
     }
 
     async fn create(&self, resource: &str, object: Value) {
@@ -56,7 +63,12 @@ impl Cluster {
     }
 
     async fn pod(&self, name: &str, cpu: &str) {
-        let container = json!({"name": "c", "image": "pause", "resources": {"requests": {"cpu": cpu}}});
+        self.pod_requesting(name, json!({"cpu": cpu})).await;
+    }
+
+    async fn pod_requesting(&self, name: &str, amounts: Value) {
+        let resources = json!({"requests": amounts, "limits": amounts});
+        let container = json!({"name": "c", "image": "pause", "resources": resources});
         let metadata = json!({"name": name, "namespace": "default"});
         self.create(
             "pods",

@@ -23,14 +23,14 @@ use crate::go_text;
 pub(crate) const HTTP_1: &[&[u8]] = &[b"http/1.1"];
 pub(crate) const HTTP_2: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// How long an answer may be unless its caller says otherwise. Upstream sets no limit; what an API server stores is 3 MiB at
-/// most, and a patch holds it as base64.
+/// How long an answer may be unless its caller says otherwise, or it is no more than twice as long as the question. Upstream
+/// sets no limit; what an API server stores is 3 MiB at most, and a patch holds it as base64.
 pub const RESPONSE_LIMIT: usize = 8 << 20;
 /// How many calls of one client are under way at once; more wait, at the cost of their own time.
 const CALLS_MAX: usize = 256;
 /// How long a call may take unless its caller says otherwise, as upstream has it.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a response's `Retry-After` is followed.
+/// How often a response's `Retry-After` is followed unless its caller says otherwise.
 const RETRIES: u32 = 10;
 
 /// What of a client is not in its [`RestConfig`].
@@ -40,16 +40,22 @@ pub struct Settings {
     pub protocols: &'static [&'static [u8]],
     pub resolver: Arc<dyn Resolve>,
     pub response_limit: usize,
+    /// How long a call may take whose caller sets no time.
+    pub timeout: Duration,
+    /// How often a response's `Retry-After` is followed.
+    pub retries: u32,
 }
 
 impl Settings {
-    /// HTTP/2 or 1.1, the system's resolver, the usual limit.
+    /// HTTP/2 or 1.1, the system's resolver, the usual limits.
     pub fn new(user_agent: impl Into<String>) -> Self {
         Self {
             user_agent: user_agent.into(),
             protocols: HTTP_2,
             resolver: Arc::new(SystemResolver),
             response_limit: RESPONSE_LIMIT,
+            timeout: TIMEOUT,
+            retries: RETRIES,
         }
     }
 }
@@ -64,6 +70,8 @@ pub struct Client {
     user_agent: HeaderValue,
     permits: Semaphore,
     response_limit: usize,
+    timeout: Duration,
+    retries: u32,
 }
 
 impl Client {
@@ -87,6 +95,8 @@ impl Client {
             user_agent: user_agent.map_err(|e| ConfigError(format!("user agent: {e}")))?,
             permits: Semaphore::new(CALLS_MAX),
             response_limit: settings.response_limit,
+            timeout: settings.timeout,
+            retries: settings.retries,
         })
     }
 
@@ -99,7 +109,7 @@ impl Client {
         &self.url
     }
 
-    /// Posts a body and answers with the response's. A `timeout` is told to the server, too; without one a call may take 30 s.
+    /// Posts a body and answers with the response's. A `timeout` is told to the server, too.
     pub async fn post(&self, body: Bytes, timeout: Option<Duration>) -> Result<Bytes, CallError> {
         let url = match timeout {
             Some(time) => format!("{}?timeout={}", self.url, go_text::duration(time)),
@@ -107,7 +117,7 @@ impl Client {
         };
         let uri: Uri = url.parse().map_err(|e| CallError::Config(format!("{url:?} is no URL: {e}")))?;
         let call = self.call(&url, &uri, body);
-        match tokio::time::timeout_at(Instant::now() + timeout.unwrap_or(TIMEOUT), call).await {
+        match tokio::time::timeout_at(Instant::now() + timeout.unwrap_or(self.timeout), call).await {
             Ok(answer) => answer,
             Err(_) => {
                 let own = if timeout.is_none() { " (Client.Timeout exceeded while awaiting headers)" } else { "" };
@@ -127,6 +137,7 @@ impl Client {
         let no_response = |cause: String| CallError::NoResponse { url: url.to_owned(), cause, kind: NoResponse::Other };
         let _permit = self.permits.acquire().await.map_err(|e| no_response(e.to_string()))?;
         let authorization = self.authorization.header().await.map_err(|e| no_response(e.to_string()))?;
+        let limit = self.response_limit.max(2 * body.len());
         let mut retries = 0;
         loop {
             let mut request = Request::post(uri.clone())
@@ -142,14 +153,13 @@ impl Client {
                 CallError::NoResponse { url: url.to_owned(), cause, kind }
             })?;
             let (head, body) = response.into_parts();
-            let body =
-                Limited::new(body, self.response_limit).collect().await.map_err(|e| self.broken(&*e))?.to_bytes();
+            let body = Limited::new(body, limit).collect().await.map_err(|e| self.broken(&*e, limit))?.to_bytes();
             if (200..=206).contains(&head.status.as_u16()) {
                 return Ok(body);
             }
             let wait = retry_after(&head.headers);
             match wait.filter(|_| head.status == StatusCode::TOO_MANY_REQUESTS || head.status.is_server_error()) {
-                Some(seconds) if retries < RETRIES => {
+                Some(seconds) if retries < self.retries => {
                     retries += 1;
                     tokio::time::sleep(Duration::from_secs(seconds)).await;
                 }
@@ -158,9 +168,9 @@ impl Client {
         }
     }
 
-    fn broken(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> CallError {
+    fn broken(&self, error: &(dyn std::error::Error + Send + Sync + 'static), limit: usize) -> CallError {
         CallError::Body(if error.is::<LengthLimitError>() {
-            format!("the response of {} is longer than {} bytes", self.url, self.response_limit)
+            format!("the response of {} is longer than {limit} bytes", self.url)
         } else {
             format!("unexpected error when reading response body. Please retry. Original error: {error}")
         })

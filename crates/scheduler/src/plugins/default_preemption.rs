@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use kybern_api::policy::v1::PodDisruptionBudget;
 
+use crate::cache::Cluster;
 use crate::cycle;
 use crate::filters::Filters;
-use crate::framework::{Diagnosis, Nomination, Plugin, PostFilter, Reason, Remedy, Verdict};
+use crate::framework::{Candidate, Diagnosis, Nomination, Plugin, PostFilter, Reason, Remedy, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::stores::{Budget, Kept};
@@ -34,15 +35,6 @@ impl Plugin for DefaultPreemption {
 
 type Budgets = Vec<Arc<Kept<PodDisruptionBudget, Budget>>>;
 
-/// A node that takes the pod once the victims are gone.
-struct Candidate {
-    node: usize,
-    /// The most important first.
-    victims: Vec<Arc<PodInfo>>,
-    /// Victims whose budgets do not allow it.
-    violations: usize,
-}
-
 impl PostFilter for DefaultPreemption {
     fn post_filter(&self, filters: &mut Filters<'_>, diagnosis: &Diagnosis) -> Remedy {
         if let Some(why) = ineligible(filters, diagnosis) {
@@ -55,16 +47,24 @@ impl PostFilter for DefaultPreemption {
                 return Remedy { message, nomination: Nomination::Clear, ..Remedy::default() };
             }
         };
-        let Some(best) = candidates.into_iter().min_by_key(harm) else { return Remedy::default() };
-        let (pod, cluster) = (filters.pod, filters.cluster);
-        let node = cluster.node_at(best.node).node.name.clone();
+        match filters.leaves_choice {
+            true => Remedy { candidates, ..Remedy::default() },
+            false => self.choose(filters.pod, filters.cluster, candidates),
+        }
+    }
+
+    fn choose(&self, pod: &PodInfo, cluster: &Cluster, candidates: Vec<Candidate>) -> Remedy {
+        let Some(best) = candidates.into_iter().min_by_key(harm) else {
+            let message = "preemption: no candidate node for preemption".to_owned();
+            return Remedy { message, ..Remedy::default() };
+        };
+        let node = best.node.name.clone();
         let displaced = cluster.nominated_on(&node).iter().filter(|other| other.priority < pod.priority);
         Remedy {
-            message: String::new(),
-            calls: Vec::new(),
             displaced: displaced.cloned().collect(),
             nomination: Nomination::Node(node),
             victims: best.victims,
+            ..Remedy::default()
         }
     }
 }
@@ -98,7 +98,9 @@ fn candidates(
     let mut count = |reason: Reason, nodes: usize| *unhelped.reasons.entry(reason).or_insert(0) += nodes;
     for &index in potential {
         match victims_on(filters, cluster.node_at(index), &budgets) {
-            Ok((victims, violations)) => found.push(Candidate { node: index, victims, violations }),
+            Ok((victims, violations)) => {
+                found.push(Candidate { node: cluster.node_at(index).node.clone(), victims, violations })
+            }
             Err(Verdict::Fits) => {}
             Err(Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons)) => {
                 reasons.into_iter().for_each(|reason| count(reason, 1));
@@ -198,7 +200,6 @@ fn harm(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<i64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Cluster;
     use crate::chain::Chain;
     use crate::cycle::Position;
     use crate::fixture;
