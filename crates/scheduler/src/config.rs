@@ -64,8 +64,13 @@ impl Profiles {
 
     /// The profile of a pod that waits.
     pub fn of(&self, pod: &PodInfo) -> &Profile {
+        &self.list[self.place_of(pod)]
+    }
+
+    /// Where in the list it is.
+    pub fn place_of(&self, pod: &PodInfo) -> usize {
         let name = &pod.wants().scheduler;
-        self.list.iter().find(|profile| profile.name == *name).unwrap_or(&self.list[0])
+        self.list.iter().position(|profile| profile.name == *name).unwrap_or(0)
     }
 }
 

@@ -4,7 +4,7 @@ mod asking;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kybern_apimachinery::object;
 
@@ -16,6 +16,7 @@ use crate::cycle::{self, Position};
 use crate::explain::Trace;
 use crate::extender::{Bits, Question, REJECTED};
 use crate::framework::{ApiCall, Diagnosis, Filter, Nomination, Permission, Reason, Remedy};
+use crate::meter::Meter;
 use crate::node::Node;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
@@ -30,8 +31,8 @@ const BUSY: usize = 100;
 /// What came of a cycle.
 #[derive(Debug)]
 pub enum Decision {
-    /// Make these calls, in this order, and then the one that binds, or have the extender bind; then tell [`Core::bound`].
-    Bind { pod: Arc<PodInfo>, node: Box<str>, calls: Vec<ApiCall>, bind: Option<ApiCall>, binder: Option<usize> },
+    /// Bind the pod, then tell [`Core::bound`].
+    Bind { pod: Arc<PodInfo>, node: Box<str>, binding: Binding },
     /// Ask those of the extenders that are interested, then tell [`Core::answered`].
     Ask { pod: Arc<PodInfo>, interested: Bits, question: Question },
     /// Make these calls, then tell [`Core::prepared`]; others must act before the pod can be bound.
@@ -40,6 +41,17 @@ pub enum Decision {
     Unschedulable { pod: Arc<PodInfo>, message: String, remedy: Remedy },
     /// Something went wrong; it is tried again.
     Failed { pod: Arc<PodInfo>, message: String },
+}
+
+/// How a pod is bound.
+#[derive(Debug)]
+pub struct Binding {
+    /// To be made before, in this order.
+    pub calls: Vec<ApiCall>,
+    /// Binds the pod, unless an extender does.
+    pub bind: Option<ApiCall>,
+    /// The extender that binds it.
+    pub binder: Option<usize>,
 }
 
 impl Decision {
@@ -103,6 +115,15 @@ impl Core {
     /// What the last cycle saw, if it was traced.
     pub fn take_trace(&mut self) -> Option<Trace> {
         self.trace.take()
+    }
+
+    /// What is measured of plugins.
+    pub fn meter(&mut self) -> &mut Meter {
+        &mut self.position.meter
+    }
+
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -323,6 +344,7 @@ impl Core {
         self.cluster.refresh_order();
         let is_calm = self.explains && self.queue.active() < BUSY;
         self.trace = is_calm.then(Trace::default);
+        self.position.meter.begin(self.profiles.place_of(&pod));
         let interested = self.profiles.extenders.interested(&pod);
         if interested != 0 {
             return self.attempt_with(pod, interested, true, now);
@@ -388,8 +410,12 @@ impl Core {
         let node = info.node.name.clone();
         let mut holders = BTreeMap::new();
         let chain = &self.profiles.of(&pod).chain;
+        let meter = &mut self.position.meter;
         let mut permit = || -> Result<(), Reason> {
-            chain.reserve.iter().try_for_each(|plugin| plugin.reserve(&pod, info))?;
+            let began = Instant::now();
+            let reserved = chain.reserve.iter().try_for_each(|plugin| plugin.reserve(&pod, info));
+            meter.point("Reserve", if reserved.is_ok() { "Success" } else { "Unschedulable" }, began);
+            reserved?;
             for plugin in &chain.permit {
                 match plugin.permit(&pod, info) {
                     Permission::Allow => {}
@@ -443,7 +469,7 @@ impl Core {
         let binder = extenders.among(extenders.interested(&pod)).find(|(_, extender)| extender.binds());
         let binder = binder.map(|(extender, _)| extender);
         self.asking.keep_only(&pod.uid, binder.map_or(0, |extender| 1 << extender));
-        Decision::Bind { pod, node, calls, bind, binder }
+        Decision::Bind { pod, node, binding: Binding { calls, bind, binder } }
     }
 
     /// Tells how the calls of a [`Decision::Prepare`] ended.

@@ -2,23 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::time::{Duration, Instant};
 
 use crate::cache::Cluster;
 use crate::chain::Chain;
 use crate::explain::Trace;
 use crate::filters::Filters;
 use crate::framework::{ApiCall, Diagnosis, Nomination, PreFilter, PreScore, Reason, Remedy, Verdict};
+use crate::meter::{Counted, Meter};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 
 /// Below this many nodes, all are looked at.
 const MIN_SAMPLE: usize = 100;
 
-/// Where the search goes on from cycle to cycle, so that all nodes get their share.
-#[derive(Clone, Copy, Debug, Default)]
+/// What goes on from cycle to cycle: where the search begins, so that all nodes get their share, and what is measured.
+#[derive(Debug, Default)]
 pub struct Position {
     start: usize,
     cycles: usize,
+    pub meter: Meter,
 }
 
 /// The number of feasible nodes after which the search ends. With `percentage` 0 it adapts: half of a hundred nodes, less of
@@ -44,27 +47,35 @@ pub fn schedule(
     mut trace: Option<&mut Trace>,
 ) -> Result<usize, Diagnosis> {
     let mut filters = Filters::new(pod, cluster);
-    match search(chain, &mut filters, percentage, position, true, trace.as_deref_mut()) {
-        Found { feasible, diagnosis, .. } if feasible.is_empty() => Err(with_remedy(chain, &mut filters, diagnosis)),
-        Found { feasible, .. } => Ok(best(chain, pod, cluster, &feasible, &[], position, trace)),
+    let Found { feasible, diagnosis, .. } =
+        search(chain, &mut filters, percentage, position, true, trace.as_deref_mut());
+    if feasible.is_empty() {
+        return Err(with_remedy(chain, &mut filters, diagnosis, &mut position.meter));
     }
+    Ok(best(chain, pod, cluster, &feasible, &[], position, trace))
 }
 
 /// Has plugins say what can be done so that a pod may fit later.
-pub fn with_remedy(chain: &Chain, filters: &mut Filters<'_>, mut diagnosis: Diagnosis) -> Diagnosis {
+pub fn with_remedy(chain: &Chain, filters: &mut Filters<'_>, mut diagnosis: Diagnosis, meter: &mut Meter) -> Diagnosis {
     // Without nodes there is nothing to try, upstream's way.
     if !filters.cluster.is_empty() {
-        diagnosis.remedy = Box::new(remedy(chain, filters, &diagnosis));
+        let began = Instant::now();
+        let remedy = remedy(chain, filters, &diagnosis, meter);
+        meter.point("PostFilter", remedy.code(), began);
+        diagnosis.remedy = Box::new(remedy);
+        filters.tell(meter, |bit| chain.filter[bit].name());
     }
     diagnosis
 }
 
 /// Asks what can be done, until one plugin does something.
-fn remedy(chain: &Chain, filters: &mut Filters<'_>, diagnosis: &Diagnosis) -> Remedy {
+fn remedy(chain: &Chain, filters: &mut Filters<'_>, diagnosis: &Diagnosis, meter: &mut Meter) -> Remedy {
     let (mut messages, mut calls): (Vec<String>, Vec<ApiCall>) = Default::default();
     let mut remedy = Remedy::default();
     for plugin in &chain.post_filter {
+        let began = meter.sampled();
         remedy = plugin.post_filter(filters, diagnosis);
+        meter.plugin("PostFilter", plugin.name(), remedy.code(), began, 1);
         calls.append(&mut remedy.calls);
         messages.extend(Some(std::mem::take(&mut remedy.message)).filter(|text| !text.is_empty()));
         if matches!(remedy.nomination, Nomination::Node(_)) {
@@ -87,10 +98,16 @@ struct Choice {
 }
 
 /// Has plugins compute their filters; an error is the bit and the reason of one that takes no node at all.
-fn prepare<'a>(chain: &'a Chain, filters: &mut Filters<'a>) -> Result<Choice, (usize, Reason)> {
+fn prepare<'a>(chain: &'a Chain, filters: &mut Filters<'a>, meter: &mut Meter) -> Result<Choice, (usize, Reason)> {
     let mut choice = Choice::default();
     for (bit, plugin) in chain.filter.iter().enumerate() {
-        match plugin.pre_filter(filters.pod, filters.cluster) {
+        let began = meter.sampled();
+        let answer = plugin.pre_filter(filters.pod, filters.cluster);
+        meter.plugin("PreFilter", plugin.name(), answer.code(), began, 1);
+        if !matches!(answer, PreFilter::Skip) {
+            meter.count(Counted::PreFilter, bit, 1);
+        }
+        match answer {
             PreFilter::Skip => {}
             PreFilter::Filter(filter) => filters.push(bit, filter),
             PreFilter::Only(names, filter) => {
@@ -105,8 +122,13 @@ fn prepare<'a>(chain: &'a Chain, filters: &mut Filters<'a>) -> Result<Choice, (u
 }
 
 /// Those of some nodes that take a pod now.
-pub fn still_feasible<'a>(chain: &'a Chain, filters: &mut Filters<'a>, nodes: &[usize]) -> Vec<usize> {
-    let Ok(Choice { only, .. }) = prepare(chain, filters) else { return Vec::new() };
+pub fn still_feasible<'a>(
+    chain: &'a Chain,
+    filters: &mut Filters<'a>,
+    nodes: &[usize],
+    meter: &mut Meter,
+) -> Vec<usize> {
+    let Ok(Choice { only, .. }) = prepare(chain, filters, meter) else { return Vec::new() };
     let cluster = filters.cluster;
     let mut fits = |index: &&usize| {
         let info = cluster.node_at(**index);
@@ -116,9 +138,14 @@ pub fn still_feasible<'a>(chain: &'a Chain, filters: &mut Filters<'a>, nodes: &[
 }
 
 /// As [`with_remedy`], some time after the search; `None` where a plugin meanwhile takes no node at all.
-pub fn reconsider<'a>(chain: &'a Chain, filters: &mut Filters<'a>, diagnosis: Diagnosis) -> Option<Diagnosis> {
-    prepare(chain, filters).ok()?;
-    Some(with_remedy(chain, filters, diagnosis))
+pub fn reconsider<'a>(
+    chain: &'a Chain,
+    filters: &mut Filters<'a>,
+    diagnosis: Diagnosis,
+    meter: &mut Meter,
+) -> Option<Diagnosis> {
+    prepare(chain, filters, meter).ok()?;
+    Some(with_remedy(chain, filters, diagnosis, meter))
 }
 
 /// The nodes that take a pod, and why others do not.
@@ -143,14 +170,21 @@ pub fn search<'a>(
     let (pod, cluster) = (filters.pod, filters.cluster);
     position.cycles = position.cycles.wrapping_add(1);
     let mut diagnosis = Diagnosis { nodes: cluster.len(), ..Diagnosis::default() };
-    let Choice { only, choosers } = match prepare(chain, filters) {
+    let began = Instant::now();
+    let Choice { only, choosers } = match prepare(chain, filters, &mut position.meter) {
         Ok(choice) => choice,
         Err((bit, reason)) => {
+            position.meter.point("PreFilter", "UnschedulableAndUnresolvable", began);
             diagnosis.rejected = Some(reason);
             diagnosis.plugins = 1 << bit;
             return Found { feasible: Vec::new(), is_nominated: false, diagnosis };
         }
     };
+    position.meter.point("PreFilter", "Success", began);
+    if position.meter.samples() {
+        filters.time();
+    }
+    let began = Instant::now();
     if heeds_nomination
         && let Some(nominated) = cluster.nomination(&pod.uid).and_then(|name| cluster.index_of(name))
         && filters.rejection(cluster.node_at(nominated)).is_none()
@@ -158,6 +192,7 @@ pub fn search<'a>(
         if let Some(trace) = trace {
             trace.fits(&cluster.node_at(nominated).node);
         }
+        filtered(chain, filters, position, began);
         return Found { feasible: vec![nominated], is_nominated: true, diagnosis };
     }
     let mut feasible = Vec::new();
@@ -210,7 +245,14 @@ pub fn search<'a>(
         }
         position.start = (position.start + looked_at).checked_rem(order.len()).unwrap_or(0);
     }
+    filtered(chain, filters, position, began);
     Found { feasible, is_nominated: false, diagnosis }
+}
+
+/// The filters were asked of all nodes that a search looks at.
+fn filtered(chain: &Chain, filters: &mut Filters<'_>, position: &mut Position, began: Instant) {
+    position.meter.point("Filter", "Success", began);
+    filters.tell(&mut position.meter, |bit| chain.filter[bit].name());
 }
 
 fn reject(diagnosis: &mut Diagnosis, bit: usize, reasons: Vec<Reason>) {
@@ -229,7 +271,7 @@ pub fn best(
     cluster: &Cluster,
     feasible: &[usize],
     more: &[i64],
-    position: &Position,
+    position: &mut Position,
     mut trace: Option<&mut Trace>,
 ) -> usize {
     if let [only] = feasible {
@@ -238,10 +280,20 @@ pub fn best(
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|index| cluster.node_at(*index)).collect();
     let mut totals = vec![0; nodes.len()];
     let mut scores = Vec::with_capacity(nodes.len());
-    for (plugin, weight) in &chain.score {
-        let PreScore::Score(score) = plugin.pre_score(pod, cluster, &nodes) else { continue };
+    let meter = &mut position.meter;
+    let mut scored = Duration::ZERO;
+    let begun = Instant::now();
+    for (place, (plugin, weight)) in chain.score.iter().enumerate() {
+        let began = meter.sampled();
+        let answer = plugin.pre_score(pod, cluster, &nodes);
+        meter.plugin("PreScore", plugin.name(), answer.code(), began, 1);
+        let PreScore::Score(score) = answer else { continue };
+        let began = Instant::now();
         scores.clear();
         scores.extend(nodes.iter().map(|node| score(node)));
+        meter.plugin("Score", plugin.name(), "Success", meter.samples().then_some(began), nodes.len());
+        meter.count(Counted::PreScore, place, 1);
+        meter.count(Counted::Score, place, nodes.len() as u64);
         plugin.normalize(&mut scores);
         if let Some(trace) = &mut trace {
             trace.scores(plugin.name(), *weight, &scores);
@@ -249,7 +301,11 @@ pub fn best(
         for (total, score) in totals.iter_mut().zip(&scores) {
             *total += score * weight;
         }
+        scored += began.elapsed();
     }
+    // Here one plugin after the other does both.
+    meter.add("PreScore", None, "Success", begun.elapsed().saturating_sub(scored));
+    meter.add("Score", None, "Success", scored);
     if let Some(trace) = trace.filter(|_| !more.is_empty()) {
         trace.scores("Extender", 1, more);
     }
@@ -350,6 +406,34 @@ mod tests {
             place(&Cluster::default(), &fixture::pod(json!({}))).unwrap_err(),
             "no nodes available to schedule pods"
         );
+    }
+
+    /// Each question to a plugin counts, and every tenth cycle times plugins one by one.
+    #[test]
+    fn plugins_are_measured() {
+        let cordoned = json!({"metadata": {"name": "c"}, "spec": {"unschedulable": true}});
+        let cluster =
+            cluster(vec![fixture::sized("a", "4", "4Gi"), fixture::node(cordoned), fixture::sized("b", "4", "4Gi")]);
+        let (chain, mut position) = (Chain::default(), Position::default());
+        let pod = fixture::requesting("p", "1", "1Gi");
+        for n in 1..=10 {
+            position.meter.begin(0);
+            schedule(&chain, &pod, &cluster, 0, &mut position, None).unwrap();
+            let (spans, counts) = position.meter.fetch();
+            let place = |name: &str| chain.filter.iter().position(|plugin| plugin.name() == name).unwrap();
+            let asked = |point: Counted, name: &str| counts[0][point as usize][place(name)];
+            assert_eq!((asked(Counted::PreFilter, "NodePorts"), asked(Counted::Filter, "NodePorts")), (0, 0));
+            assert_eq!(asked(Counted::PreFilter, "NodeResourcesFit"), 1);
+            let (first, last) =
+                (asked(Counted::Filter, "NodeUnschedulable"), asked(Counted::Filter, "NodeResourcesFit"));
+            assert_eq!((first, last), (3, 2), "the cordoned node is not asked about its resources");
+            assert_eq!(counts[0][Counted::Score as usize].iter().filter(|count| **count == 2).count(), 2);
+            let timed = |point: &str| spans.iter().filter(|span| span.point == point && span.plugin.is_some()).count();
+            let all = spans.iter().filter(|span| span.plugin.is_none()).map(|span| span.point);
+            assert_eq!(all.collect::<Vec<_>>(), ["PreFilter", "Filter", "PreScore", "Score"]);
+            assert_eq!(timed("Filter") > 0, n == 10, "cycle {n}");
+            assert_eq!(timed("PreFilter"), if n == 10 { chain.filter.len() } else { 0 });
+        }
     }
 
     /// Equal nodes get equally many pods, and a search that ends early goes on where it ended.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, Profile};
-use crate::core::{Core, Decision};
+use crate::core::{Binding, Core, Decision};
 use crate::explain::Explanations;
 use crate::extender::Answer;
 use crate::extender::asker::Asker;
@@ -192,6 +192,8 @@ impl Driver {
             }
             self.carry_out(decision, started);
         }
+        self.metrics.fetch(&mut self.core);
+        self.metrics.binding(self.calls.len() + self.asks.len());
         self.metrics.show(&self.core);
     }
 
@@ -297,12 +299,13 @@ impl Driver {
         }
         match decision {
             Decision::Ask { .. } => {}
-            Decision::Bind { pod, node, calls, bind, binder } => {
+            Decision::Bind { pod, node, binding } => {
                 let tries = self.core.queue().tries(&pod.uid);
                 let asker = self.asker.clone();
-                let calls_of = if binder.is_some() { &mut self.asks } else { &mut self.calls };
+                let calls_of = if binding.binder.is_some() { &mut self.asks } else { &mut self.calls };
+                let metrics = self.metrics.clone();
                 calls_of.spawn(async move {
-                    let result = bind_pod(&client, &asker, &pod, &node, calls, bind, binder).await;
+                    let result = bind_pod(&client, &asker, &metrics, &pod, &node, binding).await;
                     Finished::Bound { pod, node, result, started, tries }
                 });
             }
@@ -474,19 +477,26 @@ impl Driver {
 async fn bind_pod(
     client: &Client,
     asker: &Asker,
+    metrics: &Metrics,
     pod: &PodInfo,
     node: &str,
-    calls: Vec<ApiCall>,
-    bind: Option<ApiCall>,
-    binder: Option<usize>,
+    binding: Binding,
 ) -> Result<(), BindError> {
-    make(client, calls).await.map_err(BindError::Api)?;
+    let Binding { calls, bind, binder } = binding;
+    let timed = |point, is_done, began: Instant| metrics.point(&pod.wants().scheduler, point, is_done, began.elapsed());
+    let began = Instant::now();
+    let prepared = make(client, calls).await;
+    timed("PreBind", prepared.is_ok(), began);
+    prepared.map_err(BindError::Api)?;
     if let Some(extender) = binder
         && let Some(result) = asker.bind(extender, pod, node).await
     {
         return result.map_err(BindError::Extender);
     }
-    make(client, bind.into_iter().collect()).await.map_err(BindError::Api)
+    let began = Instant::now();
+    let bound = make(client, bind.into_iter().collect()).await;
+    timed("Bind", bound.is_ok(), began);
+    bound.map_err(BindError::Api)
 }
 
 async fn make(client: &Client, calls: Vec<ApiCall>) -> Result<(), ClientError> {

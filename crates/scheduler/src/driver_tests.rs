@@ -196,6 +196,11 @@ async fn metrics_have_upstreams_names() {
         "scheduler_cache_size{type=\"nodes\"} 1\n",
         "scheduler_cache_size{type=\"assumed_pods\"} 1\n",
         "scheduler_preemption_attempts_total 0\n",
+        "scheduler_framework_extension_point_duration_seconds_count{extension_point=\"Filter\",status=\"Success\",profile=\"default-scheduler\"} 2\n",
+        "scheduler_framework_extension_point_duration_seconds_count{extension_point=\"Bind\",status=\"Error\",profile=\"default-scheduler\"} 1\n",
+        "scheduler_plugin_evaluation_total{plugin=\"NodeResourcesFit\",extension_point=\"Filter\",profile=\"default-scheduler\"} 2\n",
+        "scheduler_plugin_evaluation_total{plugin=\"NodeResourcesFit\",extension_point=\"PreFilter\",profile=\"default-scheduler\"} 2\n",
+        "scheduler_goroutines{operation=\"binding\"} 0\n",
     ] {
         assert!(text.contains(expect), "{expect} is not in\n{text}");
     }

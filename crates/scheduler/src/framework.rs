@@ -38,6 +38,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Upstream's name of it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Fits => "Success",
+            Self::Unschedulable(_) => "Unschedulable",
+            Self::Unresolvable(_) => "UnschedulableAndUnresolvable",
+        }
+    }
+
     pub fn unschedulable(reason: impl Into<Reason>) -> Self {
         Self::Unschedulable(vec![reason.into()])
     }
@@ -74,6 +83,15 @@ pub enum PreFilter<'a> {
 }
 
 impl<'a> PreFilter<'a> {
+    /// Upstream's name of it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Skip => "Skip",
+            Self::Filter(_) | Self::Only(..) => "Success",
+            Self::Reject(_) => "UnschedulableAndUnresolvable",
+        }
+    }
+
     /// A filter to which other pods are what their node's [`NodeInfo`] says.
     pub fn by(filter: impl Fn(&NodeInfo) -> Verdict + 'a) -> Self {
         Self::Filter(Box::new(filter))
@@ -84,6 +102,13 @@ pub enum PreScore<'a> {
     /// All nodes are alike.
     Skip,
     Score(NodeScore<'a>),
+}
+
+impl PreScore<'_> {
+    /// Upstream's name of it.
+    pub fn code(&self) -> &'static str {
+        if matches!(self, Self::Skip) { "Skip" } else { "Success" }
+    }
 }
 
 pub trait Plugin: Send + Sync + 'static {
@@ -187,6 +212,13 @@ pub struct Candidate {
     pub victims: Vec<Arc<PodInfo>>,
     /// Victims whose budgets do not allow it.
     pub violations: usize,
+}
+
+impl Remedy {
+    /// Upstream's name of what came of it.
+    pub fn code(&self) -> &'static str {
+        if matches!(self.nomination, Nomination::Node(_)) { "Success" } else { "Unschedulable" }
+    }
 }
 
 /// What becomes of a pod's `status.nominatedNodeName`.

@@ -18,6 +18,7 @@ pub mod filters;
 #[cfg(test)]
 mod fixture;
 pub mod framework;
+pub mod meter;
 mod metrics;
 pub mod node;
 pub mod plugins;

@@ -10,10 +10,32 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::core::Core;
+use crate::meter::{Counted, Span};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AttemptLabels {
     result: &'static str,
+    profile: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PointLabels {
+    extension_point: &'static str,
+    status: &'static str,
+    profile: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabels {
+    plugin: &'static str,
+    extension_point: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EvaluationLabels {
+    plugin: &'static str,
+    extension_point: &'static str,
     profile: String,
 }
 
@@ -32,6 +54,10 @@ pub struct Metrics {
     cached: Family<[(&'static str, &'static str); 1], Gauge>,
     preemption_victims: Histogram,
     preemption_attempts: Counter,
+    extension_points: Durations<PointLabels>,
+    plugins: Durations<PluginLabels>,
+    evaluations: Family<EvaluationLabels, Counter>,
+    goroutines: Family<[(&'static str, &'static str); 1], Gauge>,
 }
 
 fn attempt_buckets() -> Histogram {
@@ -42,6 +68,8 @@ impl Default for Metrics {
     fn default() -> Self {
         let attempt_buckets: fn() -> Histogram = attempt_buckets;
         let wait_buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.01, 2.0, 20));
+        let point_buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0001, 2.0, 12));
+        let plugin_buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.00001, 1.5, 20));
         Self {
             attempts: Family::default(),
             attempt_durations: Family::new_with_constructor(attempt_buckets),
@@ -52,6 +80,10 @@ impl Default for Metrics {
             cached: Family::default(),
             preemption_victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
             preemption_attempts: Counter::default(),
+            extension_points: Family::new_with_constructor(point_buckets),
+            plugins: Family::new_with_constructor(plugin_buckets),
+            evaluations: Family::default(),
+            goroutines: Family::default(),
         }
     }
 }
@@ -75,6 +107,15 @@ impl Metrics {
         registry.register("scheduler_preemption_victims", help, self.preemption_victims.clone());
         let help = "Total preemption attempts in the cluster till now";
         registry.register("scheduler_preemption_attempts", help, self.preemption_attempts.clone());
+        let help = "Latency for running all plugins of a specific extension point";
+        let points = self.extension_points.clone();
+        registry.register("scheduler_framework_extension_point_duration_seconds", help, points);
+        let help = "Duration for running a plugin at a specific extension point";
+        registry.register("scheduler_plugin_execution_duration_seconds", help, self.plugins.clone());
+        let help = "Number of attempts to schedule pods by each plugin and the extension point (available only in PreFilter, Filter, PreScore, and Score)";
+        registry.register("scheduler_plugin_evaluation", help, self.evaluations.clone());
+        let help = "Number of running goroutines split by the work they do such as binding";
+        registry.register("scheduler_goroutines", help, self.goroutines.clone());
     }
 
     /// An attempt is over: `scheduled`, `unschedulable` or `error`.
@@ -99,6 +140,49 @@ impl Metrics {
         if victims > 0 {
             self.preemption_victims.observe(victims as f64);
         }
+    }
+
+    /// All plugins at an extension point of the driver's are done.
+    pub(crate) fn point(&self, profile: &str, extension_point: &'static str, is_done: bool, took: Duration) {
+        let status = if is_done { "Success" } else { "Error" };
+        let labels = PointLabels { extension_point, status, profile: profile.to_owned() };
+        self.extension_points.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Takes what the core has measured.
+    pub(crate) fn fetch(&self, core: &mut Core) {
+        let (spans, counts) = core.meter().fetch();
+        let profile = |place: usize| core.profiles().list.get(place);
+        let name = |place: usize| profile(place).map_or_else(String::new, |profile| profile.name.to_string());
+        for Span { profile, point: extension_point, plugin, status, took } in spans {
+            let histogram = match plugin {
+                Some(plugin) => self.plugins.get_or_create(&PluginLabels { plugin, extension_point, status }),
+                None => {
+                    let labels = PointLabels { extension_point, status, profile: name(profile) };
+                    self.extension_points.get_or_create(&labels)
+                }
+            };
+            histogram.observe(took.as_secs_f64());
+        }
+        for (place, counts) in counts.iter().enumerate() {
+            let Some(chain) = profile(place).map(|profile| &profile.chain) else { continue };
+            for point in Counted::ALL {
+                let asked = counts[point as usize].iter().enumerate().filter(|(_, count)| **count > 0);
+                for (at, count) in asked {
+                    let plugin = match point.is_of_filters() {
+                        true => chain.filter.get(at).map(|plugin| plugin.name()),
+                        false => chain.score.get(at).map(|(plugin, _)| plugin.name()),
+                    };
+                    let (Some(plugin), extension_point) = (plugin, point.name()) else { continue };
+                    let labels = EvaluationLabels { plugin, extension_point, profile: name(place) };
+                    self.evaluations.get_or_create(&labels).inc_by(*count);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn binding(&self, calls: usize) {
+        self.goroutines.get_or_create(&[("operation", "binding")]).set(calls as i64);
     }
 
     pub(crate) fn show(&self, core: &Core) {

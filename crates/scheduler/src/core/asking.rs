@@ -130,13 +130,13 @@ impl Core {
         let found = cycle::search(chain, &mut filters, *percentage, position, heeds_nomination, trace.as_deref_mut());
         let Found { feasible, is_nominated, mut diagnosis } = found;
         if feasible.is_empty() {
-            let diagnosis = cycle::with_remedy(chain, &mut filters, diagnosis);
+            let diagnosis = cycle::with_remedy(chain, &mut filters, diagnosis, &mut self.position.meter);
             drop(filters);
             return Some(self.conclude(pod, diagnosis, now));
         }
         drop(filters);
         if !has(Extender::places) {
-            let best = cycle::best(chain, &pod, &self.cluster, &feasible, &[], &self.position, trace);
+            let best = cycle::best(chain, &pod, &self.cluster, &feasible, &[], &mut self.position, trace);
             return self.commit(pod, best, now);
         }
         let nodes = |indexes: &[usize]| -> Vec<Arc<Node>> {
@@ -170,6 +170,7 @@ impl Core {
         if pod.asks_differently(&before) {
             return self.start_again(&uid, now);
         }
+        self.position.meter.begin(self.profiles.place_of(&pod));
         match (stage, answer) {
             (Stage::Places { diagnosis, resolvable, is_nominated }, Answer::Places(places)) => {
                 if !places.fit.is_empty() {
@@ -212,7 +213,8 @@ impl Core {
         let more: HashMap<usize, i64> = places.fit.iter().filter_map(index).collect();
         let mut passed: Vec<usize> = more.keys().copied().collect();
         passed.sort_unstable();
-        let left = cycle::still_feasible(chain, &mut Filters::new(&pod, &self.cluster), &passed);
+        let left =
+            cycle::still_feasible(chain, &mut Filters::new(&pod, &self.cluster), &passed, &mut self.position.meter);
         if left.is_empty() {
             return self.start_again(&pod.uid, now);
         }
@@ -221,7 +223,7 @@ impl Core {
             trace.settle(&nodes, &reasons_of(places));
         }
         let more: Vec<i64> = left.iter().map(|index| more[index]).collect();
-        let best = cycle::best(chain, &pod, &self.cluster, &left, &more, &self.position, self.trace.as_mut());
+        let best = cycle::best(chain, &pod, &self.cluster, &left, &more, &mut self.position, self.trace.as_mut());
         self.commit(pod, best, now)
     }
 
@@ -254,7 +256,8 @@ impl Core {
         let bits = self.asking.bits(&pod.uid);
         let mut filters = Filters::new(&pod, &self.cluster);
         filters.leaves_choice = self.extenders().bits(Extender::preempts) & bits != 0;
-        let reconsidered = cycle::reconsider(&self.profiles.of(&pod).chain, &mut filters, diagnosis);
+        let reconsidered =
+            cycle::reconsider(&self.profiles.of(&pod).chain, &mut filters, diagnosis, &mut self.position.meter);
         drop(filters);
         match reconsidered {
             Some(diagnosis) => Some(self.conclude(pod, diagnosis, now)),

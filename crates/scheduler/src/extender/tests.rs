@@ -170,8 +170,8 @@ fn next(core: &mut Core, seconds: u64) -> String {
     core.tick(at(seconds));
     match core.schedule_next(at(seconds)) {
         None => "nothing".to_owned(),
-        Some(Decision::Bind { pod, node, binder, .. }) => {
-            format!("{}@{node}{}", pod.name, if binder.is_some() { " by extender" } else { "" })
+        Some(Decision::Bind { pod, node, binding }) => {
+            format!("{}@{node}{}", pod.name, if binding.binder.is_some() { " by extender" } else { "" })
         }
         Some(Decision::Ask { pod, question: Question::Places(mut nodes), .. }) => {
             nodes.sort_by(|a, b| a.name.cmp(&b.name));
