@@ -18,6 +18,7 @@ use crate::extender::{Bits, Question, REJECTED};
 use crate::framework::{ApiCall, Diagnosis, Filter, Nomination, Permission, Reason, Remedy};
 use crate::meter::Meter;
 use crate::node::Node;
+use crate::plugins::volume_binding::class_of;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
 use crate::stores::Stores;
@@ -260,6 +261,23 @@ impl Core {
                     || concerns(pod) && concerned(profiles, pod, rejected_by).any(|plugin| plugin.reads_storage())
             });
         }
+    }
+
+    /// There is more room for volumes of these storage classes.
+    pub fn capacity_grew(&mut self, classes: &HashSet<String>, now: Duration) {
+        let reading = self.filters_that(|plugin| plugin.reads_storage()) | REJECTED;
+        if classes.is_empty() || !self.queue.waits_for_any(reading) {
+            return;
+        }
+        let (profiles, claims) = (&self.profiles, &self.cluster.stores().claims);
+        let concerns = |pod: &PodInfo| {
+            let found = pod.claims.iter().filter_map(|(name, _)| claims.get_in(&pod.namespace, name));
+            found.into_iter().any(|claim| classes.contains(class_of(&claim)))
+        };
+        self.queue.move_on(now, |pod, rejected_by| {
+            rejected_by & REJECTED != 0
+                || concerned(profiles, pod, rejected_by).any(|plugin| plugin.reads_storage()) && concerns(pod)
+        });
     }
 
     /// The bits that such filters have in any profile.

@@ -275,3 +275,31 @@ fn profiles_schedule_side_by_side() {
     assert_eq!(next(&mut core, at(60)), "big@big");
     assert!(next(&mut core, at(60)).starts_with("other: 0/3 nodes are available: 1 node(s) were unschedulable, "));
 }
+
+/// Of pods that wait for storage, those are tried again whose claims are of a class that has more room.
+#[test]
+fn more_room_helps_claims_of_its_class() {
+    let (claims, writer) = kybern_client::Store::new([]);
+    let spec = json!({"storageClassName": "fast"});
+    let claim = json!({"metadata": {"name": "c", "namespace": "default"}, "spec": spec});
+    let claim: kybern_api::core::v1::PersistentVolumeClaim =
+        kybern_api::Object::from_json(claim.to_string().as_bytes()).unwrap();
+    writer.upsert(claim);
+    let mut core = Core::new(Profiles::default(), Stores { claims, ..Stores::default() });
+    core.set_node(Arc::new(fixture::sized("n", "1", "1Gi")), at(0));
+    let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
+    core.set_pod(Arc::new(fixture::pod_named("p", json!({"volumes": [volume]}))), at(0));
+    core.set_pod(Arc::new(fixture::requesting("large", "2", "1Mi")), at(0));
+    let expect = [
+        "large: 0/1 nodes are available: 1 Insufficient cpu.",
+        "p: 0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+    ];
+    let mut told = [next(&mut core, at(0)), next(&mut core, at(0))];
+    told.sort();
+    assert_eq!(told.each_ref().map(|told| told.split(" preemption").next().unwrap()), expect);
+    core.capacity_grew(&["slow".to_owned()].into(), at(60));
+    assert_eq!(next(&mut core, at(60)), "nothing");
+    core.capacity_grew(&["fast".to_owned()].into(), at(60));
+    assert!(next(&mut core, at(60)).starts_with("p: "));
+    assert_eq!(next(&mut core, at(60)), "nothing");
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kybern_api::Object;
 use kybern_api::core::v1::{Node as ApiNode, PersistentVolume, PersistentVolumeClaim, Pod};
 use kybern_api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
-use kybern_api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
+use kybern_api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{Value, json};
 use kybern_client::{
@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::plugins::dynamic_resources::devices_of;
 use crate::pod::PodInfo;
-use crate::stores::{Attachment, Kept, Limits, Stores};
+use crate::stores::{Attachment, Capacity, Kept, Limits, Stores, TellsCapacity};
 
 /// Calls under way at once. More pods than that are not scheduled until some are bound.
 const MAX_CALLS: usize = 128;
@@ -106,6 +106,8 @@ struct Watches {
     volumes: Subscription<PersistentVolume>,
     classes: Subscription<StorageClass>,
     csi_nodes: Subscription<Kept<CSINode, Limits>>,
+    csi_drivers: Subscription<Kept<CSIDriver, TellsCapacity>>,
+    capacities: Subscription<Kept<CSIStorageCapacity, Capacity>>,
     attachments: Subscription<Kept<VolumeAttachment, Attachment>>,
     device_classes: Subscription<DeviceClass>,
     resource_claims: Subscription<ResourceClaim>,
@@ -126,6 +128,8 @@ impl Driver {
             volumes: stores.volumes.subscribe(),
             classes: stores.classes.subscribe(),
             csi_nodes: stores.csi_nodes.subscribe(),
+            csi_drivers: stores.csi_drivers.subscribe(),
+            capacities: stores.capacities.subscribe(),
             attachments: stores.attachments.subscribe(),
             device_classes: stores.device_classes.subscribe(),
             resource_claims: stores.resource_claims.subscribe(),
@@ -169,6 +173,8 @@ impl Driver {
             _ = watches.volumes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             _ = watches.classes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             _ = watches.csi_nodes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
+            changes = watches.csi_drivers.changed() => self.csi_drivers_changed(&changes),
+            changes = watches.capacities.changed() => self.capacities_changed(&changes),
             _ = watches.attachments.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             _ = watches.device_classes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             changes = watches.resource_claims.changed() => self.resource_claims_changed(&changes),
@@ -237,6 +243,27 @@ impl Driver {
             Changes::Resync => None,
         };
         self.core.storage_changed(keys.as_ref(), self.now());
+    }
+
+    /// A driver that no longer tells capacities lets all in.
+    fn csi_drivers_changed(&mut self, changes: &Changes<Kept<CSIDriver, TellsCapacity>>) {
+        let tells = |driver: &Option<Arc<Kept<CSIDriver, TellsCapacity>>>| driver.iter().any(|driver| driver.facts.0);
+        let helps = match changes {
+            Changes::Batch(changes) => changes.iter().any(|change| tells(&change.old) && !tells(&change.new)),
+            Changes::Resync => true,
+        };
+        if helps {
+            self.core.storage_changed(None, self.now());
+        }
+    }
+
+    fn capacities_changed(&mut self, changes: &Changes<Kept<CSIStorageCapacity, Capacity>>) {
+        let now = self.now();
+        let Changes::Batch(changes) = changes else { return self.core.storage_changed(None, now) };
+        let limit = |capacity: &Option<Arc<Kept<_, Capacity>>>| capacity.as_ref().and_then(|kept| kept.facts.limit);
+        // An unknown limit is less than any.
+        let grew = changes.iter().filter(|change| limit(&change.new) > limit(&change.old));
+        self.core.capacity_grew(&grew.map(|change| change.object().facts.class.to_string()).collect(), now);
     }
 
     fn resource_claims_changed(&mut self, changes: &Changes<ResourceClaim>) {

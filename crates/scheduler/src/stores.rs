@@ -8,9 +8,10 @@ use kybern_api::apps::v1::{ReplicaSet, StatefulSet};
 use kybern_api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service};
 use kybern_api::policy::v1::PodDisruptionBudget;
 use kybern_api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
-use kybern_api::storage::v1::{CSINode, CSINodeDriver, StorageClass, VolumeAttachment};
+use kybern_api::storage::v1::{CSIDriver, CSINode, CSINodeDriver, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kybern_api::{DecodeError, Object, label_selector};
 use kybern_apimachinery::object;
+use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::selector::LabelSelector;
 use kybern_client::store::Cached;
 use kybern_client::{Client, Informer, ListOptions, Store};
@@ -31,6 +32,9 @@ pub struct Stores {
     pub volumes: Store<PersistentVolume>,
     pub classes: Store<StorageClass>,
     pub csi_nodes: Store<Kept<CSINode, Limits>>,
+    pub csi_drivers: Store<Kept<CSIDriver, TellsCapacity>>,
+    /// With the index [`BY_CLASS`].
+    pub capacities: Store<Kept<CSIStorageCapacity, Capacity>>,
     /// With the index [`BY_NODE`].
     pub attachments: Store<Kept<VolumeAttachment, Attachment>>,
     pub device_classes: Store<DeviceClass>,
@@ -69,6 +73,13 @@ pub fn node_of(attachment: &Kept<VolumeAttachment, Attachment>) -> Vec<String> {
     vec![attachment.facts.node.to_string()]
 }
 
+/// Capacities by the names of their storage classes.
+pub const BY_CLASS: &str = "class";
+
+pub fn class_of_capacity(capacity: &Kept<CSIStorageCapacity, Capacity>) -> Vec<String> {
+    vec![capacity.facts.class.to_string()]
+}
+
 impl Stores {
     /// Watches everything; synced once all is listed.
     pub async fn watch(client: &Client) -> Self {
@@ -87,6 +98,10 @@ impl Stores {
             volumes: Informer::new(client.clone(), all()).index(ON_OFFER, offer).spawn(),
             classes: Informer::new(client.clone(), all()).spawn(),
             csi_nodes: kept(client),
+            csi_drivers: kept(client),
+            capacities: Informer::of(client.clone(), &CSIStorageCapacity::gvr(), all())
+                .index(BY_CLASS, class_of_capacity)
+                .spawn(),
             attachments: Informer::of(client.clone(), &VolumeAttachment::gvr(), all()).index(BY_NODE, node_of).spawn(),
             device_classes: Informer::new(client.clone(), all()).spawn(),
             resource_claims: Informer::new(client.clone(), all()).index(DEVICE, devices_of).spawn(),
@@ -103,6 +118,8 @@ impl Stores {
         stores.volumes.synced().await;
         stores.classes.synced().await;
         stores.csi_nodes.synced().await;
+        stores.csi_drivers.synced().await;
+        stores.capacities.synced().await;
         stores.attachments.synced().await;
         stores.device_classes.synced().await;
         stores.resource_claims.synced().await;
@@ -125,6 +142,8 @@ impl Default for Stores {
             volumes: Store::new([(ON_OFFER, offer as fn(&PersistentVolume) -> Vec<String>)]).0,
             classes: Store::new([]).0,
             csi_nodes: Store::new([]).0,
+            csi_drivers: Store::new([]).0,
+            capacities: Store::new([(BY_CLASS, class_of_capacity as fn(&Kept<_, _>) -> Vec<String>)]).0,
             attachments: Store::new([(BY_NODE, node_of as fn(&Kept<VolumeAttachment, Attachment>) -> Vec<String>)]).0,
             device_classes: Store::new([]).0,
             resource_claims: Store::new([(DEVICE, devices_of as fn(&ResourceClaim) -> Vec<String>)]).0,
@@ -259,6 +278,37 @@ impl Of<CSINode> for Limits {
             Some((driver.name.clone(), usize::try_from(count).unwrap_or(0)))
         };
         Self(node.spec.drivers.iter().filter_map(limit).collect())
+    }
+}
+
+/// Whether volumes of a driver go only where it says that there is room for them.
+pub struct TellsCapacity(pub bool);
+
+impl Of<CSIDriver> for TellsCapacity {
+    fn of(driver: &CSIDriver) -> Self {
+        Self(driver.spec.storage_capacity == Some(true))
+    }
+}
+
+/// How large a volume of a storage class may be made on some nodes.
+pub struct Capacity {
+    pub class: Box<str>,
+    /// Bytes; `None` while it is not known.
+    pub limit: Option<i64>,
+    /// The nodes that reach the storage.
+    pub nodes: LabelSelector,
+}
+
+impl Of<CSIStorageCapacity> for Capacity {
+    fn of(capacity: &CSIStorageCapacity) -> Self {
+        let limit = capacity.maximum_volume_size.as_ref().or(capacity.capacity.as_ref());
+        let nodes = capacity.node_topology.as_ref().map(label_selector);
+        Self {
+            class: capacity.storage_class_name.as_str().into(),
+            limit: limit.and_then(|limit| Quantity::parse(&limit.0).ok()).map(|limit| limit.value()),
+            // Without one, or with an unreadable one, no node does.
+            nodes: nodes.and_then(Result::ok).unwrap_or_else(LabelSelector::none),
+        }
     }
 }
 

@@ -246,3 +246,38 @@ async fn a_device_goes_from_pod_to_pod() {
     cluster.client.patch::<Pod>("default", "first", &done, Some("status")).await.unwrap();
     cluster.until("the second to be bound", |pods| node_of(pods, "second") == "n").await;
 }
+
+/// A claim waits until its driver says that there is room, and no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_waits_for_storage_capacity() {
+    let cluster = Cluster::start().await;
+    cluster.node("n", "4", json!({})).await;
+    let storage = |resource: &str| cluster.client.raw(&Gvr::new("storage.k8s.io", "v1", resource));
+    let driver = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": "d.example.com"}, "spec": {"storageCapacity": true}});
+    storage("csidrivers").create(&driver).await.unwrap();
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "fast"}, "provisioner": "d.example.com", "volumeBindingMode": "WaitForFirstConsumer"});
+    storage("storageclasses").create(&class).await.unwrap();
+    let capacity = |size: &str| json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIStorageCapacity", "metadata": {"name": "c", "namespace": "default"}, "storageClassName": "fast", "nodeTopology": {}, "capacity": size});
+    storage("csistoragecapacities").create(&capacity("1Gi")).await.unwrap();
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": "default"}, "spec": {"storageClassName": "fast", "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}});
+    cluster.create("persistentvolumeclaims", claim).await;
+    let _scheduler = cluster.schedule();
+    let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}});
+    let spec = json!({"containers": [{"name": "c", "image": "pause"}], "volumes": [volume]});
+    let metadata = json!({"name": "p", "namespace": "default"});
+    cluster.create("pods", json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})).await;
+    let told = |pods: &Store<Pod>| scheduled(pods, "p").map(|(_, _, message)| message).unwrap_or_default();
+    let text = "0/1 nodes are available: 1 node(s) did not have enough free storage.";
+    cluster.until(text, |pods| told(pods).starts_with(text)).await;
+    let grown = Patch::Merge(json!({"capacity": "2Gi"}));
+    storage("csistoragecapacities").patch("default", "c", &grown, None).await.unwrap();
+    let claims = cluster.client.raw(&Gvr::new("", "v1", "persistentvolumeclaims"));
+    let selected = async {
+        while claims.get("default", "data").await.unwrap()["metadata"]["annotations"]["volume.kubernetes.io/selected-node"]
+            != "n"
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, selected).await.expect("the claim is to be provisioned");
+}

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kybern_api::core::v1::{NodeSelector, PersistentVolume, PersistentVolumeClaim};
-use kybern_api::storage::v1::StorageClass;
+use kybern_api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kybern_api::{Object, label_selector};
 use kybern_apimachinery::json;
 use kybern_apimachinery::quantity::Quantity;
@@ -15,7 +15,7 @@ use crate::cache::Cluster;
 use crate::framework::{ApiCall, Filter, Plugin, PreBind, PreFilter, Reason, Verb, Verdict};
 use crate::node::{Node, NodeInfo};
 use crate::pod::PodInfo;
-use crate::stores::{ON_OFFER, Stores};
+use crate::stores::{BY_CLASS, Capacity, Kept, ON_OFFER, Stores};
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
@@ -23,6 +23,9 @@ const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// The provisioner of classes whose volumes are made by hand.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+
+const NO_VOLUME: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_SPACE: &str = "node(s) did not have enough free storage";
 
 pub struct VolumeBinding;
 
@@ -48,6 +51,8 @@ struct Delayed {
     selected_node: Option<String>,
     /// Volumes that it could have, the smallest first.
     candidates: Vec<Reachable>,
+    /// Where there is room for a new one; `None` where nobody says.
+    room: Option<Vec<Arc<Kept<CSIStorageCapacity, Capacity>>>>,
 }
 
 /// A volume, and the nodes that reach it.
@@ -124,7 +129,8 @@ fn claims(pod: &PodInfo, stores: &Stores) -> Result<Claims, Reason> {
         };
         let selected_node = annotation(&claim, SELECTED_NODE).map(str::to_owned);
         let candidates = candidates(&claim, stores);
-        found.delayed.push(Delayed { claim, class, selected_node, candidates });
+        let room = room(&claim, &class, stores);
+        found.delayed.push(Delayed { claim, class, selected_node, candidates, room });
     }
     Ok(found)
 }
@@ -134,11 +140,29 @@ fn capacity(volume: &PersistentVolume) -> i64 {
     capacity.and_then(|quantity| Quantity::parse(&quantity.0).ok()).map_or(0, |quantity| quantity.value())
 }
 
+/// How much a claim requests.
+fn request(claim: &PersistentVolumeClaim) -> Option<i64> {
+    let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+    Quantity::parse(&requests.get("storage")?.0).ok().map(|quantity| quantity.value())
+}
+
+/// What drivers that tell capacities have left of a class for a new volume of a claim's size.
+fn room(
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    stores: &Stores,
+) -> Option<Vec<Arc<Kept<CSIStorageCapacity, Capacity>>>> {
+    let size = request(claim)?;
+    stores.csi_drivers.get(&class.provisioner).filter(|driver| driver.facts.0)?;
+    let mut found = stores.capacities.by_index(BY_CLASS, class.name());
+    found.retain(|capacity| capacity.facts.limit.is_some_and(|limit| limit >= size));
+    Some(found)
+}
+
 /// The volumes that a claim could have, wherever they are.
 fn candidates(claim: &PersistentVolumeClaim, stores: &Stores) -> Vec<Reachable> {
     let spec = claim.spec.clone().unwrap_or_default();
-    let request = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
-    let request = request.and_then(|quantity| Quantity::parse(&quantity.0).ok()).map_or(0, |quantity| quantity.value());
+    let request = request(claim).unwrap_or(0);
     let selector = spec.selector.as_ref().map(label_selector);
     fn mode(mode: &Option<String>) -> &str {
         mode.as_deref().unwrap_or("Filesystem")
@@ -179,24 +203,30 @@ fn is_claimed_by(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bo
     })
 }
 
-/// What each delayed claim would get on a node: a volume, or one that is provisioned. `None` where it cannot be.
-fn choose<'a>(claims: &'a Claims, node: &Node) -> Option<Vec<(&'a Delayed, Option<&'a Reachable>)>> {
+/// What each delayed claim would get on a node: a volume, or one that is provisioned. An error says why it cannot be.
+fn choose<'a>(claims: &'a Claims, node: &Node) -> Result<Vec<(&'a Delayed, Option<&'a Reachable>)>, &'static str> {
     let mut taken: Vec<&str> = Vec::new();
     let mut chosen = Vec::new();
     for delayed in &claims.delayed {
         let free = |volume: &&Reachable| volume.is_on(node) && !taken.contains(&volume.volume.name());
         let volume = match &delayed.selected_node {
-            Some(selected) if *selected != *node.name => return None,
+            Some(selected) if *selected != *node.name => return Err(NO_VOLUME),
             Some(_) => None,
             None => delayed.candidates.iter().find(free),
         };
         if volume.is_none() && !can_provision(&delayed.class, node) {
-            return None;
+            return Err(NO_VOLUME);
+        }
+        let reaches = |capacity: &Arc<Kept<_, Capacity>>| {
+            capacity.facts.nodes.matches(|key| node.labels.get(key).map(String::as_str))
+        };
+        if volume.is_none() && delayed.room.as_ref().is_some_and(|room| !room.iter().any(reaches)) {
+            return Err(NO_SPACE);
         }
         taken.extend(volume.map(|volume| volume.volume.name()));
         chosen.push((delayed, volume));
     }
-    Some(chosen)
+    Ok(chosen)
 }
 
 fn can_provision(class: &StorageClass, node: &Node) -> bool {
@@ -216,9 +246,7 @@ fn check(claims: &Claims, node: &Node) -> Verdict {
     if claims.bound.iter().flatten().any(|volume| !volume.is_on(node)) {
         reasons.push("node(s) didn't match PersistentVolume's node affinity".into());
     }
-    if choose(claims, node).is_none() {
-        reasons.push("node(s) didn't find available persistent volumes to bind".into());
-    }
+    reasons.extend(choose(claims, node).err().map(Reason::from));
     if claims.bound.iter().any(Option::is_none) {
         reasons.push("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".into());
     }
@@ -288,10 +316,10 @@ fn call(delayed: &Delayed, volume: Option<&PersistentVolume>, node: &str) -> Opt
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::stores::class_of_capacity;
     use kybern_apimachinery::Value;
     use kybern_client::Store;
 
-    const NO_VOLUME: &str = "node(s) didn't find available persistent volumes to bind";
     const ELSEWHERE: &str = "node(s) didn't match PersistentVolume's node affinity";
 
     fn object<K: Object>(object: Value) -> K {
@@ -337,6 +365,46 @@ mod tests {
             cluster.set_node(Arc::new(fixture::node(json!({"metadata": {"name": name, "labels": labels}}))));
         }
         cluster
+    }
+
+    /// As [`cluster`], with the driver of class `made`, and what it has left: size, largest volume, and a node.
+    fn with_capacities(claims: Vec<Value>, tells: bool, left: &[(&str, Value, Value)]) -> Cluster {
+        let before = cluster(claims, vec![]);
+        let (csi_drivers, writer) = Store::new([]);
+        let driver = json!({"metadata": {"name": "example.com/x"}, "spec": {"storageCapacity": tells}});
+        writer.upsert(Kept::of(&object(driver)));
+        let (capacities, writer) = Store::new([(BY_CLASS, class_of_capacity as fn(&Kept<_, _>) -> Vec<String>)]);
+        for (n, (size, largest, topology)) in left.iter().enumerate() {
+            let metadata = json!({"name": format!("c{n}"), "namespace": "default"});
+            let capacity = json!({"metadata": metadata, "storageClassName": "made", "capacity": size, "maximumVolumeSize": largest, "nodeTopology": topology});
+            writer.upsert(Kept::of(&object(capacity)));
+        }
+        let mut after = Cluster::new(Stores { csi_drivers, capacities, ..before.stores().clone() });
+        before.nodes().for_each(|info| drop(after.set_node(info.node.clone())));
+        after
+    }
+
+    #[test]
+    fn volumes_are_made_where_there_is_room() {
+        let on = |node: &str| json!({"matchLabels": {"kubernetes.io/hostname": node}});
+        let check = |tells: bool, left: &[(&str, Value, Value)], expect: &str| {
+            let cluster = with_capacities(vec![claim("c", "made", None, json!({}))], tells, left);
+            assert_eq!(verdicts(&cluster, &pod(&["c"])), [expect, NO_VOLUME], "{left:?}");
+        };
+        check(false, &[], "fits");
+        check(true, &[], NO_SPACE);
+        check(true, &[("2Gi", Value::Null, on("a"))], "fits");
+        check(true, &[("1Gi", Value::Null, on("a")), ("9Gi", Value::Null, on("b"))], NO_SPACE);
+        check(true, &[("1Gi", Value::Null, on("b")), ("9Gi", Value::Null, json!({}))], "fits");
+        check(true, &[("9Gi", Value::Null, Value::Null)], NO_SPACE);
+        check(true, &[("9Gi", json!("1Gi"), on("a"))], NO_SPACE);
+        check(true, &[("1", json!("2Gi"), on("a"))], "fits");
+        // One that is being made needs its room too; one that is there does not.
+        let selected = with_capacities(vec![claim("c", "made", None, json!({SELECTED_NODE: "a"}))], true, &[]);
+        assert_eq!(verdicts(&selected, &pod(&["c"])), [NO_SPACE, NO_VOLUME]);
+        let mut sizeless = claim("c", "made", None, json!({}));
+        sizeless["spec"]["resources"] = Value::Null;
+        assert_eq!(verdicts(&with_capacities(vec![sizeless], true, &[]), &pod(&["c"])), ["fits", NO_VOLUME]);
     }
 
     fn pod(claims: &[&str]) -> PodInfo {
