@@ -23,6 +23,8 @@ pub struct Faults {
     pub node_deaths: bool,
     /// Users ask for more than the nodes have: what is urgent displaces what is not.
     pub overload: bool,
+    /// Nodes are drained: their pods are evicted, as far as budgets allow.
+    pub evictions: bool,
     /// A defect, to show that it is found: a crash of the disk forgets the last commits although they were acknowledged.
     pub forgets_on_crash: usize,
 }
@@ -42,12 +44,13 @@ impl Faults {
             crashes: some(1.0) > 0.0,
             node_deaths: some(1.0) > 0.0,
             overload: some(1.0) > 0.0,
+            evictions: some(1.0) > 0.0,
             forgets_on_crash: 0,
         }
     }
 
     /// The kinds by name, so that a failure can be tried without them.
-    pub const KINDS: [&str; 9] = [
+    pub const KINDS: [&str; 10] = [
         "lost_request",
         "lost_response",
         "network_delay",
@@ -57,6 +60,7 @@ impl Faults {
         "crashes",
         "node_deaths",
         "overload",
+        "evictions",
     ];
 
     /// Leaves out a kind; says whether there is one of that name.
@@ -71,9 +75,15 @@ impl Faults {
             "crashes" => self.crashes = false,
             "node_deaths" => self.node_deaths = false,
             "overload" => self.overload = false,
+            "evictions" => self.evictions = false,
             _ => return false,
         }
         true
+    }
+
+    /// Whether pods that serve may end without their controller's doing.
+    pub fn take_pods(&self) -> bool {
+        self.node_deaths || self.overload || self.evictions
     }
 
     /// Only the delays are left: what was disturbed can now settle.

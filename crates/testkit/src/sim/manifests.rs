@@ -5,6 +5,9 @@ use kybern_apimachinery::{Value, json};
 /// The priority class of what displaces others.
 pub(super) const URGENT: &str = "urgent";
 
+/// The Deployment that budgets are for.
+pub(super) const GUARDED: &str = "guarded";
+
 fn template(app: &str, image: &str, cpu: &str) -> Value {
     let container = json!({"name": "c", "image": image, "resources": {"requests": {"cpu": cpu}}});
     json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [container]}})
@@ -61,4 +64,11 @@ pub(super) fn service(namespace: &str, name: &str, kind: &str) -> Value {
 pub(super) fn quota(namespace: &str, pods: u64) -> Value {
     json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "limit", "namespace": namespace},
         "spec": {"hard": {"pods": pods.to_string()}}})
+}
+
+pub(super) fn budget(namespace: &str, rule: Value) -> Value {
+    let mut spec = json!({"selector": {"matchLabels": {"app": GUARDED}}, "unhealthyPodEvictionPolicy": "AlwaysAllow"});
+    spec.as_object_mut().expect("an object").extend(rule.as_object().cloned().unwrap_or_default());
+    json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "guard", "namespace": namespace}, "spec": spec})
 }

@@ -4,8 +4,10 @@
 //! [`scenario`] acts as users do while [`faults`] disturb [`disk`] and [`network`] and processes crash; [`model`] checks
 //! every commit; at the end the faults stop and the cluster has to become [`settled`].
 
+mod budgets;
 pub mod clock;
 pub mod disk;
+mod evictor;
 pub mod faults;
 mod manifests;
 pub mod model;

@@ -33,6 +33,8 @@ pub struct Model {
     /// Keys that were written since someone last cleared this, but for leases and events.
     pub changed: BTreeSet<String>,
     pub(super) jobs: BTreeMap<String, JobRecord>,
+    /// By namespace: when what its budgets guard was last changed by anything but an eviction.
+    pub(super) disturbed: BTreeMap<String, Duration>,
     violation: Option<String>,
 }
 
@@ -117,7 +119,9 @@ impl Model {
                 self.removed_nodes.insert(name, now);
             }
             Some("services") if new.is_some() => self.check_services(),
+            Some("poddisruptionbudgets") => self.check_budget(key, old, new, now),
             Some("deployments") => {
+                self.check_guarded(old, new, now);
                 if let Some(new) = new {
                     let size = number(new, &["spec", "replicas"]);
                     if old.is_none_or(|old| number(old, &["spec", "replicas"]) != size) {
@@ -156,6 +160,7 @@ impl Model {
         }
         self.check_ending(old, new);
         self.record_job_pod(old, new);
+        self.check_disruption(old, new, now);
         let lost = old.is_some_and(is_serving) && !new.is_some_and(is_serving);
         let gained = new.is_some_and(is_serving) && !old.is_some_and(is_serving);
         if let Some(pod) = old.or(new).filter(|_| lost || gained) {
@@ -212,8 +217,7 @@ impl Model {
         if lost {
             let smallest = self.sizes.get(&uid).into_iter().flatten().map(|(_, size)| *size).min().unwrap_or(replicas);
             let least = smallest - margins(deployment, smallest).1;
-            let is_spared = self.faults.node_deaths || self.faults.overload;
-            if self.complete.contains(&uid) && serving < least && !is_spared {
+            if self.complete.contains(&uid) && serving < least && !self.faults.take_pods() {
                 self.violated(format!("{serving} pods of deployment {name} are left serving, fewer than {least}"));
             }
         } else if serving >= replicas && self.largest(&uid, now).is_some() {

@@ -172,3 +172,32 @@ fn quotas() {
     let text = "pod b is number 2 in d, where a quota allows 1";
     check_all(&[quota(), pod("a", "Running"), pod("b", "Running")], Some(text));
 }
+
+#[test]
+fn budgets() {
+    let budget = || {
+        let spec = json!({"minAvailable": 2, "selector": {"matchLabels": {"app": "guarded"}}});
+        object("poddisruptionbudgets/d/guard", None, json!({"spec": spec}))
+    };
+    let pod = |name: &str, more: Value| {
+        let mut pod = json!({"metadata": {"labels": {"app": "guarded"}},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        if more == "evicted" || more == "gone" {
+            let reason = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"});
+            pod["status"]["conditions"].as_array_mut().unwrap().push(reason);
+        }
+        if more == "gone" {
+            pod["metadata"]["deletionTimestamp"] = "now".into();
+        }
+        object(&format!("pods/d/{name}"), None, pod)
+    };
+    let evicted = |name: &str| [pod(name, json!("evicted")), pod(name, json!("gone"))];
+    let there = [pod("a", json!("")), pod("b", json!("")), pod("c", json!(""))];
+    // Each commit takes a second: a budget is believed to be known after two minutes.
+    let time = vec![object("configmaps/d/x", None, json!({})); STALENESS.as_secs() as usize];
+    let known = [&[budget()][..], &there, &time, &evicted("a")].concat();
+    check_all(&known, None);
+    let text = "evicting pod b left 1 healthy pods, where budget d/guard promises 2";
+    check_all(&[&known[..], &evicted("b")].concat(), Some(text));
+    check_all(&[&[budget()][..], &there, &evicted("a"), &evicted("b")].concat(), None);
+}

@@ -5,7 +5,8 @@ use std::time::Duration;
 use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_client::{Client, ClientError, DeleteOptions, ListOptions, Patch, Propagation};
 
-use super::manifests::{self as make, URGENT};
+use super::evictor::cordon;
+use super::manifests::{self as make, GUARDED, URGENT};
 use super::random::Random;
 
 const NAMESPACES: [&str; 3] = ["default", "blue", "green"];
@@ -47,6 +48,10 @@ fn batch(resource: &str) -> Gvr {
     Gvr::new("batch", "v1", resource)
 }
 
+fn policy(resource: &str) -> Gvr {
+    Gvr::new("policy", "v1", resource)
+}
+
 fn core(resource: &str) -> Gvr {
     Gvr::new("", "v1", resource)
 }
@@ -66,6 +71,8 @@ impl User {
         for name in NAMESPACES {
             let image = "registry.test/app:0";
             objects.push((apps("deployments"), make::deployment(name, "web", 3, image)));
+            objects.push((apps("deployments"), make::deployment(name, GUARDED, 4, image)));
+            objects.push((policy("poddisruptionbudgets"), make::budget(name, json!({"minAvailable": 3}))));
             objects.push((apps("statefulsets"), make::stateful_set(name, 2, image, "OrderedReady")));
             objects.push((batch("jobs"), make::job(name, 4, 2, "NonIndexed", image)));
         }
@@ -80,7 +87,10 @@ impl User {
     }
 
     /// Takes away what keeps the cluster from ever being as wanted, or from coming to rest.
-    pub async fn end(&self) {
+    pub async fn end(&self, nodes: &[String]) {
+        for node in nodes {
+            cordon(&self.client, node, false).await;
+        }
         for namespace in NAMESPACES {
             let _ = self.client.raw(&core("resourcequotas")).delete(namespace, "limit", &with_dependents()).await;
             let suspended = Patch::Merge(json!({"spec": {"suspend": true}}));
@@ -131,12 +141,12 @@ impl User {
         let coin = self.random.chance(0.5);
         self.images += 1;
         let image = format!("registry.test/app:{}", self.images);
-        let one = |a: &'static str, b: &'static str| if coin { a } else { b };
         let template = json!({"template": {"spec": {"containers": [{"name": "c", "image": image}]}}});
         let resized = Act::Patch(json!({"spec": {"replicas": replicas}}));
         let updated = Act::Patch(json!({"spec": template}));
         let step = |resource, name, act| Step { resource, namespace, name, act };
-        match self.random.below(42) {
+        let one = |a: &'static str, b: &'static str| if coin { a } else { b };
+        match self.random.below(46) {
             0..=9 => step(apps("deployments"), name, Act::Create(make::deployment(namespace, name, replicas, &image))),
             10..=11 => step(apps("deployments"), name, resized),
             12..=14 => step(apps("deployments"), name, updated),
@@ -174,7 +184,14 @@ impl User {
                 step(batch("cronjobs"), "tick", Act::Create(make::cron_job(namespace, policy, &image)))
             }
             40 => step(core("resourcequotas"), "limit", Act::Create(make::quota(namespace, replicas + 5))),
-            _ => step(core("resourcequotas"), "limit", Act::Delete),
+            41 => step(core("resourcequotas"), "limit", Act::Delete),
+            42 => step(apps("deployments"), GUARDED, Act::Create(make::deployment(namespace, GUARDED, 4, &image))),
+            43 => step(apps("deployments"), GUARDED, if coin { resized } else { updated }),
+            44 => {
+                let rule = if coin { json!({"maxUnavailable": 1}) } else { json!({"minAvailable": replicas}) };
+                step(policy("poddisruptionbudgets"), "guard", Act::Create(make::budget(namespace, rule)))
+            }
+            _ => step(policy("poddisruptionbudgets"), "guard", Act::Delete),
         }
     }
 
@@ -201,6 +218,8 @@ fn brief(object: &Value) -> String {
         "completionMode",
         "concurrencyPolicy",
         "hard",
+        "minAvailable",
+        "maxUnavailable",
     ];
     let told = told.into_iter().filter(|field| !object["spec"][*field].is_null());
     told.map(|field| format!(" {field}={}", object["spec"][field])).collect()

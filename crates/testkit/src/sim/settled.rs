@@ -14,6 +14,7 @@ pub fn unsettled(model: &Model, server: &Server) -> Vec<String> {
     deployments(model, &mut complaints);
     daemon_sets(model, &mut complaints);
     model.unsettled_workloads(&mut complaints);
+    model.unsettled_budgets(&mut complaints);
     pods(model, &mut complaints);
     owners(model, &mut complaints);
     endpoints(model, &mut complaints);

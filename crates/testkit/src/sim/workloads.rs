@@ -19,7 +19,7 @@ pub(super) struct JobRecord {
     times: BTreeSet<String>,
 }
 
-fn owner_kind(object: &Value) -> &str {
+pub(super) fn owner_kind(object: &Value) -> &str {
     let owners = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
     owners.into_iter().find(|o| o["controller"] == true).map_or("", |o| o["kind"].as_str().unwrap_or(""))
 }
@@ -36,7 +36,7 @@ fn is_finished(job: &Value) -> bool {
 impl Model {
     /// The StatefulSet of a pod whose pods come and go one by one, as far as it is up to its controller.
     fn ordered_set(&self, pod: &Value) -> Option<&Value> {
-        if owner_kind(pod) != "StatefulSet" || self.faults.node_deaths || self.faults.overload {
+        if owner_kind(pod) != "StatefulSet" || self.faults.take_pods() {
             return None;
         }
         let set = self.all("statefulsets").find(|set| object::uid(set) == owner_uid(pod))?;

@@ -21,7 +21,7 @@ use super::network::Network;
 use super::random::Random;
 use super::scenario::User;
 use super::settled::unsettled;
-use super::{Failure, Report, node};
+use super::{Failure, Report, evictor, node};
 use crate::api_server::ApiServer;
 
 const NODES: usize = 4;
@@ -76,6 +76,7 @@ struct World {
     managers: [Option<Process>; CANDIDATES],
     schedulers: [Option<Process>; CANDIDATES],
     nodes: Vec<Option<Process>>,
+    evictor: Option<Process>,
     /// What comes back when.
     returns: Vec<(Instant, Part)>,
     starts: u32,
@@ -121,6 +122,7 @@ pub(super) async fn simulate(
         managers: Default::default(),
         schedulers: Default::default(),
         nodes: (0..NODES).map(|_| None).collect(),
+        evictor: None,
         returns: Vec::new(),
         starts: 0,
         crashes: 0,
@@ -138,6 +140,12 @@ impl World {
         let client = self.network.client("admin", &["system:masters"], &receiver);
         let mut user = User::new(client, self.random.fork(), self.faults.overload);
         user.prepare().await;
+        if self.faults.evictions {
+            let (network, random) = (self.network.clone(), self.random.fork());
+            self.evictor = Some(Process::start(|alive| {
+                evictor::run(network.client("admin", &["system:masters"], alive), node_names(), random)
+            }));
+        }
         for n in 0..STEPS {
             let pause = self.random.delay(PAUSE);
             self.pass(pause).await?;
@@ -242,7 +250,7 @@ impl World {
             Part::Node(n) => {
                 let random = self.random.fork();
                 self.nodes[n] = Some(Process::start(|alive| {
-                    let name = format!("node-{n}");
+                    let name = node_name(n);
                     let client = network.client(&format!("system:node:{name}"), &["system:nodes"], alive);
                     node::run(node::Config { name, number: n as u8 + 1 }, client, random)
                 }));
@@ -302,7 +310,8 @@ impl World {
         for (_, part) in std::mem::take(&mut self.returns) {
             self.start_part(part).await?;
         }
-        user.end().await;
+        self.evictor = None;
+        user.end(&node_names()).await;
         let end = Instant::now() + SETTLING;
         loop {
             self.pass(LOOK).await?;
@@ -333,6 +342,14 @@ impl World {
             digest: model.digest,
         })
     }
+}
+
+fn node_name(number: usize) -> String {
+    format!("node-{number}")
+}
+
+fn node_names() -> Vec<String> {
+    (0..NODES).map(node_name).collect()
 }
 
 /// kube-controller-manager, each controller with its own account. What loses its lease is started again.
