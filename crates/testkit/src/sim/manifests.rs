@@ -23,6 +23,20 @@ pub(super) fn deployment(namespace: &str, name: &str, replicas: u64, image: &str
     if is_urgent {
         template["spec"]["priorityClassName"] = URGENT.into();
     }
+    let own = json!({"matchLabels": {"app": name}});
+    match name {
+        // One on each node.
+        "db" => {
+            let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": own}]);
+            template["spec"]["affinity"] =
+                json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}});
+        }
+        "web" => {
+            template["spec"]["topologySpreadConstraints"] = json!([{"maxSkew": 1, "labelSelector": own,
+                "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}]);
+        }
+        _ => {}
+    }
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": namespace},
         "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": template}})
 }
@@ -71,4 +85,22 @@ pub(super) fn budget(namespace: &str, rule: Value) -> Value {
     spec.as_object_mut().expect("an object").extend(rule.as_object().cloned().unwrap_or_default());
     json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
         "metadata": {"name": "guard", "namespace": namespace}, "spec": spec})
+}
+
+/// Of volumes that are folders of nodes.
+pub(super) fn storage_class() -> Value {
+    json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "local-path"},
+        "provisioner": "kybern.io/local-path", "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer"})
+}
+
+/// A StatefulSet whose pods have a claim each; `kept` says what becomes of those that no pod uses any more.
+pub(super) fn vault(namespace: &str, replicas: u64, image: &str, kept: &str) -> Value {
+    let mut template = template("vault", image, "100m");
+    template["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "storageClassName": "local-path", "resources": {"requests": {"storage": "1Gi"}}}});
+    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "vault", "namespace": namespace},
+        "spec": {"replicas": replicas, "serviceName": "vault", "selector": {"matchLabels": {"app": "vault"}},
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": kept, "whenScaled": kept},
+            "volumeClaimTemplates": [claim], "template": template}})
 }

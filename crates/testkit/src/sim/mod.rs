@@ -13,9 +13,11 @@ mod manifests;
 pub mod model;
 pub mod network;
 pub mod node;
+mod placement;
 pub mod random;
 pub mod scenario;
 pub mod settled;
+mod volumes;
 mod workloads;
 mod world;
 

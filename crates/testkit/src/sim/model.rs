@@ -1,6 +1,6 @@
 //! What the cluster is according to every commit, and the rules that no commit may break.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use kybern_apimachinery::quantity::Quantity;
@@ -8,7 +8,8 @@ use kybern_apimachinery::{Value, object};
 use kybern_storage::{Revision, Write};
 
 use super::faults::Faults;
-use super::workloads::JobRecord;
+use super::placement::{Departed, Doubt};
+use super::workloads::{JobRecord, ordinal, owner_kind};
 
 /// How long someone may act on what it saw before: the network's delays and retries, and a watch that broke.
 pub(super) const STALENESS: Duration = Duration::from_secs(120);
@@ -35,6 +36,12 @@ pub struct Model {
     pub(super) jobs: BTreeMap<String, JobRecord>,
     /// By namespace: when what its budgets guard was last changed by anything but an eviction.
     pub(super) disturbed: BTreeMap<String, Duration>,
+    /// By uid of a quota: when its limits were last changed.
+    pub(super) quotas_since: BTreeMap<String, Duration>,
+    /// By node: when its object was made.
+    pub(super) nodes_since: BTreeMap<String, Duration>,
+    pub(super) departed: VecDeque<Departed>,
+    pub(super) doubts: Vec<Doubt>,
     violation: Option<String>,
 }
 
@@ -58,6 +65,7 @@ impl Model {
             self.violated(format!("revision {revision} was given out after {}", self.revision));
         }
         self.revision = revision;
+        self.check_doubts(now);
         for write in writes {
             let (key, value) = match write {
                 Write::Put(key, value) => (key, Some(value)),
@@ -114,10 +122,17 @@ impl Model {
         }
         match key.strip_prefix("/registry/").and_then(|k| k.split('/').next()) {
             Some("pods") => self.check_pod(key, old, new, now),
-            Some("minions") if new.is_none() => {
+            Some("minions") => {
                 let name = key.rsplit('/').next().unwrap_or_default().to_owned();
-                self.removed_nodes.insert(name, now);
+                if new.is_none() {
+                    self.removed_nodes.insert(name, now);
+                } else if old.is_none() {
+                    self.nodes_since.insert(name, now);
+                }
             }
+            Some("resourcequotas") => self.record_quota(old, new, now),
+            Some("persistentvolumeclaims") => self.check_claim(key, old, new),
+            Some("persistentvolumes") => self.check_volume(key, old, new),
             Some("services") if new.is_some() => self.check_services(),
             Some("poddisruptionbudgets") => self.check_budget(key, old, new, now),
             Some("deployments") => {
@@ -151,16 +166,18 @@ impl Model {
             if was_on.is_empty() && !is_on.is_empty() {
                 self.bindings += 1;
                 self.check_binding(key, is_on, now);
+                self.check_placement(key, new, is_on, now);
             }
             if old.is_none() {
                 self.check_made(new, now);
                 self.check_order(new);
-                self.check_quotas(new);
+                self.check_quotas(new, now);
             }
         }
         self.check_ending(old, new);
         self.record_job_pod(old, new);
         self.check_disruption(old, new, now);
+        self.record_departure(old, new, now);
         let lost = old.is_some_and(is_serving) && !new.is_some_and(is_serving);
         let gained = new.is_some_and(is_serving) && !old.is_some_and(is_serving);
         if let Some(pod) = old.or(new).filter(|_| lost || gained) {
@@ -194,7 +211,11 @@ impl Model {
     fn check_made(&mut self, pod: &Value, now: Duration) {
         let owner = owner_uid(pod);
         let Some(largest) = self.largest(owner, now) else { return };
-        let live = self.owned("pods", owner).filter(|p| !object::is_deleting(p) && !has_ended(p)).count();
+        let live = match ordinal(pod).filter(|_| owner_kind(pod) == "StatefulSet") {
+            // Of those that are too many some may wait until others serve.
+            Some(ordinal) => ordinal as usize + 1,
+            None => self.owned("pods", owner).filter(|p| !object::is_deleting(p) && !has_ended(p)).count(),
+        };
         // A lost response to a creation leaves a pod that its maker does not know of until it sees it.
         if live as i64 > largest && self.faults.lost_response == 0.0 {
             let name = object::name(pod);

@@ -170,7 +170,9 @@ fn quotas() {
     let pod = |name: &str, phase: &str| object(&format!("pods/d/{name}"), None, json!({"status": {"phase": phase}}));
     check_all(&[quota(), pod("a", "Failed"), pod("b", "Running")], None);
     let text = "pod b is number 2 in d, where a quota allows 1";
-    check_all(&[quota(), pod("a", "Running"), pod("b", "Running")], Some(text));
+    let known = vec![object("configmaps/d/x", None, json!({})); 60];
+    check_all(&[&[quota()][..], &known, &[pod("a", "Running"), pod("b", "Running")]].concat(), Some(text));
+    check_all(&[quota(), pod("a", "Running"), pod("b", "Running")], None);
 }
 
 #[test]
@@ -200,4 +202,70 @@ fn budgets() {
     let text = "evicting pod b left 1 healthy pods, where budget d/guard promises 2";
     check_all(&[&known[..], &evicted("b")].concat(), Some(text));
     check_all(&[&[budget()][..], &there, &evicted("a"), &evicted("b")].concat(), None);
+}
+
+#[test]
+fn placement() {
+    let node = |name: &str, zone: &str| {
+        let metadata = json!({"labels": {"zone": zone, "host": name}});
+        object(
+            &format!("minions/{name}"),
+            None,
+            json!({"metadata": metadata, "status": {"allocatable": {"cpu": "9", "pods": "9"}}}),
+        )
+    };
+    let pod = |name: &str, on: &str, more: Value| {
+        let mut pod = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"nodeName": on}});
+        pod["spec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        object(&format!("pods/d/{name}"), None, pod)
+    };
+    let own = || json!({"matchLabels": {"app": "a"}});
+    let shuns = || {
+        let term = json!([{"topologyKey": "host", "labelSelector": own()}]);
+        json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}})
+    };
+    let nodes = [node("1", "x"), node("2", "y")];
+    check_all(&[&nodes[..], &[pod("a", "1", shuns()), pod("b", "2", shuns())]].concat(), None);
+    let text = "pod /registry/pods/d/b was bound to 1, but pod a, which it shuns, is in 1";
+    check_all(&[&nodes[..], &[pod("a", "1", shuns()), pod("b", "1", shuns())]].concat(), Some(text));
+
+    let spreads = || {
+        json!({"topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 1, "labelSelector": own(),
+            "whenUnsatisfiable": "DoNotSchedule"}]})
+    };
+    let pods = [pod("a", "1", spreads()), pod("b", "1", spreads())];
+    let time = |seconds: u64| vec![object("configmaps/d/x", None, json!({})); seconds as usize];
+    let long = time(STALENESS.as_secs());
+    let text =
+        "pod /registry/pods/d/b was bound to 1, but 2 pods would be in x, where another has 0: {\"x\": 1, \"y\": 0}";
+    check_all(&[&nodes[..], &long, &pods, &time(60)].concat(), Some(text));
+    check_all(&[&nodes[..], &long, &pods, &[pod("c", "2", spreads())], &time(60)].concat(), None);
+    check_all(&[&nodes[..], &pods, &time(60)].concat(), None);
+}
+
+#[test]
+fn volumes() {
+    let claim = |name: &str, volume: &str| {
+        object(&format!("persistentvolumeclaims/d/{name}"), None, json!({"spec": {"volumeName": volume}}))
+    };
+    let volume = |name: &str, claim: &str| {
+        let terms = json!([{"matchExpressions": [{"key": "h", "operator": "In", "values": ["n"]}]}]);
+        let spec = json!({"claimRef": {"uid": claim}, "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}});
+        object(&format!("persistentvolumes/{name}"), None, json!({"spec": spec}))
+    };
+    let pod = |node: &str| {
+        let volumes = json!([{"persistentVolumeClaim": {"claimName": "c"}}]);
+        object("pods/d/p", None, json!({"spec": {"nodeName": node, "volumes": volumes}}))
+    };
+    let nodes = ["n", "m"].map(|name| {
+        object(&format!("minions/{name}"), None, json!({"status": {"allocatable": {"cpu": "9", "pods": "9"}}}))
+    });
+    let bound = [&nodes[..], &[claim("c", ""), volume("v", "c"), claim("c", "v")]].concat();
+    let check_then = |more: &[(String, Value)], expect| check_all(&[&bound[..], more].concat(), expect);
+    check_then(&[pod("n")], None);
+    check_then(&[pod("m")], Some("pod /registry/pods/d/p was bound to m, but its volume v is on n"));
+    let text = "/registry/persistentvolumeclaims/d/other was bound to v, which d/c has";
+    check_then(&[claim("other", "v")], Some(text));
+    check_then(&[volume("v", "e")], Some("/registry/persistentvolumes/v was claimed by c and then by e"));
+    check_then(&[claim("c", "w")], Some("/registry/persistentvolumeclaims/d/c was bound to v and then to \"w\""));
 }

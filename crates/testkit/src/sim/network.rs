@@ -1,12 +1,13 @@
 //! The simulated network between clients and the API server: it delays, loses and breaks off, and knows which writes were
 //! acknowledged. Requests and responses are the real ones.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use kybern_apimachinery::time::Clock;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use super::faults::Faults;
 use super::random::Random;
+use super::volumes::Folders;
 
 /// The longest life of a watch that will be broken.
 const BROKEN_WATCH_LIFE: Duration = Duration::from_secs(60);
@@ -38,6 +40,10 @@ pub struct Network {
     /// The server that is up; changes break what goes on.
     server: watch::Sender<Option<Arc<Server>>>,
     clock: Arc<dyn Clock>,
+    /// What nodes keep, which the server's way to them leads to.
+    pub(super) folders: Arc<Folders>,
+    /// The nodes that do not answer.
+    silent: Mutex<BTreeSet<String>>,
 }
 
 struct State {
@@ -58,7 +64,13 @@ struct Fate {
 impl Network {
     pub fn new(random: Random, faults: Faults, clock: Arc<dyn Clock>) -> Arc<Self> {
         let state = State { random, faults, acknowledged: Vec::new() };
-        Arc::new(Self { state: Mutex::new(state), server: watch::Sender::new(None), clock })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            server: watch::Sender::new(None),
+            clock,
+            folders: Arc::default(),
+            silent: Mutex::default(),
+        })
     }
 
     pub fn set_faults(&self, faults: Faults) {
@@ -68,6 +80,30 @@ impl Network {
     /// From now on this server answers; `None`: nothing does. What went on with the last one breaks off.
     pub fn set_server(&self, server: Option<Arc<Server>>) {
         self.server.send_replace(server);
+    }
+
+    /// Whether a node answers the server.
+    pub(super) fn set_silent(&self, node: &str, is_silent: bool) {
+        let mut silent = self.silent.lock();
+        if is_silent {
+            silent.insert(node.to_owned())
+        } else {
+            silent.remove(node)
+        };
+    }
+
+    /// What a node is asked through the server: to remove a volume's folder.
+    fn ask_node(&self, path: &str) -> Option<Response<Body>> {
+        let (node, what) = path.strip_prefix("/api/v1/nodes/")?.split_once("/proxy/")?;
+        let is_silent = self.silent.lock().contains(node);
+        if let Some(volume) = what.strip_prefix("volumes/").filter(|_| !is_silent) {
+            self.folders.remove(node, volume);
+        }
+        let mut response = Response::new(body::empty());
+        if is_silent {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        Some(response)
     }
 
     pub fn server(&self) -> Option<Arc<Server>> {
@@ -121,6 +157,9 @@ impl Network {
         }
         let is_watch = path.query().is_some_and(|q| q.split('&').any(|p| p == "watch=true" || p == "watch=1"));
         let work = async {
+            if let Some(response) = self.ask_node(path.path()) {
+                return Ok(response);
+            }
             let response = up.handle(request).await;
             if is_watch {
                 return Ok(response);

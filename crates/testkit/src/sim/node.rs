@@ -1,9 +1,10 @@
 //! A fake node: registers, renews its lease, says that its pods run, and ends those that are deleted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use kybern_api::core::v1::Pod;
+use kybern_api::core::v1::{PersistentVolumeClaim, Pod};
 use kybern_api::{Object, condition};
 use kybern_apimachinery::time::{to_rfc3339, to_rfc3339_micro};
 use kybern_apimachinery::{Gvr, Value, json};
@@ -11,6 +12,7 @@ use kybern_client::{Client, ClientError, DeleteOptions, Informer, ListOptions, P
 use tokio::time::{Instant, sleep_until};
 
 use super::random::Random;
+use super::volumes::Folders;
 
 /// The cores, in thousandths, and pods that every node has.
 pub const NODE_MILLI_CPU: i64 = 3000;
@@ -23,11 +25,12 @@ const SUCCEEDS: f64 = 0.8;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a node is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     pub name: String,
     /// Differs from node to node: the third part of its pods' addresses.
     pub number: u8,
+    pub(super) folders: Arc<Folders>,
 }
 
 /// Plays a node for as long as it is polled.
@@ -101,6 +104,12 @@ impl Node {
     }
 
     async fn start(&mut self, pod: &Pod) -> Result<(), ClientError> {
+        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            let Some(source) = &volume.persistent_volume_claim else { continue };
+            let claim = self.client.get::<PersistentVolumeClaim>(pod.namespace(), &source.claim_name).await?;
+            let bound = claim.spec.and_then(|spec| spec.volume_name);
+            self.config.folders.make(&self.config.name, &bound.unwrap_or_default());
+        }
         self.addresses += 1;
         let ip = format!("10.{}.{}.{}", self.config.number, self.addresses / 250, self.addresses % 250 + 1);
         let now = to_rfc3339(self.client.clock().now());
@@ -130,8 +139,12 @@ impl Node {
         let nodes = self.client.raw(&Gvr::new("", "v1", "nodes"));
         let node = match nodes.get("", name).await {
             Err(error) if error.is_not_found() => {
-                let labels = json!({"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"});
-                let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+                let zone = if self.config.number.is_multiple_of(2) { "even" } else { "odd" };
+                let labels = json!({"kubernetes.io/hostname": name, "kubernetes.io/os": "linux",
+                    "topology.kubernetes.io/zone": zone});
+                let annotations = json!({"local-path.kybern.io/directory": "/volumes"});
+                let metadata = json!({"name": name, "labels": labels, "annotations": annotations});
+                let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata});
                 nodes.create(&node).await?
             }
             result => result?,

@@ -68,12 +68,14 @@ impl User {
         let mut objects: Vec<(Gvr, Value)> =
             NAMESPACES.iter().map(|name| (core("namespaces"), namespace(name))).collect();
         objects.push((classes, make::priority_class()));
+        objects.push((Gvr::new("storage.k8s.io", "v1", "storageclasses"), make::storage_class()));
         for name in NAMESPACES {
             let image = "registry.test/app:0";
             objects.push((apps("deployments"), make::deployment(name, "web", 3, image)));
             objects.push((apps("deployments"), make::deployment(name, GUARDED, 4, image)));
             objects.push((policy("poddisruptionbudgets"), make::budget(name, json!({"minAvailable": 3}))));
             objects.push((apps("statefulsets"), make::stateful_set(name, 2, image, "OrderedReady")));
+            objects.push((apps("statefulsets"), make::vault(name, 1, image, "Delete")));
             objects.push((batch("jobs"), make::job(name, 4, 2, "NonIndexed", image)));
         }
         for (resource, object) in objects {
@@ -146,7 +148,7 @@ impl User {
         let updated = Act::Patch(json!({"spec": template}));
         let step = |resource, name, act| Step { resource, namespace, name, act };
         let one = |a: &'static str, b: &'static str| if coin { a } else { b };
-        match self.random.below(46) {
+        match self.random.below(52) {
             0..=9 => step(apps("deployments"), name, Act::Create(make::deployment(namespace, name, replicas, &image))),
             10..=11 => step(apps("deployments"), name, resized),
             12..=14 => step(apps("deployments"), name, updated),
@@ -191,7 +193,15 @@ impl User {
                 let rule = if coin { json!({"maxUnavailable": 1}) } else { json!({"minAvailable": replicas}) };
                 step(policy("poddisruptionbudgets"), "guard", Act::Create(make::budget(namespace, rule)))
             }
-            _ => step(policy("poddisruptionbudgets"), "guard", Act::Delete),
+            45 => step(policy("poddisruptionbudgets"), "guard", Act::Delete),
+            46..=47 => {
+                let kept = one("Retain", "Delete");
+                step(apps("statefulsets"), "vault", Act::Create(make::vault(namespace, other, &image, kept)))
+            }
+            48 => step(apps("statefulsets"), "vault", resized),
+            49 => step(apps("statefulsets"), "vault", updated),
+            50 => step(core("pods"), "vault", Act::DeleteAny("app=vault")),
+            _ => step(apps("statefulsets"), "vault", Act::Delete),
         }
     }
 

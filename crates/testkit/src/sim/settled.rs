@@ -6,15 +6,17 @@ use kybern_apimachinery::{Value, object};
 use kybern_apiserver::Server;
 
 use super::model::{Model, has_ended, is_serving, milli_cpu, node_of, number, owner_uid, quantity};
+use super::volumes::Folders;
 
 /// Names what is not yet as it should be; nothing when all is.
-pub fn unsettled(model: &Model, server: &Server) -> Vec<String> {
+pub(super) fn unsettled(model: &Model, server: &Server, folders: &Folders) -> Vec<String> {
     let mut complaints = Vec::new();
     namespaces(model, &mut complaints);
     deployments(model, &mut complaints);
     daemon_sets(model, &mut complaints);
     model.unsettled_workloads(&mut complaints);
     model.unsettled_budgets(&mut complaints);
+    model.unsettled_volumes(folders, &mut complaints);
     pods(model, &mut complaints);
     owners(model, &mut complaints);
     endpoints(model, &mut complaints);
@@ -124,6 +126,9 @@ fn room_for(model: &Model, pod: &Value) -> Option<String> {
                 && (pods as i64 + 1) * 1000 <= quantity(&allocatable["pods"])
         };
         let node = object::name(node);
+        if model.barred(pod, node, None).is_some() {
+            return None;
+        }
         if fits(cpu(&lower) + cpu(&others), lower.len() + others.len()) {
             Some(format!("pod {name} waits, and {node} has room"))
         } else if fits(cpu(&others), others.len()) {

@@ -8,6 +8,8 @@ use kybern_apimachinery::{Value, object};
 use super::model::{Model, has_ended, is_serving, number, owner_uid};
 
 pub(super) const TRACKED: &str = "batch.kubernetes.io/job-tracking";
+/// After this a quota has been counted twice, whoever led.
+const RECOUNTED: Duration = Duration::from_secs(60);
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 
 /// What ever became of the pods of a Job, or what times a CronJob was served at.
@@ -24,7 +26,7 @@ pub(super) fn owner_kind(object: &Value) -> &str {
     owners.into_iter().find(|o| o["controller"] == true).map_or("", |o| o["kind"].as_str().unwrap_or(""))
 }
 
-fn ordinal(pod: &Value) -> Option<i64> {
+pub(super) fn ordinal(pod: &Value) -> Option<i64> {
     object::name(pod).rsplit_once('-')?.1.parse().ok()
 }
 
@@ -73,14 +75,25 @@ impl Model {
         }
     }
 
-    /// A quota that says what is used is never exceeded by what is made after.
-    pub(super) fn check_quotas(&mut self, new: &Value) {
+    pub(super) fn record_quota(&mut self, old: Option<&Value>, new: Option<&Value>, now: Duration) {
+        if let Some(quota) = new.filter(|new| old.is_none_or(|old| old["status"]["hard"] != new["status"]["hard"])) {
+            self.quotas_since.insert(object::uid(quota).to_owned(), now);
+        }
+    }
+
+    /// A quota that says what is used is never exceeded by what is made after. What was admitted before that, and is not
+    /// counted yet, is when its controller counts again.
+    pub(super) fn check_quotas(&mut self, new: &Value, now: Duration) {
         let namespace = object::namespace(new);
         let live = |p: &&Value| object::namespace(p) == namespace && !has_ended(p) && !object::is_deleting(p);
         let count = self.all("pods").filter(live).count() as i64;
         let limit = |quota: &Value| quota["status"]["hard"]["pods"].as_str().and_then(|n| n.parse::<i64>().ok());
         let quotas = self.all("resourcequotas").filter(|q| object::namespace(q) == namespace);
-        let exceeded = quotas.filter_map(limit).find(|limit| count > *limit);
+        let known = |quota: &&Value| {
+            let since = self.quotas_since.get(object::uid(quota));
+            since.is_some_and(|since| now.saturating_sub(*since) > RECOUNTED)
+        };
+        let exceeded = quotas.filter(known).filter_map(limit).find(|limit| count > *limit);
         if let Some(limit) = exceeded {
             let name = object::name(new);
             self.violated(format!("pod {name} is number {count} in {namespace}, where a quota allows {limit}"));

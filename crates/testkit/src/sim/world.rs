@@ -226,7 +226,10 @@ impl World {
             }
             Part::Manager(n) => self.managers[n] = None,
             Part::Scheduler(n) => self.schedulers[n] = None,
-            Part::Node(n) => self.nodes[n] = None,
+            Part::Node(n) => {
+                self.network.set_silent(&node_name(n), true);
+                self.nodes[n] = None;
+            }
         }
         self.crashes += 1;
         let down = self.random.delay(longest);
@@ -249,10 +252,12 @@ impl World {
             }
             Part::Node(n) => {
                 let random = self.random.fork();
+                network.set_silent(&node_name(n), false);
                 self.nodes[n] = Some(Process::start(|alive| {
                     let name = node_name(n);
                     let client = network.client(&format!("system:node:{name}"), &["system:nodes"], alive);
-                    node::run(node::Config { name, number: n as u8 + 1 }, client, random)
+                    let folders = network.folders.clone();
+                    node::run(node::Config { name, number: n as u8 + 1, folders }, client, random)
                 }));
             }
         }
@@ -316,7 +321,7 @@ impl World {
         loop {
             self.pass(LOOK).await?;
             let server = self.network.server().expect("the server is up");
-            let complaints = unsettled(&self.model.lock(), &server);
+            let complaints = unsettled(&self.model.lock(), &server, &self.network.folders);
             if complaints.is_empty() {
                 break;
             }
