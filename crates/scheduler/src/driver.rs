@@ -94,6 +94,8 @@ enum Finished {
 
 /// Why a pod is not bound.
 enum BindError {
+    /// What comes before could not be done.
+    Before(ClientError),
     Api(ClientError),
     Extender(String),
 }
@@ -440,11 +442,7 @@ impl Driver {
                 self.core.prepared(&pod, result.is_ok(), now);
                 if let Err(error) = result {
                     warn!(pod = %pod.name, namespace = %pod.namespace, "cannot have its claims bound: {error}");
-                    let plugin = match pod.claims.is_empty() {
-                        true => "\"DynamicResources\"",
-                        false => "\"VolumeBinding\": binding volumes",
-                    };
-                    let text = format!("running PreBind plugin {plugin}: {error}");
+                    let text = not_prepared(&pod, &error);
                     self.event(&pod, &pod, EventType::Warning, "FailedScheduling", text);
                 }
                 return;
@@ -465,12 +463,13 @@ impl Driver {
                 self.event(&pod, &pod, EventType::Normal, "Scheduled", text);
             }
             // It was deleted, or someone else bound it: the watch tells.
-            Err(BindError::Api(error)) if error.is_not_found() || error.is_conflict() => {
+            Err(BindError::Before(error) | BindError::Api(error)) if error.is_not_found() || error.is_conflict() => {
                 debug!(pod = %pod.name, namespace = %pod.namespace, "not bound: {error}");
             }
             Err(error) => {
                 let message = match error {
-                    BindError::Api(error) => format!("Binding rejected: {error}"),
+                    BindError::Before(error) => not_prepared(&pod, &error),
+                    BindError::Api(error) => format!("running Bind plugin \"DefaultBinder\": {error}"),
                     BindError::Extender(error) => error,
                 };
                 warn!(pod = %pod.name, namespace = %pod.namespace, node = %node, "cannot bind: {message}");
@@ -500,6 +499,15 @@ impl Driver {
     }
 }
 
+/// Why what comes before a binding could not be done.
+fn not_prepared(pod: &PodInfo, error: &ClientError) -> String {
+    let plugin = match pod.claims.is_empty() {
+        true => "\"DynamicResources\"",
+        false => "\"VolumeBinding\": binding volumes",
+    };
+    format!("running PreBind plugin {plugin}: {error}")
+}
+
 /// Does what comes before, and then binds the pod, or has the extender do so.
 async fn bind_pod(
     client: &Client,
@@ -514,7 +522,7 @@ async fn bind_pod(
     let began = Instant::now();
     let prepared = make(client, calls).await;
     timed("PreBind", prepared.is_ok(), began);
-    prepared.map_err(BindError::Api)?;
+    prepared.map_err(BindError::Before)?;
     if let Some(extender) = binder
         && let Some(result) = asker.bind(extender, pod, node).await
     {

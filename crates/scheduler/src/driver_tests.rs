@@ -126,7 +126,7 @@ async fn a_refused_binding_is_tried_again() {
     let seen = writes(vec![pod("p", "1")], 1, 5).await;
     let bindings = seen.iter().filter(|(_, path, _)| path.ends_with("/binding")).count();
     assert_eq!(bindings, 2, "{seen:?}");
-    assert!(seen.iter().any(|(_, _, sent)| sent["message"] == "Binding rejected: no"));
+    assert!(seen.iter().any(|(_, _, sent)| sent["message"] == "running Bind plugin \"DefaultBinder\": no"));
     assert!(seen.iter().any(|(_, _, sent)| sent["status"]["conditions"][0]["reason"] == "SchedulerError"));
 }
 

@@ -24,3 +24,5 @@ pub mod volume_zone;
 pub(crate) mod check;
 #[cfg(test)]
 mod storage_tests;
+#[cfg(test)]
+mod texts_tests;
