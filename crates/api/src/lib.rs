@@ -20,6 +20,7 @@ pub use typed::{DecodeError, Object};
 
 pub mod condition;
 pub mod encode;
+pub mod node_affinity;
 pub mod owner;
 pub mod scaled;
 pub mod selector;

@@ -1,11 +1,11 @@
 //! Plugins' arguments: `pluginConfig` of a profile, with upstream's defaults.
 
 use kybern_api::core::v1::{NodeAffinity as Affinity, TopologySpreadConstraint};
+use kybern_api::node_affinity::PreferredTerm;
 use kybern_apimachinery::Value;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::affinity::PreferredTerm;
 use crate::config::ConfigError;
 use crate::plugins::balanced_allocation::NodeResourcesBalancedAllocation;
 use crate::plugins::default_preemption::DefaultPreemption;
@@ -148,7 +148,7 @@ impl Arguments {
                 let required = added.required_during_scheduling_ignored_during_execution;
                 let preferred = added.preferred_during_scheduling_ignored_during_execution;
                 self.node_affinity = NodeAffinity {
-                    required: required.map(|selector| crate::affinity::terms(&selector)),
+                    required: required.map(|selector| kybern_api::node_affinity::terms(&selector)),
                     preferred: preferred.iter().flatten().map(PreferredTerm::of).collect(),
                 };
             }

@@ -4,7 +4,6 @@
 //! one pod, on [`cache::Cluster`]; [`queue`] says which pod is next; [`core`] joins them into a state machine without I/O,
 //! which [`run`] feeds from watches and whose decisions it carries out. [`extender`]s are asked by the driver, too.
 
-pub mod affinity;
 mod arguments;
 pub mod cache;
 pub mod chain;

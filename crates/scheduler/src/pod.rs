@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use kybern_api::core::v1::{Container, ContainerPort, NodeSelectorTerm, Pod, PodSpec, Toleration, Volume};
+use kybern_api::node_affinity::{NodeTerm, PreferredTerm};
 use kybern_api::owner::controller_of;
 use kybern_api::{DecodeError, Object, condition};
 use kybern_apimachinery::object;
 use kybern_client::store::Cached;
 
-use crate::affinity::{NodeTerm, PreferredTerm};
 use crate::plugins::pod_topology_spread::Constraint;
 use crate::pod_terms::PodTerms;
 use crate::resources::{DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Resources};

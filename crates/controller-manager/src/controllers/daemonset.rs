@@ -129,8 +129,9 @@ fn by_node(snapshot: &Snapshot, spec: &DaemonSetSpec, owned: &[Arc<Pod>]) -> Vec
     }
     pods.values_mut().for_each(|pods| pods.sort_by_key(|pod| pods::created(&pod.metadata)));
     let mut nodes: Vec<OnNode> = Vec::new();
+    let daemon = fit::Daemon::of(spec);
     for node in snapshot.nodes.list() {
-        let (fit, pods) = (fit::fit(spec, &node), pods.remove(node.name()).unwrap_or_default());
+        let (fit, pods) = (daemon.fit(&node), pods.remove(node.name()).unwrap_or_default());
         // Where nothing is and nothing should be, nothing is to be done.
         if fit.should_run || !pods.is_empty() {
             nodes.push(OnNode { name: node.name().to_owned(), fit, pods });

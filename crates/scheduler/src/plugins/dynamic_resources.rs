@@ -9,6 +9,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use kybern_api::node_affinity::{NodeTerm, terms};
 use kybern_api::resource::v1::{ResourceClaim, ResourceSlice};
 use kybern_api::{Object, owner};
 use kybern_apimachinery::{Value, json, object};
@@ -17,7 +18,6 @@ use parking_lot::Mutex;
 
 use self::allocator::{Patience, Wanted, allocate, device_key};
 use self::programs::Programs;
-use crate::affinity::{NodeTerm, terms};
 use crate::cache::Cluster;
 use crate::filters::Filters;
 use crate::framework::{
@@ -170,7 +170,7 @@ fn check(claims: &Claims, pod: &PodInfo, node: &Node, stores: &Stores) -> Verdic
         }
     }
     let elsewhere = |allocated: &Allocated| {
-        allocated.terms.as_ref().is_some_and(|terms| !terms.iter().any(|term| term.matches(node)))
+        allocated.terms.as_ref().is_some_and(|terms| !terms.iter().any(|term| term.matches(&node.name, &node.labels)))
     };
     if claims.allocated.iter().any(elsewhere) { Verdict::unresolvable(ELSEWHERE) } else { Verdict::Fits }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::affinity::{NodeTerm, PreferredTerm};
+use kybern_api::node_affinity::{NodeTerm, PreferredTerm};
+
 use crate::cache::Cluster;
 use crate::framework::{Filter, Plugin, PreFilter, PreScore, Score, Verdict, normalize_by_max};
 use crate::node::{Node, NodeInfo};
@@ -24,7 +25,7 @@ impl Plugin for NodeAffinity {
 /// Whether the node is one that the pod asks for.
 pub fn matches(wants: &Wants, node: &Node) -> bool {
     wants.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
-        && wants.required.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
+        && wants.required.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(&node.name, &node.labels)))
 }
 
 /// The nodes that the required terms name, if every term names one: pods of a DaemonSet do.
@@ -40,7 +41,11 @@ impl Filter for NodeAffinity {
             return PreFilter::Skip;
         }
         let filter = Box::new(|node: &NodeInfo| {
-            if self.required.as_ref().is_some_and(|terms| !terms.iter().any(|term| term.matches(&node.node))) {
+            if self
+                .required
+                .as_ref()
+                .is_some_and(|terms| !terms.iter().any(|term| term.matches(&node.node.name, &node.node.labels)))
+            {
                 return Verdict::unresolvable("node(s) didn't match scheduler-enforced node affinity");
             }
             match matches(wants, &node.node) {
@@ -62,7 +67,12 @@ impl Score for NodeAffinity {
             return PreScore::Skip;
         }
         PreScore::Score(Box::new(|node| {
-            preferred.iter().chain(&self.preferred).filter(|p| p.term.matches(&node.node)).map(|p| p.weight).sum()
+            preferred
+                .iter()
+                .chain(&self.preferred)
+                .filter(|p| p.term.matches(&node.node.name, &node.node.labels))
+                .map(|p| p.weight)
+                .sum()
         }))
     }
 

@@ -1,8 +1,8 @@
 //! A cordoned node takes no pods but those that tolerate it.
 
 use kybern_api::core::v1::Taint;
+use kybern_api::node_affinity::tolerates;
 
-use crate::affinity::tolerates;
 use crate::cache::Cluster;
 use crate::framework::{Filter, Plugin, PreFilter, Verdict};
 use crate::pod::PodInfo;

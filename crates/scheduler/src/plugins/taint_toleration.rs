@@ -1,8 +1,8 @@
 //! Taints keep pods away that do not tolerate them; `PreferNoSchedule` does so where there is a choice.
 
 use kybern_api::core::v1::{Taint, Toleration};
+use kybern_api::node_affinity::tolerates;
 
-use crate::affinity::tolerates;
 use crate::cache::Cluster;
 use crate::framework::{Filter, Plugin, PreFilter, PreScore, Score, Verdict, normalize_by_max};
 use crate::node::{Node, NodeInfo};

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use kybern_api::core::v1::{NodeSelector, PersistentVolume, PersistentVolumeClaim};
+use kybern_api::node_affinity::NodeTerm;
 use kybern_api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kybern_api::{Object, label_selector};
 use kybern_apimachinery::json;
 use kybern_apimachinery::quantity::Quantity;
 use kybern_client::Patch;
 
-use crate::affinity::NodeTerm;
 use crate::cache::Cluster;
 use crate::framework::{ApiCall, Filter, Plugin, PreBind, PreFilter, Reason, Verb, Verdict};
 use crate::node::{Node, NodeInfo};
@@ -69,7 +69,7 @@ impl Reachable {
     }
 
     fn is_on(&self, node: &Node) -> bool {
-        self.terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
+        self.terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(&node.name, &node.labels)))
     }
 }
 

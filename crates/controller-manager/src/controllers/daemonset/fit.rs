@@ -1,10 +1,14 @@
 //! Whether a daemon's pod belongs on a node: node name, node selector and affinity, taints.
 
+use std::collections::BTreeMap;
+
 use kybern_api::Object;
 use kybern_api::apps::v1::DaemonSetSpec;
 use kybern_api::core::v1::{
-    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
+    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration,
 };
+pub(crate) use kybern_api::node_affinity::tolerates;
+use kybern_api::node_affinity::{NodeTerm, terms};
 
 /// The answer for one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,39 +23,51 @@ impl Fit {
     pub(super) const NO: Self = Self { should_run: false, may_stay: false };
 }
 
-/// `NodeShouldRunDaemonPod`.
-pub(super) fn fit(spec: &DaemonSetSpec, node: &Node) -> Fit {
-    let Some(pod) = &spec.template.spec else { return Fit::NO };
-    let named_elsewhere = pod.node_name.as_deref().is_some_and(|n| !n.is_empty() && n != node.name());
-    if named_elsewhere || !selects(pod, node) {
-        return Fit::NO;
+/// What a daemon's pod asks of nodes, read once for all of them.
+pub(super) struct Daemon<'a> {
+    pod: Option<&'a PodSpec>,
+    tolerations: Vec<Toleration>,
+    /// One of these must select the node; `None` where nothing is required.
+    terms: Option<Vec<NodeTerm>>,
+}
+
+impl<'a> Daemon<'a> {
+    pub(super) fn of(spec: &'a DaemonSetSpec) -> Self {
+        let pod = spec.template.spec.as_ref();
+        let affinity = pod.and_then(|pod| pod.affinity.as_ref()?.node_affinity.as_ref());
+        let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+        let tolerations =
+            pod.map(|pod| pod.tolerations.iter().flatten().cloned().chain(own_tolerations(pod)).collect());
+        Self { pod, tolerations: tolerations.unwrap_or_default(), terms: required.map(terms) }
     }
-    let tolerations: Vec<Toleration> = pod.tolerations.iter().flatten().cloned().chain(own_tolerations(pod)).collect();
-    let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
-    let repels = |effects: &[&str]| {
-        taints.iter().any(|t| effects.contains(&t.effect.as_str()) && !tolerations.iter().any(|x| tolerates(x, t)))
-    };
-    Fit { should_run: !repels(&["NoSchedule", "NoExecute"]), may_stay: !repels(&["NoExecute"]) }
+
+    /// `NodeShouldRunDaemonPod`.
+    pub(super) fn fit(&self, node: &Node) -> Fit {
+        let Some(pod) = self.pod else { return Fit::NO };
+        let named_elsewhere = pod.node_name.as_deref().is_some_and(|n| !n.is_empty() && n != node.name());
+        if named_elsewhere || !self.selects(pod, node) {
+            return Fit::NO;
+        }
+        let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+        let repels = |effects: &[&str]| {
+            let bears = |taint| self.tolerations.iter().any(|toleration| tolerates(toleration, taint));
+            taints.iter().any(|taint| effects.contains(&taint.effect.as_str()) && !bears(taint))
+        };
+        Fit { should_run: !repels(&["NoSchedule", "NoExecute"]), may_stay: !repels(&["NoExecute"]) }
+    }
+
+    fn selects(&self, pod: &PodSpec, node: &Node) -> bool {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let labels = node.metadata.labels.as_ref().unwrap_or(&NONE);
+        pod.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
+            && self.terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node.name(), labels)))
+    }
 }
 
 /// Whether a change of a node can change the answer (or its being there at all).
 pub(super) fn differs(old: &Node, new: &Node) -> bool {
     let taints = |n: &Node| n.spec.as_ref().and_then(|s| s.taints.clone());
     old.metadata.labels != new.metadata.labels || taints(old) != taints(new)
-}
-
-/// `ToleratesTaint`.
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or("");
-    let key = toleration.key.as_deref().unwrap_or("");
-    let value = |v: &Option<String>| v.clone().unwrap_or_default();
-    (effect.is_empty() || effect == taint.effect)
-        && (key.is_empty() || key == taint.key)
-        && match toleration.operator.as_deref().unwrap_or("") {
-            "" | "Equal" => value(&toleration.value) == value(&taint.value),
-            "Exists" => true,
-            _ => false,
-        }
 }
 
 /// What every daemon tolerates (`AddOrUpdateDaemonPodTolerations`): it serves nodes in trouble too.
@@ -74,48 +90,6 @@ fn own_tolerations(pod: &PodSpec) -> Vec<Toleration> {
         list.push(toleration("network-unavailable", "NoSchedule"));
     }
     list
-}
-
-fn selects(pod: &PodSpec, node: &Node) -> bool {
-    let labels = node.metadata.labels.as_ref();
-    let label = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
-    if !pod.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value)) {
-        return false;
-    }
-    let affinity = pod.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let Some(required) = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()) else {
-        return true;
-    };
-    let field = |key: &str| (key == "metadata.name").then(|| node.name());
-    // Terms are alternatives; a term's requirements all hold; an empty term selects nothing.
-    required.node_selector_terms.iter().any(|term| {
-        let labels_match = term.match_expressions.iter().flatten().all(|r| meets(r, label(&r.key)));
-        let fields_match = term.match_fields.iter().flatten().all(|r| meets(r, field(&r.key)));
-        let is_empty =
-            term.match_expressions.iter().flatten().chain(term.match_fields.iter().flatten()).next().is_none();
-        !is_empty && labels_match && fields_match
-    })
-}
-
-fn meets(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|v| values.iter().any(|x| x == v));
-    let compare = |holds: fn(i64, i64) -> bool| {
-        let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
-        match (number(value), number(values.first().map(String::as_str))) {
-            (Some(v), Some(bound)) => holds(v, bound),
-            _ => false,
-        }
-    };
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|v, bound| v > bound),
-        "Lt" => compare(|v, bound| v < bound),
-        _ => false,
-    }
 }
 
 /// Pins a pod to a node by affinity, so that the scheduler still has its say, and adds the daemons' own tolerations
@@ -144,7 +118,13 @@ pub(super) fn pin(pod: &mut PodSpec, node: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kybern_api::core::v1::Taint;
+
     use crate::testing::{labels, meta, template};
+
+    fn fit(spec: &DaemonSetSpec, node: &Node) -> Fit {
+        Daemon::of(spec).fit(node)
+    }
 
     fn node(taints: &[(&str, &str)]) -> Node {
         let mut node = Node { metadata: meta("n1"), ..Node::default() };
@@ -190,21 +170,5 @@ mod tests {
         for (target, expect) in [("n1", true), ("n2", false)] {
             assert_eq!(fit(&spec(|pod| pin(pod, target)), &node(&[])).should_run, expect);
         }
-    }
-
-    #[test]
-    fn requirements() {
-        let check = |operator: &str, values: &[&str], value: Option<&str>, expect: bool| {
-            let values = Some(values.iter().map(|v| (*v).to_owned()).collect());
-            let requirement = NodeSelectorRequirement { key: "k".into(), operator: operator.into(), values };
-            assert_eq!(meets(&requirement, value), expect, "{operator} {value:?}");
-        };
-        check("In", &["a"], Some("a"), true);
-        check("NotIn", &["a"], None, true);
-        check("Exists", &[], Some(""), true);
-        check("DoesNotExist", &[], Some(""), false);
-        check("Gt", &["5"], Some("6"), true);
-        check("Lt", &["5"], Some("6"), false);
-        check("Gt", &["5"], Some("x"), false);
     }
 }

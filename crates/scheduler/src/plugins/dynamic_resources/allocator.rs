@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use kybern_api::core::v1::NodeSelectorRequirement;
+use kybern_api::node_affinity::terms;
 use kybern_api::resource::v1::{
     Device, DeviceAttribute, DeviceClass, DeviceRequest, DeviceSelector, OpaqueDeviceConfiguration, ResourceClaim,
     ResourceSlice,
@@ -16,7 +17,6 @@ use kybern_apimachinery::{Value, json};
 use kybern_cel::devices::{Attribute, Device as Seen};
 
 use super::programs::Programs;
-use crate::affinity::terms;
 use crate::node::Node;
 
 /// The most devices of one claim.
@@ -168,7 +168,7 @@ fn reaches(slice: &ResourceSlice, node: &Node) -> bool {
         _ if spec.per_device_node_selection.is_some() => false,
         (Some(name), ..) => *name == *node.name,
         (None, Some(true), _) => true,
-        (None, _, Some(selector)) => terms(selector).iter().any(|term| term.matches(node)),
+        (None, _, Some(selector)) => terms(selector).iter().any(|term| term.matches(&node.name, &node.labels)),
         (None, _, None) => false,
     }
 }
