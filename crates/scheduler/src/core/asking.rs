@@ -161,6 +161,10 @@ impl Core {
         let (uid, answer) = self.asking.answers.pop_front()?;
         let asked = self.asking.asked.get_mut(&uid)?;
         let stage = std::mem::replace(&mut asked.stage, Stage::Idle);
+        if matches!(stage, Stage::Idle) {
+            // Nobody waits for it any more.
+            return None;
+        }
         self.trace = asked.trace.take();
         let before = asked.pod.clone();
         let Some(pod) = self.queue.get(&uid).cloned() else {
@@ -172,6 +176,12 @@ impl Core {
         }
         self.position.meter.begin(self.profiles.place_of(&pod));
         match (stage, answer) {
+            // The watch tells more.
+            (_, Answer::Gone) => {
+                self.asking.release(&uid);
+                self.queue.failed(&uid, now);
+                None
+            }
             (Stage::Places { diagnosis, resolvable, is_nominated }, Answer::Places(places)) => {
                 if !places.fit.is_empty() {
                     self.place(pod, &places, now)
@@ -191,12 +201,7 @@ impl Core {
                 self.queue.failed(&uid, now);
                 Some(Decision::Failed { pod, message })
             }
-            // The watch tells more.
-            (_, Answer::Gone) | (Stage::Idle | Stage::Places { .. }, _) => {
-                self.asking.release(&uid);
-                self.queue.failed(&uid, now);
-                None
-            }
+            (Stage::Idle | Stage::Places { .. }, _) => self.start_again(&uid, now),
         }
     }
 
@@ -310,7 +315,7 @@ impl Core {
         let named = match answer {
             Answer::Victims(list) => named(&self.cluster, &pod, &url, is_ignorable, list),
             Answer::Failed(why) => Err(why),
-            Answer::Gone | Answer::Places(_) => Err(format!("the pod {} no longer waits", pod.name)),
+            Answer::Gone | Answer::Places(_) => Err("the extender was not asked for victims".to_owned()),
         };
         match named {
             Ok(candidates) => remedy.candidates = candidates,

@@ -384,6 +384,7 @@ fn extenders_choose_whose_place_a_pod_gets() {
         assert_eq!(why(answer, &preempts), format!("{told}{expect}"));
     }
     let ignorable = json!({"preemptVerb": "p", "ignorable": true});
+    assert_eq!(why(Answer::Gone, &ignorable), "nothing", "nobody goes for a pod that is no more");
     assert_eq!(why(Answer::Failed("EOF".to_owned()), &ignorable), "high instead of least");
     assert_eq!(why(victims(&[("a", &["low-a"]), ("b", &[])]), &ignorable), "high instead of low-a");
 }
