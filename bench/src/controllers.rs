@@ -100,6 +100,9 @@ fn component(site: &Site, server: &Server, name: &str, arguments: &[&str]) -> Re
     let started = Command::new(&site.kybern)
         .args([name, "--leader-elect=false", "--kubeconfig"])
         .arg(server.kubeconfig())
+        // So that whoever holds the bench's token can take profiles.
+        .arg(format!("--authentication-kubeconfig={}", server.kubeconfig().display()))
+        .arg(format!("--authorization-kubeconfig={}", server.kubeconfig().display()))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -33,6 +33,7 @@ pub struct Informer<K> {
     namespace: String,
     options: ListOptions,
     indices: Vec<(&'static str, IndexFn<K>)>,
+    trim: fn(&mut K),
 }
 
 impl<K: Object> Informer<K> {
@@ -53,7 +54,7 @@ impl Informer<PartialMetadata> {
 impl<K: Cached> Informer<K> {
     /// Follows a resource as whatever its objects decode to.
     pub fn of(client: Client, gvr: &Gvr, options: ListOptions) -> Self {
-        Self { resource: client.raw(gvr), namespace: String::new(), options, indices: Vec::new() }
+        Self { resource: client.raw(gvr), namespace: String::new(), options, indices: Vec::new(), trim: |_| {} }
     }
 
     /// Follows one namespace only.
@@ -70,6 +71,13 @@ impl<K: Cached> Informer<K> {
         self
     }
 
+    /// Has each object reduced before it is kept (client-go's `SetTransform`).
+    #[must_use]
+    pub fn trim(mut self, trim: fn(&mut K)) -> Self {
+        self.trim = trim;
+        self
+    }
+
     /// Starts the reflector on the current runtime. It ends when the last handle of the store is dropped.
     pub fn spawn(self) -> Store<K> {
         let (store, reflector) = self.build();
@@ -79,10 +87,10 @@ impl<K: Cached> Informer<K> {
 
     fn build(self) -> (Store<K>, Reflector<K>) {
         let (store, writer) = Store::new(self.indices);
-        let Self { resource, namespace, options, .. } = Self { indices: Vec::new(), ..self };
+        let Self { resource, namespace, options, trim, .. } = Self { indices: Vec::new(), ..self };
         let unreadable = Unreadable::new(resource.client().clone(), resource.gvr().clone());
         let list = List::Streamed;
-        (store, Reflector { resource, namespace, options, writer, unreadable, resource_version: None, list })
+        (store, Reflector { resource, namespace, options, writer, unreadable, resource_version: None, list, trim })
     }
 }
 
@@ -95,6 +103,7 @@ struct Reflector<K> {
     resource_version: Option<String>,
     list: List,
     unreadable: Unreadable,
+    trim: fn(&mut K),
 }
 
 /// How the next list is asked for.
@@ -165,7 +174,7 @@ impl<K: Cached> Reflector<K> {
             let bytes = self.resource.list_bytes(&self.namespace, &options).await?;
             let page = parse_list(&bytes)?;
             for item in &page.items {
-                match K::decode(item) {
+                match self.decode(item) {
                     Ok(object) => objects.push(object),
                     Err(error) => kept.extend(self.unreadable.report(item, &error).map(|m| m.key())),
                 }
@@ -209,7 +218,7 @@ impl<K: Cached> Reflector<K> {
             };
             match event {
                 WatchEvent::Added(bytes) | WatchEvent::Modified(bytes) => {
-                    let object = match K::decode(&bytes) {
+                    let object = match self.decode(&bytes) {
                         Ok(object) => object,
                         Err(error) => {
                             self.leave_out(&bytes, &error, initial.as_mut().map(|_| &mut kept));
@@ -247,6 +256,12 @@ impl<K: Cached> Reflector<K> {
             }
         }
         if initial.is_some() { Err(unfinished("ended")) } else { Ok(()) }
+    }
+
+    fn decode(&self, json: &[u8]) -> Result<K, DecodeError> {
+        let mut object = K::decode(json)?;
+        (self.trim)(&mut object);
+        Ok(object)
     }
 
     /// An object that this version cannot read is left out: one odd object must not stop a component. What the store holds

@@ -117,7 +117,8 @@ struct State<K> {
 struct Index<K> {
     name: &'static str,
     values_of: IndexFn<K>,
-    entries: HashMap<String, BTreeSet<Arc<str>>>,
+    /// With the objects themselves: whoever asks wants all of them, and looking each up costs more than all else.
+    entries: HashMap<String, BTreeMap<Arc<str>, Arc<K>>>,
 }
 
 pub(crate) struct AbortOnDrop(pub(crate) tokio::task::AbortHandle);
@@ -186,9 +187,9 @@ impl<K: Cached> Store<K> {
         else {
             return Vec::new();
         };
-        let Some(rarest) = found.iter().min_by_key(|keys| keys.len()) else { return Vec::new() };
-        let in_all = |key: &&Arc<str>| found.iter().all(|keys| std::ptr::eq(*keys, *rarest) || keys.contains(*key));
-        rarest.iter().filter(in_all).filter_map(|key| state.objects.get(key).cloned()).collect()
+        let Some(rarest) = found.iter().min_by_key(|objects| objects.len()) else { return Vec::new() };
+        let in_all = |key: &Arc<str>| found.iter().all(|all| std::ptr::eq(*all, *rarest) || all.contains_key(key));
+        rarest.iter().filter(|(key, _)| in_all(key)).map(|(_, object)| object.clone()).collect()
     }
 
     pub fn len(&self) -> usize {
@@ -316,7 +317,7 @@ impl<K: Cached> State<K> {
             return;
         }
         for index in &mut self.indices {
-            index.update(&key, old.as_deref(), new.as_deref());
+            index.update(&key, old.as_ref(), new.as_ref());
         }
         let change = Change { old, new };
         self.mailboxes.retain(|mailbox| mailbox.upgrade().map(|m| m.put(change.clone())).is_some());
@@ -324,22 +325,19 @@ impl<K: Cached> State<K> {
 }
 
 impl<K> Index<K> {
-    fn update(&mut self, key: &Arc<str>, old: Option<&K>, new: Option<&K>) {
-        let values = |object: Option<&K>| object.map(self.values_of).unwrap_or_default();
+    fn update(&mut self, key: &Arc<str>, old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
+        let values = |object: Option<&Arc<K>>| object.map(|object| (self.values_of)(object)).unwrap_or_default();
         let (before, after) = (values(old), values(new));
-        if before == after {
-            return;
-        }
-        for value in before {
-            if let Some(keys) = self.entries.get_mut(&value) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.entries.remove(&value);
+        for value in before.iter().filter(|value| !after.contains(value)) {
+            if let Some(objects) = self.entries.get_mut(value) {
+                objects.remove(key);
+                if objects.is_empty() {
+                    self.entries.remove(value);
                 }
             }
         }
-        for value in after {
-            self.entries.entry(value).or_default().insert(key.clone());
+        for (value, new) in after.into_iter().zip(new.into_iter().cycle()) {
+            self.entries.entry(value).or_default().insert(key.clone(), new.clone());
         }
     }
 }

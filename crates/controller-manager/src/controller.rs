@@ -31,6 +31,11 @@ pub trait Controller: Send + Sync + 'static {
         self.name()
     }
 
+    /// Plans that are carried out at once.
+    fn workers(&self) -> usize {
+        5
+    }
+
     /// Says which changes bring which keys into the queue.
     fn watches(&self, watches: &mut Watches<'_>);
 

@@ -18,6 +18,7 @@ use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, 
 use kybern_quota::{Amounts, Evaluator, Found, used, with_status};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use crate::controller::{Announcement, Context, Controller, Counted, Failure, Op, Plan, Verb};
@@ -26,8 +27,12 @@ use crate::manager::ClientFor;
 use crate::snapshot::{Effect, Snapshot, Written};
 use crate::watches::Watches;
 
-/// Plans of one controller that are carried out at once.
-const WORKERS: usize = 5;
+/// A key whose decision was dear waits so many times as long for its next turn, at most [`PAUSE_MAX`], and so decides about more
+/// at once: what owns ten thousand pods is otherwise looked at anew for each of them.
+const PAUSE_FACTOR: u32 = 4;
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Decisions below this are not dear.
+const CHEAP: Duration = Duration::from_millis(1);
 /// The longest back-off of a key whose plan was made on what is old: the news is under way, and under a storm of others'
 /// writes the doubled delays would otherwise outlast the storm by minutes.
 const STALE_MAX: Duration = Duration::from_secs(1);
@@ -44,6 +49,8 @@ struct Outcome {
     result: Result<(), Option<Failure>>,
     requeue_after: Option<Duration>,
     written: Vec<Written>,
+    /// How long the key waits besides.
+    pause: Duration,
 }
 
 /// What all drivers share.
@@ -79,7 +86,7 @@ pub(crate) fn start(controller: Arc<dyn Controller>, environment: &Arc<Environme
     for feed in feeds {
         tasks.spawn(feed);
     }
-    for _ in 0..WORKERS {
+    for _ in 0..driver.controller.workers() {
         tasks.spawn(driver.clone().work());
     }
 }
@@ -96,7 +103,11 @@ impl Driver {
                     let driver = self.clone();
                     // The key waits for its writes to be seen, and is not worked on meanwhile; the worker goes on.
                     waiting.spawn(async move {
+                        let pause = outcome.pause;
                         driver.finish(&key, outcome).await;
+                        if !pause.is_zero() {
+                            tokio::time::sleep(pause).await;
+                        }
                         driver.queue.done(&key);
                     });
                 }
@@ -111,9 +122,14 @@ impl Driver {
         let context = Context { now: environment.clock.now(), started: environment.started, failure };
         // A bug in one decision must not end the controller: it is logged, and the key tried again with back-off.
         let decide = AssertUnwindSafe(|| self.controller.reconcile(key, &environment.snapshot, &context));
+        let began = Instant::now();
         let Ok(plan) = std::panic::catch_unwind(decide) else {
             error!(controller = self.controller.name(), key, "the controller panicked");
-            return Outcome { result: Err(None), requeue_after: None, written: Vec::new() };
+            return Outcome { result: Err(None), requeue_after: None, written: Vec::new(), pause: Duration::ZERO };
+        };
+        let pause = match began.elapsed() {
+            cheap if cheap < CHEAP => Duration::ZERO,
+            dear => (dear * PAUSE_FACTOR).min(PAUSE_MAX),
         };
         let Plan { ops, requeue_after, waiting } = plan;
         if let Some(waiting) = waiting {
@@ -121,7 +137,7 @@ impl Driver {
         }
         let mut written = Vec::new();
         let result = self.execute_all(ops, &mut written).await.map_err(Some);
-        Outcome { result, requeue_after, written }
+        Outcome { result, requeue_after, written, pause }
     }
 
     /// Waits until what was written is seen, and says when the key's next turn is.

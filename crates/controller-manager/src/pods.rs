@@ -1,14 +1,19 @@
 //! What several controllers ask about pods, and how they make them.
 
+pub(crate) mod trimmed;
+
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kybern_api::core::v1::{Pod, PodTemplateSpec, Volume};
+use kybern_api::core::v1::{Pod, PodCondition, PodStatus, PodTemplateSpec, Volume};
 use kybern_api::meta::v1::{ObjectMeta, OwnerReference};
-use kybern_api::{Condition, Object, condition};
-use kybern_apimachinery::object;
+use kybern_api::{Condition, Object, condition, encode};
+use kybern_apimachinery::{Value, json, object};
+use kybern_client::Patch;
+
+use crate::controller::Op;
 
 /// Lower means: delete first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -65,6 +70,16 @@ pub(crate) enum Availability {
 
 pub(crate) fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
     availability(pod, min_ready_seconds, now) == Availability::Available
+}
+
+/// Writes one condition of the very pod that was seen, and what else is in `status`.
+pub(crate) fn write_condition(pod: &Pod, condition: PodCondition, mut status: Value) -> Op {
+    let mut conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
+    condition::set(&mut conditions, condition);
+    let written = Pod { status: Some(PodStatus { conditions, ..PodStatus::default() }), ..Pod::default() };
+    status["conditions"] = encode::value(&written)["status"]["conditions"].take();
+    let metadata = json!({"uid": pod.uid(), "resourceVersion": pod.resource_version()});
+    Op::patch_status(pod, Patch::Strategic(json!({"metadata": metadata, "status": status})))
 }
 
 pub(crate) fn node_name(pod: &Pod) -> &str {

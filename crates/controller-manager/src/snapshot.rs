@@ -123,7 +123,7 @@ pub(crate) enum Effect {
 }
 
 macro_rules! snapshot {
-    ($($field:ident: $kind:ty = $options:expr, [$($index:expr => $values:expr),*];)*) => {
+    ($($field:ident: $kind:ty = $options:expr, [$($index:expr => $values:expr),*] $(, $trim:path)?;)*) => {
         /// The shared stores. Cheap to clone behind an `Arc`.
         pub struct Snapshot {
             $(pub $field: Store<$kind>,)*
@@ -138,6 +138,7 @@ macro_rules! snapshot {
                     $($field: {
                         let informer = Informer::<$kind>::new(client.clone(), $options);
                         $(let informer = informer.index($index, $values);)*
+                        $(let informer = informer.trim($trim);)?
                         informer.spawn()
                     },)*
                     inventory,
@@ -197,7 +198,7 @@ snapshot! {
         NODE => |pod| node_of(pod).map(str::to_owned).into_iter().collect(),
         CLAIM => |pod| pods::claims(pod).into_iter().chain(resource_claim::index(pod)).collect(),
         LABEL => labels_of
-    ];
+    ], pods::trimmed::trim;
     claims: PersistentVolumeClaim = ListOptions::default(), [
         ATTRIBUTES_CLASS => vac_protection::of_claim,
         STORAGE_CLASS => persistent_volume_binder::unbound,

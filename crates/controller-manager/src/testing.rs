@@ -176,9 +176,12 @@ pub(crate) fn deleted(plan: &Plan) -> Vec<String> {
     flat(plan).iter().filter_map(name).collect()
 }
 
-/// The object whose status a plan writes.
+/// The object whose status a plan writes; of a patch, what it says.
 pub(crate) fn status_of<K: Object>(plan: &Plan) -> Option<K> {
     flat(plan).iter().find_map(|op| match op {
+        Op::Patch { gvr, subresource: Some("status"), patch: Patch::Strategic(patch), .. } if *gvr == K::gvr() => {
+            Some(K::from_json(patch.to_string().as_bytes()).unwrap())
+        }
         Op::Put { gvr, subresource: Some("status"), body, .. } if *gvr == K::gvr() => Some(K::from_json(body).unwrap()),
         _ => None,
     })

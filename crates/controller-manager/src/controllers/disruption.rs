@@ -13,6 +13,7 @@ use kybern_api::meta::v1::{Condition, Time};
 use kybern_api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use kybern_api::selector::to_go_text;
 use kybern_api::{Object, condition, label_selector, owner};
+use kybern_apimachinery::json;
 use kybern_apimachinery::selector::LabelSelector;
 use kybern_client::Change;
 
@@ -129,7 +130,6 @@ fn clean(pod: &Pod, now: Timestamp) -> Plan {
         plan.requeue_at(end, now);
         return plan;
     }
-    let mut cleaned = pod.clone();
     let mark = PodCondition {
         type_: "DisruptionTarget".into(),
         status: "False".into(),
@@ -137,8 +137,7 @@ fn clean(pod: &Pod, now: Timestamp) -> Plan {
         last_transition_time: Some(Time(now)),
         ..PodCondition::default()
     };
-    condition::set(&mut cleaned.status.get_or_insert_default().conditions, mark);
-    plan.push(Op::update_status(&cleaned));
+    plan.push(pods::write_condition(pod, mark, json!({})));
     plan
 }
 

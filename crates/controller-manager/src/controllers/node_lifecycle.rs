@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kybern_api::coordination::v1::Lease;
-use kybern_api::core::v1::{Node, NodeCondition, Pod, Taint};
+use kybern_api::core::v1::{Node, NodeCondition, PodCondition, Taint};
 use kybern_api::meta::v1::Time;
 use kybern_api::{Condition, Object, condition, encode};
 use kybern_apimachinery::json;
@@ -275,13 +275,13 @@ fn unready_pods(node: &Node, snapshot: &Snapshot, context: &Context) -> Vec<Op> 
         if pods::node_name(&pod) != node.name() || !pods::is_ready(&pod) {
             continue;
         }
-        let mut unready: Pod = (*pod).clone();
-        let status = unready.status.get_or_insert_default();
-        if let Some(ready) = status.conditions.iter_mut().flatten().find(|c| c.type_ == "Ready") {
-            ready.status = "False".into();
-            ready.last_transition_time = Some(Time(context.now));
-        }
-        ops.push(Op::update_status(&unready));
+        let unready = PodCondition {
+            type_: "Ready".into(),
+            status: "False".into(),
+            last_transition_time: Some(Time(context.now)),
+            ..PodCondition::default()
+        };
+        ops.push(pods::write_condition(&pod, unready, json!({})));
         ops.push(Op::warning(&*pod, "NodeNotReady", "Node is not ready"));
     }
     ops

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kybern_api::core::v1::{Node, Pod, PodCondition};
 use kybern_api::meta::v1::Time;
-use kybern_api::{Object, condition, encode};
+use kybern_api::{Object, condition};
 use kybern_apimachinery::json;
 use kybern_client::{DeleteOptions, Patch};
 
@@ -130,15 +130,11 @@ fn is_out_of_service(node: &Node) -> bool {
 fn fail_and_delete(pod: &Pod, why: Option<PodCondition>) -> Vec<Op> {
     let mut ops = Vec::new();
     if !pods::is_finished(pod) {
-        let mut metadata = json!({"uid": pod.uid()});
-        let mut status = json!({"phase": "Failed"});
-        if let Some(why) = why {
-            let mut failed = pod.clone();
-            condition::set(&mut failed.status.get_or_insert_default().conditions, why);
-            status["conditions"] = encode::value(&failed)["status"]["conditions"].take();
-            metadata["resourceVersion"] = json!(pod.resource_version());
-        }
-        ops.push(Op::patch_status(pod, Patch::Merge(json!({"metadata": metadata, "status": status}))));
+        let failed = json!({"phase": "Failed"});
+        ops.push(match why {
+            Some(why) => pods::write_condition(pod, why, failed),
+            None => Op::patch_status(pod, Patch::Merge(json!({"metadata": {"uid": pod.uid()}, "status": failed}))),
+        });
     }
     ops.push(force_delete(pod));
     ops
@@ -182,7 +178,7 @@ mod tests {
         assert!(world.reconcile(&collector, "node/here").ops.is_empty());
         let plan = world.reconcile(&collector, "node/gone");
         assert!(matches!(&plan.ops[0], Op::RequireAbsent { name, .. } if name == "gone"));
-        let Op::Patch { subresource: Some("status"), patch: Patch::Merge(patch), .. } = &plan.ops[1] else {
+        let Op::Patch { subresource: Some("status"), patch: Patch::Strategic(patch), .. } = &plan.ops[1] else {
             panic!("{plan:?}")
         };
         assert_eq!(patch["status"]["phase"], "Failed");

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use jiff::{SignedDuration, Timestamp};
 use kybern_api::core::v1::{Pod, Taint, Toleration};
 use kybern_api::{Object, condition};
+use kybern_apimachinery::json;
 use parking_lot::Mutex;
 
 use super::daemonset::fit::tolerates;
@@ -28,6 +29,11 @@ impl Controller for TaintEvictionController {
 
     fn account(&self) -> &'static str {
         "node-controller"
+    }
+
+    /// Each pod is a key of its own, and a lost node has many.
+    fn workers(&self) -> usize {
+        20
     }
 
     fn watches(&self, watches: &mut Watches<'_>) {
@@ -101,12 +107,10 @@ fn eviction_time(taints: &[&Taint], tolerations: &[Toleration], bound: Timestamp
 fn evict(pod: &Pod, context: &Context) -> Plan {
     let message = format!("Marking for deletion Pod {}", pod.key());
     let mut plan = Plan::of(vec![Op::normal(pod, "TaintManagerEviction", message)]);
-    let mut marked = pod.clone();
-    let status = marked.status.get_or_insert_default();
-    if !condition::is_true(&status.conditions, "DisruptionTarget") {
+    if !pod.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, "DisruptionTarget")) {
         let why = "Taint manager: deleting due to NoExecute taint";
-        condition::set(&mut status.conditions, disruption("DeletionByTaintManager", why, context));
-        plan.push(Op::update_status(&marked));
+        let why = disruption("DeletionByTaintManager", why, context);
+        plan.push(pods::write_condition(pod, why, json!({})));
     }
     plan.push(Op::delete(pod));
     plan

@@ -1,4 +1,5 @@
 use kybern_api::coordination::v1::Lease;
+use kybern_api::core::v1::Pod;
 use kybern_api::meta::v1::{MicroTime, ObjectMeta};
 use kybern_apimachinery::time::SystemClock;
 use kybern_client::WorkQueue;
