@@ -5,11 +5,11 @@ use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
 use kybern_api::core::v1::{Pod, Taint, Toleration};
+use kybern_api::node_affinity::tolerates;
 use kybern_api::{Object, condition};
 use kybern_apimachinery::json;
 use parking_lot::Mutex;
 
-use super::daemonset::fit::tolerates;
 use super::pod_gc::disruption;
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::pods;

@@ -7,7 +7,7 @@ use kybern_api::apps::v1::DaemonSetSpec;
 use kybern_api::core::v1::{
     Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration,
 };
-pub(crate) use kybern_api::node_affinity::tolerates;
+use kybern_api::node_affinity::tolerates;
 use kybern_api::node_affinity::{NodeTerm, terms};
 
 /// The answer for one node.
