@@ -12,7 +12,8 @@ use kybern_testkit::sim;
 use kybern_testkit::sim::Without;
 use kybern_testkit::sim::faults::Faults;
 
-const SEEDS: u64 = 20;
+/// What takes four minutes of one core unoptimized.
+const SEEDS: u64 = 40;
 const ONE: &str = "KYBERN_SIM_SEED";
 const MANY: &str = "KYBERN_SIM_SEEDS";
 const FIRST: &str = "KYBERN_SIM_FIRST";

@@ -2,11 +2,16 @@
 
 use kybern_apimachinery::{Value, json};
 
+use super::load::{LEAST, MOST, TARGET_PERCENT};
+
 /// The priority class of what displaces others.
 pub(super) const URGENT: &str = "urgent";
 
 /// The Deployment that budgets are for.
 pub(super) const GUARDED: &str = "guarded";
+/// The Deployment that an autoscaler sizes, and what each of its pods requests.
+pub(super) const ELASTIC: &str = "elastic";
+pub(super) const ELASTIC_MILLI_CPU: i64 = 100;
 
 fn template(app: &str, image: &str, cpu: &str) -> Value {
     let container = json!({"name": "c", "image": image, "resources": {"requests": {"cpu": cpu}}});
@@ -18,9 +23,13 @@ pub(super) fn priority_class() -> Value {
 }
 
 pub(super) fn deployment(namespace: &str, name: &str, replicas: u64, image: &str) -> Value {
-    let is_urgent = name == URGENT;
-    let mut template = template(name, image, if is_urgent { "1" } else { "200m" });
-    if is_urgent {
+    let cpu = match name {
+        URGENT => "1".to_owned(),
+        ELASTIC => format!("{ELASTIC_MILLI_CPU}m"),
+        _ => "200m".to_owned(),
+    };
+    let mut template = template(name, image, &cpu);
+    if name == URGENT {
         template["spec"]["priorityClassName"] = URGENT.into();
     }
     let own = json!({"matchLabels": {"app": name}});
@@ -103,4 +112,14 @@ pub(super) fn vault(namespace: &str, replicas: u64, image: &str, kept: &str) -> 
         "spec": {"replicas": replicas, "serviceName": "vault", "selector": {"matchLabels": {"app": "vault"}},
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": kept, "whenScaled": kept},
             "volumeClaimTemplates": [claim], "template": template}})
+}
+
+pub(super) fn autoscaler(namespace: &str) -> Value {
+    let cpu = json!({"type": "Resource", "resource": {"name": "cpu",
+        "target": {"type": "Utilization", "averageUtilization": TARGET_PERCENT}}});
+    json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": ELASTIC, "namespace": namespace},
+        "spec": {"minReplicas": LEAST, "maxReplicas": MOST, "metrics": [cpu],
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": ELASTIC},
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}}})
 }

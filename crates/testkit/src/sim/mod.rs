@@ -9,6 +9,7 @@ pub mod clock;
 pub mod disk;
 mod evictor;
 pub mod faults;
+mod load;
 mod manifests;
 pub mod model;
 pub mod network;

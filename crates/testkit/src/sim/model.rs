@@ -85,6 +85,18 @@ impl Model {
         }
     }
 
+    /// What was written since this was last cleared, but for what tells only who decides since when. What was recommended
+    /// lately is forgotten with the leader, and an autoscaler's status says whether that counts; why a pod waits is told anew.
+    pub(super) fn take_decided(&mut self) -> BTreeSet<String> {
+        let mut changed = std::mem::take(&mut self.changed);
+        let waits = |key: &String| {
+            let object = self.objects.get(key).filter(|_| key.starts_with("/registry/pods/"));
+            object.is_some_and(|pod| node_of(pod).is_empty())
+        };
+        changed.retain(|key| !key.starts_with("/registry/horizontalpodautoscalers/") && !waits(key));
+        changed
+    }
+
     /// FNV-1a.
     fn mix(&mut self, number: u64, bytes: &[u8]) {
         for byte in number.to_le_bytes().iter().chain(bytes) {
@@ -137,6 +149,7 @@ impl Model {
             Some("poddisruptionbudgets") => self.check_budget(key, old, new, now),
             Some("deployments") => {
                 self.check_guarded(old, new, now);
+                self.check_elastic(key, new);
                 if let Some(new) = new {
                     let size = number(new, &["spec", "replicas"]);
                     if old.is_none_or(|old| number(old, &["spec", "replicas"]) != size) {

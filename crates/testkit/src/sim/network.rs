@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::faults::Faults;
+use super::load::Load;
 use super::random::Random;
 use super::volumes::Folders;
 
@@ -42,6 +43,7 @@ pub struct Network {
     clock: Arc<dyn Clock>,
     /// What nodes keep, which the server's way to them leads to.
     pub(super) folders: Arc<Folders>,
+    load: Arc<Load>,
     /// The nodes that do not answer.
     silent: Mutex<BTreeSet<String>>,
 }
@@ -62,13 +64,14 @@ struct Fate {
 }
 
 impl Network {
-    pub fn new(random: Random, faults: Faults, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(super) fn new(random: Random, faults: Faults, clock: Arc<dyn Clock>, load: Arc<Load>) -> Arc<Self> {
         let state = State { random, faults, acknowledged: Vec::new() };
         Arc::new(Self {
             state: Mutex::new(state),
             server: watch::Sender::new(None),
             clock,
             folders: Arc::default(),
+            load,
             silent: Mutex::default(),
         })
     }
@@ -104,6 +107,12 @@ impl Network {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         Some(response)
+    }
+
+    /// What the server of metrics answers, to which the API server leads.
+    fn ask_metrics(&self, path: &str) -> Option<Response<Body>> {
+        let namespace = path.strip_prefix("/apis/metrics.k8s.io/v1beta1/namespaces/")?.strip_suffix("/pods")?;
+        Some(Response::new(body::full(self.load.pod_metrics(namespace).to_string())))
     }
 
     pub fn server(&self) -> Option<Arc<Server>> {
@@ -157,7 +166,7 @@ impl Network {
         }
         let is_watch = path.query().is_some_and(|q| q.split('&').any(|p| p == "watch=true" || p == "watch=1"));
         let work = async {
-            if let Some(response) = self.ask_node(path.path()) {
+            if let Some(response) = self.ask_node(path.path()).or_else(|| self.ask_metrics(path.path())) {
                 return Ok(response);
             }
             let response = up.handle(request).await;

@@ -1,12 +1,14 @@
 //! What users do in a simulation: a random step at a time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_client::{Client, ClientError, DeleteOptions, ListOptions, Patch, Propagation};
 
 use super::evictor::cordon;
-use super::manifests::{self as make, GUARDED, URGENT};
+use super::load::Load;
+use super::manifests::{self as make, ELASTIC, GUARDED, URGENT};
 use super::random::Random;
 
 const NAMESPACES: [&str; 3] = ["default", "blue", "green"];
@@ -21,6 +23,7 @@ pub struct User {
     images: u32,
     /// Whether to ask for more than there is.
     overloads: bool,
+    load: Arc<Load>,
 }
 
 /// What is done with an object.
@@ -30,6 +33,8 @@ enum Act {
     Delete,
     /// One of those that there are.
     DeleteAny(&'static str),
+    /// What the namespace is asked to do, in thousandths of a core.
+    Load(i64),
 }
 
 /// What is done, to what.
@@ -48,6 +53,10 @@ fn batch(resource: &str) -> Gvr {
     Gvr::new("batch", "v1", resource)
 }
 
+fn autoscaling(resource: &str) -> Gvr {
+    Gvr::new("autoscaling", "v2", resource)
+}
+
 fn policy(resource: &str) -> Gvr {
     Gvr::new("policy", "v1", resource)
 }
@@ -57,8 +66,8 @@ fn core(resource: &str) -> Gvr {
 }
 
 impl User {
-    pub fn new(client: Client, random: Random, overloads: bool) -> Self {
-        Self { client, random, images: 0, overloads }
+    pub(super) fn new(client: Client, random: Random, overloads: bool, load: Arc<Load>) -> Self {
+        Self { client, random, images: 0, overloads, load }
     }
 
     /// Makes what the steps act on.
@@ -73,6 +82,8 @@ impl User {
             let image = "registry.test/app:0";
             objects.push((apps("deployments"), make::deployment(name, "web", 3, image)));
             objects.push((apps("deployments"), make::deployment(name, GUARDED, 4, image)));
+            objects.push((apps("deployments"), make::deployment(name, ELASTIC, 2, image)));
+            objects.push((autoscaling("horizontalpodautoscalers"), make::autoscaler(name)));
             objects.push((policy("poddisruptionbudgets"), make::budget(name, json!({"minAvailable": 3}))));
             objects.push((apps("statefulsets"), make::stateful_set(name, 2, image, "OrderedReady")));
             objects.push((apps("statefulsets"), make::vault(name, 1, image, "Delete")));
@@ -122,6 +133,10 @@ impl User {
             Act::Delete => {
                 (format!("delete {place}"), objects.delete(namespace, name, &with_dependents()).await.map(drop))
             }
+            Act::Load(milli_cpu) => {
+                self.load.set(namespace, milli_cpu);
+                (format!("the load of {namespace} becomes {milli_cpu}m"), Ok(()))
+            }
             Act::DeleteAny(selector) => (
                 format!("delete one of {} {selector} in {namespace}", resource.resource),
                 self.delete_any(&resource, namespace, selector).await,
@@ -148,7 +163,7 @@ impl User {
         let updated = Act::Patch(json!({"spec": template}));
         let step = |resource, name, act| Step { resource, namespace, name, act };
         let one = |a: &'static str, b: &'static str| if coin { a } else { b };
-        match self.random.below(52) {
+        match self.random.below(60) {
             0..=9 => step(apps("deployments"), name, Act::Create(make::deployment(namespace, name, replicas, &image))),
             10..=11 => step(apps("deployments"), name, resized),
             12..=14 => step(apps("deployments"), name, updated),
@@ -201,7 +216,12 @@ impl User {
             48 => step(apps("statefulsets"), "vault", resized),
             49 => step(apps("statefulsets"), "vault", updated),
             50 => step(core("pods"), "vault", Act::DeleteAny("app=vault")),
-            _ => step(apps("statefulsets"), "vault", Act::Delete),
+            51 => step(apps("statefulsets"), "vault", Act::Delete),
+            52..=55 => step(core("pods"), ELASTIC, Act::Load(35 * (replicas * other) as i64)),
+            56..=57 => step(apps("deployments"), ELASTIC, Act::Create(make::deployment(namespace, ELASTIC, 3, &image))),
+            58 => step(autoscaling("horizontalpodautoscalers"), ELASTIC, Act::Create(make::autoscaler(namespace))),
+            _ if coin => step(autoscaling("horizontalpodautoscalers"), ELASTIC, Act::Delete),
+            _ => step(apps("deployments"), ELASTIC, Act::Delete),
         }
     }
 

@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::Server;
 
+use super::load::Load;
 use super::model::{Model, has_ended, is_serving, milli_cpu, node_of, number, owner_uid, quantity};
 use super::volumes::Folders;
 
 /// Names what is not yet as it should be; nothing when all is.
-pub(super) fn unsettled(model: &Model, server: &Server, folders: &Folders) -> Vec<String> {
+pub(super) fn unsettled(model: &Model, server: &Server, folders: &Folders, load: &Load) -> Vec<String> {
     let mut complaints = Vec::new();
     namespaces(model, &mut complaints);
     deployments(model, &mut complaints);
     daemon_sets(model, &mut complaints);
     model.unsettled_workloads(&mut complaints);
     model.unsettled_budgets(&mut complaints);
+    load.unsettled(model, &mut complaints);
     model.unsettled_volumes(folders, &mut complaints);
     pods(model, &mut complaints);
     owners(model, &mut complaints);

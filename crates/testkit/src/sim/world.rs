@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::clock::SimClock;
 use super::disk::{Disk, Mount};
 use super::faults::Faults;
+use super::load::Load;
 use super::model::Model;
 use super::network::Network;
 use super::random::Random;
@@ -39,8 +40,8 @@ const NODE_DOWN: Duration = Duration::from_secs(600);
 /// what failed often up to 1000.
 const SETTLING: Duration = Duration::from_secs(1800);
 const LOOK: Duration = Duration::from_secs(10);
-/// Once all is as wanted nobody writes anything for so long, but for leases and events.
-const REST: Duration = Duration::from_secs(60);
+/// Once all is as wanted nobody writes anything for so long, but for leases and events: new leaders take 15 seconds.
+const REST: Duration = Duration::from_secs(75);
 const RESTART: Duration = Duration::from_secs(1);
 
 /// A process that can be killed.
@@ -72,6 +73,7 @@ struct World {
     model: Arc<Mutex<Model>>,
     disk: Arc<Disk>,
     network: Arc<Network>,
+    load: Arc<Load>,
     mount: Option<Arc<Mount>>,
     managers: [Option<Process>; CANDIDATES],
     schedulers: [Option<Process>; CANDIDATES],
@@ -107,7 +109,8 @@ pub(super) async fn simulate(
         faults.clone(),
         Arc::new(move |revision, writes| committed.lock().commit(revision, writes, start.elapsed())),
     );
-    let network = Network::new(random.fork(), faults.clone(), clock.clone());
+    let load = Arc::new(Load::new(model.clone(), clock.clone()));
+    let network = Network::new(random.fork(), faults.clone(), clock.clone(), load.clone());
     let mut world = World {
         seed,
         history: vec![format!("{faults:?}")],
@@ -118,6 +121,7 @@ pub(super) async fn simulate(
         model,
         disk,
         network,
+        load,
         mount: None,
         managers: Default::default(),
         schedulers: Default::default(),
@@ -138,7 +142,7 @@ impl World {
         }
         let (_alive, receiver) = watch::channel(true);
         let client = self.network.client("admin", &["system:masters"], &receiver);
-        let mut user = User::new(client, self.random.fork(), self.faults.overload);
+        let mut user = User::new(client, self.random.fork(), self.faults.overload, self.load.clone());
         user.prepare().await;
         if self.faults.evictions {
             let (network, random) = (self.network.clone(), self.random.fork());
@@ -321,7 +325,7 @@ impl World {
         loop {
             self.pass(LOOK).await?;
             let server = self.network.server().expect("the server is up");
-            let complaints = unsettled(&self.model.lock(), &server, &self.network.folders);
+            let complaints = unsettled(&self.model.lock(), &server, &self.network.folders, &self.load);
             if complaints.is_empty() {
                 break;
             }
@@ -329,9 +333,15 @@ impl World {
                 return Err(self.fail(format!("this does not come about:\n{}", complaints.join("\n"))));
             }
         }
+        // Who starts anew decides about everything anew, and finds nothing to do.
         self.model.lock().changed.clear();
+        (self.managers, self.schedulers) = Default::default();
+        for n in 0..CANDIDATES {
+            self.start_part(Part::Manager(n)).await?;
+            self.start_part(Part::Scheduler(n)).await?;
+        }
         self.pass(REST).await?;
-        let changed = std::mem::take(&mut self.model.lock().changed);
+        let changed = self.model.lock().take_decided();
         if !changed.is_empty() {
             let keys = changed.into_iter().collect::<Vec<_>>().join(", ");
             return Err(self.fail(format!("all was as wanted, and still these were written: {keys}")));
