@@ -13,7 +13,7 @@ use kybern_testkit::sim::Without;
 use kybern_testkit::sim::faults::Faults;
 
 /// What takes four minutes of one core unoptimized.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 30;
 const ONE: &str = "KYBERN_SIM_SEED";
 const MANY: &str = "KYBERN_SIM_SEEDS";
 const FIRST: &str = "KYBERN_SIM_FIRST";

@@ -25,6 +25,10 @@ pub(crate) fn trim(pod: &mut Pod) {
         }
         spec.volumes.take_if(|volumes| volumes.is_empty());
         (spec.security_context, spec.dns_config, spec.host_aliases) = (None, None, None);
+        (spec.service_account, spec.service_account_name, spec.scheduler_name) = (None, None, None);
+        if let Some(tolerations) = &mut spec.tolerations {
+            tolerations.shrink_to_fit();
+        }
     }
     if let Some(status) = &mut pod.status {
         let all = [
@@ -48,6 +52,9 @@ fn container(container: &mut Container) {
     let mut kept = Container { name, ports, resources, restart_policy, ..Container::default() };
     if let Some(ports) = &mut kept.ports {
         ports.shrink_to_fit();
+    }
+    if let Some(resources) = &mut kept.resources {
+        resources.limits = None;
     }
     *container = kept;
 }
@@ -94,7 +101,7 @@ mod tests {
             "spec": {
                 "nodeName": "n", "tolerations": [{"operator": "Exists"}], "hostname": "h", "restartPolicy": "Never",
                 "containers": [{"name": "c", "image": "i", "command": ["x"], "env": [{"name": "E", "value": "v"}],
-                    "ports": [{"name": "web", "containerPort": 80}], "resources": {"requests": {"cpu": "1"}},
+                    "ports": [{"name": "web", "containerPort": 80}], "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}},
                     "volumeMounts": [{"name": "claim", "mountPath": "/m"}],
                     "readinessProbe": {"httpGet": {"path": "/", "port": 80}}}],
                 "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": "data"}},
