@@ -34,6 +34,8 @@ pub struct Cluster {
 struct Placement {
     pod: Arc<PodInfo>,
     node: Box<str>,
+    /// Where among the node's pods: some nodes have thousands.
+    at: usize,
     is_assumed: bool,
 }
 
@@ -252,19 +254,22 @@ impl Cluster {
     fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placement = self.pods.remove(uid)?;
         self.assumed -= usize::from(placement.is_assumed);
-        match self.by_name.get(&placement.node) {
+        let moved = match self.by_name.get(&placement.node) {
             Some(&at) => {
-                self.nodes[at].remove(uid);
                 self.index.remove(&placement.pod, &self.nodes[at].node);
+                self.nodes[at].remove_at(placement.at)
             }
             None => {
-                if let Some(stray) = self.strays.get_mut(&placement.node) {
-                    stray.remove(uid);
-                    if stray.pods.is_empty() {
-                        self.strays.remove(&placement.node);
-                    }
+                let stray = self.strays.get_mut(&placement.node)?;
+                let moved = stray.remove_at(placement.at);
+                if stray.pods.is_empty() {
+                    self.strays.remove(&placement.node);
                 }
+                moved
             }
+        };
+        if let Some(moved) = moved.and_then(|pod| self.pods.get_mut(&pod.uid)) {
+            moved.at = placement.at;
         }
         Some(placement.pod)
     }
@@ -272,15 +277,17 @@ impl Cluster {
     fn place(&mut self, pod: Arc<PodInfo>, node: &str, is_assumed: bool) {
         self.take(&pod.uid);
         self.denominate(&pod.uid);
-        match self.by_name.get(node) {
+        let info = match self.by_name.get(node) {
             Some(&at) => {
-                self.nodes[at].add(pod.clone());
                 self.index.add(&pod, &self.nodes[at].node);
+                &mut self.nodes[at]
             }
-            None => self.strays.entry(node.into()).or_default().add(pod.clone()),
-        }
+            None => self.strays.entry(node.into()).or_default(),
+        };
+        let at = info.pods.len();
+        info.add(pod.clone());
         self.assumed += usize::from(is_assumed);
-        self.pods.insert(pod.uid.clone(), Placement { pod, node: node.into(), is_assumed });
+        self.pods.insert(pod.uid.clone(), Placement { pod, node: node.into(), at, is_assumed });
     }
 }
 
@@ -311,6 +318,36 @@ mod tests {
         cluster.assume(pod, "a");
         assert!(cluster.forget("p"));
         assert_eq!(cpu(&cluster, "a"), 0);
+    }
+
+    /// In any order, and while their node comes and goes: each is found where it is.
+    #[test]
+    fn many_pods_of_one_node_come_and_go() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(Arc::new(fixture::sized("a", "4", "4Gi")));
+        let pod = |number: usize| {
+            let mut pod = fixture::requesting(&format!("p{number}"), "1m", "1Mi");
+            pod.node = "a".into();
+            Arc::new(pod)
+        };
+        let mut there = std::collections::BTreeSet::new();
+        for step in 0..2_000 {
+            let number = step * 7919 % 101;
+            match step % 5 {
+                0 | 1 => drop(there.insert(number).then(|| cluster.set_bound(pod(number)))),
+                2 if there.contains(&number) => drop(cluster.set_bound(pod(number))),
+                3 if there.remove(&number) => drop(cluster.remove_pod(&pod(number).uid)),
+                4 if step % 400 == 4 => drop(cluster.remove_node("a")),
+                4 => drop(cluster.set_node(Arc::new(fixture::sized("a", "4", "4Gi")))),
+                _ => {}
+            }
+            if let Some(info) = cluster.node("a") {
+                let held: std::collections::BTreeSet<_> = info.pods.iter().map(|pod| pod.uid.clone()).collect();
+                assert_eq!(held, there.iter().map(|number| pod(*number).uid.clone()).collect(), "step {step}");
+                assert_eq!((info.pods.len(), info.requested.milli_cpu), (there.len(), there.len() as i64));
+            }
+        }
+        assert!(there.len() > 20);
     }
 
     #[test]

@@ -101,7 +101,13 @@ impl NodeInfo {
     }
 
     pub fn remove(&mut self, uid: &str) {
-        let Some(at) = self.pods.iter().position(|pod| &*pod.uid == uid) else { return };
+        if let Some(at) = self.pods.iter().position(|pod| &*pod.uid == uid) {
+            self.remove_at(at);
+        }
+    }
+
+    /// Removes the pod at a place. Answers the one that has its place now, if any.
+    pub fn remove_at(&mut self, at: usize) -> Option<Arc<PodInfo>> {
         let pod = self.pods.swap_remove(at);
         self.requested.subtract(&pod.requests);
         self.guessed.milli_cpu -= pod.guessed.milli_cpu;
@@ -111,6 +117,7 @@ impl NodeInfo {
                 self.host_ports.swap_remove(at);
             }
         }
+        self.pods.get(at).cloned()
     }
 }
 

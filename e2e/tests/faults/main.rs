@@ -5,6 +5,7 @@ mod churn;
 mod components;
 mod crashes;
 mod cycles;
+mod drain;
 mod full_disk;
 mod kubeadm;
 mod modes;
