@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use kybern_apimachinery::{GroupVersion, Value};
 use kybern_schema::builtin;
 use kybern_schema::openapi::{Served, v2, v3, v3_path};
-use kybern_testbed::{not_run, upstream_facts};
+use kybern_testbed::upstream_facts;
 
 fn published() -> Option<Value> {
     let path = upstream_facts("openapi: as_published", "swagger-v1.35.json")?;
@@ -92,7 +92,8 @@ fn as_published() {
 #[test]
 fn v3_as_published() {
     let Some(tree) = std::env::var_os("KYBERN_KUBERNETES_SOURCE").map(PathBuf::from) else {
-        return not_run("openapi: v3_as_published", "KYBERN_KUBERNETES_SOURCE names no source tree of Kubernetes");
+        // Not noted as what a machine lacks: no package brings such a tree.
+        return println!("not run: v3_as_published: KYBERN_KUBERNETES_SOURCE names no source tree of Kubernetes");
     };
     let served: Vec<Served> = builtin().resources().iter().map(Served::builtin).collect();
     let mut differences = Vec::new();
