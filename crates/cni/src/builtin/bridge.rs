@@ -176,10 +176,11 @@ fn add(call: &Call<'_>, input: &Input, raw: &Value) -> Result<Value, PluginError
 /// Who has talked to the address's last holder would go on sending there for up to eight seconds (`arp(7)`:
 /// `delay_first_probe_time` and three probes). Sent from the bridge and not from the container, whose port forwards only a
 /// moment later.
-fn announce_holder(rtnl: &mut Rtnl, bridge: u32, address: IpAddr, mac: Mac) -> Result<(), PluginError> {
+fn announce_holder(rtnl: &mut Rtnl, bridge: u32, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
     rtnl.forget_neighbour(bridge, address)?;
-    let sent = announce(bridge, address, mac);
-    sent.map_err(|error| PluginError::new(code::IO_FAILURE, format!("cannot announce {address}: {error}")))
+    // A kernel without packet sockets loses the promptness only.
+    let _ = announce(bridge, address, mac);
+    Ok(())
 }
 
 /// Makes the pair, one end in the container, the other a port of the bridge.
