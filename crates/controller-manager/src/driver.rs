@@ -1,7 +1,7 @@
 //! Runs controllers: feeds their queues, carries out their plans, retries, and holds a key until its own writes are
 //! visible in the stores, so that no plan is made on a state that the last plan has already changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +60,8 @@ pub(crate) struct Environment {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: QueueMetrics,
+    /// By controller.
+    pub(crate) workers: BTreeMap<&'static str, usize>,
     pub(crate) started: Timestamp,
 }
 
@@ -86,7 +88,8 @@ pub(crate) fn start(controller: Arc<dyn Controller>, environment: &Arc<Environme
     for feed in feeds {
         tasks.spawn(feed);
     }
-    for _ in 0..driver.controller.workers() {
+    let usual = driver.controller.workers();
+    for _ in 0..driver.environment.workers.get(driver.controller.name()).copied().unwrap_or(usual) {
         tasks.spawn(driver.clone().work());
     }
 }

@@ -112,6 +112,7 @@ fn driver(refuse: bool) -> (Arc<Driver>, Arc<Server>, crate::snapshot::Writers) 
         snapshot: Arc::new(world.snapshot),
         clock: Arc::new(SystemClock),
         metrics: QueueMetrics::default(),
+        workers: Default::default(),
         started: crate::testing::now(),
     });
     let recorder = EventRecorder::new(client.clone(), "maker", "");

@@ -1,6 +1,7 @@
 //! Starts the controllers.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,11 @@ pub struct Config {
     pub node_lifecycle: node_lifecycle::Settings,
     /// How many finished pods may stay, upstream's `--terminated-pod-gc-threshold`; zero: all.
     pub terminated_pods_kept: usize,
+    pub max_endpoints_per_slice: usize,
+    /// Addresses of one subset of Endpoints.
+    pub max_mirrored_per_subset: usize,
+    /// How many keys a controller works on at once, by its name, where it is not as usual.
+    pub workers: BTreeMap<&'static str, usize>,
     /// Work only while this lease is held; `None` where there is one controller manager.
     pub lease: Option<LeaseConfig>,
     /// How long events are kept after they last happened, upstream's `--event-ttl` of the API server. Zero: an API server
@@ -106,6 +112,9 @@ impl Default for Config {
             autoscaling: horizontal::Settings::default(),
             node_lifecycle: node_lifecycle::Settings::default(),
             terminated_pods_kept: 12_500,
+            max_endpoints_per_slice: EndpointSliceController::default().max_endpoints,
+            max_mirrored_per_subset: EndpointSliceMirroringController::default().max_per_subset,
+            workers: BTreeMap::new(),
             lease: None,
             client_for: None,
             event_ttl: Duration::from_secs(3600),
@@ -128,8 +137,8 @@ impl Config {
             Arc::new(CronJobController),
             Arc::new(TtlAfterFinishedController),
             Arc::new(EndpointsController),
-            Arc::new(EndpointSliceController),
-            Arc::new(EndpointSliceMirroringController),
+            Arc::new(EndpointSliceController { max_endpoints: self.max_endpoints_per_slice }),
+            Arc::new(EndpointSliceMirroringController { max_per_subset: self.max_mirrored_per_subset }),
             Arc::new(ReplicationControllerController),
             Arc::new(GarbageCollector),
             Arc::new(PodGarbageCollector { threshold: self.terminated_pods_kept }),
@@ -250,6 +259,7 @@ async fn work(config: &Config, client: &Client) {
         snapshot: snapshot.clone(),
         clock: config.clock.clone(),
         metrics: config.metrics.clone(),
+        workers: config.workers.clone(),
         started: config.clock.now(),
     });
     snapshot.synced().await;

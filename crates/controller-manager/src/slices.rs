@@ -11,8 +11,8 @@ use crate::controller::Op;
 
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// `--max-endpoints-per-slice`.
-const MAX_ENDPOINTS: usize = 100;
+/// Endpoints of one slice, where nothing else is asked for.
+pub(crate) const MAX_ENDPOINTS: usize = 100;
 
 /// Endpoints of one slice share address type and ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +57,7 @@ pub(crate) fn reconcile(
     mut desired: BTreeMap<Group, Vec<Endpoint>>,
     make: &dyn Fn(&Group) -> EndpointSlice,
     labels: &BTreeMap<String, String>,
+    most: usize,
 ) -> Vec<Op> {
     let mut by_group: BTreeMap<Group, Vec<&Arc<EndpointSlice>>> = BTreeMap::new();
     for slice in existing {
@@ -78,7 +79,7 @@ pub(crate) fn reconcile(
     let mut ops = Vec::new();
     for (group, endpoints) in desired {
         let slices = by_group.remove(&group).unwrap_or_default();
-        reconcile_group(&group, &slices, endpoints, make, labels, &mut ops);
+        reconcile_group(&group, &slices, endpoints, make, labels, most, &mut ops);
     }
     for slice in by_group.into_values().flatten() {
         ops.push(Op::delete(&**slice));
@@ -92,6 +93,7 @@ fn reconcile_group(
     endpoints: Vec<Endpoint>,
     make: &dyn Fn(&Group) -> EndpointSlice,
     labels: &BTreeMap<String, String>,
+    most: usize,
     ops: &mut Vec<Op>,
 ) {
     let identity = |e: &Endpoint| (e.addresses.clone(), e.target_ref.as_ref().and_then(|r| r.uid.clone()));
@@ -114,7 +116,7 @@ fn reconcile_group(
     added.reverse();
     let mut fill = |list: &mut Vec<Endpoint>| {
         let before = list.len();
-        while list.len() < MAX_ENDPOINTS {
+        while list.len() < most {
             let Some(endpoint) = added.pop() else { break };
             list.push(endpoint);
         }
@@ -141,7 +143,7 @@ fn reconcile_group(
     added.reverse();
     let mut rest = added.into_iter();
     loop {
-        let list: Vec<Endpoint> = rest.by_ref().take(MAX_ENDPOINTS).collect();
+        let list: Vec<Endpoint> = rest.by_ref().take(most).collect();
         if list.is_empty() && !std::mem::take(&mut placeholder_needed) {
             break;
         }

@@ -25,7 +25,16 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 const TOPOLOGY: [&str; 2] = ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
 const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
-pub struct EndpointSliceController;
+pub struct EndpointSliceController {
+    /// Endpoints of one slice, at most.
+    pub max_endpoints: usize,
+}
+
+impl Default for EndpointSliceController {
+    fn default() -> Self {
+        Self { max_endpoints: slices::MAX_ENDPOINTS }
+    }
+}
 
 impl Controller for EndpointSliceController {
     fn name(&self) -> &'static str {
@@ -79,7 +88,7 @@ impl Controller for EndpointSliceController {
             pods.iter().filter_map(|pod| pods::ready_since(pod)).chain([pods::created(&service.metadata)]).max();
         let make = |group: &slices::Group| new_slice(&service, group, trigger);
         let labels = slice_labels(&service);
-        Plan::of(slices::reconcile(&existing, desired, &make, &labels))
+        Plan::of(slices::reconcile(&existing, desired, &make, &labels, self.max_endpoints))
     }
 }
 
@@ -288,7 +297,7 @@ mod tests {
     }
 
     fn run(world: &World) -> Plan {
-        world.reconcile(&EndpointSliceController, "default/web")
+        world.reconcile(&EndpointSliceController::default(), "default/web")
     }
 
     fn conditions(slice: &EndpointSlice) -> Vec<(String, bool, bool, bool)> {
@@ -391,6 +400,8 @@ mod tests {
         }
         let sizes: Vec<usize> = created::<EndpointSlice>(&run(&world)).iter().map(|s| s.endpoints.len()).collect();
         assert_eq!(sizes, [100, 50]);
+        let plan = world.reconcile(&EndpointSliceController { max_endpoints: 1000 }, "default/web");
+        assert_eq!(created::<EndpointSlice>(&plan).len(), 1);
     }
 
     #[test]

@@ -18,15 +18,22 @@ use crate::watches::Watches;
 pub const MANAGED_BY: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
-/// The most addresses that are mirrored of one subset.
-const MAX_PER_SUBSET: usize = 1000;
 const NOT_COPIED: [&str; 3] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     "endpoints.kubernetes.io/last-change-trigger-time",
     "endpoints.kubernetes.io/over-capacity",
 ];
 
-pub struct EndpointSliceMirroringController;
+pub struct EndpointSliceMirroringController {
+    /// Addresses that are mirrored of one subset, at most.
+    pub max_per_subset: usize,
+}
+
+impl Default for EndpointSliceMirroringController {
+    fn default() -> Self {
+        Self { max_per_subset: 1000 }
+    }
+}
 
 impl Controller for EndpointSliceMirroringController {
     fn name(&self) -> &'static str {
@@ -62,8 +69,8 @@ impl Controller for EndpointSliceMirroringController {
         };
         let labels = labels(&endpoints);
         let make = |group: &slices::Group| new_slice(&endpoints, group, &labels);
-        let (groups, told) = desired(&endpoints);
-        let writes = slices::reconcile(&existing, groups, &make, &labels);
+        let (groups, told) = desired(&endpoints, self.max_per_subset);
+        let writes = slices::reconcile(&existing, groups, &make, &labels, slices::MAX_ENDPOINTS);
         Plan::of(told.into_iter().chain(writes).collect())
     }
 }
@@ -77,7 +84,7 @@ fn is_mirrored(endpoints: &Endpoints, service: Option<&Service>) -> bool {
 }
 
 /// The endpoints of the slices, and events about those that are left out.
-fn desired(endpoints: &Endpoints) -> (BTreeMap<slices::Group, Vec<Endpoint>>, Vec<Op>) {
+fn desired(endpoints: &Endpoints, most: usize) -> (BTreeMap<slices::Group, Vec<Endpoint>>, Vec<Op>) {
     let mut groups: BTreeMap<slices::Group, Vec<Endpoint>> = BTreeMap::new();
     // Subsets of the same ports are one; of how many addresses is counted for both families together.
     let mut counts: BTreeMap<slices::Group, usize> = BTreeMap::new();
@@ -98,7 +105,7 @@ fn desired(endpoints: &Endpoints) -> (BTreeMap<slices::Group, Vec<Endpoint>>, Ve
         let ready = subset.addresses.iter().flatten().map(|a| (a, true));
         let unready = subset.not_ready_addresses.iter().flatten().map(|a| (a, false));
         for (address, ready) in ready.chain(unready) {
-            if *count >= MAX_PER_SUBSET {
+            if *count >= most {
                 surplus += 1;
             } else if let Ok(ip) = address.ip.parse::<IpAddr>() {
                 let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -117,7 +124,7 @@ fn desired(endpoints: &Endpoints) -> (BTreeMap<slices::Group, Vec<Endpoint>>, Ve
     if surplus > 0 {
         let skipped = surplus + invalid;
         let text = format!(
-            "A max of {MAX_PER_SUBSET} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} \
+            "A max of {most} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} \
              addresses were skipped"
         );
         told.push(Op::warning(endpoints, "TooManyAddressesToMirror", text));
@@ -186,7 +193,7 @@ mod tests {
     }
 
     fn run(world: &World) -> Plan {
-        world.reconcile(&EndpointSliceMirroringController, "default/db")
+        world.reconcile(&EndpointSliceMirroringController::default(), "default/db")
     }
 
     #[test]

@@ -46,6 +46,10 @@ impl Controller for GarbageCollector {
         "generic-garbage-collector"
     }
 
+    fn workers(&self) -> usize {
+        20
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let (queue, inventory) = (watches.queue(), Arc::downgrade(&watches.snapshot.inventory));
         watches.snapshot.inventory.listen(move |resource, seen| {

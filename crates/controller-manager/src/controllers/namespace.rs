@@ -27,6 +27,10 @@ impl Controller for NamespaceController {
         "namespace-controller"
     }
 
+    fn workers(&self) -> usize {
+        10
+    }
+
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.primary(&snapshot.namespaces);

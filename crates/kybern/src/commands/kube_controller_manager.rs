@@ -11,6 +11,7 @@ use kybern_component_base::{Reply, http as endpoint};
 
 use super::controller_limits::{AutoscalingOptions, NodeOptions};
 use super::controller_settings::{NetworkOptions, SigningOptions, TokenOptions, own_accounts};
+use super::controller_workers::WorkerOptions;
 use super::leader_election::{self, LeaderElectionOptions};
 use crate::serving::{self, Component, ServingOptions};
 use crate::wiring::shutdown;
@@ -41,6 +42,8 @@ pub(crate) struct KubeControllerManager {
     #[command(flatten)]
     nodes: NodeOptions,
     #[command(flatten)]
+    workers: WorkerOptions,
+    #[command(flatten)]
     network: NetworkOptions,
     #[command(flatten)]
     leader_election: LeaderElectionOptions,
@@ -58,7 +61,7 @@ pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
     let read =
         |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let usual = leader_election::usual(COMPONENT.name)?;
-    let config = kybern_controller_manager::Config {
+    let mut config = kybern_controller_manager::Config {
         controllers: options.controllers,
         root_ca: match &options.root_ca_file {
             Some(path) => Some(read(path)?),
@@ -78,6 +81,7 @@ pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
         lease: options.leader_election.lease(COMPONENT.name, Some(usual))?,
         ..kybern_controller_manager::Config::default()
     };
+    options.workers.put_into(&mut config);
     let mut metrics = Default::default();
     register_informer_metrics(&mut metrics);
     config.metrics.register(&mut metrics);

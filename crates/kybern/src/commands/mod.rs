@@ -8,6 +8,7 @@ pub(crate) mod backup;
 pub(crate) mod completion;
 mod controller_limits;
 mod controller_settings;
+mod controller_workers;
 pub(crate) mod coredns;
 pub(crate) mod down;
 pub(crate) mod explain_scheduling;
