@@ -100,6 +100,10 @@ fn apply_to<K: Object>(op: &Op, store: &Store<K>, writer: &StoreWriter<K>) {
             let new: Value = serde_json::from_slice(body).unwrap();
             assert_eq!(object::resource_version(&object), object::resource_version(&new), "conflict");
             object["status"] = new["status"].clone();
+            // Servers keep labels and the spec as they are.
+            if let Some(annotations) = new["metadata"].get("annotations") {
+                object["metadata"]["annotations"] = annotations.clone();
+            }
             write(object);
         }
         Op::Put { gvr, namespace, name, subresource: None, body } if *gvr == K::gvr() => {

@@ -291,15 +291,22 @@ impl<'a> Rollout<'a> {
         self.deletions.extend(deletions);
     }
 
-    /// Writes in upstream's order: sets, the deployment's revision, events, status.
+    /// Writes in upstream's order: sets, events, status and revision.
     pub(super) fn into_plan(mut self) -> Plan {
         let mut plan = Plan::of(std::mem::take(&mut self.ops));
         let status = progress::next_status(&mut self, &mut plan);
         let Self { deployment, new, old, deletions, events, revision, collision_count, context, .. } = self;
         let mut status = status;
         status.collision_count = collision_count;
-        let status = (Some(&status) != deployment.status.as_ref()).then(|| {
-            let object = Deployment { status: Some(status), ..(**deployment).clone() };
+        // As upstream, with the status: its role lets it update Deployments, not patch them.
+        let revision = revision.filter(|r| *r != revision_of(deployment.metadata.annotations.as_ref()));
+        let differs = revision.is_some() || Some(&status) != deployment.status.as_ref();
+        let status = differs.then(|| {
+            let mut object = Deployment { status: Some(status), ..(**deployment).clone() };
+            if let Some(revision) = revision {
+                let annotations = object.metadata.annotations.get_or_insert_default();
+                annotations.insert(REVISION.to_owned(), revision.to_string());
+            }
             Op::update_status(&object)
         });
         // A failed creation is told before it is tried again.
@@ -309,10 +316,6 @@ impl<'a> Rollout<'a> {
         plan.ops.extend(events);
         plan.ops.extend(deletions);
         plan.ops.extend(late);
-        if let Some(revision) = revision.filter(|r| *r != revision_of(deployment.metadata.annotations.as_ref())) {
-            let patch = json!({"metadata": {"uid": deployment.uid(), "annotations": {REVISION: revision.to_string()}}});
-            plan.push(Op::patch(&**deployment, Patch::Merge(patch)));
-        }
         plan
     }
 }
