@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use kybern_apimachinery::selector::{Operator, Requirement};
 
 use crate::core::v1::{
-    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm, Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm, Taint, Toleration,
 };
 
 /// One term of a node selector: all of its expressions must hold. An empty one matches nothing.
@@ -62,6 +62,13 @@ impl NodeTerm {
 
 pub fn terms(selector: &NodeSelector) -> Vec<NodeTerm> {
     selector.node_selector_terms.iter().map(NodeTerm::of).collect()
+}
+
+/// Whether a node meets one of a selector's terms (`MatchNodeSelectorTerms`).
+pub fn selects(selector: &NodeSelector, node: &Node) -> bool {
+    let (name, empty) = (node.metadata.name.as_deref().unwrap_or(""), BTreeMap::new());
+    let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
+    terms(selector).iter().any(|term| term.matches(name, labels))
 }
 
 impl PreferredTerm {

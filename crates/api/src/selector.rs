@@ -1,6 +1,5 @@
-//! The typed selectors of labels and of nodes, as what matches.
+//! The typed selector of labels, as what matches.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use kybern_apimachinery::selector::{LabelSelector, Operator, Requirement};
 
@@ -24,32 +23,6 @@ pub fn label_selector(selector: &meta::LabelSelector) -> Result<LabelSelector, S
         requirements.push(Requirement { key: expression.key.clone(), operator, values });
     }
     Ok(LabelSelector { requirements, nothing: false })
-}
-
-/// Whether a node meets one of a node selector's terms (`MatchNodeSelectorTerms`). An empty term, or one with an operator that
-/// is none, is met by no node.
-pub fn node_selector_matches(selector: &NodeSelector, node: &Node) -> bool {
-    let label = |key: &str| node.metadata.labels.as_ref()?.get(key).map(String::as_str);
-    let field = |key: &str| (key == "metadata.name").then_some(node.metadata.name.as_deref()).flatten();
-    selector.node_selector_terms.iter().any(|term| {
-        let (labels, fields) = (term.match_expressions.iter().flatten(), term.match_fields.iter().flatten());
-        (labels.clone().next().is_some() || fields.clone().next().is_some())
-            && labels.into_iter().all(|r| of_node(r).is_some_and(|r| r.matches(&label)))
-            && fields.into_iter().all(|r| of_node(r).is_some_and(|r| r.matches(&field)))
-    })
-}
-
-fn of_node(requirement: &NodeSelectorRequirement) -> Option<Requirement> {
-    let operator = match requirement.operator.as_str() {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::GreaterThan,
-        "Lt" => Operator::LessThan,
-        _ => return None,
-    };
-    Some(Requirement { key: requirement.key.clone(), operator, values: requirement.values.clone().unwrap_or_default() })
 }
 
 /// The selector as Go prints it, in upstream's messages.

@@ -13,6 +13,7 @@ use kybern_client::{ApiResource, PartialMetadata, Patch, Store, StoreWriter};
 
 use crate::controller::{Context, Controller, Failure, Op, Plan};
 use crate::inventory::Inventory;
+use crate::pods::trimmed::trim;
 use crate::snapshot::{Snapshot, Writers};
 
 /// The time it is in tests, seconds.
@@ -70,7 +71,16 @@ impl World {
 
     fn run(&self, controller: &impl Controller, key: &str, failure: Option<Failure>) -> Plan {
         let context = Context { now: self.now, started: at(NOW - 100_000), failure };
-        controller.reconcile(key, &self.snapshot, &context)
+        // A controller sees of pods what its store keeps; tests look at all of them.
+        let whole = self.snapshot.pods.list();
+        for pod in &whole {
+            let mut kept = (**pod).clone();
+            trim(&mut kept);
+            self.writers.pods.upsert(kept);
+        }
+        let plan = controller.reconcile(key, &self.snapshot, &context);
+        whole.iter().for_each(|pod| self.writers.pods.upsert((**pod).clone()));
+        plan
     }
 }
 

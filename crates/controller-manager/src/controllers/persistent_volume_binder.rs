@@ -78,7 +78,7 @@ impl Controller for PersistentVolumeBinder {
         });
         watches.on(&snapshot.pods, |change, snapshot| {
             let pod = change.object();
-            let scrubbed = recycle::volume_of(pod).map(str::to_owned);
+            let scrubbed = recycled_by(pod).map(str::to_owned);
             // Volumes are not scrubbed while a pod uses them.
             let over = change.new.as_ref().is_none_or(|pod| pods::is_finished(pod));
             let claims = if over { pods::claims(pod) } else { Vec::new() };
@@ -129,6 +129,11 @@ fn annotate(metadata: &mut ObjectMeta, key: &str, value: &str) {
 
 fn is_bind_completed(claim: &PersistentVolumeClaim) -> bool {
     annotation(&claim.metadata, BIND_COMPLETED).is_some()
+}
+
+/// The volume that a pod scrubs, by its name.
+pub(crate) fn recycled_by(pod: &Pod) -> Option<&str> {
+    recycle::volume_of(pod)
 }
 
 /// The class that a claim asks for; empty where it asks for none.

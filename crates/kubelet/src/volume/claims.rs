@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use kybern_api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
-use kybern_api::selector::node_selector_matches;
+use kybern_api::node_affinity;
 use kybern_api::{Object, owner};
 use kybern_client::Client;
 use parking_lot::Mutex;
@@ -141,7 +141,7 @@ fn of_volume(
 fn is_reachable(volume: &PersistentVolume, node: &Node) -> bool {
     let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
     let Some(required) = affinity.and_then(|affinity| affinity.required.as_ref()) else { return true };
-    node_selector_matches(required, node)
+    node_affinity::selects(required, node)
 }
 
 /// Makes what a claim is bound to ready for a pod whose group is `group`. Blocking. `own` is where the node's own volumes lie.
