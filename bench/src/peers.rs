@@ -176,6 +176,8 @@ async fn upstream(site: &Site, program: &Path, endpoints: &str) -> Result<(Proce
     command.arg(format!("--service-account-signing-key-file={}", key.display()));
     command.args(["--service-account-issuer=https://bench.example", "--authorization-mode=RBAC"]);
     command.args(["--service-cluster-ip-range=10.96.0.0/16", "--bind-address=127.0.0.1"]);
+    // It looks for one at the default route otherwise.
+    command.arg("--advertise-address=192.0.2.1");
     command.arg(format!("--secure-port={}", crate::server::PORT));
     let process = spawn(&mut command, &site.folder.join("upstream.log"))?;
     let config = crate::server::write_kubeconfig(&folder)?;

@@ -37,6 +37,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod service_account_tokens;
 pub mod service_cidr;
+pub mod service_lb;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod token_cleaner;

@@ -51,6 +51,7 @@ use crate::controllers::root_ca::RootCaPublisher;
 use crate::controllers::service_account::ServiceAccountController;
 use crate::controllers::service_account_tokens::ServiceAccountTokens;
 use crate::controllers::service_cidr::ServiceCidrController;
+use crate::controllers::service_lb::{self, ServiceLoadBalancerController};
 use crate::controllers::statefulset::StatefulSetController;
 use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::controllers::token_cleaner::TokenCleaner;
@@ -80,6 +81,8 @@ pub struct Config {
     /// How long such a token may lie unused.
     pub legacy_token_clean_up_period: Duration,
     pub autoscaling: horizontal::Settings,
+    /// Where the addresses of Services of type LoadBalancer come from; without it somebody else gives them.
+    pub load_balancers: Option<Arc<dyn service_lb::Provider>>,
     pub node_lifecycle: node_lifecycle::Settings,
     /// How many finished pods may stay, upstream's `--terminated-pod-gc-threshold`; zero: all.
     pub terminated_pods_kept: usize,
@@ -110,6 +113,7 @@ impl Default for Config {
             token_key: None,
             legacy_token_clean_up_period: Duration::from_secs(365 * 86_400),
             autoscaling: horizontal::Settings::default(),
+            load_balancers: None,
             node_lifecycle: node_lifecycle::Settings::default(),
             terminated_pods_kept: 12_500,
             max_endpoints_per_slice: EndpointSliceController::default().max_endpoints,
@@ -173,6 +177,9 @@ impl Config {
         }
         if let Some(ranges) = &self.node_ranges {
             list.push(Arc::new(NodeIpamController { ranges: ranges.clone() }));
+        }
+        if let Some(provider) = &self.load_balancers {
+            list.push(Arc::new(ServiceLoadBalancerController { provider: provider.clone() }));
         }
         if let Some(signing) = &self.signing {
             list.push(Arc::new(CsrSigningController { signing: signing.clone() }));

@@ -88,6 +88,51 @@ fn cluster_ip_node_port_and_dns() {
 }
 
 #[test]
+fn a_load_balancer_is_at_the_nodes_address() {
+    let cluster = Cluster::get();
+    let namespace = cluster.namespace("balanced");
+    echo(&namespace, 2);
+    let expose = |name: &str, port: &str| {
+        let name = format!("--name={name}");
+        let port = format!("--port={port}");
+        namespace
+            .run(&["expose", "deployment", "echo", &name, "--type=LoadBalancer", &port, "--target-port=http"])
+            .ok();
+    };
+    expose("echo", "8123");
+    let node = cluster.node_ip.to_string();
+    eventually("the Service has an address", || {
+        let table = Table::parse(&namespace.run(&["get", "service", "echo"]).ok());
+        let shown = table.cell(0, "EXTERNAL-IP");
+        if shown == node { Ok(()) } else { Err(shown) }
+    });
+    let url = format!("http://{node}:8123/hostname");
+    eventually("it answers to the outside", || cluster.fetch_from_lan(&url));
+    eventually("it answers on the node", || cluster.fetch(&url));
+    eventually("it answers in a pod", || from_pod(&namespace, &url));
+    // The port is taken, and those of the node's own are nobody's: the API server's least of all.
+    expose("second", "8123");
+    expose("thief", "6443");
+    for (name, why) in [("second", "is that of the Service"), ("thief", "in use by the nodes themselves")] {
+        eventually(&format!("{name} is told why it has none"), || {
+            let described = namespace.run(&["describe", "service", name]).ok();
+            let told = described.contains("SyncLoadBalancerFailed") && described.contains(why);
+            if told { Ok(()) } else { Err(described) }
+        });
+        assert_eq!(namespace.jsonpath(&["service", name], "{.status.loadBalancer.ingress}"), "", "{name}");
+    }
+    // Only whom it lets in.
+    let open = r#"{"spec":{"loadBalancerSourceRanges":["203.0.113.0/24"]}}"#;
+    namespace.run(&["patch", "service", "echo", "-p", open]).ok();
+    eventually("others are kept out", || match cluster.fetch_from_lan(&url) {
+        Ok(_) => Err("it still answers".to_owned()),
+        Err(_) => Ok(()),
+    });
+    namespace.run(&["delete", "service", "echo"]).ok();
+    eventually("who waited for the port gets it", || cluster.fetch_from_lan(&url));
+}
+
+#[test]
 fn create_service_subcommands() {
     let namespace = Cluster::get().namespace("svc");
     namespace.run(&["create", "service", "clusterip", "c", "--tcp=80:8080"]).ok();

@@ -13,6 +13,7 @@ use super::controller_limits::{AutoscalingOptions, NodeOptions};
 use super::controller_settings::{NetworkOptions, SigningOptions, TokenOptions, own_accounts};
 use super::controller_workers::WorkerOptions;
 use super::leader_election::{self, LeaderElectionOptions};
+use super::load_balancers::LoadBalancers;
 use crate::serving::{self, Component, ServingOptions};
 use crate::wiring::shutdown;
 
@@ -45,6 +46,9 @@ pub(crate) struct KubeControllerManager {
     workers: WorkerOptions,
     #[command(flatten)]
     network: NetworkOptions,
+    /// Where Services of type LoadBalancer get their addresses from.
+    #[arg(long, value_enum, default_value = "none")]
+    load_balancers: LoadBalancers,
     #[command(flatten)]
     leader_election: LeaderElectionOptions,
     #[command(flatten)]
@@ -74,6 +78,7 @@ pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
         node_lifecycle: options.nodes.lifecycle(),
         terminated_pods_kept: options.nodes.terminated_pods_kept(),
         node_ranges: options.network.node_ranges()?,
+        load_balancers: options.load_balancers.provider(),
         client_for: match options.use_service_account_credentials {
             Some(true) => Some(own_accounts(&reach, &client)?),
             _ => None,

@@ -21,6 +21,7 @@ pub(crate) mod kubelet;
 mod kubelet_access;
 mod kubelet_config;
 mod leader_election;
+pub(crate) mod load_balancers;
 pub(crate) mod runtime_config;
 pub(crate) mod server;
 mod storage;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use ipnet::IpNet;
 
+use super::load_balancers::LoadBalancers;
 use super::runtime_config::RuntimeConfig;
 use super::storage::StorageFlags;
 use crate::flags::Gates;
@@ -51,6 +52,9 @@ pub(crate) struct ClusterOptions {
     /// Versions of the API that are served beside the stable ones or not, such as api/beta=true; may be repeated.
     #[arg(long, value_delimiter = ',')]
     runtime_config: Vec<String>,
+    /// Where Services of type LoadBalancer get their addresses from.
+    #[arg(long, value_enum, default_value = "node-addresses")]
+    load_balancers: LoadBalancers,
     /// Upstream's gates of the API server, such as MutatingAdmissionPolicy=true; may be repeated.
     #[arg(long, value_delimiter = ',')]
     feature_gates: Vec<String>,
@@ -90,6 +94,7 @@ impl ClusterOptions {
             cluster_domain: self.cluster_domain.clone(),
             tls_sans: self.tls_san.clone(),
             storage: self.storage.options(&self.directories.data_dir),
+            load_balancers: self.load_balancers,
             runtime_config: RuntimeConfig::parse(&self.runtime_config)?,
             gates: Gates::parse(self.feature_gates.iter().map(String::as_str)).map_err(anyhow::Error::msg)?,
             add_ons: !self.no_add_ons,
@@ -118,6 +123,9 @@ impl ClusterOptions {
         arguments.extend(self.tls_san.iter().map(|san| format!("--tls-san={san}")));
         arguments.extend(self.feature_gates.iter().map(|gate| format!("--feature-gates={gate}")));
         arguments.extend(self.runtime_config.iter().map(|setting| format!("--runtime-config={setting}")));
+        if self.load_balancers == LoadBalancers::None {
+            arguments.push("--load-balancers=none".to_owned());
+        }
         if self.no_add_ons {
             arguments.push("--no-add-ons".to_owned());
         }

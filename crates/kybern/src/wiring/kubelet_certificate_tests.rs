@@ -9,6 +9,7 @@ use kybern_auth::token::detached_signature;
 use kybern_client::ListOptions;
 
 use super::*;
+use crate::commands::load_balancers::LoadBalancers;
 use crate::paths::Paths;
 use crate::wiring::{Cluster, in_process, server};
 
@@ -35,6 +36,7 @@ fn cluster(folder: &Path) -> Cluster {
         cluster_domain: "cluster.local".to_owned(),
         storage: crate::wiring::storage::StorageOptions::own(&within("data/server/db")),
         tls_sans: Vec::new(),
+        load_balancers: LoadBalancers::None,
         runtime_config: Default::default(),
         gates: Default::default(),
         add_ons: false,

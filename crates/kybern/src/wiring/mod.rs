@@ -28,6 +28,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::commands::load_balancers::LoadBalancers;
 use crate::commands::runtime_config::RuntimeConfig;
 use crate::flags::Gates;
 use crate::paths::Paths;
@@ -46,6 +47,7 @@ pub(crate) struct Cluster {
     pub(crate) cluster_domain: String,
     pub(crate) tls_sans: Vec<String>,
     pub(crate) storage: storage::StorageOptions,
+    pub(crate) load_balancers: LoadBalancers,
     pub(crate) runtime_config: RuntimeConfig,
     pub(crate) gates: Gates,
     pub(crate) add_ons: bool,

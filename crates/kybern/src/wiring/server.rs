@@ -153,6 +153,7 @@ fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster) {
         node_ranges: node_ranges(cluster),
         signing: Some(Arc::new(ArcSwap::from_pointee(signing))),
         token_key,
+        load_balancers: cluster.load_balancers.provider(),
         client_for: Some(controllers_own_clients(Arc::clone(server))),
         event_ttl: if cluster.storage.expires_events() { Duration::ZERO } else { Duration::from_secs(3600) },
         ..kybern_controller_manager::Config::default()
