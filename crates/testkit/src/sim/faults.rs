@@ -15,8 +15,14 @@ pub struct Faults {
     /// Of a watch to break off some time after it started.
     pub broken_watch: f64,
     pub disk_delay: Duration,
+    /// Until a server is told of a commit, its own ones included.
+    pub watch_lag: Duration,
     /// Of a commit to fail without having happened.
     pub failed_commit: f64,
+    /// Two API servers share the store.
+    pub two_servers: bool,
+    /// Of a request to go to the other server from now on, where there are two.
+    pub moves: f64,
     /// Processes crash and restart.
     pub crashes: bool,
     /// Nodes die, and some come back.
@@ -41,6 +47,9 @@ impl Faults {
             failed_commit: some(0.02),
             network_delay: Duration::from_millis(some(1.0).mul_add(495.0, 5.0) as u64),
             disk_delay: Duration::from_millis(some(1.0).mul_add(195.0, 5.0) as u64),
+            watch_lag: Duration::from_millis(some(300.0) as u64),
+            two_servers: some(1.0) > 0.0,
+            moves: some(0.02),
             crashes: some(1.0) > 0.0,
             node_deaths: some(1.0) > 0.0,
             overload: some(1.0) > 0.0,
@@ -50,13 +59,16 @@ impl Faults {
     }
 
     /// The kinds by name, so that a failure can be tried without them.
-    pub const KINDS: [&str; 10] = [
+    pub const KINDS: [&str; 13] = [
         "lost_request",
         "lost_response",
         "network_delay",
         "broken_watch",
         "disk_delay",
         "failed_commit",
+        "watch_lag",
+        "two_servers",
+        "moves",
         "crashes",
         "node_deaths",
         "overload",
@@ -72,6 +84,9 @@ impl Faults {
             "broken_watch" => self.broken_watch = 0.0,
             "disk_delay" => self.disk_delay = Duration::from_millis(5),
             "failed_commit" => self.failed_commit = 0.0,
+            "watch_lag" => self.watch_lag = Duration::ZERO,
+            "two_servers" => self.two_servers = false,
+            "moves" => self.moves = 0.0,
             "crashes" => self.crashes = false,
             "node_deaths" => self.node_deaths = false,
             "overload" => self.overload = false,
@@ -90,6 +105,12 @@ impl Faults {
     #[must_use]
     pub fn none(&self) -> Self {
         let five = Duration::from_millis(5);
-        Self { network_delay: five, disk_delay: five, overload: self.overload, ..Self::default() }
+        Self {
+            network_delay: five,
+            disk_delay: five,
+            overload: self.overload,
+            two_servers: self.two_servers,
+            ..Self::default()
+        }
     }
 }

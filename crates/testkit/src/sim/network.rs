@@ -1,8 +1,9 @@
-//! The simulated network between clients and the API server: it delays, loses and breaks off, and knows which writes were
+//! The simulated network between clients and the API servers: it delays, loses and breaks off, and knows which writes were
 //! acknowledged. Requests and responses are the real ones.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,11 @@ use super::load::Load;
 use super::random::Random;
 use super::volumes::Folders;
 
+/// A server that is up, or none is; its changes break what goes on.
+type Place = Option<Arc<Server>>;
+
+/// API servers that there may be.
+pub(super) const SERVERS: usize = 2;
 /// The longest life of a watch that will be broken.
 const BROKEN_WATCH_LIFE: Duration = Duration::from_secs(60);
 /// What a connection attempt takes where nothing listens.
@@ -38,8 +44,8 @@ pub struct Acknowledged {
 /// See the module.
 pub struct Network {
     state: Mutex<State>,
-    /// The server that is up; changes break what goes on.
-    server: watch::Sender<Option<Arc<Server>>>,
+    /// The servers that are up; changes break what goes on with that one.
+    servers: [watch::Sender<Place>; SERVERS],
     clock: Arc<dyn Clock>,
     /// What nodes keep, which the server's way to them leads to.
     pub(super) folders: Arc<Folders>,
@@ -61,6 +67,7 @@ struct Fate {
     request_lost: bool,
     response_lost: bool,
     watch_life: Option<Duration>,
+    moves: bool,
 }
 
 impl Network {
@@ -68,7 +75,7 @@ impl Network {
         let state = State { random, faults, acknowledged: Vec::new() };
         Arc::new(Self {
             state: Mutex::new(state),
-            server: watch::Sender::new(None),
+            servers: Default::default(),
             clock,
             folders: Arc::default(),
             load,
@@ -80,9 +87,9 @@ impl Network {
         self.state.lock().faults = faults;
     }
 
-    /// From now on this server answers; `None`: nothing does. What went on with the last one breaks off.
-    pub fn set_server(&self, server: Option<Arc<Server>>) {
-        self.server.send_replace(server);
+    /// From now on this server answers in this place; `None`: nothing does. What went on with the last one breaks off.
+    pub(super) fn set_server(&self, place: usize, server: Option<Arc<Server>>) {
+        self.servers[place].send_replace(server);
     }
 
     /// Whether a node answers the server.
@@ -115,8 +122,21 @@ impl Network {
         Some(Response::new(body::full(self.load.pod_metrics(namespace).to_string())))
     }
 
-    pub fn server(&self) -> Option<Arc<Server>> {
-        self.server.borrow().clone()
+    /// Those that are up.
+    pub(super) fn servers(&self) -> Vec<Arc<Server>> {
+        self.servers.iter().filter_map(|server| server.borrow().clone()).collect()
+    }
+
+    /// A server that is up: the one that was talked to last, or else the other, as a balancer of load chooses, or as who has
+    /// the addresses of both does.
+    fn reach(&self, home: &AtomicUsize) -> Option<(Arc<Server>, watch::Receiver<Place>)> {
+        let last = home.load(Ordering::Relaxed);
+        (0..SERVERS).map(|n| (last + n) % SERVERS).find_map(|place| {
+            let mut server = self.servers[place].subscribe();
+            let up = server.borrow_and_update().clone()?;
+            home.store(place, Ordering::Relaxed);
+            Some((up, server))
+        })
     }
 
     /// Every write that was acknowledged since this was last called.
@@ -128,7 +148,8 @@ impl Network {
     pub fn client(self: &Arc<Self>, user: &str, groups: &[&str], alive: &watch::Receiver<bool>) -> Client {
         let groups = groups.iter().chain(&["system:authenticated"]).map(|g| (*g).into()).collect();
         let user = UserInfo { name: user.into(), groups, ..UserInfo::default() };
-        let link = Link { network: self.clone(), user, alive: alive.clone() };
+        let home = Arc::new(AtomicUsize::new(self.state.lock().random.below(SERVERS as u64) as usize));
+        let link = Link { network: self.clone(), user, alive: alive.clone(), home };
         Client::new(Arc::new(link)).with_clock(self.clock.clone())
     }
 
@@ -141,6 +162,7 @@ impl Network {
             request_lost: random.chance(faults.lost_request),
             response_lost: random.chance(faults.lost_response),
             watch_life: random.chance(faults.broken_watch).then(|| random.delay(BROKEN_WATCH_LIFE)),
+            moves: random.chance(faults.moves),
         }
     }
 
@@ -150,14 +172,18 @@ impl Network {
         random.delay(faults.network_delay)
     }
 
-    async fn exchange(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, TransportError> {
+    async fn exchange(
+        self: Arc<Self>,
+        request: Request<Body>,
+        home: Arc<AtomicUsize>,
+    ) -> Result<Response<Body>, TransportError> {
         let fate = self.fate();
         let method = request.method().clone();
         let path = request.uri().clone();
         let lost = |what: &str| TransportError::new(format!("{method} {path}"), format!("connection reset: {what}"));
         tokio::time::sleep(fate.before).await;
-        let mut server = self.server.subscribe();
-        let Some(up) = server.borrow_and_update().clone() else {
+        home.fetch_add(usize::from(fate.moves), Ordering::Relaxed);
+        let Some((up, mut server)) = self.reach(&home) else {
             tokio::time::sleep(REFUSAL).await;
             return Err(lost("connection refused"));
         };
@@ -199,7 +225,7 @@ impl Network {
         self: &Arc<Self>,
         body: Body,
         end: Option<tokio::time::Instant>,
-        mut server: watch::Receiver<Option<Arc<Server>>>,
+        mut server: watch::Receiver<Place>,
     ) -> Body {
         let network = self.clone();
         let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
@@ -258,19 +284,21 @@ struct Link {
     network: Arc<Network>,
     user: UserInfo,
     alive: watch::Receiver<bool>,
+    /// The server that it talks to.
+    home: Arc<AtomicUsize>,
 }
 
 impl Transport for Link {
     fn call(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
         request.extensions_mut().insert(self.user.clone());
-        let (network, mut alive) = (self.network.clone(), self.alive.clone());
+        let (network, mut alive, home) = (self.network.clone(), self.alive.clone(), self.home.clone());
         Box::pin(async move {
             let death = async { drop(alive.wait_for(|alive| !alive).await) };
             tokio::select! {
                 biased;
                 // The process is dead: its request dies with it, and nobody waits for an answer.
                 () = death => std::future::pending().await,
-                response = network.exchange(request) => response,
+                response = network.exchange(request, home) => response,
             }
         })
     }

@@ -1,6 +1,7 @@
 //! What must be true once nothing goes wrong any more and time has passed: what is there is what is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::Server;
@@ -10,7 +11,7 @@ use super::model::{Model, has_ended, is_serving, milli_cpu, node_of, number, own
 use super::volumes::Folders;
 
 /// Names what is not yet as it should be; nothing when all is.
-pub(super) fn unsettled(model: &Model, server: &Server, folders: &Folders, load: &Load) -> Vec<String> {
+pub(super) fn unsettled(model: &Model, servers: &[Arc<Server>], folders: &Folders, load: &Load) -> Vec<String> {
     let mut complaints = Vec::new();
     namespaces(model, &mut complaints);
     deployments(model, &mut complaints);
@@ -24,7 +25,9 @@ pub(super) fn unsettled(model: &Model, server: &Server, folders: &Folders, load:
     endpoints(model, &mut complaints);
     // To read them all costs the most.
     if complaints.is_empty() {
-        caches(model, server, &mut complaints);
+        for server in servers {
+            caches(model, server, &mut complaints);
+        }
     }
     complaints
 }
@@ -174,7 +177,7 @@ fn endpoints(model: &Model, complaints: &mut Vec<String>) {
     }
 }
 
-/// The server's watch caches hold what was committed.
+/// A server's watch caches hold what was committed.
 fn caches(model: &Model, server: &Server, complaints: &mut Vec<String>) {
     let mut cached = BTreeMap::new();
     for kind in server.cache().kinds() {

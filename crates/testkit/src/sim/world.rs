@@ -1,29 +1,27 @@
 //! The processes of a simulation: starts, crashes and restarts them, and watches the rules.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kybern_apimachinery::object;
+use futures_util::future::join_all;
 use kybern_apimachinery::time::Clock;
-use kybern_client::{Client, LeaseConfig};
-use kybern_storage::Storage;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::clock::SimClock;
 use super::disk::{Disk, Mount};
 use super::faults::Faults;
 use super::load::Load;
 use super::model::Model;
-use super::network::Network;
+use super::network::{Network, SERVERS};
+use super::processes::{Part, Process, manager, scheduler};
 use super::random::Random;
 use super::scenario::User;
 use super::settled::unsettled;
-use super::{Failure, Report, evictor, node};
-use crate::api_server::ApiServer;
+use super::{Failure, Report, evictor, node, servers};
 
 const NODES: usize = 4;
 /// What the user does in one simulation.
@@ -42,27 +40,6 @@ const SETTLING: Duration = Duration::from_secs(1800);
 const LOOK: Duration = Duration::from_secs(10);
 /// Once all is as wanted nobody writes anything for so long, but for leases and events: new leaders take 15 seconds.
 const REST: Duration = Duration::from_secs(75);
-const RESTART: Duration = Duration::from_secs(1);
-
-/// A process that can be killed.
-struct Process {
-    alive: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Process {
-    fn start<F: Future<Output = ()> + Send + 'static>(body: impl FnOnce(&watch::Receiver<bool>) -> F) -> Self {
-        let (alive, receiver) = watch::channel(true);
-        Self { task: tokio::spawn(body(&receiver)), alive }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.alive.send_replace(false);
-        self.task.abort();
-    }
-}
 
 struct World {
     seed: u64,
@@ -74,7 +51,7 @@ struct World {
     disk: Arc<Disk>,
     network: Arc<Network>,
     load: Arc<Load>,
-    mount: Option<Arc<Mount>>,
+    mounts: [Option<Arc<Mount>>; SERVERS],
     managers: [Option<Process>; CANDIDATES],
     schedulers: [Option<Process>; CANDIDATES],
     nodes: Vec<Option<Process>>,
@@ -84,14 +61,6 @@ struct World {
     starts: u32,
     crashes: usize,
     history: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Server,
-    Manager(usize),
-    Scheduler(usize),
-    Node(usize),
 }
 
 pub(super) async fn simulate(
@@ -122,7 +91,7 @@ pub(super) async fn simulate(
         disk,
         network,
         load,
-        mount: None,
+        mounts: Default::default(),
         managers: Default::default(),
         schedulers: Default::default(),
         nodes: (0..NODES).map(|_| None).collect(),
@@ -137,7 +106,9 @@ pub(super) async fn simulate(
 impl World {
     async fn run(&mut self, left_out: &BTreeSet<usize>) -> Result<Report, Failure> {
         let deciders = (0..CANDIDATES).flat_map(|n| [Part::Manager(n), Part::Scheduler(n)]);
-        for part in [Part::Server].into_iter().chain(deciders).chain((0..NODES).map(Part::Node)) {
+        // At once, on an empty store.
+        self.start_servers(if self.faults.two_servers { 0..SERVERS } else { 0..1 }).await?;
+        for part in deciders.chain((0..NODES).map(Part::Node)) {
             self.start_part(part).await?;
         }
         let (_alive, receiver) = watch::channel(true);
@@ -205,7 +176,8 @@ impl World {
         if self.faults.crashes && self.random.chance(0.2) {
             let candidate = self.random.below(CANDIDATES as u64) as usize;
             let part = match self.random.below(3) {
-                0 => Part::Server,
+                0 if self.faults.two_servers => Part::Server(self.random.below(SERVERS as u64) as usize),
+                0 => Part::Server(0),
                 1 => Part::Manager(candidate),
                 _ => Part::Scheduler(candidate),
             };
@@ -222,9 +194,9 @@ impl World {
             return;
         }
         match part {
-            Part::Server => {
-                self.network.set_server(None);
-                if let Some(mount) = self.mount.take() {
+            Part::Server(n) => {
+                self.network.set_server(n, None);
+                if let Some(mount) = self.mounts[n].take() {
                     mount.crash();
                 }
             }
@@ -247,7 +219,7 @@ impl World {
         let network = self.network.clone();
         let identity = format!("{}", self.starts);
         match part {
-            Part::Server => self.start_server().await?,
+            Part::Server(n) => self.start_servers(n..n + 1).await?,
             Part::Manager(n) => {
                 self.managers[n] = Some(Process::start(|alive| manager(network, alive.clone(), identity)));
             }
@@ -268,46 +240,23 @@ impl World {
         Ok(())
     }
 
-    /// As a service manager does: until it runs.
-    async fn start_server(&mut self) -> Result<(), Failure> {
-        loop {
-            let mount = self.disk.mount().await.map_err(|e| self.fail(format!("the store cannot be read: {e}")))?;
-            self.check_acknowledged(&mount).await?;
-            match ApiServer::start_on(mount.clone(), self.clock.clone()).await {
-                Ok(server) => {
-                    self.network.set_server(Some(server.server().clone()));
-                    self.mount = Some(mount);
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.note(format!("the server ends: {error}"));
-                    mount.crash();
-                    sleep(RESTART).await;
-                }
+    async fn start_servers(&mut self, places: Range<usize>) -> Result<(), Failure> {
+        let starting = places.clone().map(|_| servers::start(self.disk.clone(), self.clock.clone()));
+        for (place, started) in places.clone().zip(join_all(starting).await) {
+            let servers::Running { server, mount, failures } = started.map_err(|rule| self.fail(rule))?;
+            for error in failures {
+                self.note(format!("server {place} ends: {error}"));
             }
+            self.network.set_server(place, Some(server));
+            self.mounts[place] = Some(mount);
         }
+        self.check_acknowledged().await
     }
 
-    /// What a client was told to be written is in the history of the store.
-    async fn check_acknowledged(&mut self, store: &Mount) -> Result<(), Failure> {
+    async fn check_acknowledged(&mut self) -> Result<(), Failure> {
         let acknowledged = self.network.take_acknowledged();
-        let failed = |e: &dyn std::fmt::Display| format!("the store's history cannot be read: {e}");
-        let revision = store.revision().await.map_err(|e| self.fail(failed(&e)))?;
-        let mut history: HashMap<u64, Vec<String>> = HashMap::new();
-        if revision > 1 {
-            let mut watch = store.watch("/", 1).await.map_err(|e| self.fail(failed(&e)))?;
-            for event in watch.next().await.map_err(|e| self.fail(failed(&e)))?.events {
-                let object = event.value.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default();
-                history.entry(event.revision).or_default().push(object::uid(&object).to_owned());
-            }
-        }
-        // An update that takes the last finalizer away is a deletion, which has no value.
-        let happened = |uids: &Vec<String>, uid: &str| uids.iter().any(|u| u == uid || u.is_empty());
-        let lost = acknowledged.into_iter().find(|a| !history.get(&a.revision).is_some_and(|h| happened(h, &a.uid)));
-        match lost {
-            Some(lost) => Err(self.fail(format!("the store has lost an acknowledged write: {lost:?}"))),
-            None => Ok(()),
-        }
+        let store = self.mounts.iter().flatten().next().expect("a server is up").clone();
+        servers::check_acknowledged(acknowledged, &store).await.map_err(|rule| self.fail(rule))
     }
 
     /// Ends the faults, brings everything back, and waits until all is as wanted.
@@ -324,8 +273,8 @@ impl World {
         let end = Instant::now() + SETTLING;
         loop {
             self.pass(LOOK).await?;
-            let server = self.network.server().expect("the server is up");
-            let complaints = unsettled(&self.model.lock(), &server, &self.network.folders, &self.load);
+            let servers = self.network.servers();
+            let complaints = unsettled(&self.model.lock(), &servers, &self.network.folders, &self.load);
             if complaints.is_empty() {
                 break;
             }
@@ -346,8 +295,7 @@ impl World {
             let keys = changed.into_iter().collect::<Vec<_>>().join(", ");
             return Err(self.fail(format!("all was as wanted, and still these were written: {keys}")));
         }
-        let mount = self.mount.clone().expect("the server is up");
-        self.check_acknowledged(&mount).await?;
+        self.check_acknowledged().await?;
         let model = self.model.lock();
         Ok(Report {
             commits: model.revision,
@@ -365,36 +313,4 @@ fn node_name(number: usize) -> String {
 
 fn node_names() -> Vec<String> {
     (0..NODES).map(node_name).collect()
-}
-
-/// kube-controller-manager, each controller with its own account. What loses its lease is started again.
-async fn manager(network: Arc<Network>, alive: watch::Receiver<bool>, identity: String) {
-    let clock = network.client("", &[], &alive).clock().clone();
-    let accounts = (network.clone(), alive.clone());
-    let client_for = move |account: &str| -> Client {
-        let name = format!("system:serviceaccount:kube-system:{account}");
-        accounts.0.client(&name, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], &accounts.1)
-    };
-    let config = kybern_controller_manager::Config {
-        root_ca: Some("PEM".to_owned()),
-        lease: Some(kybern_client::LeaseConfig::new("kube-system", "kube-controller-manager", &identity)),
-        client_for: Some(Arc::new(client_for)),
-        clock,
-        ..kybern_controller_manager::Config::default()
-    };
-    loop {
-        let client = network.client("system:kube-controller-manager", &[], &alive);
-        kybern_controller_manager::run(config.clone(), client, std::future::pending()).await;
-        sleep(RESTART).await;
-    }
-}
-
-async fn scheduler(network: Arc<Network>, alive: watch::Receiver<bool>, identity: String) {
-    loop {
-        let lease = Some(LeaseConfig::new("kube-system", "kube-scheduler", &identity));
-        let config = kybern_scheduler::Config { lease, ..Default::default() };
-        let client = network.client("system:kube-scheduler", &[], &alive);
-        kybern_scheduler::run(config, client, std::future::pending()).await;
-        sleep(RESTART).await;
-    }
 }
