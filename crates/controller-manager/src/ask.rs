@@ -4,17 +4,29 @@ use std::fmt;
 use std::sync::Arc;
 
 use kybern_apimachinery::{Gvr, Value};
-use kybern_client::{Client, ClientError};
+use kybern_client::{Client, ClientError, Patch};
 
 use crate::controller::Op;
 
 /// One question to the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// Reads what the path (with its query) names.
     Get(String),
     /// Writes a subresource whole; the body's resourceVersion is the precondition.
-    Put { gvr: Gvr, namespace: String, name: String, subresource: &'static str, body: Vec<u8> },
+    Put {
+        gvr: Gvr,
+        namespace: String,
+        name: String,
+        subresource: &'static str,
+        body: Vec<u8>,
+    },
+    Patch {
+        gvr: Gvr,
+        namespace: String,
+        name: String,
+        patch: Patch,
+    },
 }
 
 pub type Answer = Result<Value, Refusal>;
@@ -34,6 +46,9 @@ impl Ask {
             Self::Put { gvr, namespace, name, subresource, body } => {
                 let written = client.raw(gvr).put_bytes(namespace, name, Some(*subresource), body.clone()).await;
                 written.map_err(Refusal::from)
+            }
+            Self::Patch { gvr, namespace, name, patch } => {
+                client.raw(gvr).patch(namespace, name, patch, None).await.map_err(Refusal::from)
             }
         }
     }

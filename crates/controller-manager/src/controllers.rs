@@ -39,6 +39,7 @@ pub mod service_account_tokens;
 pub mod service_cidr;
 pub mod service_lb;
 pub mod statefulset;
+pub mod storage_version_migrator;
 pub mod taint_eviction;
 pub mod token_cleaner;
 pub mod ttl_after_finished;

@@ -53,6 +53,7 @@ use crate::controllers::service_account_tokens::ServiceAccountTokens;
 use crate::controllers::service_cidr::ServiceCidrController;
 use crate::controllers::service_lb::{self, ServiceLoadBalancerController};
 use crate::controllers::statefulset::StatefulSetController;
+use crate::controllers::storage_version_migrator::StorageVersionMigrator;
 use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::controllers::token_cleaner::TokenCleaner;
 use crate::controllers::ttl_after_finished::TtlAfterFinishedController;
@@ -165,6 +166,7 @@ impl Config {
             Arc::new(ResourceQuotaController),
             Arc::new(DisruptionController),
             Arc::new(ServiceCidrController),
+            Arc::new(StorageVersionMigrator),
             Arc::new(HorizontalController::new(self.autoscaling)),
             Arc::new(LegacyTokenCleaner { period: self.legacy_token_clean_up_period }),
         ];
@@ -227,6 +229,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("resource-claim-controller", "resourceclaim-controller"),
     ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
     ("serviceaccount-token", "serviceaccount-token-controller"),
+    ("svm", "storage-version-migrator-controller"),
     ("tokencleaner", "token-cleaner-controller"),
 ];
 

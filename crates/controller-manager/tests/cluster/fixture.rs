@@ -85,6 +85,7 @@ fn client(server: &Arc<Server>, name: &str, groups: &[&str]) -> Client {
 pub(crate) struct Cluster {
     pub(crate) client: Client,
     server: Arc<Server>,
+    pub(crate) storage: Arc<kybern_storage::memory::Memory>,
     /// The cluster's authority, PEM.
     pub(crate) ca: String,
     refused: Arc<Mutex<Vec<String>>>,
@@ -136,7 +137,8 @@ impl Cluster {
             aggregation: Default::default(),
             kubelet: Arc::new(KubeletClient::of(&pki).expect("certificates")),
         };
-        let mut options = Options::new(Arc::new(kybern_storage::memory::Memory::default()));
+        let storage = Arc::new(kybern_storage::memory::Memory::default());
+        let mut options = Options::new(storage.clone());
         options.resources = kybern_registry::resources(&deps);
         options.admission = kybern_registry::admission_plugins(&deps);
         options.authorizers = vec![Arc::new(Masters), rbac.clone()];
@@ -185,7 +187,7 @@ impl Cluster {
         tasks.spawn(kybern_controller_manager::run(config, manager, std::future::pending()));
         tasks.spawn(play_node(admin.clone()));
         let ca = pki.ca.certificate_pem().to_owned();
-        let cluster = Self { client: admin, server, ca, refused, _directory: directory, _tasks: tasks };
+        let cluster = Self { client: admin, server, storage, ca, refused, _directory: directory, _tasks: tasks };
         // Admission wants a pod's account to be there.
         for namespace in ["default", "kube-system"] {
             let made = async |c: &Self| c.get::<ServiceAccount>(namespace, "default").await.is_some();

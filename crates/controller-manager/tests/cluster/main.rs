@@ -5,6 +5,7 @@ mod certificates;
 mod discovery;
 mod fixture;
 mod jobs;
+mod migrations;
 mod quotas;
 mod roles;
 mod stateful;

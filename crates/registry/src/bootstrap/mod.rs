@@ -11,7 +11,7 @@ mod roles;
 use std::net::IpAddr;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use kybern_apimachinery::{ApiError, Value, json};
+use kybern_apimachinery::{ApiError, Gvk, Value, json};
 use kybern_apiserver::connect::Objects;
 
 pub use authentication::{AuthenticationConfig, authentication_config};
@@ -43,7 +43,11 @@ pub async fn run(objects: &dyn Objects, options: &BootstrapOptions) -> Result<()
     for name in ["kube-system", "kube-public", "kube-node-lease", "default"] {
         ensure(objects, "", "namespaces", namespace(name), reconcile::keep).await?;
     }
-    let roles = roles::entries().into_iter().map(|entry| {
+    let mut entries = roles::entries();
+    if objects.place(&Gvk::new("storagemigration.k8s.io", "v1beta1", "StorageVersionMigration")).is_some() {
+        entries.extend(roles::of_migrations());
+    }
+    let roles = entries.into_iter().map(|entry| {
         let merge = if entry.resource.ends_with("bindings") { reconcile::add_subjects } else { reconcile::add_rules };
         ensure(objects, "rbac.authorization.k8s.io", entry.resource, entry.object, merge)
     });

@@ -19,6 +19,17 @@ pub(super) fn entries() -> Vec<Entry> {
     parse(TABLE)
 }
 
+/// What is there for kinds that are not served unless somebody asks for them.
+pub(super) fn of_migrations() -> Vec<Entry> {
+    parse(
+        "controller storage-version-migrator-controller
+  list,patch * *
+  get,list,watch storagemigration.k8s.io storageversionmigrations
+  patch,update storagemigration.k8s.io storageversionmigrations/status
+  create,patch,update -,events.k8s.io events",
+    )
+}
+
 /// The rights of machines that join. They are kubeadm's: nothing marks them as the server's own.
 pub(super) fn joining() -> Vec<Entry> {
     let mut entries = parse(include_str!("joining.txt"));

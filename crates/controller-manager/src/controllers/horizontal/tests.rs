@@ -88,6 +88,7 @@ impl Server {
                 assert_eq!((*subresource, &body["metadata"]["resourceVersion"]), ("scale", &json!("7")));
                 self.written.clone().map_or(Ok(body), Err)
             }
+            Ask::Patch { .. } => panic!("{ask:?}"),
         }
     }
 }
