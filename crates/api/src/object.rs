@@ -78,6 +78,7 @@ objects! {
     }
     batch::v1 { namespaced Job, namespaced CronJob }
     coordination::v1 { namespaced Lease }
+    coordination::v1beta1 { namespaced LeaseCandidate }
     discovery::v1 { namespaced EndpointSlice }
     events::v1 { namespaced Event }
     autoscaling::v2 { namespaced HorizontalPodAutoscaler }

@@ -24,6 +24,8 @@ pub struct LeaseConfig {
     pub renew_deadline: Duration,
     /// Time between renewals.
     pub retry_period: Duration,
+    /// With this version of the program it is a candidate, and the API server elects (coordinated leader election).
+    pub coordinated: Option<String>,
 }
 
 impl LeaseConfig {
@@ -36,6 +38,7 @@ impl LeaseConfig {
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
+            coordinated: None,
         }
     }
 }
@@ -68,8 +71,11 @@ impl LeaderElector {
         let informer = Informer::<Lease>::new(self.client.clone(), options).in_namespace(&self.config.namespace);
         let store = informer.spawn();
         tokio::pin!(shutdown);
+        let stand = candidate::stand(&self.client, &self.config);
+        tokio::pin!(stand);
         let lease = tokio::select! {
             lease = self.acquire(&store) => lease,
+            () = &mut stand => return,
             () = &mut shutdown => return,
         };
         info!(lease = self.config.name, identity = self.config.identity, "became leader");
@@ -80,12 +86,16 @@ impl LeaderElector {
         let lost = tokio::select! {
             () = work => false,
             () = self.hold(lease) => true,
+            () = stand => true,
             () = shutdown => false,
         };
-        // From here on nobody works.
+        // From here on nobody works. Whose term is over still has the lease.
         if lost {
             warn!(lease = self.config.name, "leader election lost");
-        } else if !matches!(tokio::time::timeout(self.config.retry_period, self.release()).await, Ok(Ok(()))) {
+        }
+        if (!lost || self.config.coordinated.is_some())
+            && !matches!(tokio::time::timeout(self.config.retry_period, self.release()).await, Ok(Ok(())))
+        {
             warn!(lease = self.config.name, "cannot give the lease up: the next leader waits for its end");
         }
         tell("stopped leading");
@@ -168,6 +178,12 @@ fn holder(lease: &Lease) -> &str {
     lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()).unwrap_or("")
 }
 
+/// Whether another was elected while this one holds the lease.
+fn is_over(lease: &Lease) -> bool {
+    let preferred = lease.spec.as_ref().and_then(|spec| spec.preferred_holder.as_deref());
+    preferred.is_some_and(|preferred| !preferred.is_empty())
+}
+
 /// Decides. `unchanged_for` is how long this candidate has seen the lease as it is: clocks of others do not matter.
 fn step(config: &LeaseConfig, seen: Option<&Lease>, unchanged_for: Duration, now: Timestamp) -> Step {
     let seconds = |d: Duration| i32::try_from(d.as_secs()).unwrap_or(i32::MAX);
@@ -179,6 +195,10 @@ fn step(config: &LeaseConfig, seen: Option<&Lease>, unchanged_for: Duration, now
         lease_transitions: Some(0),
         ..LeaseSpec::default()
     };
+    if config.coordinated.is_some() && seen.is_none_or(|seen| holder(seen) != config.identity || is_over(seen)) {
+        // Whoever elects changes the lease.
+        return Step::Wait(config.lease_duration);
+    }
     let Some(seen) = seen else {
         let mut lease = Lease { spec: Some(spec), ..Lease::default() };
         lease.metadata.name = Some(config.name.clone());
@@ -188,7 +208,8 @@ fn step(config: &LeaseConfig, seen: Option<&Lease>, unchanged_for: Duration, now
     let old = seen.spec.clone().unwrap_or_default();
     let transitions = old.lease_transitions.unwrap_or(0);
     if holder(seen) == config.identity {
-        (spec.acquire_time, spec.lease_transitions) = (old.acquire_time, Some(transitions));
+        spec.acquire_time = old.acquire_time.or(spec.acquire_time);
+        (spec.lease_transitions, spec.strategy) = (Some(transitions), old.strategy);
     } else {
         let duration = old
             .lease_duration_seconds
@@ -201,6 +222,9 @@ fn step(config: &LeaseConfig, seen: Option<&Lease>, unchanged_for: Duration, now
     }
     Step::Update(Lease { spec: Some(spec), ..seen.clone() })
 }
+
+#[path = "leader/candidate.rs"]
+mod candidate;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ mod columns;
 pub mod connect;
 mod conversion;
 mod custom;
+mod elections;
 pub mod identity;
 mod selectable;
 mod service_addresses;
@@ -38,6 +39,7 @@ pub use connect::TokenLimits;
 pub use connect::kubelet::{KubeletClient, KubeletOptions};
 pub use connect::resource_metrics::built_in as resource_metrics;
 pub use custom::Definitions;
+pub use elections::Elections;
 pub use service_addresses::{Routing, ServiceAddresses};
 pub use table::resources;
 
@@ -56,6 +58,8 @@ pub struct Deps {
     /// RBAC alone, for rule reviews and escalation checks; `None` when it is off.
     pub rbac: Option<Arc<Rbac>>,
     pub services: Arc<ServiceAllocators>,
+    /// Elections of leaders by the server, to be held once it is started.
+    pub elections: Arc<Elections>,
     pub admission_views: AdmissionViews,
     /// What plugins are told by `--admission-control-config-file`.
     pub admission: AdmissionConfiguration,
@@ -74,7 +78,8 @@ pub struct Deps {
 impl Deps {
     /// What of this has to see the stored objects.
     pub fn observers(&self) -> Vec<Arc<dyn Observer>> {
-        let mut observers: Vec<Arc<dyn Observer>> = vec![self.services.clone(), self.definitions.observer()];
+        let mut observers: Vec<Arc<dyn Observer>> =
+            vec![self.services.clone(), self.definitions.observer(), self.elections.clone()];
         observers.extend(self.aggregation.observers());
         observers.extend(self.admission_views.observers());
         observers

@@ -85,6 +85,7 @@ impl ApiServer {
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
             services,
+            elections: Default::default(),
             admission_views: Default::default(),
             admission: Default::default(),
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
@@ -112,6 +113,7 @@ impl ApiServer {
             kubelet_client: None,
         };
         bootstrap::run(server.as_ref(), &options).await?;
+        deps.elections.hold(&server);
         Ok(Self { server })
     }
 

@@ -128,6 +128,7 @@ impl Cluster {
             authorizer: rbac.clone(),
             rbac: Some(rbac.clone()),
             services,
+            elections: Default::default(),
             admission_views: Default::default(),
             admission,
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),

@@ -6,8 +6,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 use kybern_client::LeaseConfig;
 
+use crate::flags::Gates;
 use crate::node_address;
 use crate::serving::seconds;
+use crate::version;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LeaderElectionOptions {
@@ -29,6 +31,9 @@ pub(crate) struct LeaderElectionOptions {
     /// The lease's namespace [default: kube-system].
     #[arg(long)]
     leader_elect_resource_namespace: Option<String>,
+    /// Upstream's gates: with CoordinatedLeaderElection=true the API server elects.
+    #[arg(long, value_delimiter = ',')]
+    feature_gates: Vec<String>,
 }
 
 /// The lease that a component holds where nothing else is said.
@@ -51,6 +56,12 @@ impl LeaderElectionOptions {
         lease.lease_duration = self.leader_elect_lease_duration.unwrap_or(lease.lease_duration);
         lease.renew_deadline = self.leader_elect_renew_deadline.unwrap_or(lease.renew_deadline);
         lease.retry_period = self.leader_elect_retry_period.unwrap_or(lease.retry_period);
+        let gates = Gates::parse(self.feature_gates.iter().map(String::as_str)).map_err(anyhow::Error::msg)?;
+        if gates.enabled("CoordinatedLeaderElection") {
+            // It names an object.
+            lease.identity = lease.identity.replace('_', "-");
+            lease.coordinated = Some(format!("{}.{}.0", version::KUBERNETES_MAJOR, version::KUBERNETES_MINOR));
+        }
         if lease.lease_duration <= lease.renew_deadline {
             bail!("--leader-elect-lease-duration must be greater than --leader-elect-renew-deadline");
         }
@@ -89,6 +100,9 @@ mod tests {
         assert!(lease(&["--leader-elect=false"]).unwrap().is_none());
         let other = lease(&["--leader-elect-resource-name=x", "--leader-elect-lease-duration=1m"]).unwrap().unwrap();
         assert_eq!((other.name.as_str(), other.lease_duration), ("x", Duration::from_secs(60)));
+        assert_eq!(other.coordinated, None);
+        let coordinated = lease(&["--feature-gates=CoordinatedLeaderElection=true"]).unwrap().unwrap();
+        assert_eq!(coordinated.coordinated.as_deref(), Some("1.35.0"));
         assert!(lease(&["--leader-elect-lease-duration=10s"]).is_err());
         assert!(lease(&["--leader-elect-retry-period=9s"]).is_err());
     }

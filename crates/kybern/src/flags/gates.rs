@@ -1,13 +1,19 @@
-//! `--feature-gates`. Gates are upstream's; what a gate switches is here as it is in a cluster that sets none, but for those of
-//! the API server that are in [`SWITCHED`].
+//! `--feature-gates`. Gates are upstream's; what a gate switches is here as it is in a cluster that sets none, but for those
+//! that [`switched`] names.
 
 use super::values;
 
 /// A gate a line: name, default, stage, and `locked` where it cannot be set otherwise.
 const GATES: &str = include_str!("data/feature.gates");
 
-/// What the API server switches by its gates.
-const SWITCHED: [&str; 2] = ["MutatingAdmissionPolicy", "PodTopologyLabelsAdmission"];
+/// What a component switches by its gates.
+fn switched(component: &str) -> &'static [&'static str] {
+    match component {
+        "kube-apiserver" => &["CoordinatedLeaderElection", "MutatingAdmissionPolicy", "PodTopologyLabelsAdmission"],
+        "kube-controller-manager" | "kube-scheduler" => &["CoordinatedLeaderElection"],
+        _ => &[],
+    }
+}
 
 /// What was set, in its order.
 #[derive(Clone, Debug, Default)]
@@ -47,9 +53,10 @@ impl Gates {
     }
 
     /// Says which settings have no effect.
-    pub(super) fn notes(&self, switches: bool) -> Vec<String> {
+    pub(super) fn notes(&self, component: &str) -> Vec<String> {
+        let switched = switched(component);
         let idle = |(name, wanted): &&(String, bool)| {
-            *wanted != gate(name).is_some_and(|gate| gate.default) && !(switches && SWITCHED.contains(&name.as_str()))
+            *wanted != gate(name).is_some_and(|gate| gate.default) && !switched.contains(&name.as_str())
         };
         let note = |(name, wanted): &(String, bool)| {
             let default = !wanted;
@@ -80,7 +87,7 @@ mod tests {
 
     #[test]
     fn gates_are_known_by_name() {
-        let check = |text: &str| Gates::parse([text]).map(|gates| gates.notes(false));
+        let check = |text: &str| Gates::parse([text]).map(|gates| gates.notes("kubelet"));
         assert_eq!(check(""), Ok(Vec::new()));
         assert_eq!(check("AllAlpha=false,kube:AllBeta=false"), Ok(Vec::new()));
         let notes = check("AllAlpha=true").unwrap();
@@ -112,7 +119,7 @@ mod tests {
         ] {
             assert_eq!(enabled(text), expect, "{text}");
         }
-        let notes = |switches| Gates::parse(["MutatingAdmissionPolicy=true"]).unwrap().notes(switches).len();
-        assert_eq!((notes(true), notes(false)), (0, 1));
+        let notes = |component| Gates::parse(["MutatingAdmissionPolicy=true"]).unwrap().notes(component).len();
+        assert_eq!((notes("kube-apiserver"), notes("kube-scheduler")), (0, 1));
     }
 }

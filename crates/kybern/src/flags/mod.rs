@@ -145,9 +145,8 @@ impl Flags<'_> {
                 "feature-gates" => {
                     let gates = Gates::parse(values.iter().map(String::as_str));
                     let gates = gates.map_err(|why| self.invalid(&name, value, &why))?;
-                    let switches = self.ours(&name).is_some();
-                    prepared.notes.extend(gates.notes(switches));
-                    if switches {
+                    prepared.notes.extend(gates.notes(component));
+                    if self.ours(&name).is_some() {
                         prepared.arguments.extend(self.for_clap(&name, &values));
                     }
                 }

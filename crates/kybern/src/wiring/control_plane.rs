@@ -210,6 +210,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         authorizer: Arc::new(authz::Union(authorizers.clone())),
         rbac,
         services,
+        elections: Default::default(),
         admission_views: admission_views.clone(),
         admission: told.with_enabled(options.enable_admission.clone()).map_err(anyhow::Error::msg)?,
         webhooks: Arc::new(ClientManager::new(service_addresses.clone(), "kube-apiserver-admission")),
@@ -296,6 +297,9 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         "priority-and-fairness-config-producer",
     ]);
     deps.aggregation.start(&server, aggregation(options, &pki, &deps)).await;
+    if options.gates.enabled("CoordinatedLeaderElection") {
+        deps.elections.hold(&server);
+    }
     kybern_registry::identity::keep(&server, server_id.clone(), identity::host());
     bootstrap::token_tracking(server.as_ref(), jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date())
         .await

@@ -44,8 +44,12 @@ pub async fn run(objects: &dyn Objects, options: &BootstrapOptions) -> Result<()
         ensure(objects, "", "namespaces", namespace(name), reconcile::keep).await?;
     }
     let mut entries = roles::entries();
-    if objects.place(&Gvk::new("storagemigration.k8s.io", "v1beta1", "StorageVersionMigration")).is_some() {
+    let is_served = |group: &str, kind: &str| objects.place(&Gvk::new(group, "v1beta1", kind)).is_some();
+    if is_served("storagemigration.k8s.io", "StorageVersionMigration") {
         entries.extend(roles::of_migrations());
+    }
+    if is_served("coordination.k8s.io", "LeaseCandidate") {
+        entries.extend(roles::of_elections());
     }
     let roles = entries.into_iter().map(|entry| {
         let merge = if entry.resource.ends_with("bindings") { reconcile::add_subjects } else { reconcile::add_rules };

@@ -30,6 +30,15 @@ pub(super) fn of_migrations() -> Vec<Entry> {
     )
 }
 
+/// The scheduler's role has this always, as upstream's.
+pub(super) fn of_elections() -> Vec<Entry> {
+    parse(
+        "role system:kube-controller-manager:leasecandidates
+  create,delete,deletecollection,get,list,patch,update,watch coordination.k8s.io leasecandidates
+bind system:kube-controller-manager:leasecandidates system:kube-controller-manager:leasecandidates user:system:kube-controller-manager",
+    )
+}
+
 /// The rights of machines that join. They are kubeadm's: nothing marks them as the server's own.
 pub(super) fn joining() -> Vec<Entry> {
     let mut entries = parse(include_str!("joining.txt"));

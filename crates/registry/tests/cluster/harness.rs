@@ -125,6 +125,7 @@ impl Cluster {
             authorizer: Arc::new(Union(authorizers.clone())),
             rbac: Some(rbac.clone()),
             services,
+            elections: Default::default(),
             admission_views: Default::default(),
             admission,
             webhooks: Arc::new(ClientManager::new(Arc::new(NoServices), "test")),
