@@ -20,7 +20,7 @@ use crate::meter::Meter;
 use crate::node::Node;
 use crate::plugins::volume_binding::class_of;
 use crate::pod::PodInfo;
-use crate::queue::Queue;
+use crate::queue::{Incoming, Queue};
 use crate::stores::Stores;
 
 /// However long a plugin would hold a pod: upstream's fifteen minutes.
@@ -135,6 +135,11 @@ impl Core {
         &self.queue
     }
 
+    /// How many pods have come into which queue for what reason since this was last asked.
+    pub fn fetch_incoming(&mut self) -> BTreeMap<Incoming, u64> {
+        self.queue.fetch_incoming()
+    }
+
     /// A node is new or has changed.
     pub fn set_node(&mut self, node: Arc<Node>, now: Duration) {
         let name = node.name.clone();
@@ -144,7 +149,7 @@ impl Core {
             && let Some(info) = self.cluster.node(&name)
         {
             let (profiles, cluster) = (&self.profiles, &self.cluster);
-            self.queue.move_on(now, |pod, rejected_by| {
+            self.queue.move_on(if old.is_some() { "NodeUpdate" } else { "NodeAdd" }, now, |pod, rejected_by| {
                 rejected_by & REJECTED != 0
                     || concerned(profiles, pod, rejected_by).all(|plugin| plugin.may_fit_on(pod, info, cluster))
                     || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_after(pod, old, Some(&node)))
@@ -155,7 +160,7 @@ impl Core {
     pub fn remove_node(&mut self, name: &str, now: Duration) {
         let Some(old) = self.cluster.remove_node(name) else { return };
         let profiles = &self.profiles;
-        self.queue.move_on(now, |pod, rejected_by| {
+        self.queue.move_on("NodeDelete", now, |pod, rejected_by| {
             rejected_by & REJECTED != 0
                 || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_after(pod, Some(&old), None))
         });
@@ -226,7 +231,7 @@ impl Core {
 
     fn room_was_made(&mut self, gone: &PodInfo, now: Duration) {
         let profiles = &self.profiles;
-        self.queue.move_on(now, |pod, rejected_by| {
+        self.queue.move_on("AssignedPodDelete", now, |pod, rejected_by| {
             rejected_by == 0
                 || rejected_by & REJECTED != 0
                 || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_without(pod, gone))
@@ -237,7 +242,7 @@ impl Core {
         let heeding = self.filters_that(|plugin| plugin.heeds_arrivals()) | REJECTED;
         if self.queue.waits_for_any(heeding) {
             let (profiles, cluster) = (&self.profiles, &self.cluster);
-            self.queue.move_on(now, |pod, rejected_by| {
+            self.queue.move_on("AssignedPodAdd", now, |pod, rejected_by| {
                 rejected_by & REJECTED != 0
                     || concerned(profiles, pod, rejected_by).any(|plugin| plugin.may_fit_with(pod, new, cluster))
             });
@@ -256,7 +261,7 @@ impl Core {
                 })
             };
             let profiles = &self.profiles;
-            self.queue.move_on(now, |pod, rejected_by| {
+            self.queue.move_on("PersistentVolumeClaimUpdate", now, |pod, rejected_by| {
                 rejected_by & REJECTED != 0
                     || concerns(pod) && concerned(profiles, pod, rejected_by).any(|plugin| plugin.reads_storage())
             });
@@ -274,7 +279,7 @@ impl Core {
             let found = pod.claims.iter().filter_map(|(name, _)| claims.get_in(&pod.namespace, name));
             found.into_iter().any(|claim| classes.contains(class_of(&claim)))
         };
-        self.queue.move_on(now, |pod, rejected_by| {
+        self.queue.move_on("CSIStorageCapacityUpdate", now, |pod, rejected_by| {
             rejected_by & REJECTED != 0
                 || concerned(profiles, pod, rejected_by).any(|plugin| plugin.reads_storage()) && concerns(pod)
         });

@@ -50,6 +50,7 @@ pub struct Metrics {
     /// From a pod's coming into the queue to its binding, by the number of attempts.
     waits: Durations<[(&'static str, String); 1]>,
     attempts_until_bound: Histogram,
+    incoming: Family<[(&'static str, &'static str); 2], Counter>,
     pending: Family<[(&'static str, &'static str); 1], Gauge>,
     cached: Family<[(&'static str, &'static str); 1], Gauge>,
     preemption_victims: Histogram,
@@ -76,6 +77,7 @@ impl Default for Metrics {
             algorithm_durations: attempt_buckets(),
             waits: Family::new_with_constructor(wait_buckets),
             attempts_until_bound: Histogram::new(exponential_buckets(1.0, 2.0, 5)),
+            incoming: Family::default(),
             pending: Family::default(),
             cached: Family::default(),
             preemption_victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
@@ -100,6 +102,8 @@ impl Metrics {
         registry.register("scheduler_pod_scheduling_sli_duration_seconds", help, self.waits.clone());
         let help = "Number of attempts to successfully schedule a pod";
         registry.register("scheduler_pod_scheduling_attempts", help, self.attempts_until_bound.clone());
+        let help = "Number of pods added to scheduling queues by event and queue type";
+        registry.register("scheduler_queue_incoming_pods", help, self.incoming.clone());
         registry.register("scheduler_pending_pods", "Number of pending pods, by the queue type", self.pending.clone());
         let help = "Number of nodes, pods, and assumed (bound) pods in the scheduler cache";
         registry.register("scheduler_cache_size", help, self.cached.clone());
@@ -151,6 +155,9 @@ impl Metrics {
 
     /// Takes what the core has measured.
     pub(crate) fn fetch(&self, core: &mut Core) {
+        for ((queue, event), count) in core.fetch_incoming() {
+            self.incoming.get_or_create(&[("queue", queue), ("event", event)]).inc_by(count);
+        }
         let (spans, counts) = core.meter().fetch();
         let profile = |place: usize| core.profiles().list.get(place);
         let name = |place: usize| profile(place).map_or_else(String::new, |profile| profile.name.to_string());

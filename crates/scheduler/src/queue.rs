@@ -43,6 +43,9 @@ enum Place {
     InFlight,
 }
 
+/// Upstream's names of a queue and of an event.
+pub type Incoming = (&'static str, &'static str);
+
 pub struct Queue {
     entries: HashMap<Box<str>, Entry>,
     active: BTreeMap<(SortKey, Box<str>), ()>,
@@ -52,6 +55,9 @@ pub struct Queue {
     /// How many of the unschedulable each filter rejected.
     rejections: [usize; 32],
     gated: usize,
+    /// Why pods move now, by upstream's labels, and how many have come into which queue for what reason.
+    event: &'static str,
+    incoming: BTreeMap<Incoming, u64>,
     sort: Arc<dyn QueueSort>,
     initial_backoff: Duration,
     max_backoff: Duration,
@@ -67,6 +73,8 @@ impl Queue {
             parked: BTreeMap::new(),
             rejections: [0; 32],
             gated: 0,
+            event: "",
+            incoming: BTreeMap::new(),
             sort,
             initial_backoff,
             max_backoff,
@@ -106,7 +114,9 @@ impl Queue {
     /// Adds a pod or takes over a changed one. `ready` says whether plugins may see it.
     pub fn set(&mut self, pod: Arc<PodInfo>, ready: bool, now: Duration) {
         let uid = pod.uid.clone();
+        self.event = "UnschedulablePodUpdate";
         let Some(entry) = self.entries.get_mut(&uid) else {
+            self.event = "UnschedulablePodAdd";
             self.gated += 1;
             self.entries.insert(
                 uid.clone(),
@@ -187,6 +197,7 @@ impl Queue {
                 entry.added = now;
                 entry.rejected_by = rejected_by;
             }
+            self.event = "ScheduleAttemptFailure";
             self.put(uid, Place::Unschedulable(now));
         }
     }
@@ -194,6 +205,7 @@ impl Queue {
     /// A pod that waits for the cluster to change is tried again after its back-off.
     pub fn retry(&mut self, uid: &str, now: Duration) {
         if self.entries.get(uid).is_some_and(|entry| matches!(entry.place, Place::Unschedulable(_))) {
+            self.event = "ForceActivate";
             self.activate_or_back_off(uid, now);
         }
     }
@@ -202,23 +214,26 @@ impl Queue {
     pub fn failed(&mut self, uid: &str, now: Duration) {
         if let Some(entry) = self.entries.get_mut(uid) {
             entry.added = now;
+            self.event = "ScheduleAttemptFailure";
             self.activate_or_back_off(uid, now);
         }
     }
 
     /// The try came to nothing because the cluster has changed meanwhile: it is the pod's turn again.
     pub fn again(&mut self, uid: &str, now: Duration) {
+        self.event = "ForceActivate";
         self.activate(uid, now);
     }
 
-    /// Moves the pods on that may fit now, as `may_fit` says of each and the filters that rejected it.
-    pub fn move_on(&mut self, now: Duration, may_fit: impl Fn(&PodInfo, u32) -> bool) {
+    /// Moves the pods on that may fit now, after an event, as `may_fit` says of each and the filters that rejected it.
+    pub fn move_on(&mut self, event: &'static str, now: Duration, may_fit: impl Fn(&PodInfo, u32) -> bool) {
         let moving: Vec<Box<str>> = self
             .unschedulable
             .keys()
             .filter(|(_, uid)| self.entries.get(uid).is_some_and(|entry| may_fit(&entry.pod, entry.rejected_by)))
             .map(|(_, uid)| uid.clone())
             .collect();
+        self.event = event;
         for uid in moving {
             self.activate_or_back_off(&uid, now);
         }
@@ -226,6 +241,7 @@ impl Queue {
 
     /// Moves on what has waited long enough.
     pub fn flush(&mut self, now: Duration) {
+        self.event = "BackoffComplete";
         while let Some(((_, uid), ())) = self.backoff.first_key_value().filter(|((until, _), ())| *until <= now) {
             let uid = uid.clone();
             self.activate(&uid, now);
@@ -235,8 +251,14 @@ impl Queue {
                 return;
             }
             let uid = uid.clone();
+            self.event = "UnschedulableTimeout";
             self.activate_or_back_off(&uid, now);
         }
+    }
+
+    /// How many pods have come into which queue for what reason since this was last asked.
+    pub fn fetch_incoming(&mut self) -> BTreeMap<Incoming, u64> {
+        std::mem::take(&mut self.incoming)
     }
 
     /// When [`Queue::flush`] has something to do next.
@@ -296,6 +318,15 @@ impl Queue {
             Place::Parked(bits, key) => self.parked.remove(&(bits, key, uid.into())),
             Place::Gated | Place::InFlight => None,
         };
+        let queue = match place {
+            Place::Active(_) => Some("active"),
+            Place::Backoff(_) => Some("backoff"),
+            Place::Unschedulable(_) => Some("unschedulable"),
+            Place::Parked(..) | Place::Gated | Place::InFlight => None,
+        };
+        if let Some(queue) = queue {
+            *self.incoming.entry((queue, self.event)).or_default() += 1;
+        }
         match place {
             Place::Active(key) => self.active.insert((key, uid.into()), ()),
             Place::Backoff(until) => self.backoff.insert((until, uid.into()), ()),
@@ -340,6 +371,28 @@ mod tests {
     }
 
     #[test]
+    fn it_is_counted_why_pods_come_into_which_queue() {
+        let mut queue = queue();
+        queue.set(pod("p", 0), true, at(0));
+        queue.pop();
+        queue.unschedulable("p", 1, at(0));
+        queue.move_on("NodeAdd", at(0), |_, _| true);
+        queue.flush(at(1));
+        queue.pop();
+        queue.unschedulable("p", 1, at(1));
+        queue.flush(at(301));
+        let expect = [
+            (("active", "BackoffComplete"), 1),
+            (("active", "UnschedulablePodAdd"), 1),
+            (("active", "UnschedulableTimeout"), 1),
+            (("backoff", "NodeAdd"), 1),
+            (("unschedulable", "ScheduleAttemptFailure"), 2),
+        ];
+        assert_eq!(queue.fetch_incoming(), BTreeMap::from(expect));
+        assert!(queue.fetch_incoming().is_empty());
+    }
+
+    #[test]
     fn backoff_doubles_up_to_the_maximum() {
         let mut queue = queue();
         queue.set(pod("p", 0), true, at(0));
@@ -348,7 +401,7 @@ mod tests {
             assert_eq!(popped(&mut queue), "p");
             queue.unschedulable("p", 1, now);
             assert_eq!(queue.next_deadline(), Some(now + MAX_UNSCHEDULABLE));
-            queue.move_on(now, |_, rejected_by| rejected_by == 1);
+            queue.move_on("NodeAdd", now, |_, rejected_by| rejected_by == 1);
             assert_eq!(queue.next_deadline(), Some(now + at(seconds)));
             now += at(seconds);
             queue.flush(now);
@@ -364,9 +417,9 @@ mod tests {
         queue.set(pod("p", 0), true, at(0));
         queue.pop();
         queue.unschedulable("p", 0b10, at(0));
-        queue.move_on(at(60), |_, rejected_by| rejected_by & 1 != 0);
+        queue.move_on("NodeAdd", at(60), |_, rejected_by| rejected_by & 1 != 0);
         assert!(!queue.has_active());
-        queue.move_on(at(60), |_, rejected_by| rejected_by & 2 != 0);
+        queue.move_on("NodeAdd", at(60), |_, rejected_by| rejected_by & 2 != 0);
         assert_eq!(popped(&mut queue), "p", "its back-off is long over");
         queue.unschedulable("p", 0b10, at(60));
         queue.flush(at(359));
