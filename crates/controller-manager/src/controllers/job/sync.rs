@@ -180,8 +180,9 @@ impl<'a> JobSync<'a> {
             if finish.success {
                 removed = active.iter().map(|m| m.pod.uid().to_owned()).collect();
                 changes = self.remove(&active);
-            } else {
-                changes = self.delete(&active);
+            } else if !active.is_empty() {
+                // Before they are counted as failed: what runs on may succeed.
+                plan.push(Op::SlowStart(self.delete(&active)));
             }
         } else {
             let mut active = self.members.iter().filter(|m| m.active).count();

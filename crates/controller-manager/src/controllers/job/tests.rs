@@ -308,6 +308,9 @@ fn what_runs_when_a_job_fails_is_stopped_and_counts_as_failed() {
     let world = world(failing, [of_job("a", "Failed"), of_job("b", "Running")]);
     let plan = run(&world);
     assert_eq!((deleted(&plan), released(&plan)), (vec!["b".into()], vec!["a".into(), "b".into()]));
+    // Who stops it dies: nothing has been counted yet.
+    carry_out(&world, &plan.ops, &mut 1, &mut |_, _| panic!("what may still succeed is counted")).unwrap_err();
+    let plan = run(&world);
     carry_out(&world, &plan.ops, &mut 100, &mut |_, _| {}).unwrap();
     let plan = run(&world);
     assert_eq!((status(&plan).failed, status(&plan).terminating), (Some(2), Some(1)));
