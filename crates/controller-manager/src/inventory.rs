@@ -75,6 +75,11 @@ impl Inventory {
         self.listeners.lock().push(Arc::new(Box::new(listener)));
     }
 
+    /// Whether the server has said what kinds it has.
+    pub fn knows_kinds(&self) -> bool {
+        self.state.read().discovered
+    }
+
     /// Whether everything that the server has is known: discovery succeeded and every store has its first list.
     pub fn is_complete(&self) -> bool {
         let state = self.state.read();

@@ -34,6 +34,9 @@ use crate::watches::Watches;
 use limits::{Memory, minimum};
 use metrics::{Bad, Found};
 
+/// How soon to look again where the server has not said yet what kinds it has.
+const DISCOVERING: Duration = Duration::from_secs(1);
+
 /// Upstream's flags `--horizontal-pod-autoscaler-…`.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -103,6 +106,12 @@ impl Controller for HorizontalController {
             return Plan::idle();
         };
         let Some(spec) = hpa.spec.clone() else { return Plan::idle() };
+        if !snapshot.inventory.knows_kinds() {
+            // A leader that begins: no kind is unknown yet.
+            let mut plan = Plan::idle();
+            plan.requeue(DISCOVERING);
+            return plan;
+        }
         let look = Look {
             key: key.to_owned(),
             spec,

@@ -206,6 +206,16 @@ fn what_does_not_work_is_told() {
 }
 
 #[test]
+fn no_kind_is_missed_by_who_has_just_begun_to_lead() {
+    let (snapshot, writers) = Snapshot::for_test(Default::default());
+    let autoscaler = HorizontalPodAutoscaler { metadata: meta("web"), spec: Some(spec(1, 9, None)), status: None };
+    writers.autoscalers.upsert(autoscaler);
+    let world = World { snapshot, writers, ..World::new() };
+    let plan = world.reconcile(&HorizontalController::default(), "default/web");
+    assert!(plan.ops.is_empty() && plan.requeue_after == Some(DISCOVERING), "{plan:?}");
+}
+
+#[test]
 fn two_that_scale_the_same_pods_do_nothing() {
     let (world, controller) = (world(spec(1, 10, None), 2), HorizontalController::default());
     let metadata = ObjectMeta { uid: Some("other".into()), ..meta("also") };
