@@ -25,6 +25,10 @@ pub struct Faults {
     pub moves: f64,
     /// Processes crash and restart.
     pub crashes: bool,
+    /// Who leads stands still until another leads, and then goes on with what it had planned.
+    pub pauses: bool,
+    /// By which the clock of a machine may be wrong, before and after it.
+    pub clock_skew: Duration,
     /// Nodes die, and some come back.
     pub node_deaths: bool,
     /// Users ask for more than the nodes have: what is urgent displaces what is not.
@@ -51,6 +55,8 @@ impl Faults {
             two_servers: some(1.0) > 0.0,
             moves: some(0.02),
             crashes: some(1.0) > 0.0,
+            pauses: some(1.0) > 0.0,
+            clock_skew: Duration::from_secs(some(120.0) as u64),
             node_deaths: some(1.0) > 0.0,
             overload: some(1.0) > 0.0,
             evictions: some(1.0) > 0.0,
@@ -59,7 +65,7 @@ impl Faults {
     }
 
     /// The kinds by name, so that a failure can be tried without them.
-    pub const KINDS: [&str; 13] = [
+    pub const KINDS: [&str; 15] = [
         "lost_request",
         "lost_response",
         "network_delay",
@@ -70,6 +76,8 @@ impl Faults {
         "two_servers",
         "moves",
         "crashes",
+        "pauses",
+        "clock_skew",
         "node_deaths",
         "overload",
         "evictions",
@@ -88,6 +96,8 @@ impl Faults {
             "two_servers" => self.two_servers = false,
             "moves" => self.moves = 0.0,
             "crashes" => self.crashes = false,
+            "pauses" => self.pauses = false,
+            "clock_skew" => self.clock_skew = Duration::ZERO,
             "node_deaths" => self.node_deaths = false,
             "overload" => self.overload = false,
             "evictions" => self.evictions = false,
@@ -99,6 +109,11 @@ impl Faults {
     /// Whether pods that serve may end without their controller's doing.
     pub fn take_pods(&self) -> bool {
         self.node_deaths || self.overload || self.evictions
+    }
+
+    /// Whether a client may not know that its write happened, and at once tries again elsewhere.
+    pub fn lose_responses(&self) -> bool {
+        self.lost_response > 0.0 || self.two_servers && self.crashes
     }
 
     /// Only the delays are left: what was disturbed can now settle.

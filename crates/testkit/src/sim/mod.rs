@@ -4,11 +4,13 @@
 //! [`scenario`] acts as users do while [`faults`] disturb [`disk`] and [`network`] and processes crash; [`model`] checks
 //! every commit; at the end the faults stop and the cluster has to become [`settled`].
 
+mod addresses;
 mod budgets;
 pub mod clock;
 pub mod disk;
 mod evictor;
 pub mod faults;
+mod host;
 mod load;
 mod manifests;
 pub mod model;

@@ -11,7 +11,6 @@ use futures_util::StreamExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{Value, object};
 use kybern_apiserver::Server;
 use kybern_apiserver::access::UserInfo;
@@ -20,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::faults::Faults;
+use super::host::Host;
 use super::load::Load;
 use super::random::Random;
 use super::volumes::Folders;
@@ -46,7 +46,6 @@ pub struct Network {
     state: Mutex<State>,
     /// The servers that are up; changes break what goes on with that one.
     servers: [watch::Sender<Place>; SERVERS],
-    clock: Arc<dyn Clock>,
     /// What nodes keep, which the server's way to them leads to.
     pub(super) folders: Arc<Folders>,
     load: Arc<Load>,
@@ -71,12 +70,11 @@ struct Fate {
 }
 
 impl Network {
-    pub(super) fn new(random: Random, faults: Faults, clock: Arc<dyn Clock>, load: Arc<Load>) -> Arc<Self> {
+    pub(super) fn new(random: Random, faults: Faults, load: Arc<Load>) -> Arc<Self> {
         let state = State { random, faults, acknowledged: Vec::new() };
         Arc::new(Self {
             state: Mutex::new(state),
             servers: Default::default(),
-            clock,
             folders: Arc::default(),
             load,
             silent: Mutex::default(),
@@ -144,13 +142,13 @@ impl Network {
         std::mem::take(&mut self.state.lock().acknowledged)
     }
 
-    /// A client of a user in these groups and that of the authenticated. Once `alive` is false, nothing comes back to it.
-    pub fn client(self: &Arc<Self>, user: &str, groups: &[&str], alive: &watch::Receiver<bool>) -> Client {
+    /// A client in a process, of a user in these groups and that of the authenticated.
+    pub(super) fn client(self: &Arc<Self>, user: &str, groups: &[&str], host: &Host) -> Client {
         let groups = groups.iter().chain(&["system:authenticated"]).map(|g| (*g).into()).collect();
         let user = UserInfo { name: user.into(), groups, ..UserInfo::default() };
         let home = Arc::new(AtomicUsize::new(self.state.lock().random.below(SERVERS as u64) as usize));
-        let link = Link { network: self.clone(), user, alive: alive.clone(), home };
-        Client::new(Arc::new(link)).with_clock(self.clock.clone())
+        let link = Link { network: self.clone(), user, host: host.clone(), home };
+        Client::new(Arc::new(link)).with_clock(host.clock.clone())
     }
 
     fn fate(&self) -> Fate {
@@ -176,6 +174,7 @@ impl Network {
         self: Arc<Self>,
         request: Request<Body>,
         home: Arc<AtomicUsize>,
+        host: Host,
     ) -> Result<Response<Body>, TransportError> {
         let fate = self.fate();
         let method = request.method().clone();
@@ -211,7 +210,7 @@ impl Network {
         drop(up);
         if is_watch {
             let end = fate.watch_life.map(|life| tokio::time::Instant::now() + life);
-            return Ok(response.map(|body| self.watched(body, end, server)));
+            return Ok(response.map(|body| self.watched(body, end, server, host)));
         }
         tokio::time::sleep(fate.after).await;
         if fate.response_lost {
@@ -226,6 +225,7 @@ impl Network {
         body: Body,
         end: Option<tokio::time::Instant>,
         mut server: watch::Receiver<Place>,
+        host: Host,
     ) -> Body {
         let network = self.clone();
         let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
@@ -241,6 +241,7 @@ impl Network {
             let carry = async {
                 while let Some(Ok(piece)) = pieces.next().await {
                     tokio::time::sleep(network.event_delay()).await;
+                    host.runs().await;
                     if sender.send(piece).await.is_err() {
                         return;
                     }
@@ -279,27 +280,46 @@ impl Network {
     }
 }
 
-/// One client's way to the server.
+/// One client's way to the servers.
+#[derive(Clone)]
 struct Link {
     network: Arc<Network>,
     user: UserInfo,
-    alive: watch::Receiver<bool>,
+    host: Host,
     /// The server that it talks to.
     home: Arc<AtomicUsize>,
+}
+
+impl Link {
+    async fn carry(self, request: Request<Body>) -> Result<Response<Body>, TransportError> {
+        let Self { network, host, home, .. } = self;
+        tokio::select! {
+            biased;
+            // The process is dead: its request dies with it, and nobody waits for an answer.
+            () = host.dies() => std::future::pending().await,
+            response = async {
+                host.runs().await;
+                let response = network.exchange(request, home, host.clone()).await;
+                host.runs().await;
+                response
+            } => response,
+        }
+    }
 }
 
 impl Transport for Link {
     fn call(&self, mut request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
         request.extensions_mut().insert(self.user.clone());
-        let (network, mut alive, home) = (self.network.clone(), self.alive.clone(), self.home.clone());
+        let (method, path) = (request.method().clone(), request.uri().clone());
+        let carried = self.clone().carry(request);
+        if !self.host.stands() {
+            return Box::pin(carried);
+        }
+        // It is as good as sent: that its sender gives up does not call it back.
+        let carried = tokio::spawn(carried);
         Box::pin(async move {
-            let death = async { drop(alive.wait_for(|alive| !alive).await) };
-            tokio::select! {
-                biased;
-                // The process is dead: its request dies with it, and nobody waits for an answer.
-                () = death => std::future::pending().await,
-                response = network.exchange(request, home) => response,
-            }
+            let lost = |e| TransportError::new(format!("{method} {path}"), format!("connection reset: {e}"));
+            carried.await.map_err(lost).and_then(|response| response)
         })
     }
 }

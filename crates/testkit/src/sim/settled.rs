@@ -72,7 +72,11 @@ fn deployments(model: &Model, complaints: &mut Vec<String>) {
         let status = |what: &str| number(deployment, &["status", what]);
         let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"];
         let generation = object::generation(deployment);
-        if counts.iter().any(|what| status(what) != wanted) || status("observedGeneration") != generation {
+        let terminating = status("terminatingReplicas");
+        if terminating != 0
+            || counts.iter().any(|what| status(what) != wanted)
+            || status("observedGeneration") != generation
+        {
             complaints.push(format!("deployment {key} of generation {generation} says {}", deployment["status"]));
         }
     }
@@ -102,6 +106,8 @@ fn pods(model: &Model, complaints: &mut Vec<String>) {
             complaints.push(format!("pod {key} is still being deleted"));
         } else if !is_serving(pod) {
             complaints.push(format!("pod {key} on {node:?} is not serving: {}", pod["status"]));
+        } else if is_to_be_disrupted(pod) {
+            complaints.push(format!("pod {key} stays, and it is not said that it does: {}", pod["status"]));
         } else if !model.has_node(node) {
             complaints.push(format!("pod {key} is on {node}, which is gone"));
         }
@@ -111,6 +117,12 @@ fn pods(model: &Model, complaints: &mut Vec<String>) {
             complaints.push(format!("node {} has taints: {}", object::name(node), node["spec"]["taints"]));
         }
     }
+}
+
+/// What wanted to make room, and then did not, leaves this for two minutes.
+fn is_to_be_disrupted(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True")
 }
 
 /// Why a pod that waits need not: there is room, or pods of less importance are in its way.

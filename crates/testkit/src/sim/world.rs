@@ -1,6 +1,6 @@
 //! The processes of a simulation: starts, crashes and restarts them, and watches the rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use kybern_apimachinery::time::Clock;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::clock::SimClock;
 use super::disk::{Disk, Mount};
 use super::faults::Faults;
+use super::host::Host;
 use super::load::Load;
 use super::model::Model;
 use super::network::{Network, SERVERS};
-use super::processes::{Part, Process, manager, scheduler};
+use super::processes::{MANAGERS_LEASE, Part, Process, SCHEDULERS_LEASE, manager, scheduler};
 use super::random::Random;
 use super::scenario::User;
 use super::settled::unsettled;
@@ -34,6 +34,10 @@ const PAUSE: Duration = Duration::from_secs(20);
 const DOWN: Duration = Duration::from_secs(30);
 /// A node may stay dead until its pods are evicted, and longer.
 const NODE_DOWN: Duration = Duration::from_secs(600);
+/// A leader stands still within so long after a step of the user, and for longer than its lease lasts, or not.
+const BUSY: Duration = Duration::from_secs(3);
+const LEAST_STILL: Duration = Duration::from_secs(8);
+const MOST_STILL: Duration = Duration::from_secs(60);
 /// Within this all must be as wanted once nothing goes wrong any more. Evictions take 40 + 300 seconds, the retries of
 /// what failed often up to 1000.
 const SETTLING: Duration = Duration::from_secs(1800);
@@ -46,15 +50,18 @@ struct World {
     random: Random,
     faults: Faults,
     start: Instant,
-    clock: Arc<dyn Clock>,
+    /// One that is right, and by part those of the machines.
+    clock: SimClock,
+    clocks: BTreeMap<Part, SimClock>,
     model: Arc<Mutex<Model>>,
     disk: Arc<Disk>,
     network: Arc<Network>,
     load: Arc<Load>,
     mounts: [Option<Arc<Mount>>; SERVERS],
-    managers: [Option<Process>; CANDIDATES],
-    schedulers: [Option<Process>; CANDIDATES],
-    nodes: Vec<Option<Process>>,
+    /// Those that run, and those that stand still.
+    processes: BTreeMap<Part, Process>,
+    /// By part: under what name it stands for election.
+    identities: BTreeMap<Part, String>,
     evictor: Option<Process>,
     /// What comes back when.
     returns: Vec<(Instant, Part)>,
@@ -70,7 +77,7 @@ pub(super) async fn simulate(
     left_out: BTreeSet<usize>,
 ) -> Result<Report, Failure> {
     let start = Instant::now();
-    let clock: Arc<dyn Clock> = Arc::new(SimClock::start());
+    let clock = SimClock::start();
     let model = Arc::new(Mutex::new(Model::new(faults.clone())));
     let committed = model.clone();
     let disk = Disk::new(
@@ -78,8 +85,8 @@ pub(super) async fn simulate(
         faults.clone(),
         Arc::new(move |revision, writes| committed.lock().commit(revision, writes, start.elapsed())),
     );
-    let load = Arc::new(Load::new(model.clone(), clock.clone()));
-    let network = Network::new(random.fork(), faults.clone(), clock.clone(), load.clone());
+    let load = Arc::new(Load::new(model.clone(), Arc::new(clock)));
+    let network = Network::new(random.fork(), faults.clone(), load.clone());
     let mut world = World {
         seed,
         history: vec![format!("{faults:?}")],
@@ -87,14 +94,14 @@ pub(super) async fn simulate(
         faults,
         start,
         clock,
+        clocks: BTreeMap::new(),
         model,
         disk,
         network,
         load,
         mounts: Default::default(),
-        managers: Default::default(),
-        schedulers: Default::default(),
-        nodes: (0..NODES).map(|_| None).collect(),
+        processes: BTreeMap::new(),
+        identities: BTreeMap::new(),
         evictor: None,
         returns: Vec::new(),
         starts: 0,
@@ -111,14 +118,14 @@ impl World {
         for part in deciders.chain((0..NODES).map(Part::Node)) {
             self.start_part(part).await?;
         }
-        let (_alive, receiver) = watch::channel(true);
-        let client = self.network.client("admin", &["system:masters"], &receiver);
+        let (_life, host) = Host::start(Arc::new(self.clock));
+        let client = self.network.client("admin", &["system:masters"], &host);
         let mut user = User::new(client, self.random.fork(), self.faults.overload, self.load.clone());
         user.prepare().await;
         if self.faults.evictions {
             let (network, random) = (self.network.clone(), self.random.fork());
-            self.evictor = Some(Process::start(|alive| {
-                evictor::run(network.client("admin", &["system:masters"], alive), node_names(), random)
+            self.evictor = Some(Process::start(Arc::new(self.clock), |host| {
+                evictor::run(network.client("admin", &["system:masters"], &host), node_names(), random)
             }));
         }
         for n in 0..STEPS {
@@ -129,6 +136,7 @@ impl World {
             if let Some(done) = done {
                 self.note(format!("[{n}] {done}"));
             }
+            self.stall().await?;
         }
         self.settle(&user).await
     }
@@ -156,7 +164,7 @@ impl World {
                 Some((index, at)) => {
                     tokio::time::sleep_until(at).await;
                     let (_, part) = self.returns.remove(index);
-                    self.start_part(part).await?;
+                    self.bring_back(part).await?;
                 }
                 None => {
                     tokio::time::sleep_until(end).await;
@@ -200,48 +208,88 @@ impl World {
                     mount.crash();
                 }
             }
-            Part::Manager(n) => self.managers[n] = None,
-            Part::Scheduler(n) => self.schedulers[n] = None,
-            Part::Node(n) => {
-                self.network.set_silent(&node_name(n), true);
-                self.nodes[n] = None;
-            }
+            Part::Node(n) => self.network.set_silent(&node_name(n), true),
+            Part::Manager(_) | Part::Scheduler(_) => {}
         }
+        self.processes.remove(&part);
         self.crashes += 1;
         let down = self.random.delay(longest);
         self.note(format!("{part:?} dies for {:.3} s", down.as_secs_f64()));
         self.returns.push((Instant::now() + down, part));
     }
 
-    async fn start_part(&mut self, part: Part) -> Result<(), Failure> {
-        self.starts += 1;
-        self.note(format!("{part:?} starts"));
-        let network = self.network.clone();
-        let identity = format!("{}", self.starts);
-        match part {
-            Part::Server(n) => self.start_servers(n..n + 1).await?,
-            Part::Manager(n) => {
-                self.managers[n] = Some(Process::start(|alive| manager(network, alive.clone(), identity)));
-            }
-            Part::Scheduler(n) => {
-                self.schedulers[n] = Some(Process::start(|alive| scheduler(network, alive.clone(), identity)));
-            }
-            Part::Node(n) => {
-                let random = self.random.fork();
-                network.set_silent(&node_name(n), false);
-                self.nodes[n] = Some(Process::start(|alive| {
-                    let name = node_name(n);
-                    let client = network.client(&format!("system:node:{name}"), &["system:nodes"], alive);
-                    let folders = network.folders.clone();
-                    node::run(node::Config { name, number: n as u8 + 1, folders }, client, random)
-                }));
-            }
+    /// Perhaps stops who leads, amid what the last step has made it do.
+    async fn stall(&mut self) -> Result<(), Failure> {
+        if !self.faults.pauses || !self.random.chance(0.2) {
+            return Ok(());
+        }
+        let kind = if self.random.chance(0.5) { Part::Manager } else { Part::Scheduler };
+        let busy = self.random.delay(BUSY);
+        self.pass(busy).await?;
+        let leader = self.leader(kind(0)).filter(|part| self.returns.iter().all(|(_, other)| other != part));
+        if let Some((part, process)) = leader.and_then(|part| Some((part, self.processes.get(&part)?))) {
+            process.stand();
+            let still = LEAST_STILL + self.random.delay(MOST_STILL);
+            self.note(format!("{part:?}, which leads, stands still for {:.3} s", still.as_secs_f64()));
+            self.returns.push((Instant::now() + still, part));
         }
         Ok(())
     }
 
+    /// Of those that stand for election together with a part.
+    fn leader(&self, part: Part) -> Option<Part> {
+        let model = self.model.lock();
+        let is_manager = matches!(part, Part::Manager(_));
+        let lease = if is_manager { MANAGERS_LEASE } else { SCHEDULERS_LEASE };
+        let holder = &model.objects.get(&format!("/registry/leases/kube-system/{lease}"))?["spec"]["holderIdentity"];
+        let mut candidates = self.identities.iter().filter(|(part, _)| matches!(part, Part::Manager(_)) == is_manager);
+        candidates.find(|(_, identity)| *holder == **identity).map(|(part, _)| *part)
+    }
+
+    /// What was dead starts, and what stood still goes on.
+    async fn bring_back(&mut self, part: Part) -> Result<(), Failure> {
+        if self.processes.get(&part).is_some_and(Process::go_on) {
+            self.note(format!("{part:?} goes on"));
+            self.model.lock().goes_on(self.start.elapsed());
+            return Ok(());
+        }
+        self.start_part(part).await
+    }
+
+    async fn start_part(&mut self, part: Part) -> Result<(), Failure> {
+        self.starts += 1;
+        self.note(format!("{part:?} starts"));
+        let network = self.network.clone();
+        let identity = self.starts.to_string();
+        let clock = self.clock_of(part);
+        let process = match part {
+            Part::Server(n) => return self.start_servers(n..n + 1).await,
+            Part::Manager(_) => {
+                self.identities.insert(part, identity.clone());
+                Process::start(clock, |host| manager(network, host, identity))
+            }
+            Part::Scheduler(_) => {
+                self.identities.insert(part, identity.clone());
+                Process::start(clock, |host| scheduler(network, host, identity))
+            }
+            Part::Node(n) => {
+                let random = self.random.fork();
+                network.set_silent(&node_name(n), false);
+                Process::start(clock, |host| {
+                    let name = node_name(n);
+                    let client = network.client(&format!("system:node:{name}"), &["system:nodes"], &host);
+                    let folders = network.folders.clone();
+                    node::run(node::Config { name, number: n as u8 + 1, folders }, client, random)
+                })
+            }
+        };
+        self.processes.insert(part, process);
+        Ok(())
+    }
+
     async fn start_servers(&mut self, places: Range<usize>) -> Result<(), Failure> {
-        let starting = places.clone().map(|_| servers::start(self.disk.clone(), self.clock.clone()));
+        let clocks: Vec<_> = places.clone().map(|place| self.clock_of(Part::Server(place))).collect();
+        let starting = clocks.into_iter().map(|clock| servers::start(self.disk.clone(), clock));
         for (place, started) in places.clone().zip(join_all(starting).await) {
             let servers::Running { server, mount, failures } = started.map_err(|rule| self.fail(rule))?;
             for error in failures {
@@ -251,6 +299,12 @@ impl World {
             self.mounts[place] = Some(mount);
         }
         self.check_acknowledged().await
+    }
+
+    /// That of the machine, which outlives what runs there.
+    fn clock_of(&mut self, part: Part) -> Arc<dyn Clock> {
+        let Self { clocks, clock, random, faults, .. } = self;
+        Arc::new(*clocks.entry(part).or_insert_with(|| clock.skewed(random, faults.clock_skew)))
     }
 
     async fn check_acknowledged(&mut self) -> Result<(), Failure> {
@@ -266,7 +320,7 @@ impl World {
         self.network.set_faults(calm);
         self.note("faults end".to_owned());
         for (_, part) in std::mem::take(&mut self.returns) {
-            self.start_part(part).await?;
+            self.bring_back(part).await?;
         }
         self.evictor = None;
         user.end(&node_names()).await;
@@ -284,7 +338,7 @@ impl World {
         }
         // Who starts anew decides about everything anew, and finds nothing to do.
         self.model.lock().changed.clear();
-        (self.managers, self.schedulers) = Default::default();
+        self.processes.retain(|part, _| matches!(part, Part::Node(_)));
         for n in 0..CANDIDATES {
             self.start_part(Part::Manager(n)).await?;
             self.start_part(Part::Scheduler(n)).await?;
