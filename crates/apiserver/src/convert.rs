@@ -156,6 +156,21 @@ impl View {
         pieces.into_iter().flatten()
     }
 
+    /// The same in a list: built-in kinds do not repeat there what they are, custom ones do.
+    pub(crate) fn item_pieces(&self, resource: &Resource, entry: &Entry) -> [Option<Bytes>; 2] {
+        if resource.schema.is_some() {
+            let mut pieces = self.served_pieces(resource, entry);
+            return [pieces.next(), pieces.next()];
+        }
+        let Some(served) = &self.served else { return [Some(Bytes::from_static(b"{")), Some(entry.body())] };
+        let mut item = served.clone();
+        if let Some(fields) = item.as_object_mut() {
+            fields.remove("apiVersion");
+            fields.remove("kind");
+        }
+        [Some(item.to_string().into()), None]
+    }
+
     /// JSON in the shape of the served version, whatever version it names.
     pub(crate) fn shape(&self, entry: &Entry) -> Bytes {
         self.served.as_ref().map_or_else(|| entry.bytes.clone(), |served| served.to_string().into())

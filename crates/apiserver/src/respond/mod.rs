@@ -275,10 +275,7 @@ fn list_items(
     items.into_iter().enumerate().map(move |(i, entry)| {
         let view = views.as_ref().and_then(|views| views.get(i)).unwrap_or(&View::PLAIN);
         match shape {
-            Shape::Object => {
-                let mut pieces = view.served_pieces(&resource, &entry);
-                [pieces.next(), pieces.next()]
-            }
+            Shape::Object => view.item_pieces(&resource, &entry),
             Shape::Metadata => [Some(table::metadata(&entry, version).into()), None],
             Shape::Table => [Some(table::row(&resource, &entry, view, include, version, now)), None],
         }

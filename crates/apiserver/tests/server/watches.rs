@@ -308,6 +308,9 @@ async fn a_cache_that_falls_behind_the_history_loads_anew() {
         items.iter().find(|i| object::name(i) == name).cloned().unwrap()
     };
     let stored = |mut object: Value| {
+        // A list does not say this of each.
+        object::set(&mut object, &["apiVersion"], "v1");
+        object::set(&mut object, &["kind"], "ConfigMap");
         object::remove(&mut object, &["metadata", "resourceVersion"]);
         bytes::Bytes::from(object.to_string())
     };

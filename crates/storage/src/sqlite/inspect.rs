@@ -9,6 +9,10 @@ use super::snapshot::{self, SnapshotError};
 use super::{reader, schema};
 use crate::{KeyValue, Revision};
 
+/// The last writes of keys that are not deleted. The table `current` may not know all of them yet.
+pub(super) const LIVE: &str = "SELECT id, key, create_revision, value FROM log
+    WHERE value IS NOT NULL AND id NOT IN (SELECT prev_id FROM log)";
+
 /// One write of a key's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -63,10 +67,9 @@ impl Inspection {
     /// Live keys under a prefix, in order.
     pub fn list(&self, prefix: &str) -> Result<Vec<Listed>, SnapshotError> {
         let read = || {
-            let mut statement = self.connection.prepare(
-                "SELECT c.key, c.id, length(l.value) FROM current c JOIN log l ON l.id = c.id
-                 WHERE c.key >= ?1 AND c.key < ?2 ORDER BY c.key",
-            )?;
+            let mut statement = self.connection.prepare(&format!(
+                "SELECT key, id, length(value) FROM ({LIVE}) WHERE key >= ?1 AND key < ?2 ORDER BY key"
+            ))?;
             let rows = statement.query_map(params![prefix, reader::end_of(prefix)], |row| {
                 Ok(Listed { key: row.get(0)?, mod_revision: schema::revision_of(row.get(1)?), bytes: row.get(2)? })
             })?;
@@ -136,11 +139,11 @@ impl Inspection {
             free_bytes: pages("freelist_count")? * page,
             ..Stats::default()
         };
-        let mut statement = transaction.prepare(
+        let mut statement = transaction.prepare(&format!(
             "SELECT substr(rest, 1, instr(rest || '/', '/') - 1) AS kind, count(*), sum(size) FROM (
-                 SELECT substr(c.key, 11) AS rest, length(l.value) AS size FROM current c JOIN log l ON l.id = c.id
-             ) GROUP BY kind ORDER BY 3 DESC, 1",
-        )?;
+                 SELECT substr(key, 11) AS rest, length(value) AS size FROM ({LIVE})
+             ) GROUP BY kind ORDER BY 3 DESC, 1"
+        ))?;
         let kinds = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         stats.kinds = kinds.collect::<rusqlite::Result<_>>()?;
         stats.keys = stats.kinds.iter().map(|(_, keys, _)| keys).sum();
@@ -155,15 +158,18 @@ pub(super) fn check(connection: &Connection) -> rusqlite::Result<Option<String>>
     if text != "ok" {
         return Ok(Some(text));
     }
-    let first = |query: &str| connection.query_row(query, [], |row| row.get::<_, String>(0)).optional();
+    // What was written later, the table need not know.
+    let applied = schema::last_id(schema::applied(connection)?);
+    let first = |query: &str| connection.query_row(query, [applied], |row| row.get::<_, String>(0)).optional();
     let dangling = "SELECT c.key FROM current c LEFT JOIN log l ON l.id = c.id
-                    WHERE l.id IS NULL OR l.key <> c.key OR l.value IS NULL OR l.create_revision <> c.create_revision LIMIT 1";
+                    WHERE (l.id IS NULL OR l.key <> c.key OR l.value IS NULL OR l.create_revision <> c.create_revision)
+                    AND c.key NOT IN (SELECT key FROM log WHERE id > ?1) LIMIT 1";
     if let Some(key) = first(dangling)? {
         return Ok(Some(format!("the key {key} has no write that made it what it is")));
     }
     // The last write of a key is what it is.
     let stale = "SELECT l.key FROM (SELECT key, max(id) AS id FROM log GROUP BY key) last JOIN log l ON l.id = last.id
                  LEFT JOIN current c ON c.key = l.key
-                 WHERE (l.value IS NULL) <> (c.id IS NULL) OR (l.value IS NOT NULL AND c.id <> l.id) LIMIT 1";
+                 WHERE l.id <= ?1 AND ((l.value IS NULL) <> (c.id IS NULL) OR (l.value IS NOT NULL AND c.id <> l.id)) LIMIT 1";
     Ok(first(stale)?.map(|key| format!("the key {key} is not what its last write made it")))
 }

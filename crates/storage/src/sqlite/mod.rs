@@ -1,14 +1,15 @@
 //! The key space on disk: SQLite in WAL mode behind one writer thread, which gathers the transactions that wait into one
 //! durable commit ([`writer`]). Reads take a connection of their own ([`reader`]) and never wait for writes.
 //!
-//! Tables: `log` has one row per write, whose id is `revision * 128 + ordinal`; `current` maps each live key to its row;
-//! `meta` holds the format and the compaction point. A row of `log` that a later one replaced or that marks a deletion
-//! is history, and goes when the revision that replaced it is compacted.
+//! Tables: `log` has one row per write, whose id is `revision * 128 + ordinal`; `current` maps each live key to its row, but
+//! for the last writes ([`recent`]); `meta` holds the format, the compaction point, and which writes `current` knows. A row of
+//! `log` that a later one replaced or that marks a deletion is history, and goes when the revision that replaced it is compacted.
 
 mod checkpoint;
 mod inspect;
 mod parts;
 mod reader;
+mod recent;
 mod schema;
 mod snapshot;
 mod writer;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::hub::Hub;
@@ -27,6 +28,7 @@ use crate::{BoxFuture, Page, RangeRequest, Revision, Scan, Size, Storage, Storag
 pub use inspect::{Change, Inspection, Listed, Stats};
 use parts::Parts;
 use reader::{Extent, Reader};
+use recent::Recent;
 use schema::Content;
 pub use snapshot::{SnapshotError, Summary, backup, keep_copies, restore, verify};
 use writer::{Command, Writer};
@@ -69,6 +71,8 @@ pub(crate) struct Shared {
     revision: AtomicU64,
     oldest: AtomicU64,
     hub: Hub,
+    /// Changed by the writer alone, once what it says is on disk.
+    recent: RwLock<Recent>,
 }
 
 impl Shared {
@@ -120,7 +124,8 @@ impl Sqlite {
         let connection = schema::open_for_writing(&path).map_err(|e| open(&e))?;
         // What is not ours must not be changed, not even its settings.
         match schema::content(&connection).map_err(|e| open(&e))? {
-            Content::Nothing | Content::Format(schema::FORMAT) => {}
+            Content::Nothing => {}
+            Content::Format(found) if schema::READABLE.contains(&found) => {}
             Content::Format(found) => return Err(OpenError::Format { path, found, known: schema::FORMAT }),
             Content::Foreign => return Err(OpenError::Foreign { path }),
         }
@@ -132,6 +137,7 @@ impl Sqlite {
             revision: revision.into(),
             oldest: oldest.into(),
             hub: Hub::default(),
+            recent: RwLock::new(Recent::read(&connection).map_err(|e| open(&e))?),
         });
         shared.hub.publish(revision, Vec::new());
         let reader = Reader::open(shared.clone()).map_err(|e| open(&e))?;

@@ -1,29 +1,26 @@
 //! Reading on a connection of its own: a snapshot, never blocked by the writer.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 
 use super::parts::Parts;
+use super::recent::Latest;
 use super::{Shared, schema};
 use crate::scan::Take;
 use crate::{Event, KeyValue, Page, RangeRequest, Revision, Size, StorageError};
 
+/// What the table says was written by then; its keys may be others now.
 const CURRENT: &str = "
-SELECT c.key, c.id, c.create_revision, l.value FROM current c JOIN log l ON l.id = c.id
-WHERE c.key >= ?1 AND c.key > ?2 AND c.key < ?3 ORDER BY c.key LIMIT ?4";
+SELECT key, id, create_revision FROM current
+WHERE key >= ?1 AND key > ?2 AND key < ?3 AND id <= ?5 ORDER BY key LIMIT ?4";
 
-/// What is live now and was written by then, and what has been replaced or deleted since.
-const AT: &str = "
-SELECT key, id, create_revision, value FROM (
-    SELECT c.key, c.id, c.create_revision, l.value FROM current c JOIN log l ON l.id = c.id
-    WHERE c.key >= ?1 AND c.key > ?2 AND c.key < ?3 AND c.id <= ?5
-    UNION ALL
-    SELECT old.key, old.id, old.create_revision, old.value FROM log new JOIN log old ON old.id = new.prev_id
-    WHERE new.id > ?5 AND new.prev_id > 0 AND new.prev_id <= ?5 AND old.key >= ?1 AND old.key > ?2 AND old.key < ?3
-) ORDER BY key LIMIT ?4";
+/// What was there then and has been replaced or deleted since.
+const REPLACED: &str = "
+SELECT old.key, old.id, old.create_revision FROM log new JOIN log old ON old.id = new.prev_id
+WHERE new.id > ?4 AND new.prev_id > 0 AND new.prev_id <= ?4 AND old.key >= ?1 AND old.key > ?2 AND old.key < ?3";
 
 /// Items in one piece of a scan: few enough for a processor's own cache to hold them until they have been looked at.
 const SCAN_PIECE: usize = 64;
@@ -65,29 +62,44 @@ impl Reader {
     }
 
     fn page(&mut self, request: &RangeRequest, revision: Revision) -> rusqlite::Result<Page> {
+        let (prefix, after, end, at) =
+            (request.prefix, request.after, end_of(request.prefix), schema::last_id(revision));
         let transaction = self.connection.transaction()?;
-        let end = end_of(request.prefix);
-        let limit = i64::try_from(request.limit).unwrap_or(i64::MAX - 1).saturating_add(1);
-        let row = |row: &Row| {
-            Ok(KeyValue {
-                key: row.get::<_, String>(0)?.into(),
-                mod_revision: schema::revision_of(row.get(1)?),
-                create_revision: row.get(2)?,
-                value: Bytes::from(row.get::<_, Vec<u8>>(3)?),
-            })
+        // What is on disk and what of it the table does not say are looked at together: the first read fixes the former.
+        let (last, recent) = {
+            let recent = self.shared.recent.read();
+            let last = schema::last_revision(&transaction)?;
+            let found = recent.range(prefix, after).map(|(key, latest)| (key.clone(), latest));
+            (last, found.collect::<Vec<(Arc<str>, Latest)>>())
         };
-        let mut items: Vec<KeyValue> = if schema::last_revision(&transaction)? <= revision {
-            let mut statement = transaction.prepare_cached(CURRENT)?;
-            let rows = statement.query_map(params![request.prefix, request.after, end, limit], row)?;
-            rows.collect::<rusqlite::Result<_>>()?
-        } else {
-            let mut statement = transaction.prepare_cached(AT)?;
-            let at = schema::last_id(revision);
-            let rows = statement.query_map(params![request.prefix, request.after, end, limit, at], row)?;
-            rows.collect::<rusqlite::Result<_>>()?
-        };
-        let more = items.len() > request.limit;
-        items.truncate(request.limit);
+        let limit = request.limit.saturating_add(1);
+        // So many of the table's may not count.
+        let most = i64::try_from(limit.saturating_add(recent.len())).unwrap_or(i64::MAX);
+        let row = |row: &Row| Ok((row.get::<_, String>(0)?.into(), (row.get(1)?, row.get(2)?)));
+        let mut found: BTreeMap<Arc<str>, (i64, Revision)> = transaction
+            .prepare_cached(CURRENT)?
+            .query_map(params![prefix, after, end, most, at], row)?
+            .collect::<rusqlite::Result<_>>()?;
+        for (key, latest) in recent {
+            match latest.is_live && latest.id <= at {
+                true => found.insert(key, (latest.id, latest.create_revision)),
+                false => found.remove(&key),
+            };
+        }
+        if last > revision {
+            let mut statement = transaction.prepare_cached(REPLACED)?;
+            for replaced in statement.query_map(params![prefix, after, end, at], row)? {
+                let (key, place) = replaced?;
+                found.insert(key, place);
+            }
+        }
+        let more = found.len() >= limit;
+        let mut statement = transaction.prepare_cached("SELECT value FROM log WHERE id = ?1")?;
+        let mut items = Vec::new();
+        for (key, (id, create_revision)) in found.into_iter().take(request.limit) {
+            let value = Bytes::from(statement.query_row([id], |row| row.get::<_, Vec<u8>>(0))?);
+            items.push(KeyValue { key, value, create_revision, mod_revision: schema::revision_of(id) });
+        }
         Ok(Page { revision, items, more })
     }
 

@@ -8,8 +8,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::Revision;
 
-/// The version of the tables below.
-pub(super) const FORMAT: i64 = 1;
+/// The version of the tables below. In the first one `current` knew all writes.
+pub(super) const FORMAT: i64 = 2;
+/// Those that can be read.
+pub(super) const READABLE: std::ops::RangeInclusive<i64> = 1..=FORMAT;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS log (
@@ -100,12 +102,26 @@ pub(super) fn content(connection: &Connection) -> rusqlite::Result<Content> {
     Ok(found.map_or(Content::Foreign, Content::Format))
 }
 
-/// Makes the tables where absent, all or none.
+/// Makes the tables where absent and brings older ones up to date, all or none.
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
     transaction.execute_batch(TABLES)?;
     transaction.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?1), ('compacted', 1)", [FORMAT])?;
+    let applied = last_revision(&transaction)?.max(compacted(&transaction)?);
+    transaction.execute("INSERT OR IGNORE INTO meta VALUES ('applied', ?1)", [applied])?;
+    transaction.execute("UPDATE meta SET value = ?1 WHERE name = 'format'", [FORMAT])?;
     transaction.commit()
+}
+
+/// Up to which revision `current` knows what writes made of keys.
+pub(super) fn applied(connection: &Connection) -> rusqlite::Result<Revision> {
+    let applied = connection.query_row("SELECT value FROM meta WHERE name = 'applied'", [], |row| row.get(0));
+    // A store of the first format that nobody has opened for writing since.
+    Ok(applied.optional()?.unwrap_or(i64::MAX as Revision >> 8))
+}
+
+pub(super) fn set_applied(connection: &Connection, revision: Revision) -> rusqlite::Result<()> {
+    connection.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'applied'")?.execute([revision]).map(drop)
 }
 
 /// The oldest revision that can be read.

@@ -193,7 +193,7 @@ fn digest(connection: &Connection) -> rusqlite::Result<Vec<u8>> {
 
 fn summary(connection: &Connection) -> rusqlite::Result<Summary> {
     let revision = schema::last_revision(connection)?.max(schema::compacted(connection)?);
-    let keys = connection.query_row("SELECT count(*) FROM current", [], |row| row.get(0))?;
+    let keys = connection.query_row(&format!("SELECT count(*) FROM ({})", inspect::LIVE), [], |row| row.get(0))?;
     let pages = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
     Ok(Summary { revision, keys, bytes: pages("page_count")? * pages("page_size")? })
 }
@@ -207,7 +207,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, SnapshotError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|e| failed(&e))?;
     match schema::content(&connection).map_err(|e| failed(&e))? {
-        Content::Format(schema::FORMAT) => Ok(connection),
+        Content::Format(found) if schema::READABLE.contains(&found) => Ok(connection),
         Content::Format(found) => Err(SnapshotError::Format { path: path.to_owned(), found, known: schema::FORMAT }),
         Content::Nothing | Content::Foreign => Err(SnapshotError::Foreign { path: path.to_owned() }),
     }

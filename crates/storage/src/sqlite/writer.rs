@@ -1,5 +1,6 @@
 //! The one thread that writes. It takes what waits in the queue, commits it with one fsync, and only then answers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -7,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::Checkpointer;
+use super::recent::{Latest, Recent, Told};
 use super::{Options, Shared, reader, schema};
 use crate::lock::DirectoryLock;
 use crate::{Event, Guard, Revision, StorageError, Txn, Write};
@@ -68,6 +70,10 @@ impl Writer {
                 self.checkpointer.finish(connection);
             }
         }
+        // The next start has nothing to replay.
+        if let Err(error) = self.tell_everything() {
+            tracing::warn!(%error, "the store's table of keys is completed at the next start");
+        }
     }
 
     /// Commits a batch and answers it.
@@ -77,13 +83,14 @@ impl Writer {
         }
         let mut results = Vec::with_capacity(batch.len());
         let committed = self.connection().and_then(|(connection, shared)| {
-            let mut events = Vec::new();
+            let mut done = Done::default();
             // Read now: opening again may have found more.
-            let done = write_batch(connection, shared.revision(), batch, &mut results, &mut events);
-            done.map(|revision| (revision, events)).map_err(|e| shared.error(&e))
+            let written = write_batch(connection, shared, batch, &mut results, &mut done);
+            written.map(|revision| (revision, done)).map_err(|e| shared.error(&e))
         });
         match committed {
-            Ok((revision, events)) => {
+            Ok((revision, Done { events, keys, told })) => {
+                self.shared.recent.write().committed(told, keys.into_iter().collect());
                 self.shared.revision.store(revision, Ordering::Release);
                 self.shared.hub.publish(revision, events);
                 for ((_, answer), result) in batch.drain(..).zip(results) {
@@ -109,9 +116,11 @@ impl Writer {
             let reopened = schema::open_for_writing(&self.shared.path).and_then(|mut connection| {
                 self.checkpointer.attach(&mut connection)?;
                 let events = reader::events_after(&connection, "", self.shared.revision())?;
-                Ok((connection, events))
+                let recent = Recent::read(&connection)?;
+                Ok((connection, events, recent))
             });
-            let (connection, events) = reopened.map_err(|e| self.shared.error(&e))?;
+            let (connection, events, recent) = reopened.map_err(|e| self.shared.error(&e))?;
+            *self.shared.recent.write() = recent;
             if let Some(last) = events.back() {
                 self.shared.revision.store(last.revision, Ordering::Release);
             }
@@ -134,10 +143,27 @@ impl Writer {
     fn compact_step(&mut self, revision: Revision) -> Result<(), StorageError> {
         let from = self.shared.oldest();
         let to = revision.min(from + COMPACTION_STEP);
+        if to > self.shared.recent.read().applied() {
+            // Rows that are to be replayed must not go.
+            self.tell_everything()?;
+        }
         let (connection, shared) = self.connection()?;
         // Announced first: a reader that is promised a revision finds all of it.
         shared.oldest.store(to, Ordering::Release);
         compact(connection, from, to).map_err(|e| shared.error(&e))
+    }
+
+    /// Has the table of keys know all writes.
+    fn tell_everything(&mut self) -> Result<(), StorageError> {
+        let (connection, shared) = self.connection()?;
+        let told = (|| {
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let told = shared.recent.read().tell(&transaction, shared.revision(), 0, true)?;
+            transaction.commit().map(|()| told)
+        })();
+        let told = told.map_err(|e| shared.error(&e))?;
+        shared.recent.write().committed(told, Vec::new());
+        Ok(())
     }
 
     fn keep_history_short(&mut self) {
@@ -150,29 +176,42 @@ impl Writer {
     }
 }
 
+/// What a batch makes of the store, to be told once it is on disk.
+#[derive(Default)]
+struct Done {
+    events: Vec<Event>,
+    keys: HashMap<Arc<str>, Latest>,
+    told: Told,
+}
+
 /// Writes every transaction whose guards hold, commits, and answers the new revision. On an error nothing is written.
 fn write_batch(
     connection: &mut Connection,
-    before: Revision,
+    shared: &Shared,
     batch: &[(Txn, Answer<Revision>)],
     results: &mut Vec<Result<Revision, StorageError>>,
-    events: &mut Vec<Event>,
+    done: &mut Done,
 ) -> rusqlite::Result<Revision> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let (before, recent) = (shared.revision(), shared.recent.read());
+    let writes = batch.iter().map(|(txn, _)| txn.writes.len()).sum();
+    done.told = recent.tell(&transaction, before, writes, false)?;
     let mut revision = before;
     for (txn, _) in batch {
-        let live = match guarded(&transaction, txn)? {
-            Ok(live) => live,
+        let keys = Keys { connection: &transaction, recent: &recent, written: &done.keys };
+        let guarded = match keys.guarded(txn)? {
+            Ok(guarded) => guarded,
             Err(error) => {
                 results.push(Err(error));
                 continue;
             }
         };
-        if write(&transaction, revision + 1, txn, &live, events)? {
+        if write(&transaction, &recent, revision + 1, (txn, &guarded), done)? {
             revision += 1;
         }
         results.push(Ok(revision));
     }
+    drop(recent);
     transaction.commit()?;
     Ok(revision)
 }
@@ -180,39 +219,52 @@ fn write_batch(
 /// A live key's row id and the revision that made it.
 type Live = Option<(i64, Revision)>;
 
-/// What there is under the keys of a transaction's guards, or why it must not be written.
-fn guarded<'a>(connection: &Connection, txn: &'a Txn) -> rusqlite::Result<Result<Vec<(&'a str, Live)>, StorageError>> {
-    if let Err(error) = txn.check() {
-        return Ok(Err(error));
-    }
-    let mut all = Vec::with_capacity(txn.guards.len());
-    for guard in &txn.guards {
-        let live = live(connection, guard.key())?;
-        let current = live.map(|(id, _)| schema::revision_of(id));
-        let wanted = match guard {
-            Guard::Absent(_) => None,
-            Guard::At(_, revision) => Some(*revision),
-        };
-        if current != wanted {
-            return Ok(Err(StorageError::Conflict { key: guard.key().clone(), current }));
+/// What keys are, to a transaction of a batch.
+struct Keys<'a> {
+    connection: &'a Connection,
+    recent: &'a Recent,
+    /// By the transactions before.
+    written: &'a HashMap<Arc<str>, Latest>,
+}
+
+impl Keys<'_> {
+    fn live(&self, key: &str) -> rusqlite::Result<Live> {
+        if let Some(latest) = self.written.get(key).copied().or_else(|| self.recent.get(key)) {
+            return Ok(latest.is_live.then_some((latest.id, latest.create_revision)));
         }
-        all.push((&**guard.key(), live));
+        let mut statement = self.connection.prepare_cached("SELECT id, create_revision FROM current WHERE key = ?1")?;
+        statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()
     }
-    Ok(Ok(all))
+
+    /// What there is under the keys of a transaction's guards, in their order, or why it must not be written.
+    fn guarded(&self, txn: &Txn) -> rusqlite::Result<Result<Vec<Live>, StorageError>> {
+        if let Err(error) = txn.check() {
+            return Ok(Err(error));
+        }
+        let mut all = Vec::with_capacity(txn.guards.len());
+        for guard in &txn.guards {
+            let live = self.live(guard.key())?;
+            let current = live.map(|(id, _)| schema::revision_of(id));
+            let wanted = match guard {
+                Guard::Absent(_) => None,
+                Guard::At(_, revision) => Some(*revision),
+            };
+            if current != wanted {
+                return Ok(Err(StorageError::Conflict { key: guard.key().clone(), current }));
+            }
+            all.push(live);
+        }
+        Ok(Ok(all))
+    }
 }
 
-fn live(connection: &Connection, key: &str) -> rusqlite::Result<Live> {
-    let mut statement = connection.prepare_cached("SELECT id, create_revision FROM current WHERE key = ?1")?;
-    statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-}
-
-/// Whether anything was written. `guarded` is what there is under some keys.
+/// Whether anything was written.
 fn write(
     connection: &Connection,
+    recent: &Recent,
     revision: Revision,
-    txn: &Txn,
-    guarded: &[(&str, Live)],
-    events: &mut Vec<Event>,
+    (txn, guarded): (&Txn, &[Live]),
+    done: &mut Done,
 ) -> rusqlite::Result<bool> {
     let first = schema::first_id(revision);
     let mut id = first;
@@ -222,8 +274,9 @@ fn write(
             Write::Delete(key) => (key, None),
         };
         // No key is written twice.
-        let known = guarded.iter().find(|(guarded, _)| **guarded == **key);
-        let previous = known.map_or_else(|| live(connection, key), |(_, live)| Ok(*live))?;
+        let known = txn.guards.iter().zip(guarded).find(|(guard, _)| guard.key() == key);
+        let look = || Keys { connection, recent, written: &done.keys }.live(key);
+        let previous = known.map_or_else(look, |(_, live)| Ok(*live))?;
         if previous.is_none() && value.is_none() {
             continue;
         }
@@ -231,14 +284,8 @@ fn write(
         connection
             .prepare_cached("INSERT INTO log (id, key, create_revision, prev_id, value) VALUES (?1, ?2, ?3, ?4, ?5)")?
             .execute(params![id, &**key, create_revision, previous_id, value.map(|v| &**v)])?;
-        if value.is_some() {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO current (key, id, create_revision) VALUES (?1, ?2, ?3)")?
-                .execute(params![&**key, id, create_revision])?;
-        } else {
-            connection.prepare_cached("DELETE FROM current WHERE key = ?1")?.execute([&**key])?;
-        }
-        events.push(Event { revision, key: key.clone(), value: value.cloned() });
+        done.keys.insert(key.clone(), Latest { id, create_revision, is_live: value.is_some() });
+        done.events.push(Event { revision, key: key.clone(), value: value.cloned() });
         id += 1;
     }
     Ok(id > first)
@@ -272,7 +319,13 @@ mod tests {
         let connection = schema::open_for_writing(&path).unwrap();
         schema::prepare(&connection).unwrap();
         let revision = schema::last_revision(&connection).unwrap().max(1);
-        let shared = Shared { path, revision: revision.into(), oldest: 1.into(), hub: Default::default() };
+        let shared = Shared {
+            path,
+            revision: revision.into(),
+            oldest: 1.into(),
+            hub: Default::default(),
+            recent: Default::default(),
+        };
         let lock = DirectoryLock::take(directory)?;
         Ok(Writer::new(Arc::new(shared), connection, Options::default(), lock).unwrap())
     }
@@ -316,7 +369,7 @@ mod tests {
         let mut connection = writer.connection.take().unwrap();
         let (answer, _) = oneshot::channel();
         let batch = [(Txn::create("/lost".into(), Default::default()), answer)];
-        write_batch(&mut connection, 2, &batch, &mut Vec::new(), &mut Vec::new()).unwrap();
+        write_batch(&mut connection, &writer.shared, &batch, &mut Vec::new(), &mut Done::default()).unwrap();
         drop(connection);
         assert_eq!(put(&mut writer, "/b", 1).unwrap(), 4, "its revision is not given out twice");
         let announced: Vec<_> = [watcher.try_recv().unwrap(), watcher.try_recv().unwrap()]

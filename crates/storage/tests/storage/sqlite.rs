@@ -154,6 +154,96 @@ async fn a_scan_shows_what_lived_at_a_revision_whatever_is_written_and_forgotten
     assert!(matches!(scanned(&storage, "/", at).await, Err(StorageError::Compacted { .. })));
 }
 
+/// All pages of a range.
+async fn paged(storage: &Sqlite, prefix: &str, at: u64) -> Vec<KeyValue> {
+    let (mut all, mut after): (Vec<KeyValue>, Arc<str>) = (Vec::new(), "".into());
+    loop {
+        let request = kybern_storage::RangeRequest { prefix, after: &after, limit: 97, at: Some(at) };
+        let page = storage.range(request).await.unwrap();
+        all.extend(page.items);
+        match all.last() {
+            Some(last) if page.more => after = last.key.clone(),
+            _ => return all,
+        }
+    }
+}
+
+/// More keys than are left to be replayed, so that the table of keys is always behind, and catches up on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_show_what_lived_however_far_the_table_of_keys_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Sqlite::open(directory.path(), Options { history: 1_000_000 }).unwrap());
+    let mut seen = Vec::new();
+    for round in 0..12_u64 {
+        let writers: Vec<_> = (0..8_u64)
+            .map(|task| {
+                let storage = storage.clone();
+                tokio::spawn(async move {
+                    for n in 0..25 {
+                        let writes = (0..10).map(|i| {
+                            let number = (round * 8 + task) * 250 + n * 10 + i;
+                            let key = format!("/{}/{:05}", number % 3, number * 7919 % 6007).into();
+                            if number % 5 == 4 {
+                                Write::Delete(key)
+                            } else {
+                                Write::Put(key, value(&number.to_string()))
+                            }
+                        });
+                        storage.txn(Txn { guards: Vec::new(), writes: writes.collect() }).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        let at = storage.revision().await.unwrap();
+        seen.push((at, scanned(&storage, "/", at).await.unwrap()));
+    }
+    for (at, expect) in &seen {
+        assert!(paged(&storage, "/", *at).await == *expect, "at {at}");
+        let of_one: Vec<_> = expect.iter().filter(|item| item.key.starts_with("/1/")).cloned().collect();
+        assert!(paged(&storage, "/1/", *at).await == of_one, "of one prefix at {at}");
+    }
+    // As after a crash, and as a server of the first format left it.
+    let (last, expect) = seen.last().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["state.db", "state.db-wal"] {
+        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let recovered = Sqlite::open(copy.path(), Options { history: 1_000_000 }).unwrap();
+    assert!(paged(&recovered, "/", *last).await == *expect);
+    assert_eq!(Inspection::open(&copy.path().join("state.db")).unwrap().list("/").unwrap().len(), expect.len());
+    drop(recovered);
+    let recovered = reopen(copy.path()).await;
+    assert!(paged(&recovered, "/", *last).await == *expect);
+    drop(recovered);
+    drop(reopen(copy.path()).await);
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let connection = rusqlite::Connection::open(copy.path().join("state.db")).unwrap();
+    connection
+        .execute_batch("UPDATE meta SET value = 1 WHERE name = 'format'; DELETE FROM meta WHERE name = 'applied'")
+        .unwrap();
+    drop(connection);
+    assert_eq!(Inspection::open(&copy.path().join("state.db")).unwrap().list("/").unwrap().len(), expect.len());
+    sqlite::verify(&copy.path().join("state.db")).unwrap();
+    let older = reopen(copy.path()).await;
+    assert!(paged(&older, "/", *last).await == *expect);
+    let at = older.txn(Txn::create("/new".into(), value("1"))).await.unwrap();
+    assert_eq!(
+        (
+            at,
+            older
+                .range(kybern_storage::RangeRequest { prefix: "/new", after: "", limit: 1, at: None })
+                .await
+                .unwrap()
+                .items
+                .len()
+        ),
+        (last + 1, 1)
+    );
+}
+
 #[tokio::test]
 async fn files_are_private() {
     use std::os::unix::fs::PermissionsExt;
@@ -319,6 +409,8 @@ async fn what_is_damaged_is_neither_taken_for_a_copy_nor_put_back() {
     for n in 0..300 {
         storage.txn(Txn::create(format!("/registry/pods/ns/{n}").into(), value(&"v".repeat(500)))).await.unwrap();
     }
+    // The table of keys knows all of them now.
+    storage.compact(301).await.unwrap();
     let file = to.path().join("copy.db");
     sqlite::backup(from.path(), &file).unwrap();
     let whole = std::fs::read(&file).unwrap();
