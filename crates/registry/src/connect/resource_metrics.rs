@@ -2,6 +2,7 @@
 //! asks, and what they said is good for a while. An APIService for the group takes its place.
 
 mod kubelets;
+mod table;
 mod usage;
 
 use std::collections::BTreeSet;
@@ -55,8 +56,12 @@ pub fn built_in(deps: &Deps) -> BuiltIn {
 impl PrefixRoute for ResourceMetrics {
     fn serve(&self, request: PrefixRequest) -> BoxFuture<'_, Result<Response<Body>, ApiError>> {
         let asked = Asked::of(&request.request);
+        let in_columns = table::is_asked_for(request.request.headers());
         Box::pin(async move {
-            let object = self.answer(asked?).await?;
+            let asked = asked?;
+            let in_columns = in_columns && asked.what != What::Resources;
+            let object = self.answer(asked).await?;
+            let object = if in_columns { table::of(&object) } else { object };
             Ok(body::json(StatusCode::OK, &object))
         })
     }
