@@ -22,9 +22,7 @@ pub(crate) fn generate_name(base: &str) -> String {
         end -= 1;
     }
     // 27 does not divide 256; the bias is of no account for telling names apart.
-    let mut bytes = [0; 5];
-    getrandom::fill(&mut bytes).unwrap_or_else(|error| panic!("the kernel gives no random numbers: {error}"));
-    let suffix = bytes.map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()]));
+    let suffix = uuid::random::<5>().map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()]));
     base[..end].chars().chain(suffix).collect()
 }
 

@@ -10,19 +10,24 @@ thread_local! {
     static POOLED: RefCell<([u8; POOL], usize)> = const { RefCell::new(([0; POOL], POOL)) };
 }
 
-/// A new one. Ends the program where the kernel gives no random numbers.
-pub fn v4() -> String {
-    let mut bytes = POOLED.with_borrow_mut(|(pool, used)| {
-        if *used == POOL {
+/// A few random bytes. Ends the program where the kernel gives none.
+pub fn random<const N: usize>() -> [u8; N] {
+    POOLED.with_borrow_mut(|(pool, used)| {
+        if POOL - *used < N {
             getrandom::fill(pool).unwrap_or_else(|error| panic!("the kernel gives no random numbers: {error}"));
             *used = 0;
         }
-        let mut bytes = [0u8; 16];
+        let mut bytes = [0u8; N];
         // Taken out: nobody finds them there again.
-        bytes.swap_with_slice(&mut pool[*used..*used + 16]);
-        *used += 16;
+        bytes.swap_with_slice(&mut pool[*used..*used + N]);
+        *used += N;
         bytes
-    });
+    })
+}
+
+/// A new one.
+pub fn v4() -> String {
+    let mut bytes = random::<16>();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

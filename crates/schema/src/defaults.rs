@@ -32,7 +32,11 @@ fn holds_structs(ty: &Type) -> bool {
 }
 
 fn fields(schema: &Schema, shape: &StructType, object: &mut Map<String, Value>) {
-    for rule in &shape.defaults {
+    let (declared, others) = shape.split_defaults();
+    if !declared.is_empty() {
+        apply_declared(declared, object);
+    }
+    for rule in others {
         if rule.conditions.iter().all(|c| holds(c, object)) {
             apply(rule, object);
         }
@@ -46,6 +50,36 @@ fn fields(schema: &Schema, shape: &StructType, object: &mut Map<String, Value>) 
     }
 }
 
+/// Applies the rules of fields, which are sorted as the object's keys are: both are gone through together.
+fn apply_declared(rules: &[DefaultRule], object: &mut Map<String, Value>) {
+    let mut missing: Vec<(String, Value)> = Vec::new();
+    let mut set = object.iter_mut().peekable();
+    for rule in rules {
+        let name = &*rule.path[0];
+        while set.next_if(|(key, _)| key.as_str() < name).is_some() {}
+        match set.next_if(|(key, _)| key.as_str() == name) {
+            Some((_, value)) if rule.replaces(value) => *value = rule.value.clone(),
+            Some(_) => {}
+            None => missing.push((name.to_owned(), rule.value.clone())),
+        }
+    }
+    if missing.len() > FEW {
+        object.append(&mut missing.into_iter().collect());
+    } else {
+        object.extend(missing);
+    }
+}
+
+/// So many keys are sooner put into a map one by one than by building it anew.
+const FEW: usize = 4;
+
+impl DefaultRule {
+    /// Whether a value that is there counts as unset.
+    fn replaces(&self, value: &Value) -> bool {
+        if value.is_null() { self.replaces_null } else { self.replaces_zero && is_zero(value) }
+    }
+}
+
 fn apply(rule: &DefaultRule, object: &mut Map<String, Value>) {
     let Some((leaf, parents)) = rule.path.split_last() else { return };
     let mut at = object;
@@ -55,12 +89,7 @@ fn apply(rule: &DefaultRule, object: &mut Map<String, Value>) {
             _ => return,
         }
     }
-    let unset = match at.get(leaf.as_ref()) {
-        None => true,
-        Some(Value::Null) => rule.replaces_null,
-        Some(set) => rule.replaces_zero && is_zero(set),
-    };
-    if unset {
+    if at.get(leaf.as_ref()).is_none_or(|value| rule.replaces(value)) {
         at.insert(leaf.to_string(), rule.value.clone());
     }
 }

@@ -2,6 +2,7 @@
 //! OpenAPI are all driven by. Built-in kinds come from the generated table, custom resources from their
 //! structural schemas, and nothing after this file can tell them apart.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use kybern_apimachinery::{Gvk, Value};
@@ -62,7 +63,14 @@ pub struct StructType {
     pub proto_order: Vec<u16>,
     /// In the order in which they are applied; those that the fields declare come first.
     pub defaults: Vec<DefaultRule>,
+    /// How many of the defaults their fields declare, sorted as these.
+    declared: usize,
+    /// Where a field is, if there are too many to search.
+    places: HashMap<Arc<str>, usize>,
 }
+
+/// A binary search of as many fields takes as long as a hash.
+const SEARCHED: usize = 8;
 
 /// A default that depends on nothing outside its struct.
 #[derive(Debug)]
@@ -102,12 +110,27 @@ impl StructType {
             let (path, replaces_null) = (vec![f.name.clone()], !f.nullable);
             Some(DefaultRule { path, value, replaces_zero, replaces_null, conditions: Vec::new() })
         };
-        let defaults = fields.iter().filter_map(declared).collect();
-        Self { name, fields, atomic, preserve_unknown, proto_order, defaults }
+        let defaults: Vec<DefaultRule> = fields.iter().filter_map(declared).collect();
+        let hashed = if fields.len() > SEARCHED { &*fields } else { &[] };
+        let places = hashed.iter().enumerate().map(|(i, f)| (f.name.clone(), i)).collect();
+        Self { name, fields, atomic, preserve_unknown, proto_order, declared: defaults.len(), defaults, places }
     }
 
     pub fn field(&self, json_name: &str) -> Option<&Field> {
-        self.fields.binary_search_by(|f| f.name.as_ref().cmp(json_name)).ok().map(|i| &self.fields[i])
+        self.place(json_name).map(|i| &self.fields[i])
+    }
+
+    /// The place of a field among all.
+    pub fn place(&self, json_name: &str) -> Option<usize> {
+        if self.fields.len() > SEARCHED {
+            return self.places.get(json_name).copied();
+        }
+        self.fields.binary_search_by(|f| f.name.as_ref().cmp(json_name)).ok()
+    }
+
+    /// The defaults that fields declare, which depend on nothing, by the names of their fields; and all others.
+    pub(crate) fn split_defaults(&self) -> (&[DefaultRule], &[DefaultRule]) {
+        self.defaults.split_at(self.declared)
     }
 }
 

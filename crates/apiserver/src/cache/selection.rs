@@ -108,9 +108,8 @@ impl Selection {
     }
 
     pub fn matches(&self, entry: &Entry) -> bool {
-        let is = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
-        is(&self.name, entry.name())
-            && is(&self.namespace, entry.namespace())
+        (self.name.is_empty() || self.name == entry.name())
+            && (self.namespace.is_empty() || self.namespace == entry.namespace())
             && self.terms.iter().all(|term| (term.field.value(entry) == term.value) == term.equal)
             && self.labels.matches(|key| entry.label(key))
     }

@@ -113,9 +113,15 @@ impl Messages {
         &self.items
     }
 
-    /// Whether the lengths of all messages are known.
-    pub(super) fn is_measured(&self) -> bool {
-        self.items.iter().all(|entry| self.known(entry).is_some())
+    /// The length of all messages and what stands before each, if all lengths are known.
+    fn known_total(&self) -> Option<usize> {
+        let framed = |length: usize| length + field_head(length);
+        if self.is_remembered() { self.items.iter().map(|entry| self.known(entry).map(framed)).sum() } else { None }
+    }
+
+    /// As [`Messages::measure`], if the lengths of all messages are known.
+    pub(super) fn measure_known(&mut self, metadata: &Value) -> Result<Option<usize>, ApiError> {
+        self.known_total().map(|total| self.begin(metadata, total)).transpose()
     }
 
     /// Whether entries remember the lengths of its messages.
@@ -208,6 +214,11 @@ impl Messages {
             }
             start = end;
         }
+        self.begin(metadata, total)
+    }
+
+    /// Writes what comes before messages of a length in total. Answers the length of the whole.
+    fn begin(&mut self, metadata: &Value, total: usize) -> Result<usize, ApiError> {
         let json = format!("{{\"metadata\":{metadata}}}");
         self.writer.clear();
         self.writer.message(&self.list, json.as_bytes()).map_err(ApiError::internal)?;

@@ -202,8 +202,10 @@ static MEASURING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 /// A list in protobuf.
 async fn messages(mut list: Messages, metadata: &Value, gzip: bool) -> Result<Response<Body>, ApiError> {
     let is_small = !is_larger(list.items(), SMALL);
-    let length = if is_small || list.is_measured() {
+    let length = if is_small {
         list.measure(metadata)?
+    } else if let Some(length) = list.measure_known(metadata)? {
+        length
     } else {
         let metadata = metadata.clone();
         // Many who ask for the same at once do not all go through it.

@@ -127,7 +127,10 @@ impl ManagedFields {
                 &b.subresource,
             ))
         });
-        let entries = entries.into_iter().map(|(identity, owned)| encode(identity, owned)).collect();
+        let entries = entries.into_iter().map(|(identity, owned)| {
+            entry(identity, &owned.api_version, owned.time.as_deref(), owned.fields.to_fields_v1())
+        });
+        let entries = entries.collect();
         object::set(object, &["metadata", "managedFields"], Value::Array(entries));
     }
 
@@ -174,21 +177,22 @@ impl ManagedFields {
     }
 }
 
-fn encode(identity: &Identity, owned: &Owned) -> Value {
+/// One entry of `metadata.managedFields`, given what it owns as `FieldsV1`.
+pub(super) fn entry(identity: &Identity, api_version: &str, time: Option<&str>, fields: Value) -> Value {
     let mut entry = Map::new();
     let mut put = |key: &str, value: Value| entry.insert(key.to_owned(), value);
-    put("operation", identity.operation.as_str().into());
-    put("apiVersion", owned.api_version.as_str().into());
+    put("apiVersion", api_version.into());
     put("fieldsType", "FieldsV1".into());
-    put("fieldsV1", owned.fields.to_fields_v1());
+    put("fieldsV1", fields);
     if !identity.manager.is_empty() {
         put("manager", identity.manager.as_str().into());
     }
+    put("operation", identity.operation.as_str().into());
     if !identity.subresource.is_empty() {
         put("subresource", identity.subresource.as_str().into());
     }
-    if let Some(time) = &owned.time {
-        put("time", time.as_str().into());
+    if let Some(time) = time {
+        put("time", time.into());
     }
     Value::Object(entry)
 }

@@ -7,6 +7,7 @@
 
 mod compare;
 mod configuration;
+mod created;
 mod fields;
 mod last_applied;
 mod managed;
@@ -138,6 +139,7 @@ pub fn track_update(ctx: &Context<'_>, old: Option<&Value>, new: &mut Value) {
         // An object that nobody tracks stays so until it is applied.
         Some(_) if managed.0.is_empty() => {}
         Some(old) => owners::update(ctx, old, new, &mut managed, ctx.manager),
+        None if managed.0.is_empty() => return created::track(ctx, new),
         None => owners::update(ctx, &zero(ctx.kind), new, &mut managed, ctx.manager),
     }
     managed.store(new);

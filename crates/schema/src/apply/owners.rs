@@ -2,6 +2,7 @@
 //! (`sigs.k8s.io/structured-merge-diff/merge`).
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use kybern_apimachinery::Value;
 
@@ -80,7 +81,7 @@ pub(super) fn update(ctx: &Context<'_>, old: &Value, new: &Value, all: &mut Mana
     }
     disown(all, &mut differences, None);
     let comparison = differences.own();
-    let written = comparison.written().difference(&comparison.removed).difference(&never_owned());
+    let written = comparison.written().difference(&comparison.removed).difference(&NEVER_OWNED);
     if written.is_empty() {
         return;
     }
@@ -121,7 +122,7 @@ pub(super) fn apply(
         return Err(conflicts);
     }
     if let Some(owned) = all.0.get_mut(&applier) {
-        owned.fields = std::mem::take(&mut owned.fields).difference(&never_owned());
+        owned.fields = std::mem::take(&mut owned.fields).difference(&NEVER_OWNED);
     }
     all.drop_empty();
     // Upstream dates only what changes the object.
@@ -173,7 +174,7 @@ fn remove_abandoned(ctx: &Context<'_>, merged: Value, all: &ManagedFields, last:
 }
 
 /// What every object has and the server alone answers for.
-fn never_owned() -> FieldSet {
+pub(super) static NEVER_OWNED: LazyLock<FieldSet> = LazyLock::new(|| {
     FieldSet::of_fields(&[
         &["apiVersion"],
         &["kind"],
@@ -188,4 +189,4 @@ fn never_owned() -> FieldSet {
         &["metadata", "managedFields"],
         &["metadata", "resourceVersion"],
     ])
-}
+});

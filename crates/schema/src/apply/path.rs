@@ -42,9 +42,9 @@ impl PathElement {
     /// The key of a `FieldsV1` object.
     pub fn encode(&self) -> String {
         match self {
-            Self::Field(name) => format!("f:{name}"),
-            Self::Key(keys) => format!("k:{keys}"),
-            Self::Value(value) => format!("v:{value}"),
+            Self::Field(name) => ["f:", name].concat(),
+            Self::Key(keys) => ["k:", keys].concat(),
+            Self::Value(value) => ["v:", value].concat(),
             Self::Index(index) => format!("i:{index}"),
         }
     }

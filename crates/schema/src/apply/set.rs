@@ -170,15 +170,14 @@ impl FieldSet {
 
     /// Writes `FieldsV1`.
     pub fn to_fields_v1(&self) -> Value {
-        let mut map = Map::new();
-        for (element, node) in &self.nodes {
+        let encoded = self.nodes.iter().map(|(element, node)| {
             let mut below = node.below.to_fields_v1();
             if let (true, Value::Object(below)) = (node.member && !node.below.is_empty(), &mut below) {
                 below.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            map.insert(element.encode(), below);
-        }
-        Value::Object(map)
+            (element.encode(), below)
+        });
+        Value::Object(encoded.collect())
     }
 }
 

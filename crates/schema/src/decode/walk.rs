@@ -143,12 +143,13 @@ impl Node<'_> {
     fn fields<'de, A: MapAccess<'de>>(&self, id: StructId, mut map: A) -> Result<Value, A::Error> {
         let schema = &self.decoding.kind.schema;
         let shape = schema.get(id);
-        let mut object = Map::new();
+        // Sorted, as most are, a map is built of them at once; of equal keys the last counts.
+        let mut found: Vec<(String, Value)> = Vec::new();
         let mut seen = vec![false; shape.fields.len()];
         while let Some(key) = map.next_key_seed(Key)? {
-            let Ok(index) = shape.fields.binary_search_by(|f| f.name.as_ref().cmp(&key)) else {
+            let Some(index) = shape.place(&key) else {
                 if shape.preserve_unknown {
-                    object.insert(key, map.next_value()?);
+                    found.push((key, map.next_value()?));
                 } else {
                     self.decoding.strict(format!("unknown field {:?}", self.place.child(&key)));
                     map.next_value::<IgnoredAny>()?;
@@ -157,6 +158,7 @@ impl Node<'_> {
             };
             if std::mem::replace(&mut seen[index], true) {
                 self.decoding.strict(format!("duplicate field {:?}", self.place.child(&key)));
+                found.retain(|(earlier, _)| *earlier != key);
             }
             let field = &shape.fields[index];
             let value = map.next_value_seed(Node {
@@ -166,11 +168,9 @@ impl Node<'_> {
                 verbatim: field.presence == Presence::Verbatim,
                 place: Place::Field(&self.place, &field.name, id),
             })?;
-            match value {
-                Some(value) if !omits(schema, field, &value) => object.insert(key, value),
-                _ => object.remove(&key),
-            };
+            found.extend(value.filter(|value| !omits(schema, field, value)).map(|value| (key, value)));
         }
+        let mut object: Map<String, Value> = found.into_iter().collect();
         fill(schema, shape, &mut object);
         Ok(Value::Object(object))
     }
