@@ -19,8 +19,9 @@ pub(crate) struct Claims<K> {
     pub(crate) ops: Vec<Op>,
 }
 
-/// Finds the objects of an owner in a store with the index [`OWNER`]. Matching orphans are adopted (and count as owned from
-/// the next time on, when they say so); owned ones that no longer match are released. `may_adopt` filters orphans further.
+/// Finds the objects of an owner in a store with the index [`OWNER`]. Matching orphans are adopted, and count as owned:
+/// what is decided about them comes after their adoption, or not at all. Owned ones that no longer match are released.
+/// `may_adopt` filters orphans further.
 pub(crate) fn claim<O, K>(
     owner: &O,
     selector: &LabelSelector,
@@ -72,6 +73,9 @@ where
                     adopt["metadata"]["finalizers"] = json!([finalizer]);
                 }
                 claims.ops.push(Op::patch(&*object, Patch::Strategic(adopt)));
+                let mut adopted = (*object).clone();
+                adopted.metadata_mut().owner_references.get_or_insert_default().push(reference);
+                claims.owned.push(Arc::new(adopted));
             }
         }
     }

@@ -42,5 +42,6 @@ pub mod statefulset;
 pub mod storage_version_migrator;
 pub mod taint_eviction;
 pub mod token_cleaner;
+pub mod trust_bundle_publisher;
 pub mod ttl_after_finished;
 pub mod vac_protection;

@@ -56,6 +56,7 @@ use crate::controllers::statefulset::StatefulSetController;
 use crate::controllers::storage_version_migrator::StorageVersionMigrator;
 use crate::controllers::taint_eviction::TaintEvictionController;
 use crate::controllers::token_cleaner::TokenCleaner;
+use crate::controllers::trust_bundle_publisher::TrustBundlePublisher;
 use crate::controllers::ttl_after_finished::TtlAfterFinishedController;
 use crate::controllers::vac_protection::VacProtectionController;
 use crate::driver::{self, Environment};
@@ -176,6 +177,7 @@ impl Config {
         }
         if let Some(ca) = &self.root_ca {
             list.push(Arc::new(RootCaPublisher { ca: ca.clone() }));
+            list.push(Arc::new(TrustBundlePublisher { ca: ca.clone() }));
         }
         if let Some(ranges) = &self.node_ranges {
             list.push(Arc::new(NodeIpamController { ranges: ranges.clone() }));

@@ -234,6 +234,7 @@ mod tests {
             })
             .collect();
         assert_eq!(patches, ["stranger: delete", "orphan: adopt"]);
+        assert!(created::<Pod>(&plan).is_empty(), "who is adopted counts");
     }
 
     #[test]

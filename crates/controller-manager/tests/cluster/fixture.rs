@@ -174,7 +174,7 @@ impl Cluster {
         let ranges = NodeRanges::new(&[net("10.244.0.0/16"), net("fd00:10:244::/48")], &[net("10.96.0.0/12")], 24, 64);
         let config = Config {
             controllers: ["*", "bootstrapsigner", "tokencleaner"].map(str::to_owned).to_vec(),
-            root_ca: Some("PEM".into()),
+            root_ca: Some(pki.ca.certificate_pem().to_owned()),
             node_ranges: Some(ranges.expect("ranges that fit")),
             signing: Some(Arc::new(ArcSwap::from_pointee(ClusterSigning::by(
                 pki.ca.request_signer(),

@@ -1,4 +1,5 @@
-//! What is stored in an older form is written anew where somebody asks for it.
+//! Kinds that are served only where somebody asks for them: what is stored in an older form is written anew, and there is a
+//! bundle by which serving certificates are known.
 
 use kybern_apimachinery::{Gvr, Value, json};
 use kybern_client::Patch;
@@ -87,4 +88,18 @@ async fn custom_resources_move_to_the_version_that_is_stored_now() {
     let before = kept["metadata"]["resourceVersion"].clone();
     migrate(&cluster, "again", "widgets").await;
     assert_eq!(widgets.get("default", "w7").await.expect("there")["metadata"]["resourceVersion"], before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serving_certificates_are_known_by_a_trust_bundle() {
+    let cluster = Cluster::start().await;
+    let bundles = cluster.client.raw(&Gvr::new("certificates.k8s.io", "v1beta1", "clustertrustbundles"));
+    let there = async || bundles.list("", &Default::default()).await.expect("a list");
+    let published = async |_: &Cluster| {
+        there().await.iter().map(|b| b["spec"]["trustBundle"].clone()).collect::<Vec<_>>() == [json!(cluster.ca)]
+    };
+    cluster.until("the bundle", published).await;
+    let name = there().await[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    bundles.delete("", &name, &Default::default()).await.expect("deleted");
+    cluster.until("the bundle again", published).await;
 }

@@ -48,6 +48,9 @@ pub async fn run(objects: &dyn Objects, options: &BootstrapOptions) -> Result<()
     if is_served("storagemigration.k8s.io", "StorageVersionMigration") {
         entries.extend(roles::of_migrations());
     }
+    if is_served("certificates.k8s.io", "ClusterTrustBundle") {
+        entries.extend(roles::of_trust_bundles());
+    }
     if is_served("coordination.k8s.io", "LeaseCandidate") {
         entries.extend(roles::of_elections());
     }

@@ -30,6 +30,15 @@ pub(super) fn of_migrations() -> Vec<Entry> {
     )
 }
 
+pub(super) fn of_trust_bundles() -> Vec<Entry> {
+    parse(
+        "controller kube-apiserver-serving-clustertrustbundle-publisher
+  attest certificates.k8s.io signers kubernetes.io/kube-apiserver-serving
+  create,update,delete,list,watch certificates.k8s.io clustertrustbundles
+  create,patch,update -,events.k8s.io events",
+    )
+}
+
 /// The scheduler's role has this always, as upstream's.
 pub(super) fn of_elections() -> Vec<Entry> {
     parse(

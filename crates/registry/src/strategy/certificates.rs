@@ -55,7 +55,7 @@ fn first_wrong_part(out: &mut Errors, path: &FieldPath, whole: &str, check: fn(&
 }
 
 /// `example.com/signer`.
-fn signer_name(out: &mut Errors, path: &FieldPath, name: &str) {
+pub(super) fn signer_name(out: &mut Errors, path: &FieldPath, name: &str) {
     if name.is_empty() {
         out.push(FieldError::required(path, ""));
         return;

@@ -37,6 +37,7 @@ mod service_range;
 mod status;
 mod storage;
 mod storage_class;
+mod trust_bundle;
 mod webhooks;
 
 pub(crate) use pick::{part, strategy};

@@ -10,7 +10,7 @@ use super::{
     certificate_status, certificates, config, csi, definitions, device_claims, device_slices, disruption,
     endpoint_slice, event, flow_control, ingress, limit_range, mutating_policy, namespace, network, network_policy,
     node, pod_template, rbac, resource_quota, runtime_class, scheduling, service, service_range, storage,
-    storage_class, webhooks,
+    storage_class, trust_bundle, webhooks,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -63,6 +63,7 @@ pub(crate) fn strategy(
         ("autoscaling", "horizontalpodautoscalers") => Arc::new(autoscaling::HorizontalPodAutoscaler),
         ("batch", "cronjobs") => Arc::new(batch::CronJob),
         ("batch", "jobs") => Arc::new(batch::Job),
+        ("certificates.k8s.io", "clustertrustbundles") => Arc::new(trust_bundle::ClusterTrustBundle),
         ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(certificates::CertificateSigningRequest),
         ("coordination.k8s.io", "leases") => Arc::new(node::Lease),
         ("discovery.k8s.io", "endpointslices") => Arc::new(endpoint_slice::EndpointSlice),
