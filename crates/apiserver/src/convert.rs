@@ -1,6 +1,7 @@
 //! Objects of a kind in another of its versions: the one that is served, the one that strategies see, the one that is
 //! stored. What differs in `apiVersion` only is never looked into.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -172,8 +173,8 @@ impl View {
     }
 
     /// JSON in the shape of the served version, whatever version it names.
-    pub(crate) fn shape(&self, entry: &Entry) -> Bytes {
-        self.served.as_ref().map_or_else(|| entry.bytes.clone(), |served| served.to_string().into())
+    pub(crate) fn shape<'e>(&self, entry: &'e Entry) -> Cow<'e, [u8]> {
+        self.served.as_ref().map_or(Cow::Borrowed(&*entry.bytes), |served| served.to_string().into_bytes().into())
     }
 
     /// One piece of [`View::served_pieces`].

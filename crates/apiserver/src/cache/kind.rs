@@ -353,8 +353,10 @@ impl Listing {
         limit: usize,
         whole: Option<usize>,
     ) {
+        // Keys were found by the namespace.
+        let all = !selection.has_selectors();
         for entry in entries.by_ref() {
-            if !selection.matches(entry) {
+            if !all && !selection.matches(entry) {
                 continue;
             }
             if limit > 0 && self.items.len() == limit {

@@ -18,7 +18,7 @@ use crate::negotiate::{Format, Shape};
 use crate::resource::Resource;
 
 /// Objects are written in pieces of about as much JSON.
-const PIECE: usize = 96 << 10;
+const PIECE: usize = 56 << 10;
 /// Bytes of messages that are kept from when their lengths were found.
 const KEPT: usize = 2 << 20;
 /// The field of a list that holds its items.
@@ -48,7 +48,8 @@ impl Form {
 
     fn message(&self, out: &mut Writer, view: &View, entry: &Entry) -> Result<(), ProtoError> {
         if self.whole {
-            return out.message(&self.kind, &view.shape(entry));
+            let (json, known) = (view.shape(entry), view.is_plain() && entry.message_length().is_some());
+            return if known { out.message_again(&self.kind, &json) } else { out.message(&self.kind, &json) };
         }
         // All but the metadata is passed over.
         out.message(&self.kind, &entry.bytes)

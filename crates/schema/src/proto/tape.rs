@@ -35,7 +35,6 @@ pub(super) enum Token {
 pub(super) fn read(plan: &Plan, root: u32, json: &[u8], tape: &mut Vec<Node>) -> Result<(), ProtoError> {
     tape.clear();
     // What is text as a whole is text in every part that is cut at quotes.
-    std::str::from_utf8(json).map_err(|_| ProtoError::Utf8)?;
     if u32::try_from(json.len()).is_err() {
         return Err(ProtoError::Json(json.len()));
     }

@@ -36,6 +36,12 @@ struct Scratch {
 impl Writer {
     /// The message of an object, given as JSON, alone.
     pub fn message(&mut self, kind: &KindType, json: &[u8]) -> Result<(), ProtoError> {
+        std::str::from_utf8(json).map_err(|_| ProtoError::Utf8)?;
+        self.message_again(kind, json)
+    }
+
+    /// The same of JSON that a message was written of before: it is known to be UTF-8.
+    pub fn message_again(&mut self, kind: &KindType, json: &[u8]) -> Result<(), ProtoError> {
         if !has_form(kind) {
             return Err(ProtoError::NoForm(kind.gvk.to_string()));
         }
