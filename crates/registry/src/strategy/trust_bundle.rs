@@ -51,7 +51,7 @@ fn named(bundle: &Value) -> Errors {
         return out;
     }
     let prefix = format!("{}:", signer.replace('/', ":"));
-    if !name.strip_prefix(&prefix).is_some_and(|rest| !rest.contains(':')) {
+    if name.strip_prefix(&prefix).is_none_or(|rest| rest.contains(':')) {
         let detail = format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
         out.push(FieldError::invalid(&path, name, detail));
     }
