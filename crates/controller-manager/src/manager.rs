@@ -148,7 +148,7 @@ impl Config {
             Arc::new(ReplicationControllerController),
             Arc::new(GarbageCollector),
             Arc::new(PodGarbageCollector { threshold: self.terminated_pods_kept }),
-            Arc::new(NodeLifecycleController::new(self.node_lifecycle, self.clock.clone())),
+            Arc::new(NodeLifecycleController::new(self.node_lifecycle)),
             Arc::new(TaintEvictionController::default()),
             Arc::new(ClusterRoleAggregationController),
             Arc::new(BootstrapSigner),

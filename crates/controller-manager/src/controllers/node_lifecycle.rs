@@ -15,9 +15,9 @@ use kybern_api::core::v1::{Node, NodeCondition, PodCondition, Taint};
 use kybern_api::meta::v1::Time;
 use kybern_api::{Condition, Object, condition, encode};
 use kybern_apimachinery::json;
-use kybern_apimachinery::time::Clock;
 use kybern_client::{Change, EventType, ObjectRef, Patch};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::pods;
@@ -78,9 +78,8 @@ impl Default for Settings {
 
 pub struct NodeLifecycleController {
     settings: Settings,
-    clock: Arc<dyn Clock>,
-    /// When something was last heard of a kubelet, by this clock: nodes' clocks may be wrong.
-    heard: Arc<Mutex<HashMap<String, Timestamp>>>,
+    /// When something was last heard of a kubelet: nodes' clocks may be wrong, and this machine's may be set.
+    heard: Arc<Mutex<HashMap<String, Instant>>>,
     /// Of each zone, which node last began to lose its pods, and when.
     tainted: Mutex<BTreeMap<String, (String, Timestamp)>>,
     /// The nodes that have been told of.
@@ -88,8 +87,8 @@ pub struct NodeLifecycleController {
 }
 
 impl NodeLifecycleController {
-    pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Self {
-        Self { settings, clock, heard: Arc::default(), tainted: Mutex::default(), known: Mutex::default() }
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, heard: Arc::default(), tainted: Mutex::default(), known: Mutex::default() }
     }
 }
 
@@ -109,14 +108,14 @@ impl Controller for NodeLifecycleController {
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.when_missed(&snapshot.nodes);
-        let (heard, clock) = (self.heard.clone(), self.clock.clone());
+        let heard = self.heard.clone();
         watches.on(&snapshot.nodes, move |change, _| {
             let (old, new) = (change.old.as_deref(), change.new.as_deref());
             let name = change.object().name();
             if new.is_none() {
                 heard.lock().remove(name);
             } else if old.is_some_and(|old| heartbeat(old) != new.and_then(heartbeat)) {
-                heard.lock().insert(name.to_owned(), clock.now());
+                heard.lock().insert(name.to_owned(), Instant::now());
             }
             let mut keys = vec![name.to_owned()];
             if old.map(zones::facts) != new.map(zones::facts) {
@@ -126,8 +125,7 @@ impl Controller for NodeLifecycleController {
         });
         // A renewal needs no look at once: the next one is due when the grace period after it ends. The first lease of a
         // node, or one after silence, brings the node back.
-        let (queue, heard, clock, grace) =
-            (watches.queue(), self.heard.clone(), self.clock.clone(), self.settings.grace_period);
+        let (queue, heard, grace) = (watches.queue(), self.heard.clone(), self.settings.grace_period);
         watches.on(&snapshot.node_leases, move |change, snapshot| {
             let lease = change.object();
             if lease.namespace() != LEASE_NAMESPACE {
@@ -136,7 +134,7 @@ impl Controller for NodeLifecycleController {
             if change.is_removal() {
                 heard.lock().remove(lease.name());
             } else if is_renewed(change) {
-                heard.lock().insert(lease.name().to_owned(), clock.now());
+                heard.lock().insert(lease.name().to_owned(), Instant::now());
             }
             let silent = snapshot.nodes.get(lease.name()).is_some_and(|node| status_of(&node, "Ready") == "Unknown");
             if silent || change.old.is_none() || change.is_removal() {
@@ -182,6 +180,7 @@ impl NodeLifecycleController {
     /// When the kubelet has been silent for too long. Silence from before this process began does not count: nobody listened.
     fn deadline(&self, node: &Node, context: &Context) -> Timestamp {
         let heard = self.heard.lock().get(node.name()).copied();
+        let heard = heard.and_then(|at| context.now.checked_sub(at.elapsed()).ok());
         let last = heard.unwrap_or(Timestamp::MIN).max(pods::created(&node.metadata)).max(context.started);
         let has_reported = !status_of(node, "Ready").is_empty();
         let grace = if has_reported { self.settings.grace_period } else { self.settings.startup_grace_period };
