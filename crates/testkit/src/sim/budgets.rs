@@ -7,6 +7,9 @@ use kybern_apimachinery::{Value, object};
 use super::manifests::GUARDED;
 use super::model::{Model, STALENESS, is_serving, number};
 
+/// Budgets are honoured where clocks are less wrong than this, either way: here as upstream.
+const CLOCKS_AGREE: Duration = Duration::from_secs(45);
+
 impl Model {
     /// What else takes pods, or changes how many there should be, is not up to a budget. For some time its controller may
     /// not know.
@@ -38,6 +41,10 @@ impl Model {
         let namespace = object::namespace(pod);
         let covering: Vec<&Value> = self.all("poddisruptionbudgets").filter(|b| covers(b, pod)).collect();
         if covering.is_empty() {
+            return;
+        }
+        // Of an eviction its controller waits two minutes to see something, from what the server's clock said.
+        if self.faults.clock_skew >= CLOCKS_AGREE {
             return;
         }
         let goes = new.is_none_or(object::is_deleting);

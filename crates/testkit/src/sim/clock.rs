@@ -30,15 +30,15 @@ impl SimClock {
         Self { start: Instant::now(), offset: SignedDuration::ZERO, set: None }
     }
 
-    /// Another, which is ahead of this one or behind it by up to `skew`.
+    /// Another, which is ahead of this one or behind it by up to `skew`, and perhaps is set.
     #[must_use]
-    pub(super) fn skewed(self, random: &mut Random, skew: Duration) -> Self {
+    pub(super) fn skewed(self, random: &mut Random, skew: Duration, is_set: bool) -> Self {
         let ahead = |random: &mut Random| {
             let amount = SignedDuration::from_millis(random.below(skew.as_millis() as u64 + 1) as i64);
             if random.chance(0.5) { amount } else { -amount }
         };
         let offset = ahead(random);
-        let set = random.chance(SET).then(|| (random.delay(SET_WITHIN), ahead(random)));
+        let set = random.chance(if is_set { SET } else { 0.0 }).then(|| (random.delay(SET_WITHIN), ahead(random)));
         Self { offset, set, ..self }
     }
 }

@@ -43,6 +43,7 @@ impl Faults {
     /// A mixture: each seed has some kinds of faults and lacks others, so that rules that hold only without a kind of
     /// fault are checked too.
     pub fn drawn(random: &mut Random) -> Self {
+        let skew = 1 + random.below(120);
         let mut some = |value: f64| if random.chance(0.5) { value } else { 0.0 };
         Self {
             lost_request: some(0.03),
@@ -56,7 +57,7 @@ impl Faults {
             moves: some(0.02),
             crashes: some(1.0) > 0.0,
             pauses: some(1.0) > 0.0,
-            clock_skew: Duration::from_secs(some(120.0) as u64),
+            clock_skew: Duration::from_secs(if some(1.0) > 0.0 { skew } else { 0 }),
             node_deaths: some(1.0) > 0.0,
             overload: some(1.0) > 0.0,
             evictions: some(1.0) > 0.0,
@@ -111,9 +112,9 @@ impl Faults {
         self.node_deaths || self.overload || self.evictions
     }
 
-    /// Whether a client may not know that its write happened, and at once tries again elsewhere.
-    pub fn lose_responses(&self) -> bool {
-        self.lost_response > 0.0 || self.two_servers && self.crashes
+    /// Whether a pod may be made that its maker does not know of, or leads no more to look after.
+    pub fn make_too_many(&self) -> bool {
+        self.lost_response > 0.0 || self.crashes || self.pauses
     }
 
     /// Only the delays are left: what was disturbed can now settle.

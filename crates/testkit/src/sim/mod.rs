@@ -11,6 +11,7 @@ pub mod disk;
 mod evictor;
 pub mod faults;
 mod host;
+mod lateness;
 mod load;
 mod manifests;
 pub mod model;

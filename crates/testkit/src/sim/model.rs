@@ -8,6 +8,7 @@ use kybern_apimachinery::{Value, object};
 use kybern_storage::{Revision, Write};
 
 use super::faults::Faults;
+use super::lateness::Unaware;
 use super::placement::{Departed, Doubt};
 use super::workloads::{JobRecord, ordinal, owner_kind};
 
@@ -15,9 +16,6 @@ use super::workloads::{JobRecord, ordinal, owner_kind};
 pub(super) const STALENESS: Duration = Duration::from_secs(120);
 
 const TRACE: &str = "KYBERN_SIM_TRACE";
-/// How long after somebody goes on there is what it had planned before.
-const LATE: Duration = Duration::from_secs(30);
-
 /// See the module.
 #[derive(Default)]
 pub struct Model {
@@ -46,8 +44,7 @@ pub struct Model {
     pub(super) nodes_since: BTreeMap<String, Duration>,
     pub(super) departed: VecDeque<Departed>,
     pub(super) doubts: Vec<Doubt>,
-    /// When somebody last went on with what it had planned before it stood still.
-    went_on: Option<Duration>,
+    pub(super) unaware: Unaware,
     violation: Option<String>,
     /// Parts of keys whose commits are printed, separated by commas.
     traced: Option<String>,
@@ -65,17 +62,6 @@ impl Model {
 
     pub(super) fn violated(&mut self, text: String) {
         self.violation.get_or_insert(text);
-    }
-
-    /// From now on there comes what somebody planned who stood still since.
-    pub(super) fn goes_on(&mut self, now: Duration) {
-        self.went_on = Some(now);
-    }
-
-    /// Whether what is done now may have been decided by who leads no more. Nothing fences that off, here as upstream: a pod
-    /// too many is made, one too many deleted, and one bound to where there was room.
-    pub(super) fn is_late(&self, now: Duration) -> bool {
-        self.went_on.is_some_and(|at| now.saturating_sub(at) <= LATE)
     }
 
     /// Takes in a commit.
@@ -235,7 +221,7 @@ impl Model {
         let cpu: i64 = on_node.iter().map(|pod| milli_cpu(pod)).sum();
         let (cpu_limit, pod_limit) = (limit("cpu"), limit("pods") / 1000);
         let count = on_node.len();
-        if (cpu > cpu_limit || count as i64 > pod_limit) && !self.is_late(now) {
+        if (cpu > cpu_limit || count as i64 > pod_limit) && !self.is_late(now) && !self.is_unanswered(now) {
             self.violated(format!(
                 "binding pod {key} to {name} made it hold {count} pods with {cpu}m CPU; it has {pod_limit} and {cpu_limit}m"
             ));
@@ -251,8 +237,7 @@ impl Model {
             Some(ordinal) => ordinal as usize + 1,
             None => self.owned("pods", owner).filter(|p| !object::is_deleting(p) && !has_ended(p)).count(),
         };
-        // A lost response to a creation leaves a pod that its maker does not know of until it sees it.
-        if live as i64 > largest && !self.faults.lose_responses() && !self.is_late(now) {
+        if live as i64 > largest && !self.is_unanswered(now) && !self.is_late(now) {
             let name = object::name(pod);
             self.violated(format!("pod {name} is number {live} of an owner that should have {largest}"));
         }

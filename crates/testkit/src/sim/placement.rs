@@ -110,7 +110,7 @@ impl Model {
     pub(super) fn check_placement(&mut self, key: &str, pod: &Value, node: &str, now: Duration) {
         self.resolve_doubts(pod);
         let barred = self.barred_by_volumes(pod, node).or_else(|| self.barred_by_affinity(pod, node));
-        if let Some(why) = barred {
+        if let Some(why) = barred.filter(|_| !self.is_late(now) && !self.is_unanswered(now)) {
             self.violated(format!("pod {key} was bound to {node}, but {why}"));
         }
         if let Some(why) = self.barred_by_spread(pod, node, Some(now)) {

@@ -60,8 +60,14 @@ fn deployments(model: &Model, complaints: &mut Vec<String>) {
             model.all("replicasets").filter(|rs| owner_uid(rs) == uid).map(object::uid).collect();
         let pods: Vec<&Value> = model.all("pods").filter(|pod| sets.contains(owner_uid(pod))).collect();
         let image = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
+        let status = |what: &str| number(deployment, &["status", what]);
         if pods.iter().any(|pod| node_of(pod).is_empty()) {
             // There is no room, or else `pods` complains; what cannot be updated stays.
+            let (all, ready) = (pods.len() as i64, pods.iter().filter(|pod| is_serving(pod)).count() as i64);
+            if (status("replicas"), status("readyReplicas"), status("terminatingReplicas")) != (all, ready, 0) {
+                let says = &deployment["status"];
+                complaints.push(format!("deployment {key} has {all} pods, of them {ready} ready, and says {says}"));
+            }
             continue;
         }
         let good = pods.iter().filter(|p| is_serving(p) && p["spec"]["containers"][0]["image"] == *image).count();
@@ -69,7 +75,6 @@ fn deployments(model: &Model, complaints: &mut Vec<String>) {
             let all = pods.len();
             complaints.push(format!("deployment {key} wants {wanted} pods and has {all}, of them {good} as wanted"));
         }
-        let status = |what: &str| number(deployment, &["status", what]);
         let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"];
         let generation = object::generation(deployment);
         let terminating = status("terminatingReplicas");

@@ -147,7 +147,9 @@ impl Model {
             let wanted = |set: &Value| number(set, &["spec", "replicas"]);
             let is_surplus = set.is_some_and(|set| ordinal.is_some_and(|ordinal| ordinal >= wanted(set)));
             let policy = |set: &Value| set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Delete";
-            if is_surplus && set.is_some_and(policy) {
+            // The claim is handed to its pod before that is deleted. Where others delete pods nobody does so, here as upstream.
+            let is_handed_on = !self.faults.take_pods() && !self.faults.pauses;
+            if is_surplus && is_handed_on && set.is_some_and(policy) {
                 complaints.push(format!("claim {key} is left of a StatefulSet that was scaled down"));
             }
         }

@@ -193,14 +193,14 @@ impl Model {
             let count = |what: &str| number(job, &["status", what]);
             let record = self.jobs.get(object::uid(job));
             let succeeded = record.map_or(0, |record| record.succeeded.len()) as i64;
-            let exact = is_indexed(job) || count("succeeded") == succeeded;
+            let exact = is_indexed(job) || count("succeeded") == succeeded || is_finished(job) && self.faults.pauses;
             let tracked = self.owned("pods", object::uid(job)).filter(|pod| is_tracked(pod)).count();
             if !is_finished(job) || count("active") != 0 || !exact || tracked != 0 {
                 complaints
                     .push(format!("job {key} had {succeeded} successes and says {status}; {tracked} pods are held"));
             }
-            // A pod too many may have succeeded before its maker knew of it.
-            let too_many = self.faults.lose_responses() || self.faults.pauses;
+            // A pod too many may have succeeded before its maker knew of it, and after the job had ended.
+            let too_many = self.faults.make_too_many();
             let (succeeded, wanted) = (count("succeeded"), number(job, &["spec", "completions"]));
             let is_complete = succeeded == wanted || too_many && succeeded > wanted;
             let says = |kind: &str| status["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == kind);

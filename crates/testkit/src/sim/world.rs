@@ -204,6 +204,7 @@ impl World {
         match part {
             Part::Server(n) => {
                 self.network.set_server(n, None);
+                self.model.lock().server_changes(self.start.elapsed());
                 if let Some(mount) = self.mounts[n].take() {
                     mount.crash();
                 }
@@ -298,13 +299,16 @@ impl World {
             self.network.set_server(place, Some(server));
             self.mounts[place] = Some(mount);
         }
+        self.model.lock().server_changes(self.start.elapsed());
         self.check_acknowledged().await
     }
 
     /// That of the machine, which outlives what runs there.
     fn clock_of(&mut self, part: Part) -> Arc<dyn Clock> {
         let Self { clocks, clock, random, faults, .. } = self;
-        Arc::new(*clocks.entry(part).or_insert_with(|| clock.skewed(random, faults.clock_skew)))
+        // A node whose clock is set back renews no lease until that time is there again, here as upstream.
+        let is_set = !matches!(part, Part::Node(_));
+        Arc::new(*clocks.entry(part).or_insert_with(|| clock.skewed(random, faults.clock_skew, is_set)))
     }
 
     async fn check_acknowledged(&mut self) -> Result<(), Failure> {
