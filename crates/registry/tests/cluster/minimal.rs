@@ -1,5 +1,7 @@
 //! The smallest object of each kind that upstream accepts, beyond its metadata.
 
+use std::sync::LazyLock;
+
 use kybern_apimachinery::{Value, json};
 
 /// A PEM block of a certificate request, in base64; what is in it no one reads here.
@@ -45,6 +47,10 @@ pub(crate) fn minimal(kind: &str) -> Value {
         }
         "CertificateSigningRequest" => {
             json!({"spec": {"request": CSR, "signerName": "example.com/s", "usages": ["client auth"]}})
+        }
+        "ClusterTrustBundle" => {
+            static CA: LazyLock<String> = LazyLock::new(|| kybern_testbed::https::TestCa::new("authority").pem);
+            json!({"spec": {"trustBundle": *CA}})
         }
         "PriorityClass" => json!({"value": 1}),
         "CustomResourceDefinition" => json!({"spec": {
