@@ -108,6 +108,7 @@ impl Cni {
             cache::all(&self.cache_dir).into_iter().filter(|attachment| !is_alive(&attachment.container_id)).collect();
         // One that cannot be detached does not keep the others.
         let results: Vec<_> = dead.iter().map(|attachment| self.del_attachment(attachment)).collect();
+        cache::sweep(&self.cache_dir, is_alive);
         results.into_iter().collect::<Result<Vec<()>, _>>().map(|done| done.len())
     }
 

@@ -71,6 +71,20 @@ pub(crate) fn find(dir: &Path, network: &str, container_id: &str, if_name: &str)
     direct.or_else(|| all(dir).into_iter().find(|a| a.container_id == container_id && a.if_name == if_name))
 }
 
+/// Removes what a crash has left of results that were being written, of containers that are not alive.
+pub(crate) fn sweep(dir: &Path, is_alive: impl Fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(dir.join("results")) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".tmp"));
+        // `<network>-<container>-<interface>`; no id of a container has a dash.
+        let container = stem.and_then(|stem| stem.rsplit('-').nth(1));
+        if container.is_some_and(|container| !is_alive(container)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// All remembered attachments that can be read.
 pub(crate) fn all(dir: &Path) -> Vec<Attachment> {
     let Ok(entries) = std::fs::read_dir(dir.join("results")) else { return Vec::new() };

@@ -225,7 +225,16 @@ fn pods_reach_each_other_the_node_and_the_outside() {
     in_host(&|| cni.del(&pod_a));
     in_host(&|| cni.del(&pod_a));
     assert!(heard(&outside.ns, "192.168.7.1:18080", &host.ns, at).is_err(), "the host port is closed");
+    // A crash between a result's writing and its renaming: with all of it, or with some.
+    let half = |name: &str| cache.join("results").join(format!("cbr0-{name}-eth0.tmp"));
+    let whole = std::fs::read_dir(cache.join("results")).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(whole, half("dead")).unwrap();
+    for name in ["gone", "b"] {
+        std::fs::write(half(name), "{").unwrap();
+    }
     in_host(&|| cni.collect_garbage(|id| id == "b").map(drop));
+    assert_eq!(["dead", "gone", "b"].map(|name| half(name).exists()), [false, false, true]);
+    std::fs::remove_file(half("b")).unwrap();
     in_host(&|| cni.check(&pod_b));
     NetNs::remove(&b.path).unwrap();
     in_host(&|| cni.del(&pod_b));
