@@ -229,20 +229,18 @@ impl<'a> Writer<'a> {
         self.admit(Operation::Create, &mut object, None).await?;
         self.single_owners(&mut object, true);
         let base = object::str_at(&object, &["metadata", "generateName"]).to_owned();
-        if object::name(&object).is_empty() && !base.is_empty() {
-            object::set(&mut object, &["metadata", "name"], self.free_name(&base)?);
+        if !object::name(&object).is_empty() || base.is_empty() {
+            return self.create_named(object).await;
         }
-        self.create_named(object).await
-    }
-
-    /// A generated name that no object has. One that another takes in the same moment is told to exist: to try again then
-    /// would take a copy of each object that is made.
-    fn free_name(&self, base: &str) -> Result<String, ApiError> {
-        let kind = self.kind()?;
-        let namespace = if self.resource.namespaced { self.namespace } else { "" };
-        let name = || metadata::generate_name(base);
-        let free = (1..NAME_TRIES).map(|_| name()).find(|name| kind.get(namespace, name).is_none());
-        Ok(free.unwrap_or_else(name))
+        let mut attempt = 1;
+        loop {
+            let mut object = object.clone();
+            object::set(&mut object, &["metadata", "name"], metadata::generate_name(&base));
+            match self.create_named(object).await {
+                Err(error) if error.reason() == Reason::AlreadyExists && attempt < NAME_TRIES => attempt += 1,
+                result => return result,
+            }
+        }
     }
 
     async fn create_named(&self, mut object: Value) -> Result<Arc<Entry>, ApiError> {
