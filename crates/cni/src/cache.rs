@@ -54,6 +54,8 @@ impl Attachment {
 
     pub(crate) fn forget(&self, dir: &Path) -> Result<(), CniError> {
         let path = self.file(dir);
+        // A crash may have left one that was being written.
+        let _ = std::fs::remove_file(path.with_extension("tmp"));
         match std::fs::remove_file(&path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
                 Err(CniError::Io { what: "cannot remove the CNI result", path, cause })

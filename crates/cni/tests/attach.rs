@@ -237,7 +237,9 @@ fn pods_reach_each_other_the_node_and_the_outside() {
     std::fs::remove_file(half("b")).unwrap();
     in_host(&|| cni.check(&pod_b));
     NetNs::remove(&b.path).unwrap();
+    std::fs::write(half("b"), "{").unwrap();
     in_host(&|| cni.del(&pod_b));
+    assert!(!half("b").exists(), "it goes with the container");
     host.ns
         .run(|| {
             let mut rtnl = Rtnl::open().map_err(io_error)?;
