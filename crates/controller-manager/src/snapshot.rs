@@ -30,7 +30,7 @@ use kybern_client::{Client, Informer, ListOptions, Store};
 use crate::bootstrap_tokens;
 use crate::controllers::{
     attach_detach, disruption, legacy_token_cleaner, local_path_provisioner, persistent_volume_binder, resource_claim,
-    service_account_tokens, vac_protection,
+    service_account_tokens, service_lb, vac_protection,
 };
 use crate::inventory::Inventory;
 use crate::pods;
@@ -57,6 +57,9 @@ pub const VOLUME: &str = "volume";
 pub const SERVICE: &str = "service";
 /// Index: a label that a budget's pods bear, or its namespace ([`disruption::selects`]).
 pub const SELECTS: &str = "selects";
+
+/// Index: the ports of nodes that a Service wants to be balanced at ([`service_lb::node_ports`]).
+pub const NODE_PORT: &str = "node port";
 
 /// How long a plan's writes may take to come back on the watch before the key is worked on again regardless.
 const REFLECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -219,7 +222,7 @@ snapshot! {
     resource_claims: ResourceClaim = ListOptions::default(), [OWNER => |claim| owner_of(&claim.metadata)];
     resource_claim_templates: ResourceClaimTemplate = ListOptions::default(), [];
     attributes_classes: VolumeAttributesClass = ListOptions::default(), [];
-    services: Service = ListOptions::default(), [SELECTOR => selector_of];
+    services: Service = ListOptions::default(), [SELECTOR => selector_of, NODE_PORT => service_lb::node_ports];
     endpoints: Endpoints = ListOptions::default(), [];
     endpoint_slices: EndpointSlice = ListOptions::default(), [SERVICE => service_of];
     service_accounts: ServiceAccount = ListOptions::default(), [];

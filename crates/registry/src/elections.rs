@@ -37,11 +37,18 @@ pub struct Elections {
 }
 
 #[derive(Default)]
+struct Election {
+    /// By name.
+    candidates: BTreeMap<String, Candidate>,
+    /// Who holds the Lease, as last seen.
+    holder: Option<String>,
+}
+
+#[derive(Default)]
 struct State {
-    /// By namespace and name.
-    candidates: HashMap<Key, (Key, Candidate)>,
-    /// Who holds the Leases that candidates are after, as last seen.
-    holders: HashMap<Key, String>,
+    /// Which Lease a candidate is after.
+    after: HashMap<Key, Key>,
+    elections: BTreeMap<Key, Election>,
 }
 
 impl Observer for Elections {
@@ -56,15 +63,13 @@ impl Observer for Elections {
 
     fn sorted(&self, _: &str, _: &str, namespace: &str, name: &str, object: Option<(&str, Unread)>) {
         let mut state = self.state.lock();
-        if state.candidates.is_empty() {
+        if state.elections.is_empty() {
             return;
         }
-        let key = (namespace.to_owned(), name.to_owned());
-        if !state.candidates.values().any(|(lease, _)| *lease == key) {
-            return;
-        }
+        let Some(election) = state.elections.get_mut(&(namespace.to_owned(), name.to_owned())) else { return };
         let holder = object.map_or("", |(holder, _)| holder);
-        if state.holders.insert(key, holder.to_owned()).is_none_or(|before| before != holder) {
+        if election.holder.as_deref() != Some(holder) {
+            election.holder = Some(holder.to_owned());
             self.changed.notify_one();
         }
     }
@@ -72,12 +77,19 @@ impl Observer for Elections {
     fn changed(&self, _: &str, _: &str, namespace: &str, name: &str, object: Option<&Value>) {
         let mut state = self.state.lock();
         let key = (namespace.to_owned(), name.to_owned());
-        match object {
-            Some(object) => {
-                let lease = (namespace.to_owned(), text(&object["spec"], "leaseName").to_owned());
-                state.candidates.insert(key, (lease, Candidate::of(object)));
+        if let Some(lease) = state.after.remove(&key)
+            && let Some(election) = state.elections.get_mut(&lease)
+        {
+            election.candidates.remove(name);
+            if election.candidates.is_empty() {
+                state.elections.remove(&lease);
             }
-            None => drop(state.candidates.remove(&key)),
+        }
+        if let Some(object) = object {
+            let lease = (namespace.to_owned(), text(&object["spec"], "leaseName").to_owned());
+            let election = state.elections.entry(lease.clone()).or_default();
+            election.candidates.insert(name.to_owned(), Candidate::of(object));
+            state.after.insert(key, lease);
         }
         self.changed.notify_one();
     }
@@ -89,14 +101,10 @@ impl Elections {
         tokio::spawn(run(self.clone(), Arc::downgrade(server)));
     }
 
-    fn by_lease(&self) -> BTreeMap<Key, Vec<Candidate>> {
-        let mut state = self.state.lock();
-        let mut all: BTreeMap<Key, Vec<Candidate>> = BTreeMap::new();
-        for (lease, candidate) in state.candidates.values() {
-            all.entry(lease.clone()).or_default().push(candidate.clone());
-        }
-        state.holders.retain(|lease, _| all.contains_key(lease));
-        all
+    fn by_lease(&self) -> Vec<(Key, Vec<Candidate>)> {
+        let state = self.state.lock();
+        let all = state.elections.iter();
+        all.map(|(lease, election)| (lease.clone(), election.candidates.values().cloned().collect())).collect()
     }
 }
 

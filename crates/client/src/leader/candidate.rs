@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kybern_api::Object;
 use kybern_api::coordination::v1beta1::{LeaseCandidate, LeaseCandidateSpec};
 use kybern_api::meta::v1::MicroTime;
 use tracing::info;
@@ -19,21 +20,19 @@ pub(super) async fn stand(client: &Client, config: &LeaseConfig) {
     let store = Informer::<LeaseCandidate>::new(client.clone(), options).in_namespace(&config.namespace).spawn();
     let key = format!("{}/{}", config.namespace, config.identity);
     loop {
-        let wait = match say(client, config, version).await {
-            Ok(()) => RENEWAL,
+        match say(client, config, version).await {
+            Ok(said) => {
+                // Asked after that, or taken off the list. What was said comes back first.
+                let asked = store.wait_until(|store| {
+                    store.resource_version() >= said && store.get(&key).is_none_or(|seen| is_asked(&seen))
+                });
+                let _ = tokio::time::timeout(RENEWAL, asked).await;
+            }
             Err(error) => {
                 info!(lease = config.name, "cannot stand for election: {error}");
-                config.retry_period
+                tokio::time::sleep(config.retry_period).await;
             }
-        };
-        // Asked for after the last answer, or taken off the list.
-        let asked = store.wait_until(|store| store.is_synced() && store.get(&key).is_none_or(|seen| is_asked(&seen)));
-        let asked = async {
-            // What was just said comes back first.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            asked.await;
-        };
-        let _ = tokio::time::timeout(wait, asked).await;
+        }
     }
 }
 
@@ -42,12 +41,18 @@ fn is_asked(candidate: &LeaseCandidate) -> bool {
     spec.is_some_and(|spec| spec.ping_time.is_some() && spec.ping_time > spec.renew_time)
 }
 
-async fn say(client: &Client, config: &LeaseConfig, version: &str) -> Result<(), ClientError> {
+/// Answers the version that the candidate has then.
+async fn say(client: &Client, config: &LeaseConfig, version: &str) -> Result<u64, ClientError> {
+    let said = renew(client, config, version).await?;
+    Ok(said.resource_version().parse().unwrap_or(0))
+}
+
+async fn renew(client: &Client, config: &LeaseConfig, version: &str) -> Result<LeaseCandidate, ClientError> {
     let now = Some(MicroTime(client.clock().now()));
     match client.get::<LeaseCandidate>(&config.namespace, &config.identity).await {
         Ok(mut present) => {
             present.spec.get_or_insert_default().renew_time = now;
-            client.update(&present).await.map(drop)
+            client.update(&present).await
         }
         Err(error) if error.is_not_found() => {
             let mut new = LeaseCandidate {
@@ -63,7 +68,7 @@ async fn say(client: &Client, config: &LeaseConfig, version: &str) -> Result<(),
             };
             new.metadata.name = Some(config.identity.clone());
             new.metadata.namespace = Some(config.namespace.clone());
-            client.create(&new).await.map(drop)
+            client.create(&new).await
         }
         Err(error) => Err(error),
     }

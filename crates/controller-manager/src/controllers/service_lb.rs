@@ -13,7 +13,7 @@ use kybern_client::{Change, Patch};
 
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::pods;
-use crate::snapshot::{SERVICE, Snapshot};
+use crate::snapshot::{NODE_PORT, SERVICE, Snapshot};
 use crate::watches::Watches;
 
 mod node_addresses;
@@ -51,12 +51,7 @@ impl Controller for ServiceLoadBalancerController {
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
         watches.when_missed(&snapshot.services);
-        watches.on(&snapshot.services, |change, snapshot| {
-            // What one gives up may be what another waits for.
-            let concerns = [&change.old, &change.new].into_iter().flatten().any(|service| is_balanced(service));
-            let others = if concerns { all(snapshot) } else { Vec::new() };
-            others.into_iter().chain([change.object().key()]).collect()
-        });
+        watches.on(&snapshot.services, of_service);
         watches.on(&snapshot.nodes, |change, snapshot| match (&change.old, &change.new) {
             (Some(old), Some(new)) if of_interest(old) == of_interest(new) => Vec::new(),
             _ => all(snapshot),
@@ -101,8 +96,24 @@ pub(super) fn is_balanced(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some(BALANCED))
 }
 
+/// The ports of nodes that a Service wants, `80/TCP`, in the index [`NODE_PORT`].
+pub fn node_ports(service: &Service) -> Vec<String> {
+    let ports = service.spec.iter().filter(|_| is_balanced(service)).flat_map(|spec| spec.ports.iter().flatten());
+    ports.map(|port| format!("{}/{}", port.port, port.protocol.as_deref().unwrap_or("TCP"))).collect()
+}
+
 fn all(snapshot: &Snapshot) -> Vec<String> {
     snapshot.services.list().into_iter().filter(|service| is_balanced(service)).map(|service| service.key()).collect()
+}
+
+/// The Service, and those that wait for ports that it has given up: not all that want the same, of which there may be many.
+fn of_service(change: &Change<Service>, snapshot: &Snapshot) -> Vec<String> {
+    let ports = |service: &Option<Arc<Service>>| service.as_deref().map(node_ports).unwrap_or_default();
+    let kept = ports(&change.new);
+    let freed = ports(&change.old).into_iter().filter(|port| !kept.contains(port));
+    let waiting = freed.flat_map(|port| snapshot.services.by_index(NODE_PORT, &port));
+    let keys: BTreeSet<String> = waiting.map(|service| service.key()).chain([change.object().key()]).collect();
+    keys.into_iter().collect()
 }
 
 /// Services whose traffic goes only to nodes that have endpoints.

@@ -2,8 +2,6 @@
 //! ClusterTrustBundle (`pkg/controller/certificates/clustertrustbundlepublisher`). Works where the API server serves the kind,
 //! which it does not unless it is told to.
 
-use std::time::Duration;
-
 use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_client::DeleteOptions;
 use ring::digest::{SHA256, digest};
@@ -53,10 +51,7 @@ impl Controller for TrustBundlePublisher {
 
     fn reconcile(&self, _: &str, snapshot: &Snapshot, _: &Context) -> Plan {
         if snapshot.inventory.followed().is_empty() {
-            // What the server serves is not known yet.
-            let mut plan = Plan::idle();
-            plan.requeue(Duration::from_secs(1));
-            return plan;
+            return Plan::of(vec![Op::Fail("what the server serves is not known yet".to_owned())]);
         }
         if snapshot.inventory.resource(&bundles()).is_none() {
             return Plan::idle();
@@ -146,7 +141,12 @@ mod tests {
     #[test]
     fn nothing_is_asked_where_the_kind_is_not_served() {
         let controller = TrustBundlePublisher { ca: "PEM".into() };
-        assert!(World::new().reconcile(&controller, KEY).ops.is_empty());
+        assert!(
+            matches!(World::new().reconcile(&controller, KEY).ops.as_slice(), [Op::Fail(_)]),
+            "it is not known yet"
+        );
+        let other = World::with_resources([resource("", "configmaps", "ConfigMap", true)]);
+        assert!(other.reconcile(&controller, KEY).ops.is_empty());
         let served = ApiResource {
             gvr: bundles(),
             ..resource("certificates.k8s.io", "clustertrustbundles", "ClusterTrustBundle", false)

@@ -7,20 +7,21 @@ use std::net::IpAddr;
 use kybern_api::Object;
 use kybern_api::core::v1::{Node, Service};
 
-use super::{Provider, comes_before, is_balanced, is_local, nodes_with_endpoints, takes_traffic};
-use crate::snapshot::{SERVICE, Snapshot};
+use super::{Provider, comes_before, is_local, node_ports, nodes_with_endpoints, takes_traffic};
+use crate::snapshot::{NODE_PORT, SERVICE, Snapshot};
 
 /// See the module.
 pub struct NodeAddresses {
-    /// TCP ports of the nodes that no Service gets, beside those of the API server and the kubelets: whoever may make a
-    /// Service would be handed what is meant for them.
-    pub reserved: Vec<u16>,
+    /// Ports of the nodes that no Service gets, beside those of the API server and the kubelets: whoever may make a Service
+    /// would be handed what is meant for them.
+    pub reserved: Vec<&'static str>,
 }
 
 impl Default for NodeAddresses {
-    /// SSH; etcd; kube-proxy, controller manager and scheduler.
+    /// SSH; BGP; etcd; kube-proxy, controller manager and scheduler; VXLAN (by number and as Flannel does); WireGuard.
     fn default() -> Self {
-        Self { reserved: vec![22, 2379, 2380, 10249, 10256, 10257, 10259] }
+        let tcp = ["22/TCP", "179/TCP", "2379/TCP", "2380/TCP", "10249/TCP", "10256/TCP", "10257/TCP", "10259/TCP"];
+        Self { reserved: tcp.into_iter().chain(["4789/UDP", "8472/UDP", "51820/UDP", "51821/UDP"]).collect() }
     }
 }
 
@@ -30,12 +31,8 @@ impl Provider for NodeAddresses {
     }
 
     fn ensure(&self, service: &Service, snapshot: &Snapshot) -> Result<Vec<IpAddr>, String> {
-        for (protocol, port) in ports(service) {
-            if protocol == "TCP" && self.is_reserved(port, snapshot) {
-                return Err(format!(
-                    "port {port}/TCP of the nodes is in use by the nodes themselves: choose another port"
-                ));
-            }
+        if let Some(port) = node_ports(service).into_iter().find(|port| self.is_reserved(port, snapshot)) {
+            return Err(format!("port {port} of the nodes is in use by the nodes themselves: choose another port"));
         }
         if let Some((port, holder)) = conflict(service, self.class(), snapshot) {
             return Err(format!(
@@ -71,8 +68,8 @@ impl Provider for NodeAddresses {
 }
 
 impl NodeAddresses {
-    fn is_reserved(&self, port: u16, snapshot: &Snapshot) -> bool {
-        let is = |number: Option<i32>| number == Some(i32::from(port));
+    fn is_reserved(&self, port: &str, snapshot: &Snapshot) -> bool {
+        let is = |number: Option<i32>| number.is_some_and(|number| port == format!("{number}/TCP"));
         self.reserved.contains(&port)
             || snapshot.nodes.list().iter().any(|node| {
                 let endpoints = node.status.as_ref().and_then(|status| status.daemon_endpoints.as_ref());
@@ -105,24 +102,17 @@ fn families(service: &Service) -> Vec<&str> {
     service.spec.iter().flat_map(|spec| spec.ip_families.iter().flatten()).map(String::as_str).collect()
 }
 
-fn ports(service: &Service) -> Vec<(String, u16)> {
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    ports
-        .filter_map(|port| Some((port.protocol.clone().unwrap_or_else(|| "TCP".into()), port.port.try_into().ok()?)))
-        .collect()
-}
-
 /// A port of a Service that another has or comes before it for, and that one.
 fn conflict(service: &Service, class: &str, snapshot: &Snapshot) -> Option<(String, String)> {
-    let own = ports(service);
     let is_ours = |other: &Service| {
         let spec = other.spec.as_ref();
-        is_balanced(other) && spec.and_then(|spec| spec.load_balancer_class.as_deref()).is_none_or(|c| c == class)
+        spec.and_then(|spec| spec.load_balancer_class.as_deref()).is_none_or(|c| c == class)
     };
-    let others = snapshot.services.list();
-    let rivals = others.iter().filter(|other| other.uid() != service.uid() && is_ours(other));
-    rivals.filter(|other| comes_before(other, service)).find_map(|other| {
-        let (protocol, port) = ports(other).into_iter().find(|port| own.contains(port))?;
-        Some((format!("{port}/{protocol}"), other.key()))
+    node_ports(service).into_iter().find_map(|port| {
+        let rivals = snapshot.services.by_index(NODE_PORT, &port);
+        let first = rivals
+            .iter()
+            .find(|other| other.uid() != service.uid() && is_ours(other) && comes_before(other, service))?;
+        Some((port, first.key()))
     })
 }

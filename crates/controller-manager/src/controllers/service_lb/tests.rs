@@ -125,6 +125,26 @@ fn a_port_of_the_nodes_is_one_services() {
 }
 
 #[test]
+fn only_ports_that_are_given_up_wake_those_who_wait() {
+    let world = world(&[("a", "192.0.2.1", true)]);
+    let [first, second, other] = [("first", 80), ("second", 80), ("other", 81)].map(|(name, port)| {
+        let service = service(name, port, json!({}));
+        world.writers.services.upsert(service.clone());
+        Some(Arc::new(service))
+    });
+    let woken = |old: &Option<Arc<Service>>, new: &Option<Arc<Service>>| {
+        of_service(&Change { old: old.clone(), new: new.clone() }, &world.snapshot)
+    };
+    assert_eq!(woken(&None, &second), ["default/second"]);
+    assert_eq!(woken(&second, &second), ["default/second"]);
+    world.writers.services.remove("default/first", "9");
+    assert_eq!(woken(&first, &None), ["default/first", "default/second"]);
+    let moved = Some(Arc::new(service("first", 81, json!({}))));
+    assert_eq!(woken(&first, &moved), ["default/first", "default/second"]);
+    assert_eq!(woken(&other, &None), ["default/other"]);
+}
+
+#[test]
 fn what_nodes_listen_on_is_given_to_nobody() {
     let world = world(&[("a", "192.0.2.1", true)]);
     world.writers.endpoint_slices.upsert(from_json::<EndpointSlice>(json!({
@@ -139,6 +159,9 @@ fn what_nodes_listen_on_is_given_to_nobody() {
         let (written, said) = decided(&world, "web");
         assert!(written.is_none() && said.contains("in use by the nodes themselves"), "{port}: {said}");
     }
+    let vxlan = json!({"ports": [{"port": 8472, "protocol": "UDP"}]});
+    world.writers.services.upsert(service("web", 80, vxlan));
+    assert!(decided(&world, "web").1.contains("port 8472/UDP of the nodes is in use by the nodes themselves"));
     // An address from before the rule is taken back.
     given(&world, "web", "192.0.2.1");
     assert_eq!(decided(&world, "web").0, Some(Vec::new()));
