@@ -8,6 +8,7 @@ mod deletes;
 mod fairness;
 mod fixture;
 mod forms;
+mod generated_names;
 mod parts;
 mod patches;
 mod protocol;
