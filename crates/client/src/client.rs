@@ -15,7 +15,7 @@ use crate::backoff::{Random, SystemRandom};
 use crate::options::{DeleteOptions, ListOptions, Patch};
 use crate::raw::{Raw, parse_list};
 use crate::transport::{Transport, TransportError};
-use crate::{Body, ClientError, RestConfig, body, tls};
+use crate::{Body, ClientError, RestConfig, Sources, body, tls};
 
 /// The longest response that is read into memory; lists are cut into pages far below it.
 const RESPONSE_LIMIT: usize = 256 << 20;
@@ -33,12 +33,13 @@ pub struct Client {
     user_agent: HeaderValue,
     random: Arc<dyn Random>,
     clock: Arc<dyn Clock>,
+    sources: Option<Sources>,
 }
 
 impl Client {
     pub fn new(transport: Arc<dyn Transport>) -> Self {
         let user_agent = HeaderValue::from_static(concat!("kybern/", env!("CARGO_PKG_VERSION")));
-        Self { transport, user_agent, random: Arc::new(SystemRandom), clock: Arc::new(SystemClock) }
+        Self { transport, user_agent, random: Arc::new(SystemRandom), clock: Arc::new(SystemClock), sources: None }
     }
 
     /// A TLS client.
@@ -77,6 +78,17 @@ impl Client {
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// The same client, whose informers may share their watches with those of others that have the same sources.
+    #[must_use]
+    pub fn with_sources(mut self, sources: &Sources) -> Self {
+        self.sources = Some(sources.clone());
+        self
+    }
+
+    pub(crate) fn sources(&self) -> Option<&Sources> {
+        self.sources.as_ref()
     }
 
     /// The program's name in the `User-Agent`.

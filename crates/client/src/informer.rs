@@ -1,6 +1,8 @@
-//! The reflector: keeps a [`Store`] equal to a resource of the server, by one streaming list that goes on as a watch
+//! The reflector: keeps [`Store`]s equal to a resource of the server, by one streaming list that goes on as a watch
 //! (`sendInitialEvents`), or by paged lists and a watch where the server does not offer that or fails at it.
 
+use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +13,11 @@ use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
 use crate::raw::parse_list;
+use crate::source::{Own, Sink, Sources};
 use crate::store::{Cached, IndexFn};
 use crate::unreadable::Unreadable;
 use crate::watch::WatchEvent;
-use crate::{Client, ClientError, ListOptions, PartialMetadata, Raw, Store, StoreWriter};
+use crate::{Client, ClientError, ListOptions, PartialMetadata, Raw, Store};
 
 /// Objects per page where the server cannot stream a list.
 const PAGE: u32 = 500;
@@ -34,12 +37,29 @@ pub struct Informer<K> {
     options: ListOptions,
     indices: Vec<(&'static str, IndexFn<K>)>,
     trim: fn(&mut K),
+    share: Option<Share<K>>,
 }
+
+/// Makes the store of what others watch already.
+type Share<K> = Box<dyn FnOnce(&Sources, &Client, Vec<(&'static str, IndexFn<K>)>) -> Store<K> + Send>;
 
 impl<K: Object> Informer<K> {
     /// Follows the objects of a kind that `options` selects, in all namespaces.
     pub fn new(client: Client, options: ListOptions) -> Self {
         Self::of(client, &K::gvr(), options)
+    }
+}
+
+impl<K: Object + Clone> Informer<K> {
+    /// As [`Informer::shared_as`], with what `trim` leaves of each object. Call it after [`Informer::trim`].
+    #[must_use]
+    pub fn shared(self) -> Self {
+        let trim = self.trim;
+        self.shared_as(move |object: &K| {
+            let mut object = object.clone();
+            trim(&mut object);
+            Some(object)
+        })
     }
 }
 
@@ -54,7 +74,14 @@ impl Informer<PartialMetadata> {
 impl<K: Cached> Informer<K> {
     /// Follows a resource as whatever its objects decode to.
     pub fn of(client: Client, gvr: &Gvr, options: ListOptions) -> Self {
-        Self { resource: client.raw(gvr), namespace: String::new(), options, indices: Vec::new(), trim: |_| {} }
+        Self {
+            resource: client.raw(gvr),
+            namespace: String::new(),
+            options,
+            indices: Vec::new(),
+            trim: |_| {},
+            share: None,
+        }
     }
 
     /// Follows one namespace only.
@@ -78,32 +105,45 @@ impl<K: Cached> Informer<K> {
         self
     }
 
-    /// Starts the reflector on the current runtime. It ends when the last handle of the store is dropped.
-    pub fn spawn(self) -> Store<K> {
-        let (store, reflector) = self.build();
-        let task = tokio::spawn(reflector.run());
-        store.with_task(task.abort_handle())
+    /// Where the client has [`Sources`], all objects of kind `O` come by the watch that its holders share, and the store
+    /// has what `reduce` makes of them; the informer's own options then do not matter, so `reduce` selects what they do.
+    #[must_use]
+    pub fn shared_as<O: Object>(mut self, reduce: impl Fn(&O) -> Option<K> + Send + Sync + 'static) -> Self {
+        self.share = Some(Box::new(move |sources, client, indices| sources.store(client, indices, Box::new(reduce))));
+        self
     }
 
-    fn build(self) -> (Store<K>, Reflector<K>) {
-        let (store, writer) = Store::new(self.indices);
-        let Self { resource, namespace, options, trim, .. } = Self { indices: Vec::new(), ..self };
-        let unreadable = Unreadable::new(resource.client().clone(), resource.gvr().clone());
-        let list = List::Streamed;
-        (store, Reflector { resource, namespace, options, writer, unreadable, resource_version: None, list, trim })
+    /// Starts the reflector on the current runtime. It ends when the last handle of the store is dropped.
+    pub fn spawn(self) -> Store<K> {
+        let Self { resource, namespace, options, indices, trim, share } = self;
+        if let (Some(share), Some(sources)) = (share, resource.client().sources()) {
+            return share(sources, resource.client(), indices);
+        }
+        let (store, writer) = Store::new(indices);
+        let sink = Own { writer, trim, listed: Vec::new() };
+        let task = tokio::spawn(Reflector::new(resource, namespace, options, sink).run());
+        store.with_guard(Arc::new(AbortOnDrop(task.abort_handle())))
     }
 }
 
-struct Reflector<K> {
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(crate) struct Reflector<K, S> {
     resource: Raw,
     namespace: String,
     options: ListOptions,
-    writer: StoreWriter<K>,
+    sink: S,
     /// Where to resume; `None`: list first.
     resource_version: Option<String>,
     list: List,
     unreadable: Unreadable,
-    trim: fn(&mut K),
+    kind: PhantomData<fn() -> K>,
 }
 
 /// How the next list is asked for.
@@ -117,13 +157,20 @@ enum List {
     Paged,
 }
 
-impl<K: Cached> Reflector<K> {
-    async fn run(mut self) {
+impl<K: Cached, S: Sink<K>> Reflector<K, S> {
+    pub(crate) fn new(resource: Raw, namespace: String, options: ListOptions, sink: S) -> Self {
+        let unreadable = Unreadable::new(resource.client().clone(), resource.gvr().clone());
+        let (resource_version, list) = (None, List::Streamed);
+        Self { resource, namespace, options, sink, resource_version, list, unreadable, kind: PhantomData }
+    }
+
+    pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_MAX);
         loop {
             let started = Instant::now();
             let (before, tried) = (self.resource_version.clone(), self.list);
             let result = self.step().await;
+            self.sink.abandon();
             let healthy = started.elapsed() >= HEALTHY || before != self.resource_version;
             if healthy {
                 backoff.reset();
@@ -157,8 +204,8 @@ impl<K: Cached> Reflector<K> {
     /// One request: a list, a streaming list that goes on as a watch, or a watch.
     async fn step(&mut self) -> Result<(), ClientError> {
         match (&self.resource_version, self.list) {
-            (Some(_), _) => self.watch(None).await,
-            (None, List::Streamed) => self.watch(Some(Vec::new())).await,
+            (Some(_), _) => self.watch(false).await,
+            (None, List::Streamed) => self.watch(true).await,
             (None, List::PagedOnce) => {
                 self.list = List::Streamed;
                 self.list().await
@@ -169,18 +216,18 @@ impl<K: Cached> Reflector<K> {
 
     async fn list(&mut self) -> Result<(), ClientError> {
         let mut options = ListOptions { limit: Some(PAGE), ..self.options.clone() };
-        let (mut objects, mut kept) = (Vec::<K>::new(), Vec::new());
+        let mut kept = Vec::new();
         loop {
             let bytes = self.resource.list_bytes(&self.namespace, &options).await?;
             let page = parse_list(&bytes)?;
             for item in &page.items {
-                match self.decode(item) {
-                    Ok(object) => objects.push(object),
+                match K::decode(item) {
+                    Ok(object) => self.sink.list(object),
                     Err(error) => kept.extend(self.unreadable.report(item, &error).map(|m| m.key())),
                 }
             }
             if page.continue_token.is_empty() {
-                self.writer.replace_keeping(objects, &kept, &page.resource_version);
+                self.sink.complete(&kept, &page.resource_version);
                 self.resource_version = Some(page.resource_version);
                 return Ok(());
             }
@@ -188,11 +235,11 @@ impl<K: Cached> Reflector<K> {
         }
     }
 
-    /// Watches until the server ends it. With `initial`, everything up to the bookmark that ends the initial events is
-    /// collected there and then replaces the store.
-    async fn watch(&mut self, mut initial: Option<Vec<K>>) -> Result<(), ClientError> {
+    /// Watches until the server ends it. With `initial`, everything up to the bookmark that ends the initial events is a
+    /// list.
+    async fn watch(&mut self, mut initial: bool) -> Result<(), ClientError> {
         let random = self.resource.client().random().fraction();
-        let streaming = initial.is_some();
+        let streaming = initial;
         let options = ListOptions {
             resource_version: self.resource_version.clone().unwrap_or_default(),
             resource_version_match: if streaming { "NotOlderThan".to_owned() } else { String::new() },
@@ -208,60 +255,53 @@ impl<K: Cached> Reflector<K> {
             let next = watcher.next();
             let event = match initial {
                 // Servers that do not know streamed lists send what there is, and then nothing.
-                Some(_) => tokio::time::timeout(INITIAL_SILENCE, next).await.map_err(|_| unfinished("stopped"))?,
-                None => next.await,
+                true => tokio::time::timeout(INITIAL_SILENCE, next).await.map_err(|_| unfinished("stopped"))?,
+                false => next.await,
             };
             let Some(event) = event else { break };
             let event = match event {
-                Err(ClientError::Transport(error)) if initial.is_some() => return Err(unfinished(&error.to_string())),
+                Err(ClientError::Transport(error)) if initial => return Err(unfinished(&error.to_string())),
                 event => event?,
             };
             match event {
                 WatchEvent::Added(bytes) | WatchEvent::Modified(bytes) => {
-                    let object = match self.decode(&bytes) {
+                    let object = match K::decode(&bytes) {
                         Ok(object) => object,
                         Err(error) => {
-                            self.leave_out(&bytes, &error, initial.as_mut().map(|_| &mut kept));
+                            self.leave_out(&bytes, &error, initial.then_some(&mut kept));
                             continue;
                         }
                     };
-                    match &mut initial {
-                        Some(objects) => objects.push(object),
-                        None => {
+                    match initial {
+                        true => self.sink.list(object),
+                        false => {
                             self.resource_version = Some(object.resource_version().to_owned());
-                            self.writer.upsert(object);
+                            self.sink.upsert(object);
                         }
                     }
                 }
                 WatchEvent::Deleted(bytes) => {
                     let Ok(object) = PartialMetadata::from_json(&bytes) else { continue };
-                    match &mut initial {
-                        Some(objects) => objects.retain(|o| o.key() != object.key()),
-                        None => {
+                    match initial {
+                        true => self.sink.unlist(&object.key()),
+                        false => {
                             self.resource_version = Some(object.resource_version.to_string());
-                            self.writer.remove(&object.key(), &object.resource_version);
+                            self.sink.remove(&object.key(), &object.resource_version);
                         }
                     }
                 }
                 WatchEvent::Bookmark { resource_version, initial_events_end } => {
-                    match initial.take() {
-                        Some(objects) if initial_events_end => {
-                            self.writer.replace_keeping(objects, &kept, &resource_version);
-                        }
-                        Some(_) => return Err(unfinished("went on as a watch")),
-                        None => self.writer.advance(&resource_version, false),
+                    match initial {
+                        true if initial_events_end => self.sink.complete(&kept, &resource_version),
+                        true => return Err(unfinished("went on as a watch")),
+                        false => self.sink.advance(&resource_version),
                     }
+                    initial = false;
                     self.resource_version = Some(resource_version);
                 }
             }
         }
-        if initial.is_some() { Err(unfinished("ended")) } else { Ok(()) }
-    }
-
-    fn decode(&self, json: &[u8]) -> Result<K, DecodeError> {
-        let mut object = K::decode(json)?;
-        (self.trim)(&mut object);
-        Ok(object)
+        if initial { Err(unfinished("ended")) } else { Ok(()) }
     }
 
     /// An object that this version cannot read is left out: one odd object must not stop a component. What the store holds
@@ -272,7 +312,7 @@ impl<K: Cached> Reflector<K> {
             Some(kept) => kept.push(metadata.key()),
             None if metadata.resource_version.is_empty() => {}
             None => {
-                self.writer.advance(&metadata.resource_version, false);
+                self.sink.advance(&metadata.resource_version);
                 self.resource_version = Some(metadata.resource_version.to_string());
             }
         }

@@ -9,6 +9,9 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{Body, BoxFuture, Changes, Transport, TransportError, body};
 
+/// No answer.
+const SILENCE: u16 = 1;
+
 /// Answers each request with the next entry of a script, and notes the requests. After the script, answers stay away.
 struct Script {
     answers: Mutex<VecDeque<(u16, String)>>,
@@ -21,6 +24,7 @@ impl Transport for Script {
         let answer = self.answers.lock().pop_front();
         Box::pin(async move {
             match answer {
+                Some((SILENCE, _)) => std::future::pending().await,
                 Some((0, text)) => Err(TransportError::new("refused", text)),
                 Some((code, text)) => Ok(Response::builder().status(code).body(body::full(text)).unwrap()),
                 None => std::future::pending().await,
@@ -235,4 +239,69 @@ async fn an_object_that_became_unreadable_stays_as_it_was() {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     assert!(text.contains("informer_unreadable_objects_total{component=\"kybern\",resource=\"things\"}"), "{text}");
+}
+
+/// The name of a node, unless that begins with "hidden".
+struct Label(PartialMetadata);
+
+impl Cached for Label {
+    fn decode(_: &[u8]) -> Result<Self, DecodeError> {
+        unreachable!("it is made of a node")
+    }
+    fn key(&self) -> String {
+        self.0.key()
+    }
+    fn resource_version(&self) -> &str {
+        &self.0.resource_version
+    }
+}
+
+fn label(node: &kybern_api::core::v1::Node) -> Option<Label> {
+    let is_hidden = node.metadata.labels.iter().flatten().any(|(key, _)| key == "hidden");
+    let json = kybern_api::encode::value(node).to_string();
+    (!is_hidden).then(|| Label(PartialMetadata::from_json(json.as_bytes()).unwrap()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn stores_of_one_kind_share_a_watch_and_keep_what_each_wants() {
+    let hidden =
+        |version: u32| event("MODIFIED", "b", version).replace("\"name\"", "\"labels\":{\"hidden\":\"\"},\"name\"");
+    let list = event("ADDED", "a", 1) + &event("ADDED", "b", 2) + &initial_end(5);
+    // The second store has everything listed anew, and so does the third; what the first holds already is no news to it.
+    let second = list.clone() + &event("ADDED", "c", 6) + &hidden(7);
+    let third = event("ADDED", "c", 6) + &initial_end(9);
+    let (client, script) = script(&[(200, &list), (SILENCE, ""), (200, &second), (SILENCE, ""), (200, &third)]);
+    let script_len = || script.requests.lock().len();
+    let client = client.with_sources(&Sources::default());
+    let nodes = || Informer::<kybern_api::core::v1::Node>::new(client.clone(), ListOptions::default()).shared().spawn();
+    let labels = || {
+        Informer::<Label>::of(client.clone(), &Gvr::new("", "v1", "nodes"), ListOptions::default())
+            .shared_as(label)
+            .spawn()
+    };
+    let first = nodes();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut changes = first.subscribe();
+    assert!(matches!(changes.changed().await, Changes::Resync));
+    let reduced = labels();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let keys = |store: &Store<Label>| store.list().iter().map(|label| label.key()).collect::<Vec<_>>();
+    assert_eq!(keys(&reduced), ["a", "c"]);
+    assert_eq!(first.list().iter().map(|node| Object::key(&**node)).collect::<Vec<_>>(), ["a", "b", "c"]);
+    let Changes::Batch(seen) = changes.changed().await else { panic!("expected changes") };
+    assert_eq!(seen.iter().map(|change| Object::key(&**change.object())).collect::<Vec<_>>(), ["c", "b"]);
+    assert_eq!(script_len(), 4);
+    // A store that is dropped is told nothing more, and the others go on.
+    let forgotten = Arc::downgrade(&reduced.get("a").unwrap());
+    drop(reduced);
+    assert!(forgotten.upgrade().is_none());
+    let again = labels();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(keys(&again), ["c"]);
+    assert_eq!((first.len(), first.resource_version()), (1, 9));
+    // With the last handle of all, the watch ends; then the next begins anew.
+    let before = script_len();
+    drop((first, changes, again));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(script_len(), before);
 }

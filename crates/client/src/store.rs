@@ -1,5 +1,6 @@
 //! The shared cache of one resource: filled by one reflector, read by many.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
@@ -86,8 +87,8 @@ pub enum Changes<K> {
 /// A handle to the cache; clones share it. The reflector ends with the last handle or subscription.
 pub struct Store<K> {
     shared: Arc<Shared<K>>,
-    /// Aborts the reflector's task when dropped.
-    _task: Option<Arc<AbortOnDrop>>,
+    /// Ends what fills it when dropped.
+    _guard: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// The writing side, held by the reflector (or a test).
@@ -121,17 +122,9 @@ struct Index<K> {
     entries: HashMap<String, BTreeMap<Arc<str>, Arc<K>>>,
 }
 
-pub(crate) struct AbortOnDrop(pub(crate) tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl<K> Clone for Store<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), _task: self._task.clone() }
+        Self { shared: self.shared.clone(), _guard: self._guard.clone() }
     }
 }
 
@@ -142,11 +135,11 @@ impl<K: Cached> Store<K> {
             indices.into_iter().map(|(name, values_of)| Index { name, values_of, entries: HashMap::new() }).collect();
         let state = State { objects: BTreeMap::new(), indices, mailboxes: Vec::new() };
         let shared = Arc::new(Shared { state: RwLock::new(state), progress: watch::Sender::default() });
-        (Self { shared: shared.clone(), _task: None }, StoreWriter { shared })
+        (Self { shared: shared.clone(), _guard: None }, StoreWriter { shared })
     }
 
-    pub(crate) fn with_task(mut self, task: tokio::task::AbortHandle) -> Self {
-        self._task = Some(Arc::new(AbortOnDrop(task)));
+    pub(crate) fn with_guard(mut self, guard: Arc<dyn Any + Send + Sync>) -> Self {
+        self._guard = Some(guard);
         self
     }
 

@@ -141,7 +141,7 @@ macro_rules! snapshot {
                     $($field: {
                         let informer = Informer::<$kind>::new(client.clone(), $options);
                         $(let informer = informer.index($index, $values);)*
-                        $(let informer = informer.trim($trim);)?
+                        $(let informer = informer.trim($trim).shared();)?
                         informer.spawn()
                     },)*
                     inventory,

@@ -120,7 +120,8 @@ impl Driver {
     async fn work(config: Config, client: Client) {
         let active = ListOptions::fields("status.phase!=Succeeded,status.phase!=Failed");
         let nodes = Informer::<Node>::of(client.clone(), &ApiNode::gvr(), ListOptions::default()).spawn();
-        let pods = Informer::<PodInfo>::of(client.clone(), &Pod::gvr(), active).spawn();
+        let pods =
+            Informer::<PodInfo>::of(client.clone(), &Pod::gvr(), active).shared_as(PodInfo::unless_finished).spawn();
         let stores = Stores::watch(&client).await;
         let asker = Asker::new(client.clone(), config.profiles.extenders.clone()).await;
         let mut watches = Watches {

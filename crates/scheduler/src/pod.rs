@@ -191,6 +191,12 @@ impl PodInfo {
         }
     }
 
+    /// What the scheduler keeps of a pod, which is nothing once it has ended.
+    pub fn unless_finished(pod: &Pod) -> Option<Self> {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        (!matches!(phase, Some("Succeeded" | "Failed"))).then(|| Self::of(pod))
+    }
+
     /// What it asks of a node; nothing once it is bound.
     pub fn wants(&self) -> &Wants {
         static NOTHING: std::sync::LazyLock<Wants> = std::sync::LazyLock::new(Wants::default);

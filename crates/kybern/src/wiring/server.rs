@@ -10,6 +10,7 @@ use kybern_apiserver::Server;
 use kybern_auth::authz::Mode;
 use kybern_auth::pki::{Kubeconfig, Pki};
 use kybern_auth::token::SigningKey;
+use kybern_client::Sources;
 use kybern_controller_manager::controllers::csr_signing::ClusterSigning;
 use kybern_controller_manager::controllers::node_ipam::NodeRanges;
 use kybern_registry::{Routing, bootstrap};
@@ -46,7 +47,6 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     let ApiServer { server, pki, .. } = start_control_plane(&cluster, |step| notifier.status(step)).await?;
     write_admin_kubeconfig(&cluster, &pki)?;
     tracing::info!("serving the API on {}:{}", cluster.bind_address, cluster.secure_port);
-    start_scheduler(&server);
     if cluster.add_ons {
         let settings = add_on_settings(&cluster);
         let client = in_process::client(&server, "system:kybern:addons", &["system:masters"]);
@@ -65,13 +65,15 @@ pub(crate) async fn run(cluster: Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The API server with what lets machines join, and the controllers.
+/// The API server with what lets machines join, the controllers and the scheduler.
 pub(super) async fn start_control_plane(cluster: &Cluster, on_step: impl Fn(&str)) -> Result<ApiServer> {
     let plane = control_plane::start(&options(cluster), on_step).await?;
     bootstrap::joining(plane.server.as_ref(), &api_server(cluster), plane.pki.ca.certificate_pem())
         .await
         .context("cannot make what lets machines join")?;
-    start_controllers(&plane.server, &plane.pki, cluster);
+    let sources = Sources::default();
+    start_controllers(&plane.server, &plane.pki, cluster, &sources);
+    start_scheduler(&plane.server, &sources);
     Ok(plane)
 }
 
@@ -141,8 +143,8 @@ fn write_admin_kubeconfig(cluster: &Cluster, pki: &Pki) -> Result<()> {
     Err(error).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster) {
-    let client = in_process::client(server, "system:kube-controller-manager", &[]);
+fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster, sources: &Sources) {
+    let client = in_process::client(server, "system:kube-controller-manager", &[]).with_sources(sources);
     let signing = ClusterSigning::by(pki.ca.request_signer(), ClusterSigning::DURATION);
     // The API server reads the same key, and does not start without it.
     let token_key = SigningKey::from_pem(&pki.service_account_key_pem).ok();
@@ -178,8 +180,8 @@ fn controllers_own_clients(server: Arc<Server>) -> kybern_controller_manager::Cl
     })
 }
 
-fn start_scheduler(server: &Arc<Server>) {
-    let client = in_process::client(server, "system:kube-scheduler", &[]);
+fn start_scheduler(server: &Arc<Server>, sources: &Sources) {
+    let client = in_process::client(server, "system:kube-scheduler", &[]).with_sources(sources);
     let config = kybern_scheduler::Config::default();
     let pages = explanations::Pages(config.explanations.clone());
     server.prefixes().set(kybern_scheduler::explain::PREFIX, Some(Arc::new(pages)));
