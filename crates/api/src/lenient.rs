@@ -110,7 +110,8 @@ mod tests {
             networking::v1::IPAddress networking::v1::ServiceCIDR node::v1::RuntimeClass
             policy::v1::PodDisruptionBudget rbac::v1::ClusterRole rbac::v1::ClusterRoleBinding rbac::v1::Role
             rbac::v1::RoleBinding resource::v1::ResourceClaim resource::v1::ResourceClaimTemplate
-            resource::v1::DeviceClass resource::v1::ResourceSlice scheduling::v1::PriorityClass storage::v1::StorageClass
+            resource::v1::DeviceClass resource::v1::ResourceSlice resource::v1alpha3::DeviceTaintRule
+            scheduling::v1alpha1::Workload scheduling::v1::PriorityClass storage::v1::StorageClass
             storage::v1::VolumeAttachment storage::v1::CSINode storage::v1::CSIDriver storage::v1::CSIStorageCapacity
             storage::v1::VolumeAttributesClass;
     }

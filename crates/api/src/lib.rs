@@ -19,6 +19,7 @@ pub use selector::label_selector;
 pub use typed::{DecodeError, Object};
 
 pub mod condition;
+pub mod device_taints;
 pub mod encode;
 pub mod node_affinity;
 pub mod owner;

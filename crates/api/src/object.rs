@@ -92,7 +92,9 @@ objects! {
     resource::v1 {
         namespaced ResourceClaim, namespaced ResourceClaimTemplate, cluster DeviceClass, cluster ResourceSlice,
     }
+    resource::v1alpha3 { cluster DeviceTaintRule }
     scheduling::v1 { cluster PriorityClass }
+    scheduling::v1alpha1 { namespaced Workload }
     storage::v1 {
         cluster StorageClass, cluster VolumeAttachment, cluster CSINode, cluster CSIDriver, namespaced CSIStorageCapacity,
         cluster VolumeAttributesClass,

@@ -28,6 +28,7 @@ use crate::resource::{Resource, StoredKind};
 use crate::resources::ResourceTable;
 use crate::respond;
 use crate::routes::{PrefixRoutes, Route};
+use crate::strategy::Features;
 
 /// What a server is made of. Lists are asked in order.
 pub struct Options {
@@ -46,6 +47,7 @@ pub struct Options {
     /// The body of `/version`.
     pub version: Value,
     pub clock: Arc<dyn Clock>,
+    pub features: Features,
     /// Requests that read, served at once, without those that last (watches, exec); more are answered 429. Zero: no bound.
     pub max_requests_in_flight: usize,
     /// The same of requests that write.
@@ -74,6 +76,7 @@ impl Options {
             priorities: |_, _| None,
             version: Value::Null,
             clock: Arc::new(SystemClock),
+            features: Features::default(),
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,
             priority_and_fairness: false,
@@ -127,6 +130,7 @@ pub struct Server {
     pub(crate) routes: Vec<(String, Arc<dyn Route>)>,
     pub(crate) version: Value,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) features: Features,
     pub(crate) priorities: fn(&str, &str) -> Option<(i64, i64)>,
     /// Other servers' groups and versions, and what else is routed by prefix.
     pub(crate) prefixes: PrefixRoutes,
@@ -178,6 +182,7 @@ impl Server {
             routes: options.routes,
             version: options.version,
             clock: options.clock,
+            features: options.features,
             priorities: options.priorities,
             prefixes: PrefixRoutes::default(),
             registrations: Registrations::default(),

@@ -1,5 +1,7 @@
 //! The special rules of a kind. A kind without special rules uses [`Plain`].
 
+use std::collections::BTreeSet;
+
 use kybern_apimachinery::field::FieldError;
 use kybern_apimachinery::{ApiError, Value};
 
@@ -7,11 +9,28 @@ use crate::BoxFuture;
 use crate::access::UserInfo;
 use crate::transaction::Transaction;
 
+/// The feature gates that are open, by upstream's names.
+#[derive(Clone, Debug, Default)]
+pub struct Features(BTreeSet<&'static str>);
+
+impl Features {
+    pub fn has(&self, gate: &str) -> bool {
+        self.0.contains(gate)
+    }
+}
+
+impl FromIterator<&'static str> for Features {
+    fn from_iter<T: IntoIterator<Item = &'static str>>(gates: T) -> Self {
+        Self(gates.into_iter().collect())
+    }
+}
+
 /// What a strategy may know about the request.
 pub struct StrategyContext<'a> {
     pub user: &'a UserInfo,
     pub now: jiff::Timestamp,
     pub dry_run: bool,
+    pub features: &'a Features,
 }
 
 /// The rules of one kind, on its stored version. Everything but [`Strategy::claim`] is pure. The server itself does what

@@ -126,7 +126,8 @@ impl<'a> Writer<'a> {
     }
 
     fn context(&self) -> StrategyContext<'a> {
-        StrategyContext { user: self.user, now: self.now, dry_run: self.options.dry_run }
+        let (now, dry_run, features) = (self.now, self.options.dry_run, &self.server.features);
+        StrategyContext { user: self.user, now, dry_run, features }
     }
 
     fn author(&self) -> managed::Author<'_> {

@@ -11,6 +11,7 @@ use kybern_client::{DeleteOptions, EventType, ObjectRef, Patch};
 use kybern_quota::Evaluator;
 
 use crate::ask::{Ask, Then};
+use crate::metrics::{Measure, Metric};
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
 
@@ -79,6 +80,8 @@ pub struct Plan {
     pub requeue_after: Option<Duration>,
     /// What the key waits for, for logs; users read it in conditions and events.
     pub waiting: Option<String>,
+    /// What is to be counted once the operations are done.
+    pub measures: Vec<Measure>,
 }
 
 impl Plan {
@@ -93,6 +96,15 @@ impl Plan {
 
     pub fn push(&mut self, op: Op) {
         self.ops.push(op);
+    }
+
+    pub(crate) fn measure<const N: usize>(&mut self, metric: &'static Metric, labels: [&str; N], value: f64) {
+        self.measures.push(Measure::new(metric, labels, value));
+    }
+
+    /// Adds one to a counter.
+    pub(crate) fn count<const N: usize>(&mut self, metric: &'static Metric, labels: [&str; N]) {
+        self.measure(metric, labels, 1.0);
     }
 
     /// Looks again after a time; of several the shortest counts.
@@ -184,6 +196,8 @@ pub enum Op {
         asks: Vec<Ask>,
         then: Then,
     },
+    /// Counts what was decided on answers ([`Plan::measures`] otherwise).
+    Measure(Measure),
     /// Ends the plan: the key is tried again with back-off, and the log says why.
     Fail(String),
     /// Independent operations: one, then twice as many at once as long as all succeed (`slowStartBatch`), so that what

@@ -9,6 +9,7 @@ pub mod csr_cleaner;
 pub mod csr_signing;
 pub mod daemonset;
 pub mod deployment;
+pub mod device_taint_eviction;
 pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;

@@ -13,7 +13,6 @@ use kybern_api::Object;
 use kybern_api::core::v1::Pod;
 use kybern_apimachinery::time::Clock;
 use kybern_apimachinery::{Gvr, Value, json, object};
-use kybern_client::queue::QueueMetrics;
 use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, WorkQueue, body};
 use kybern_quota::{Amounts, Evaluator, Found, used, with_status};
 use parking_lot::Mutex;
@@ -24,6 +23,7 @@ use tracing::{debug, error, info};
 use crate::controller::{Announcement, Context, Controller, Counted, Failure, Op, Plan, Verb};
 use crate::controllers::pvc_protection;
 use crate::manager::ClientFor;
+use crate::metrics::Metrics;
 use crate::snapshot::{Effect, Snapshot, Written};
 use crate::watches::Watches;
 
@@ -59,7 +59,7 @@ pub(crate) struct Environment {
     pub(crate) client_for: ClientFor,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) metrics: QueueMetrics,
+    pub(crate) metrics: Metrics,
     /// By controller.
     pub(crate) workers: BTreeMap<&'static str, usize>,
     pub(crate) started: Timestamp,
@@ -78,7 +78,7 @@ struct Driver {
 pub(crate) fn start(controller: Arc<dyn Controller>, environment: &Arc<Environment>, tasks: &mut JoinSet<()>) {
     let client = (environment.client_for)(controller.account())
         .with_user_agent(&format!("kube-controller-manager/{}", controller.component()));
-    let queue = WorkQueue::with_metrics(controller.name(), &environment.metrics);
+    let queue = WorkQueue::with_metrics(controller.name(), &environment.metrics.queues);
     let mut watches = Watches::new(&environment.snapshot, queue.clone());
     controller.watches(&mut watches);
     let feeds = watches.into_tasks();
@@ -134,7 +134,8 @@ impl Driver {
             cheap if cheap < CHEAP => Duration::ZERO,
             dear => (dear * PAUSE_FACTOR).min(PAUSE_MAX),
         };
-        let Plan { ops, requeue_after, waiting } = plan;
+        let Plan { mut ops, requeue_after, waiting, measures } = plan;
+        ops.extend(measures.into_iter().map(Op::Measure));
         if let Some(waiting) = waiting {
             debug!(controller = self.controller.name(), key, "waiting: {waiting}");
         }
@@ -261,6 +262,10 @@ impl Driver {
                     Err(error) if error.is_not_found() => Ok(None),
                     Err(error) => Err(fail(Verb::Read)(error)),
                 }
+            }
+            Op::Measure(measure) => {
+                self.environment.metrics.measure(&measure);
+                Ok(None)
             }
             Op::RequireUnused { claim } => {
                 let pods = self.client.list::<Pod>(claim.namespace(), &ListOptions::default()).await;

@@ -111,7 +111,7 @@ fn driver(refuse: bool) -> (Arc<Driver>, Arc<Server>, crate::snapshot::Writers) 
         }),
         snapshot: Arc::new(world.snapshot),
         clock: Arc::new(SystemClock),
-        metrics: QueueMetrics::default(),
+        metrics: Default::default(),
         workers: Default::default(),
         started: crate::testing::now(),
     });

@@ -9,6 +9,7 @@ pub mod controller;
 pub mod controllers;
 pub mod inventory;
 pub mod manager;
+pub mod metrics;
 pub mod snapshot;
 pub mod watches;
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_auth::token::SigningKey;
-use kybern_client::queue::QueueMetrics;
 use kybern_client::{Client, LeaderElector, LeaseConfig};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -23,6 +22,7 @@ use crate::controllers::csr_cleaner::CsrCleanerController;
 use crate::controllers::csr_signing::{ClusterSigning, CsrSigningController};
 use crate::controllers::daemonset::DaemonSetController;
 use crate::controllers::deployment::DeploymentController;
+use crate::controllers::device_taint_eviction::DeviceTaintEvictionController;
 use crate::controllers::disruption::DisruptionController;
 use crate::controllers::endpoint_slice::EndpointSliceController;
 use crate::controllers::endpoint_slice_mirroring::EndpointSliceMirroringController;
@@ -61,6 +61,7 @@ use crate::controllers::ttl_after_finished::TtlAfterFinishedController;
 use crate::controllers::vac_protection::VacProtectionController;
 use crate::driver::{self, Environment};
 use crate::inventory::Inventory;
+use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 
 /// Makes the client of one controller, named by its service account in `kube-system`.
@@ -86,6 +87,10 @@ pub struct Config {
     /// Where the addresses of Services of type LoadBalancer come from; without it somebody else gives them.
     pub load_balancers: Option<Arc<dyn service_lb::Provider>>,
     pub node_lifecycle: node_lifecycle::Settings,
+    /// Upstream's gates DRADeviceTaints and DRADeviceTaintRules: whether pods leave devices with taints, and whether there are
+    /// rules that put taints on them.
+    pub device_taints: bool,
+    pub device_taint_rules: bool,
     /// How many finished pods may stay, upstream's `--terminated-pod-gc-threshold`; zero: all.
     pub terminated_pods_kept: usize,
     pub max_endpoints_per_slice: usize,
@@ -102,7 +107,7 @@ pub struct Config {
     /// allows and no more. Without it all use the one client, which then needs all the roles.
     pub client_for: Option<ClientFor>,
     pub clock: Arc<dyn Clock>,
-    pub metrics: QueueMetrics,
+    pub metrics: Metrics,
 }
 
 impl Default for Config {
@@ -117,6 +122,8 @@ impl Default for Config {
             autoscaling: horizontal::Settings::default(),
             load_balancers: None,
             node_lifecycle: node_lifecycle::Settings::default(),
+            device_taints: false,
+            device_taint_rules: false,
             terminated_pods_kept: 12_500,
             max_endpoints_per_slice: EndpointSliceController::default().max_endpoints,
             max_mirrored_per_subset: EndpointSliceMirroringController::default().max_per_subset,
@@ -125,7 +132,7 @@ impl Default for Config {
             client_for: None,
             event_ttl: Duration::from_secs(3600),
             clock: Arc::new(SystemClock),
-            metrics: QueueMetrics::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -174,6 +181,9 @@ impl Config {
         list.push(Arc::new(PolicyStatusController::new(client)));
         if !self.event_ttl.is_zero() {
             list.push(Arc::new(EventTtlController::new(client, self.clock.clone(), self.event_ttl)));
+        }
+        if self.device_taints {
+            list.push(Arc::new(DeviceTaintEvictionController::new(client, self.device_taint_rules)));
         }
         if let Some(ca) = &self.root_ca {
             list.push(Arc::new(RootCaPublisher { ca: ca.clone() }));

@@ -43,7 +43,7 @@ fn generation(group: &str, resource: &str) -> Generation {
         ("apiextensions.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => Generation::Spec,
         ("discovery.k8s.io", _) => Generation::SpecAndLabels,
         ("networking.k8s.io", "ingressclasses" | "ingresses" | "networkpolicies") => Generation::Spec,
-        ("resource.k8s.io", "deviceclasses" | "resourceslices") => Generation::Spec,
+        ("resource.k8s.io", "deviceclasses" | "devicetaintrules" | "resourceslices") => Generation::Spec,
         ("scheduling.k8s.io", "priorityclasses") => Generation::Spec,
         ("storage.k8s.io", "csidrivers") => Generation::Updates,
         ("", "pods" | "podtemplates" | "replicationcontrollers") => Generation::Spec,
@@ -56,7 +56,7 @@ fn returns_deleted(resource: &str) -> bool {
     RETURNS_DELETED.contains(&resource)
 }
 
-const RETURNS_DELETED: [&str; 16] = [
+const RETURNS_DELETED: [&str; 17] = [
     "pods",
     "podtemplates",
     "services",
@@ -70,6 +70,7 @@ const RETURNS_DELETED: [&str; 16] = [
     "volumeattachments",
     "volumeattributesclasses",
     "deviceclasses",
+    "devicetaintrules",
     "resourceclaims",
     "resourceclaimtemplates",
     "resourceslices",

@@ -24,6 +24,14 @@ pub struct Config {
     pub lease: Option<LeaseConfig>,
     pub metrics: Metrics,
     pub explanations: Explanations,
+    pub features: Features,
+}
+
+/// Upstream's gates DRADeviceTaints and DRADeviceTaintRules, both closed by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    pub device_taints: bool,
+    pub device_taint_rules: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -151,7 +159,13 @@ impl Config {
                 identity,
             )
         });
-        Ok(Self { profiles, lease, metrics: Metrics::default(), explanations: Explanations::default() })
+        Ok(Self {
+            profiles,
+            lease,
+            metrics: Metrics::default(),
+            explanations: Explanations::default(),
+            features: Features::default(),
+        })
     }
 }
 

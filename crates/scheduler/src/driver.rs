@@ -7,6 +7,7 @@ use std::time::Duration;
 use kybern_api::Object;
 use kybern_api::core::v1::{Node as ApiNode, PersistentVolume, PersistentVolumeClaim, Pod};
 use kybern_api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
+use kybern_api::resource::v1alpha3::DeviceTaintRule;
 use kybern_api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{Value, json};
@@ -114,6 +115,15 @@ struct Watches {
     device_classes: Subscription<DeviceClass>,
     resource_claims: Subscription<ResourceClaim>,
     slices: Subscription<ResourceSlice>,
+    device_taint_rules: Option<Subscription<DeviceTaintRule>>,
+}
+
+/// The next changes of what may not be watched at all.
+async fn changed<K: kybern_client::store::Cached>(subscription: &mut Option<Subscription<K>>) -> Changes<K> {
+    match subscription {
+        Some(subscription) => subscription.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Driver {
@@ -122,7 +132,7 @@ impl Driver {
         let nodes = Informer::<Node>::of(client.clone(), &ApiNode::gvr(), ListOptions::default()).spawn();
         let pods =
             Informer::<PodInfo>::of(client.clone(), &Pod::gvr(), active).shared_as(PodInfo::unless_finished).spawn();
-        let stores = Stores::watch(&client).await;
+        let stores = Stores::watch(&client, config.features).await;
         let asker = Asker::new(client.clone(), config.profiles.extenders.clone()).await;
         let mut watches = Watches {
             nodes: nodes.subscribe(),
@@ -137,6 +147,7 @@ impl Driver {
             device_classes: stores.device_classes.subscribe(),
             resource_claims: stores.resource_claims.subscribe(),
             slices: stores.slices.subscribe(),
+            device_taint_rules: stores.device_taints.iter().find_map(|taints| Some(taints.rules.as_ref()?.subscribe())),
         };
         let mut driver = Self {
             events: config
@@ -182,6 +193,7 @@ impl Driver {
             _ = watches.device_classes.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             changes = watches.resource_claims.changed() => self.resource_claims_changed(&changes),
             _ = watches.slices.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
+            _ = changed(&mut watches.device_taint_rules) => self.core.storage_changed(None, self.epoch.elapsed()),
             Some(finished) = self.calls.join_next() => self.finished(finished),
             Some(finished) = self.asks.join_next() => self.finished(finished),
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}

@@ -28,7 +28,7 @@ pub mod resources;
 pub mod stores;
 pub mod topology;
 
-pub use config::{Config, ConfigError, Profile, Profiles};
+pub use config::{Config, ConfigError, Features, Profile, Profiles};
 pub use driver::run;
 pub use explain::Explanations;
 pub use metrics::Metrics;

@@ -8,6 +8,7 @@ use kybern_api::apps::v1::{ReplicaSet, StatefulSet};
 use kybern_api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service};
 use kybern_api::policy::v1::PodDisruptionBudget;
 use kybern_api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
+use kybern_api::resource::v1alpha3::DeviceTaintRule;
 use kybern_api::storage::v1::{CSIDriver, CSINode, CSINodeDriver, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kybern_api::{DecodeError, Object, label_selector};
 use kybern_apimachinery::object;
@@ -16,6 +17,7 @@ use kybern_apimachinery::selector::LabelSelector;
 use kybern_client::store::Cached;
 use kybern_client::{Client, Informer, ListOptions, Store};
 
+use crate::config::Features;
 use crate::plugins::dynamic_resources::{self, DEVICE, SLICE_NODE, devices_of, node_of_slice};
 
 /// Clones share the stores.
@@ -42,8 +44,17 @@ pub struct Stores {
     pub resource_claims: Store<ResourceClaim>,
     /// With the index [`SLICE_NODE`].
     pub slices: Store<ResourceSlice>,
+    /// `None` where taints of devices count for nothing.
+    pub device_taints: Option<DeviceTaints>,
     /// Devices that are being given to claims.
     pub devices: Arc<dynamic_resources::Shared>,
+}
+
+/// What is known of taints beside those that drivers publish.
+#[derive(Clone, Default)]
+pub struct DeviceTaints {
+    /// `None` where rules count for nothing.
+    pub rules: Option<Store<DeviceTaintRule>>,
 }
 
 /// Volumes that claims may get: those set aside for one by the claim's key, the others by the name of their storage class.
@@ -82,7 +93,7 @@ pub fn class_of_capacity(capacity: &Kept<CSIStorageCapacity, Capacity>) -> Vec<S
 
 impl Stores {
     /// Watches everything; synced once all is listed.
-    pub async fn watch(client: &Client) -> Self {
+    pub async fn watch(client: &Client, features: Features) -> Self {
         fn kept<K: Object, T: Of<K>>(client: &Client) -> Store<Kept<K, T>> {
             Informer::<Kept<K, T>>::of(client.clone(), &K::gvr(), ListOptions::default()).spawn()
         }
@@ -106,8 +117,14 @@ impl Stores {
             device_classes: Informer::new(client.clone(), all()).spawn(),
             resource_claims: Informer::new(client.clone(), all()).index(DEVICE, devices_of).spawn(),
             slices: Informer::new(client.clone(), all()).index(SLICE_NODE, node_of_slice).spawn(),
+            device_taints: features.device_taints.then(|| DeviceTaints {
+                rules: features.device_taint_rules.then(|| Informer::new(client.clone(), all()).spawn()),
+            }),
             devices: Arc::default(),
         };
+        if let Some(DeviceTaints { rules: Some(rules) }) = &stores.device_taints {
+            rules.synced().await;
+        }
         stores.namespaces.synced().await;
         stores.budgets.synced().await;
         stores.services.synced().await;
@@ -148,6 +165,7 @@ impl Default for Stores {
             device_classes: Store::new([]).0,
             resource_claims: Store::new([(DEVICE, devices_of as fn(&ResourceClaim) -> Vec<String>)]).0,
             slices: Store::new([(SLICE_NODE, node_of_slice as fn(&ResourceSlice) -> Vec<String>)]).0,
+            device_taints: None,
             devices: Arc::default(),
         }
     }

@@ -111,6 +111,7 @@ impl ApiServer {
             kubernetes_ip: KUBERNETES_IP.into(),
             service_cidrs: vec![SERVICE_CIDR.to_owned()],
             kubelet_client: None,
+            features: Default::default(),
         };
         bootstrap::run(server.as_ref(), &options).await?;
         deps.elections.hold(&server);

@@ -90,12 +90,12 @@ pub(crate) fn index(pod: &Pod) -> Vec<String> {
     claims.chain(templates).collect()
 }
 
-fn names(pod: &Pod) -> impl Iterator<Item = &PodResourceClaim> {
+pub(super) fn names(pod: &Pod) -> impl Iterator<Item = &PodResourceClaim> {
     pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten())
 }
 
 /// The name of a pod's claim: `None` where it is not made yet, empty where none is needed.
-fn name_of<'a>(pod: &'a Pod, wish: &'a PodResourceClaim) -> Option<&'a str> {
+pub(super) fn name_of<'a>(pod: &'a Pod, wish: &'a PodResourceClaim) -> Option<&'a str> {
     let made = || pod.status.iter().flat_map(|status| status.resource_claim_statuses.iter().flatten());
     match &wish.resource_claim_name {
         Some(name) => Some(name),
@@ -117,7 +117,7 @@ fn is_over(pod: &Pod) -> bool {
     pods::is_finished(pod) || (pod.is_deleting() && pods::node_name(pod).is_empty())
 }
 
-fn consumers(claim: &ResourceClaim) -> &[ResourceClaimConsumerReference] {
+pub(super) fn consumers(claim: &ResourceClaim) -> &[ResourceClaimConsumerReference] {
     claim.status.as_ref().and_then(|status| status.reserved_for.as_deref()).unwrap_or_default()
 }
 

@@ -15,6 +15,7 @@ use self::manage::Work;
 use crate::claim::{claim, keys_of};
 use crate::controller::{Context, Controller, Plan};
 use crate::history::{self, History};
+use crate::metrics::{MAX_UNAVAILABLE, UNAVAILABLE};
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
 
@@ -47,7 +48,7 @@ impl Controller for StatefulSetController {
     }
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
-        let Some(set) = snapshot.stateful_sets.get(key) else { return Plan::idle() };
+        let Some(set) = snapshot.stateful_sets.get(key) else { return forgotten(key) };
         let (Some(spec), Some(selector)) = (&set.spec, selector_of(&set)) else { return Plan::idle() };
         if selector.is_everything() {
             return Plan::idle();
@@ -98,8 +99,27 @@ impl Controller for StatefulSetController {
                 || work.pods.values().any(|pod| identity::revision(pod) == revision.name())
         };
         plan.ops.extend(history.clean_up(spec.revision_history_limit, live));
+        let policy = spec.pod_management_policy.as_deref().unwrap_or(POLICIES[0]);
+        let labels = [set.namespace(), set.name(), policy];
+        if work.is_rolling() {
+            steps.measure(&UNAVAILABLE, labels, work.lacking() as f64);
+        }
+        steps.measure(&MAX_UNAVAILABLE, labels, work.max_unavailable().into());
         Plan { ops: plan.ops, ..steps }
     }
+}
+
+const POLICIES: [&str; 2] = ["OrderedReady", "Parallel"];
+
+/// Of a set that has gone nothing is shown.
+fn forgotten(key: &str) -> Plan {
+    let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+    let mut plan = Plan::idle();
+    for policy in POLICIES {
+        plan.measure(&UNAVAILABLE, [namespace, name, policy], f64::NAN);
+        plan.measure(&MAX_UNAVAILABLE, [namespace, name, policy], f64::NAN);
+    }
+    plan
 }
 
 fn selector_of(set: &StatefulSet) -> Option<LabelSelector> {

@@ -7,6 +7,7 @@ use kybern_client::{DeleteOptions, Propagation};
 
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::controllers::job;
+use crate::metrics::FINISHED_JOB_DELETION;
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
 
@@ -43,6 +44,7 @@ impl Controller for TtlAfterFinishedController {
         };
         let (namespace, name) = (job.namespace().to_owned(), job.name().to_owned());
         plan.push(Op::Delete { gvr: Job::gvr(), namespace, name, options, announce: None });
+        plan.measure(&FINISHED_JOB_DELETION, [], context.now.duration_since(end).as_secs_f64());
         plan
     }
 }
@@ -83,6 +85,9 @@ mod tests {
                     assert_eq!(expect, Some(None), "{kind} {ttl:?}");
                     let options = (options.propagation, options.uid.as_deref(), options.resource_version.as_deref());
                     assert_eq!(options, (Some(Propagation::Foreground), Some("uid-a"), Some("1")));
+                    let measured = plan.measures[0].shown();
+                    let name = "ttl_after_finished_controller_job_deletion_duration_seconds";
+                    assert_eq!(measured, format!("{name}{{}} 0"), "{kind} {ttl:?}");
                 }
                 ops => panic!("{ops:?}"),
             }

@@ -155,6 +155,7 @@ impl Cluster {
             kubernetes_ip: [10, 96, 0, 1].into(),
             service_cidrs: vec!["10.96.0.0/12".to_owned()],
             kubelet_client: None,
+            features: Default::default(),
         };
         bootstrap::run(server.as_ref(), &bootstrap).await.expect("first objects");
         bootstrap::joining(server.as_ref(), "https://192.0.2.1:6443", pki.ca.certificate_pem())

@@ -87,6 +87,7 @@ pub(crate) async fn run(options: KubeControllerManager) -> Result<()> {
         ..kybern_controller_manager::Config::default()
     };
     options.workers.put_into(&mut config);
+    options.leader_election.gates()?.put_into(&mut config);
     let mut metrics = Default::default();
     register_informer_metrics(&mut metrics);
     config.metrics.register(&mut metrics);

@@ -48,6 +48,7 @@ pub(crate) async fn run(mut options: KubeScheduler) -> Result<()> {
             ..kybern_scheduler::Config::default()
         },
     };
+    config.features = options.leader_election.gates()?.of_scheduler();
     config.lease = options.leader_election.lease(COMPONENT.name, config.lease)?;
     let client = match &kubeconfig {
         Some(path) => Client::from_kubeconfig(path).with_context(|| format!("cannot use {}", path.display()))?,

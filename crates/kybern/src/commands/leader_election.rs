@@ -42,6 +42,10 @@ pub(crate) fn usual(component: &str) -> Result<LeaseConfig> {
 }
 
 impl LeaderElectionOptions {
+    pub(crate) fn gates(&self) -> Result<Gates> {
+        Gates::parse(self.feature_gates.iter().map(String::as_str)).map_err(anyhow::Error::msg)
+    }
+
     /// The lease to hold, where a file or nobody says `otherwise`; none where nothing is to be elected.
     pub(crate) fn lease(&self, component: &str, otherwise: Option<LeaseConfig>) -> Result<Option<LeaseConfig>> {
         let lease = match (self.leader_elect, otherwise) {
@@ -56,8 +60,7 @@ impl LeaderElectionOptions {
         lease.lease_duration = self.leader_elect_lease_duration.unwrap_or(lease.lease_duration);
         lease.renew_deadline = self.leader_elect_renew_deadline.unwrap_or(lease.renew_deadline);
         lease.retry_period = self.leader_elect_retry_period.unwrap_or(lease.retry_period);
-        let gates = Gates::parse(self.feature_gates.iter().map(String::as_str)).map_err(anyhow::Error::msg)?;
-        if gates.enabled("CoordinatedLeaderElection") {
+        if self.gates()?.enabled("CoordinatedLeaderElection") {
             // It names an object.
             lease.identity = lease.identity.replace('_', "-");
             lease.coordinated = Some(format!("{}.{}.0", version::KUBERNETES_MAJOR, version::KUBERNETES_MINOR));

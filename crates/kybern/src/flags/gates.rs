@@ -1,6 +1,8 @@
 //! `--feature-gates`. Gates are upstream's; what a gate switches is here as it is in a cluster that sets none, but for those
 //! that [`switched`] names.
 
+use kybern_apiserver::strategy::Features;
+
 use super::values;
 
 /// A gate a line: name, default, stage, and `locked` where it cannot be set otherwise.
@@ -9,8 +11,12 @@ const GATES: &str = include_str!("data/feature.gates");
 /// What a component switches by its gates.
 fn switched(component: &str) -> &'static [&'static str] {
     match component {
-        "kube-apiserver" => &["CoordinatedLeaderElection", "MutatingAdmissionPolicy", "PodTopologyLabelsAdmission"],
-        "kube-controller-manager" | "kube-scheduler" => &["CoordinatedLeaderElection"],
+        "kube-apiserver" => {
+            &["CoordinatedLeaderElection", "DRADeviceTaints", "MutatingAdmissionPolicy", "PodTopologyLabelsAdmission"]
+        }
+        "kube-controller-manager" | "kube-scheduler" => {
+            &["CoordinatedLeaderElection", "DRADeviceTaintRules", "DRADeviceTaints"]
+        }
         _ => &[],
     }
 }
@@ -50,6 +56,23 @@ impl Gates {
             _ => None,
         };
         set(name).or(all).unwrap_or(default)
+    }
+
+    /// Those that are open.
+    pub(crate) fn features(&self) -> Features {
+        GATES.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| self.enabled(name)).collect()
+    }
+
+    pub(crate) fn of_scheduler(&self) -> kybern_scheduler::Features {
+        kybern_scheduler::Features {
+            device_taints: self.enabled("DRADeviceTaints"),
+            device_taint_rules: self.enabled("DRADeviceTaintRules"),
+        }
+    }
+
+    pub(crate) fn put_into(&self, controllers: &mut kybern_controller_manager::Config) {
+        controllers.device_taints = self.enabled("DRADeviceTaints");
+        controllers.device_taint_rules = self.enabled("DRADeviceTaintRules");
     }
 
     /// Says which settings have no effect.

@@ -255,6 +255,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
     server.routes.extend(zpages::routes());
     server.version = version_document();
     server.clock = clock;
+    server.features = options.gates.features();
     let server = Server::start(server).await.context("cannot load the store")?;
     if let Some(health) = key_health {
         tokio::spawn(report_health(server.checks().clone(), health));
@@ -284,6 +285,7 @@ pub(crate) async fn start(options: &ApiServerOptions, on_step: impl Fn(&str)) ->
         kubernetes_ip: options.kubernetes_ip()?,
         service_cidrs: options.service_cidrs.iter().map(ToString::to_string).collect(),
         kubelet_client: own_kubelet_client(options),
+        features: options.gates.features(),
     };
     bootstrap::run(server.as_ref(), &bootstrap).await.context("cannot make the cluster's first objects")?;
     // Ranges need no repair: a Service and what it claims are one write.

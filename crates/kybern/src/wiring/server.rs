@@ -20,6 +20,7 @@ use super::control_plane::{self, AggregationSettings, ApiServer, ApiServerOption
 use super::{Cluster, control_plane_node, explanations, in_process, node, shutdown};
 use crate::addons;
 use crate::commands::kube_apiserver::loopback_or;
+use crate::flags::Gates;
 use crate::notify::Notifier;
 use crate::ownership::Register;
 use crate::{paths, preflight, version};
@@ -73,7 +74,7 @@ pub(super) async fn start_control_plane(cluster: &Cluster, on_step: impl Fn(&str
         .context("cannot make what lets machines join")?;
     let sources = Sources::default();
     start_controllers(&plane.server, &plane.pki, cluster, &sources);
-    start_scheduler(&plane.server, &sources);
+    start_scheduler(&plane.server, &sources, &cluster.gates);
     Ok(plane)
 }
 
@@ -149,7 +150,7 @@ fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster, sources
     // The API server reads the same key, and does not start without it.
     let token_key = SigningKey::from_pem(&pki.service_account_key_pem).ok();
     let token_key = token_key.map(|key| Arc::new(ArcSwap::from_pointee(key)));
-    let config = kybern_controller_manager::Config {
+    let mut config = kybern_controller_manager::Config {
         controllers: ["*", "bootstrapsigner", "tokencleaner"].map(str::to_owned).to_vec(),
         root_ca: Some(pki.ca.certificate_pem().to_owned()),
         node_ranges: node_ranges(cluster),
@@ -160,6 +161,7 @@ fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster, sources
         event_ttl: if cluster.storage.expires_events() { Duration::ZERO } else { Duration::from_secs(3600) },
         ..kybern_controller_manager::Config::default()
     };
+    cluster.gates.put_into(&mut config);
     tokio::spawn(kybern_controller_manager::run(config, client, std::future::pending()));
 }
 
@@ -180,9 +182,9 @@ fn controllers_own_clients(server: Arc<Server>) -> kybern_controller_manager::Cl
     })
 }
 
-fn start_scheduler(server: &Arc<Server>, sources: &Sources) {
+fn start_scheduler(server: &Arc<Server>, sources: &Sources, gates: &Gates) {
     let client = in_process::client(server, "system:kube-scheduler", &[]).with_sources(sources);
-    let config = kybern_scheduler::Config::default();
+    let config = kybern_scheduler::Config { features: gates.of_scheduler(), ..kybern_scheduler::Config::default() };
     let pages = explanations::Pages(config.explanations.clone());
     server.prefixes().set(kybern_scheduler::explain::PREFIX, Some(Arc::new(pages)));
     tokio::spawn(kybern_scheduler::run(config, client, std::future::pending()));

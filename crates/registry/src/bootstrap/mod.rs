@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use kybern_apimachinery::{ApiError, Gvk, Value, json};
 use kybern_apiserver::connect::Objects;
+use kybern_apiserver::strategy::Features;
 
 pub use authentication::{AuthenticationConfig, authentication_config};
 pub(crate) use flow_control::mandatory as mandatory_flow_control;
@@ -34,6 +35,7 @@ pub struct BootstrapOptions {
     pub service_cidrs: Vec<String>,
     /// The user as whom the API server calls kubelets, if its certificate is of the cluster's making.
     pub kubelet_client: Option<&'static str>,
+    pub features: Features,
 }
 
 /// Makes what is missing and adds what roles lack. What users changed otherwise stays; a role or binding with the annotation
@@ -44,6 +46,9 @@ pub async fn run(objects: &dyn Objects, options: &BootstrapOptions) -> Result<()
         ensure(objects, "", "namespaces", namespace(name), reconcile::keep).await?;
     }
     let mut entries = roles::entries();
+    if options.features.has("DRADeviceTaints") {
+        roles::add_device_taints(&mut entries);
+    }
     let is_served = |group: &str, kind: &str| objects.place(&Gvk::new(group, "v1beta1", kind)).is_some();
     if is_served("storagemigration.k8s.io", "StorageVersionMigration") {
         entries.extend(roles::of_migrations());

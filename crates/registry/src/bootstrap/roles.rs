@@ -39,6 +39,24 @@ pub(super) fn of_trust_bundles() -> Vec<Entry> {
     )
 }
 
+/// Who evicts from devices with taints, and what the scheduler reads of them.
+pub(super) fn add_device_taints(entries: &mut Vec<Entry>) {
+    let scheduler = entries.iter_mut().find(|entry| entry.object["metadata"]["name"] == "system:kube-scheduler");
+    let rules = scheduler.and_then(|scheduler| scheduler.object["rules"].as_array_mut());
+    rules.expect("the scheduler has a role").push(rule(&["get,list,watch", "resource.k8s.io", "devicetaintrules"]));
+    entries.extend(parse(
+        "controller device-taint-eviction-controller
+  delete,get,list,watch - pods
+  patch,update - pods/status
+  get,list,watch resource.k8s.io resourceclaims
+  get,list,watch resource.k8s.io resourceslices
+  get,list,watch resource.k8s.io deviceclasses
+  get,list,watch resource.k8s.io devicetaintrules
+  patch,update resource.k8s.io devicetaintrules/status
+  create,patch,update -,events.k8s.io events",
+    ));
+}
+
 /// The scheduler's role has this always, as upstream's.
 pub(super) fn of_elections() -> Vec<Entry> {
     parse(

@@ -90,6 +90,7 @@ fn printer(group: &str, resource: &str) -> Printer {
         ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings" | "validatingadmissionpolicybindings") => {
             access::POLICY_BINDINGS
         }
+        ("resource.k8s.io", "devicetaintrules") => devices::TAINT_RULES,
         ("resource.k8s.io", "resourceclaims") => devices::CLAIMS,
         ("resource.k8s.io", "resourceslices") => devices::SLICES,
         ("storage.k8s.io", "volumeattributesclasses") => storage::ATTRIBUTES_CLASSES,

@@ -179,6 +179,7 @@ impl Strategy for CertificateStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kybern_apiserver::strategy::Features;
 
     fn request(conditions: Value, certificate: &str) -> Value {
         json!({"metadata": {}, "spec": {"signerName": "a.b/c"},
@@ -191,7 +192,12 @@ mod tests {
 
     fn write(strategy: &dyn Strategy, new: &Value, old: &Value) -> (Value, String) {
         let (user, mut new) = (Default::default(), new.clone());
-        let ctx = StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false };
+        let ctx = StrategyContext {
+            user: &user,
+            now: jiff::Timestamp::UNIX_EPOCH,
+            dry_run: false,
+            features: &Features::default(),
+        };
         strategy.prepare_for_update(&ctx, &mut new, old);
         let errors: Vec<String> = strategy.validate_update(&new, old).iter().map(ToString::to_string).collect();
         (new, errors.join("; "))

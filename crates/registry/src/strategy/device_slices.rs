@@ -1,4 +1,4 @@
-//! ResourceSlice: the devices of a pool.
+//! ResourceSlice: the devices of a pool. Taints on devices are there behind a feature gate.
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
@@ -6,7 +6,7 @@ use kybern_apimachinery::validation::{dns1123_label, dns1123_subdomain, label_ke
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use super::device_claims::{TAINT_EFFECTS, at_most, unique};
-use crate::tree::{flag, has, int, list, list_mut, map, text};
+use crate::tree::{self, drop_field, flag, has, int, list, list_mut, map, text};
 use crate::validation::names::{attribute_name, driver_name};
 use crate::validation::update::immutable;
 use crate::validation::{Errors, format, scheduling};
@@ -24,10 +24,12 @@ pub(super) struct ResourceSlice;
 
 impl Strategy for ResourceSlice {
     fn prepare_for_create(&self, ctx: &StrategyContext<'_>, slice: &mut Value) {
+        drop_disabled(ctx, slice, None);
         date_taints(ctx, slice);
     }
 
-    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, slice: &mut Value, _old: &Value) {
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, slice: &mut Value, old: &Value) {
+        drop_disabled(ctx, slice, Some(old));
         date_taints(ctx, slice);
     }
 
@@ -40,11 +42,23 @@ impl Strategy for ResourceSlice {
     }
 }
 
+/// Without the gate nobody begins to use taints; where they are used already they stay.
+fn drop_disabled(ctx: &StrategyContext<'_>, slice: &mut Value, old: Option<&Value>) {
+    let in_use =
+        |slice: &Value| list(&slice["spec"], "devices").iter().any(|device| !list(device, "taints").is_empty());
+    if ctx.features.has("DRADeviceTaints") || old.is_some_and(in_use) {
+        return;
+    }
+    for device in slice.get_mut("spec").into_iter().flat_map(|spec| list_mut(spec, "devices")) {
+        drop_field(device, "taints");
+    }
+}
+
 fn date_taints(ctx: &StrategyContext<'_>, slice: &mut Value) {
     let now = kybern_apimachinery::time::to_rfc3339(ctx.now);
     for device in slice.get_mut("spec").into_iter().flat_map(|spec| list_mut(spec, "devices")) {
         for taint in list_mut(device, "taints").iter_mut().filter(|taint| taint.is_object()) {
-            crate::tree::default(taint, "timeAdded", now.as_str());
+            tree::default(taint, "timeAdded", now.as_str());
         }
     }
 }
@@ -187,11 +201,8 @@ fn device(out: &mut Errors, path: &FieldPath, device: &Value, shared: &[Value], 
         attribute_name(out, &path.child("capacity").key(name), name);
     }
     let (taints, taints_path) = (list(device, "taints"), path.child("taints"));
-    for (i, taint) in taints.iter().enumerate() {
-        let (path, key, value) = (taints_path.index(i), text(taint, "key"), text(taint, "value"));
-        format::invalid(out, &path.child("key"), key, label_key(key));
-        format::invalid(out, &path.child("value"), value, label_value(value));
-        format::required_one_of(out, &path.child("effect"), text(taint, "effect"), &TAINT_EFFECTS);
+    for (i, item) in taints.iter().enumerate() {
+        taint(out, &taints_path.index(i), item, &TAINT_EFFECTS);
     }
     at_most(out, &taints_path, taints, MAX_TAINTS);
     counters(out, path, device, shared);
@@ -203,6 +214,13 @@ fn device(out: &mut Errors, path: &FieldPath, device: &Value, shared: &[Value], 
         let detail = "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
         out.push(FieldError::invalid(path, Value::Null, detail));
     }
+}
+
+pub(super) fn taint(out: &mut Errors, path: &FieldPath, taint: &Value, effects: &[&str]) {
+    let (key, value) = (text(taint, "key"), text(taint, "value"));
+    format::invalid(out, &path.child("key"), key, label_key(key));
+    format::invalid(out, &path.child("value"), value, label_value(value));
+    format::required_one_of(out, &path.child("effect"), text(taint, "effect"), effects);
 }
 
 /// What a device takes of counters that it shares with others.
@@ -284,6 +302,7 @@ fn is_semantic_version(text: &str) -> bool {
 mod tests {
     use super::*;
     use kybern_apimachinery::json;
+    use kybern_apiserver::strategy::Features;
 
     fn texts(devices: Value) -> Vec<String> {
         let slice = json!({"spec": {
@@ -318,5 +337,30 @@ mod tests {
                 "spec.devices[0].consumesCounters[0].counterSet: Invalid value: \"s\": must reference a counterSet defined in the ResourceSlice sharedCounters"
             ]
         );
+    }
+
+    #[test]
+    fn taints_are_behind_their_gate() {
+        let slice = |taints: Value| json!({"spec": {"devices": [{"name": "d", "taints": taints}]}});
+        let tainted = || slice(json!([{"key": "k", "effect": "NoExecute"}]));
+        let user = kybern_apiserver::access::UserInfo::default();
+        for (open, old, kept) in [
+            (false, None, false),
+            (false, Some(slice(json!([]))), false),
+            (false, Some(tainted()), true),
+            (true, None, true),
+            (true, Some(slice(json!([]))), true),
+        ] {
+            let features: Features = open.then_some("DRADeviceTaints").into_iter().collect();
+            let ctx =
+                StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false, features: &features };
+            let mut new = tainted();
+            match &old {
+                None => ResourceSlice.prepare_for_create(&ctx, &mut new),
+                Some(old) => ResourceSlice.prepare_for_update(&ctx, &mut new, old),
+            }
+            let added = &new["spec"]["devices"][0]["taints"][0]["timeAdded"];
+            assert_eq!(*added == "1970-01-01T00:00:00Z", kept, "{open} {old:?}");
+        }
     }
 }

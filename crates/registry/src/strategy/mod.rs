@@ -14,6 +14,7 @@ mod definitions;
 mod device_claims;
 mod device_selectors;
 mod device_slices;
+mod device_taint_rule;
 mod disruption;
 mod endpoint_slice;
 mod event;

@@ -110,6 +110,7 @@ impl Strategy for Finalize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kybern_apiserver::strategy::Features;
 
     #[test]
     fn the_phase_is_of_the_deletion() {
@@ -137,7 +138,12 @@ mod tests {
     #[test]
     fn a_namespace_is_labelled_and_held() {
         let user = Default::default();
-        let ctx = StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false };
+        let ctx = StrategyContext {
+            user: &user,
+            now: jiff::Timestamp::UNIX_EPOCH,
+            dry_run: false,
+            features: &Features::default(),
+        };
         let mut namespace = json!({"metadata": {"name": "a"}});
         Namespace.prepare_for_create(&ctx, &mut namespace);
         assert_eq!(object::label(&namespace, NAME_LABEL), Some("a"));

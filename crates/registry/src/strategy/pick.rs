@@ -7,10 +7,10 @@ use kybern_apiserver::strategy::{Plain, Strategy};
 use super::pod::{PodStrategy, parts};
 use super::{
     PlainWithStatus, ServiceStrategy, Status, StatusOnly, admission_policy, api_service, apps, autoscaling, batch,
-    certificate_status, certificates, config, csi, definitions, device_claims, device_slices, disruption,
-    endpoint_slice, event, flow_control, ingress, limit_range, mutating_policy, namespace, network, network_policy,
-    node, pod_template, rbac, resource_quota, runtime_class, scheduling, service, service_range, storage,
-    storage_class, trust_bundle, webhooks,
+    certificate_status, certificates, config, csi, definitions, device_claims, device_slices, device_taint_rule,
+    disruption, endpoint_slice, event, flow_control, ingress, limit_range, mutating_policy, namespace, network,
+    network_policy, node, pod_template, rbac, resource_quota, runtime_class, scheduling, service, service_range,
+    storage, storage_class, trust_bundle, webhooks,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -83,6 +83,7 @@ pub(crate) fn strategy(
             Arc::new(rbac::Binding { cluster: resource == "clusterrolebindings" })
         }
         ("resource.k8s.io", "deviceclasses") => Arc::new(device_claims::DeviceClass),
+        ("resource.k8s.io", "devicetaintrules") => Arc::new(device_taint_rule::DeviceTaintRule),
         ("resource.k8s.io", "resourceclaims") => Arc::new(device_claims::ResourceClaim),
         ("resource.k8s.io", "resourceclaimtemplates") => Arc::new(device_claims::ResourceClaimTemplate),
         ("resource.k8s.io", "resourceslices") => Arc::new(device_slices::ResourceSlice),
@@ -147,6 +148,9 @@ pub(crate) fn part(group: &str, resource: &str, subresource: &str) -> Option<Arc
             Arc::new(Status { resets: &[], ..Status::keeping_metadata(|_, _| Vec::new()) })
         }
         ("policy", "poddisruptionbudgets", "status") => Arc::new(Status::new(disruption::validate_status)),
+        ("resource.k8s.io", "devicetaintrules", "status") => {
+            Arc::new(Status::keeping_metadata(device_taint_rule::validate_status))
+        }
         ("resource.k8s.io", "resourceclaims", "status") => {
             let status = Status::keeping_metadata(device_claims::validate_status);
             Arc::new(Status { resets: &[], has_table: false, ..status })

@@ -37,9 +37,10 @@ fn names(kind: &str) -> (&'static str, &'static str) {
 }
 
 /// Kinds whose metadata a write of the status leaves alone.
-const STATUS_ALONE: [&str; 8] = [
+const STATUS_ALONE: [&str; 9] = [
     "CustomResourceDefinition",
     "APIService",
+    "DeviceTaintRule",
     "FlowSchema",
     "PriorityLevelConfiguration",
     "ResourceClaim",

@@ -179,6 +179,7 @@ impl Cluster {
             kubernetes_ip: [10, 96, 0, 1].into(),
             service_cidrs: networks.iter().map(ToString::to_string).collect(),
             kubelet_client: None,
+            features: Default::default(),
         };
         bootstrap::run(server.as_ref(), &options).await.unwrap();
         Self { server, tokens, pki, extensions, stored, _directory: directory }

@@ -52,6 +52,7 @@ pub(crate) fn minimal(kind: &str) -> Value {
             static CA: LazyLock<String> = LazyLock::new(|| kybern_testbed::https::TestCa::new("authority").pem);
             json!({"spec": {"trustBundle": *CA}})
         }
+        "DeviceTaintRule" => json!({"spec": {"taint": {"key": "k", "effect": "NoExecute"}}}),
         "PriorityClass" => json!({"value": 1}),
         "CustomResourceDefinition" => json!({"spec": {
             "group": "example", "scope": "Namespaced", "names": {"plural": "x", "kind": "Foo"},

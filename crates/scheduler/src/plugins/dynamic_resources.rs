@@ -13,7 +13,7 @@ use kybern_api::node_affinity::{NodeTerm, terms};
 use kybern_api::resource::v1::{ResourceClaim, ResourceSlice};
 use kybern_api::{Object, owner};
 use kybern_apimachinery::{Value, json, object};
-use kybern_client::Patch;
+use kybern_client::{Patch, Store};
 use parking_lot::Mutex;
 
 use self::allocator::{Patience, Wanted, allocate, device_key};
@@ -158,7 +158,10 @@ fn devices(claims: &Claims, pod: &PodInfo, node: &Node, stores: &Stores) -> Resu
     let in_use = |key: &str| taken.contains(key) || !stores.resource_claims.by_index(DEVICE, key).is_empty();
     let mut slices = stores.slices.by_index(SLICE_NODE, &node.name);
     slices.extend(stores.slices.by_index(SLICE_NODE, ""));
-    allocate(&claims.wanted, &slices, node, &in_use, &stores.devices.programs, &claims.patience)
+    let rules =
+        stores.device_taints.as_ref().map(|taints| taints.rules.iter().flat_map(Store::list).collect::<Vec<_>>());
+    let programs = &stores.devices.programs;
+    allocate(&claims.wanted, &slices, node, &in_use, rules.as_deref(), programs, &claims.patience)
 }
 
 fn check(claims: &Claims, pod: &PodInfo, node: &Node, stores: &Stores) -> Verdict {

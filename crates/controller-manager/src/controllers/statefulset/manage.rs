@@ -216,23 +216,34 @@ impl Work<'_> {
         false
     }
 
+    fn serves(&self, pod: &Pod) -> bool {
+        !self.is_unavailable(pod) && !pods::is_finished(pod)
+    }
+
+    /// How many of the wanted pods are not there, or serve nobody.
+    pub(super) fn lacking(&self) -> i64 {
+        let serving = self.pods.range(self.start()..self.end()).filter(|(_, pod)| self.serves(pod)).count();
+        self.end() - self.start() - i64::try_from(serving).unwrap_or(i64::MAX)
+    }
+
+    /// How many may be so while the template changes.
+    pub(super) fn max_unavailable(&self) -> i32 {
+        let rolling = self.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
+        let limit = rolling.and_then(|r| r.max_unavailable.clone()).unwrap_or(IntOrString::Int(1));
+        scaled_value(&limit, self.spec.replicas.unwrap_or(1), Round::Down).unwrap_or(1).max(1)
+    }
+
     /// Deletes pods of old templates, the last first, as many as `maxUnavailable` leaves room for. Those that serve nobody cost
     /// nothing. The answer is how many.
     fn roll(&self, plan: &mut Plan) -> i32 {
-        let rolling = self.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
-        let limit = rolling.and_then(|r| r.max_unavailable.clone()).unwrap_or(IntOrString::Int(1));
-        let limit = scaled_value(&limit, self.spec.replicas.unwrap_or(1), Round::Down).unwrap_or(1).max(1);
-        let unavailable = |pod: &Arc<Pod>| self.is_unavailable(pod) || pods::is_finished(pod);
-        let serving = self.pods.range(self.start()..self.end()).filter(|(_, pod)| !unavailable(pod)).count();
-        let lacking = self.end() - self.start() - i64::try_from(serving).unwrap_or(i64::MAX);
-        let mut room = i64::from(limit) - lacking;
+        let mut room = i64::from(self.max_unavailable()) - self.lacking();
         let mut deletions = Vec::new();
         for (_, pod) in self.pods.range(self.partition()..self.end().max(self.partition())).rev() {
             // Finished pods are on their way out already.
             if identity::revision(pod) == self.update.revision || pod.is_deleting() || pods::is_finished(pod) {
                 continue;
             }
-            if !unavailable(pod) {
+            if self.serves(pod) {
                 if room <= 0 {
                     continue;
                 }

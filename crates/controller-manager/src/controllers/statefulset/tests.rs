@@ -436,3 +436,19 @@ fn a_set_that_goes_makes_nothing() {
     apply(&world, &plan);
     assert!(run(&world).ops.is_empty());
 }
+
+#[test]
+fn how_many_are_unavailable_is_shown_until_the_set_goes() {
+    let shown = |world: &World| run(world).measures.iter().map(|m| m.shown()).collect::<Vec<_>>();
+    let world = world(3, |spec| rolling(spec).max_unavailable = Some(IntOrString::String("70%".into())));
+    settle(&world);
+    befall(&world, "web-1", Fate::Unready);
+    let names =
+        ["unavailable_replicas", "max_unavailable"].map(|name| format!("statefulset_controller_statefulset_{name}"));
+    let labels = |policy| format!("statefulset_namespace=default,statefulset_name=web,pod_management_policy={policy}");
+    let line = |name: usize, policy, value| format!("{}{{{}}} {value}", names[name], labels(policy));
+    assert_eq!(shown(&world), [line(0, "OrderedReady", "1"), line(1, "OrderedReady", "2")]);
+    world.writers.stateful_sets.remove(KEY, "999999");
+    assert_eq!(shown(&world).len(), 4);
+    assert!(shown(&world).contains(&line(1, "Parallel", "NaN")));
+}

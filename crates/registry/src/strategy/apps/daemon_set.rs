@@ -105,11 +105,17 @@ impl Strategy for DaemonSet {
 mod tests {
     use super::*;
     use kybern_apimachinery::json;
+    use kybern_apiserver::strategy::Features;
 
     #[test]
     fn a_template_is_counted() {
         let user = Default::default();
-        let ctx = StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false };
+        let ctx = StrategyContext {
+            user: &user,
+            now: jiff::Timestamp::UNIX_EPOCH,
+            dry_run: false,
+            features: &Features::default(),
+        };
         let mut set = json!({"metadata": {}, "spec": {"template": {"spec": {}}}});
         DaemonSet.prepare_for_create(&ctx, &mut set);
         assert_eq!(object::annotation(&set, GENERATION), Some("1"));

@@ -127,6 +127,7 @@ impl Strategy for Resize {
 mod tests {
     use super::*;
     use kybern_apimachinery::json;
+    use kybern_apiserver::strategy::Features;
 
     #[test]
     fn ephemeral_containers_only_come() {
@@ -141,7 +142,12 @@ mod tests {
         check(&[("a", "y")], 1);
         check(&[], 1);
         let user = Default::default();
-        let ctx = StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false };
+        let ctx = StrategyContext {
+            user: &user,
+            now: jiff::Timestamp::UNIX_EPOCH,
+            dry_run: false,
+            features: &Features::default(),
+        };
         let mut without = json!({"metadata": {}, "spec": {}});
         EphemeralContainers.prepare_for_update(&ctx, &mut without, &pod(&[("a", "x")]));
         assert_eq!(EphemeralContainers.validate_update(&without, &pod(&[("a", "x")])).len(), 1, "{without}");
@@ -150,7 +156,12 @@ mod tests {
     #[test]
     fn a_resize_changes_resources_alone() {
         let user = Default::default();
-        let ctx = StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false };
+        let ctx = StrategyContext {
+            user: &user,
+            now: jiff::Timestamp::UNIX_EPOCH,
+            dry_run: false,
+            features: &Features::default(),
+        };
         let old = json!({"metadata": {}, "spec": {"containers": [{"name": "a", "image": "x", "resources": {"requests": {"cpu": "1"}}}]}});
         let mut new = json!({"metadata": {}, "spec": {"nodeName": "b", "containers": [{"name": "a", "image": "y", "resources": {"requests": {"cpu": "2"}}}]}});
         Resize.prepare_for_update(&ctx, &mut new, &old);

@@ -248,6 +248,7 @@ impl Strategy for VolumeStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kybern_apiserver::strategy::Features;
 
     #[test]
     fn a_phase_says_since_when_it_is() {
@@ -259,7 +260,12 @@ mod tests {
             if let Some(since) = since {
                 new["status"]["lastPhaseTransitionTime"] = since.into();
             }
-            let ctx = StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false };
+            let ctx = StrategyContext {
+                user: &user,
+                now: jiff::Timestamp::UNIX_EPOCH,
+                dry_run: false,
+                features: &Features::default(),
+            };
             VolumeStatus.prepare_for_update(&ctx, &mut new, &old);
             assert_eq!((text(&new["status"], "lastPhaseTransitionTime"), &new["spec"]), (expect, &old["spec"]));
         };

@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use kybern_api::core::v1::NodeSelectorRequirement;
+use kybern_api::device_taints::{DeviceTaint, selects};
 use kybern_api::node_affinity::terms;
 use kybern_api::resource::v1::{
-    Device, DeviceAttribute, DeviceClass, DeviceRequest, DeviceSelector, OpaqueDeviceConfiguration, ResourceClaim,
-    ResourceSlice,
+    Device, DeviceAttribute, DeviceClass, DeviceRequest, DeviceSelector, DeviceToleration, OpaqueDeviceConfiguration,
+    ResourceClaim, ResourceSlice,
 };
+use kybern_api::resource::v1alpha3::DeviceTaintRule;
 use kybern_api::{Object, Quantity as ApiQuantity};
 use kybern_apimachinery::quantity::Quantity;
 use kybern_apimachinery::{Value, json};
@@ -52,6 +54,7 @@ struct Request {
     /// `None` for all that there are.
     count: Option<usize>,
     admin: bool,
+    tolerations: Vec<DeviceToleration>,
 }
 
 impl Wanted {
@@ -87,6 +90,7 @@ fn alternatives(
             selectors: exactly.selectors.clone().unwrap_or_default(),
             count: count(&exactly.allocation_mode, exactly.count),
             admin: exactly.admin_access == Some(true),
+            tolerations: exactly.tolerations.clone().unwrap_or_default(),
         }]);
     }
     let all = request.first_available.iter().flatten();
@@ -100,6 +104,7 @@ fn alternatives(
                 selectors: one.selectors.clone().unwrap_or_default(),
                 count: count(&one.allocation_mode, one.count),
                 admin: false,
+                tolerations: one.tolerations.clone().unwrap_or_default(),
             })
         })
         .collect::<Result<_, String>>()?;
@@ -194,6 +199,8 @@ struct Search<'a> {
     wanted: &'a [Wanted],
     candidates: Vec<Candidate<'a>>,
     in_use: &'a dyn Fn(&str) -> bool,
+    /// `None` where taints count for nothing, else the rules that put some on devices.
+    taints: Option<&'a [Arc<DeviceTaintRule>]>,
     programs: &'a Programs,
     patience: &'a Patience,
     trials: u64,
@@ -209,12 +216,13 @@ pub(super) fn allocate(
     slices: &[Arc<ResourceSlice>],
     node: &Node,
     in_use: &dyn Fn(&str) -> bool,
+    taints: Option<&[Arc<DeviceTaintRule>]>,
     programs: &Programs,
     patience: &Patience,
 ) -> Result<Option<Vec<Value>>, String> {
     let candidates = candidates(slices, node);
     let (matches, steps, used) = (HashMap::new(), Vec::new(), vec![None; candidates.len()]);
-    let mut search = Search { wanted, candidates, in_use, programs, patience, trials: 0, used, matches, steps };
+    let mut search = Search { wanted, candidates, in_use, taints, programs, patience, trials: 0, used, matches, steps };
     let found = search.run()?;
     Ok(found.then(|| (0..wanted.len()).map(|claim| search.result(claim)).collect()))
 }
@@ -304,7 +312,7 @@ impl Search<'_> {
             // In which order they are taken does not matter.
             let at = self.all(place)?[place.nth];
             let is_first = std::mem::replace(&mut step.next, usize::MAX) == 0;
-            if !is_first || !self.is_free(place, at) {
+            if !is_first || !self.is_free(place, at) || !self.is_tolerated(place, at) {
                 return Ok(None);
             }
             if !self.keeps_constraints(place, at) {
@@ -322,7 +330,11 @@ impl Search<'_> {
             if let Some(cause) = &self.candidates[at].invalid {
                 return Err(cause.to_string());
             }
-            if self.is_free(place, at) && self.is_selected(place, at)? && self.keeps_constraints(place, at) {
+            if self.is_free(place, at)
+                && self.is_selected(place, at)?
+                && self.is_tolerated(place, at)
+                && self.keeps_constraints(place, at)
+            {
                 step.next = at + 1;
                 return Ok(Some(at));
             }
@@ -389,6 +401,17 @@ impl Search<'_> {
         Ok(is_selected)
     }
 
+    /// Whether a request bears all taints of a device.
+    fn is_tolerated(&self, place: Place, at: usize) -> bool {
+        let Some(rules) = self.taints else { return true };
+        let (candidate, tolerations) = (&self.candidates[at], &self.request(place).tolerations);
+        let (spec, device) = (&candidate.slice.spec, candidate.device);
+        let ruled = rules.iter().filter(|rule| selects(rule, &spec.driver, &spec.pool.name, &device.name));
+        let published = device.taints.iter().flatten().map(DeviceTaint::of_driver);
+        let mut taints = published.chain(ruled.map(|rule| DeviceTaint::of_rule(rule)));
+        taints.all(|taint| taint.effect == "None" || tolerations.iter().any(|t| taint.is_tolerated(t)))
+    }
+
     /// Whether all devices that a constraint is about share an attribute.
     fn keeps_constraints(&self, place: Place, at: usize) -> bool {
         let devices = self.wanted[place.claim].claim.spec.devices.as_ref();
@@ -422,6 +445,10 @@ impl Search<'_> {
                 });
                 if request.admin {
                     result["adminAccess"] = true.into();
+                }
+                // Whoever evicts reads there what is borne.
+                if self.taints.is_some() && !request.tolerations.is_empty() {
+                    result["tolerations"] = request.tolerations.iter().map(toleration).collect();
                 }
                 result
             })
@@ -466,6 +493,23 @@ impl Search<'_> {
         }
         all
     }
+}
+
+fn toleration(toleration: &DeviceToleration) -> Value {
+    let mut written = json!({});
+    let texts = [
+        ("effect", &toleration.effect),
+        ("key", &toleration.key),
+        ("operator", &toleration.operator),
+        ("value", &toleration.value),
+    ];
+    for (field, text) in texts.into_iter().filter_map(|(field, text)| Some((field, text.as_ref()?))) {
+        written[field] = text.as_str().into();
+    }
+    if let Some(seconds) = toleration.toleration_seconds {
+        written["tolerationSeconds"] = seconds.into();
+    }
+    written
 }
 
 fn seen<'a>(candidate: &Candidate<'a>) -> Seen<'a> {

@@ -1,10 +1,10 @@
 use kybern_api::resource::v1::DeviceClass;
-use kybern_client::Store;
 
 use super::*;
 use crate::fixture;
 use crate::framework::Nomination;
 use crate::plugins::check;
+use crate::stores::DeviceTaints;
 
 fn object<K: Object>(value: Value) -> K {
     K::from_json(value.to_string().as_bytes()).unwrap()
@@ -168,6 +168,60 @@ fn slices_are_read_as_a_whole() {
     );
 }
 
+/// Behind its gate: a device goes to who bears all its taints, those of its driver and those of rules.
+#[test]
+fn taints_keep_devices_from_who_does_not_bear_them() {
+    let tainted = |taints: &[(&str, &str)]| {
+        let mut slice = slice("a", Some("a"), &[("d1", "x", 1), ("d2", "x", 2)]);
+        let taint = |(key, effect): &(&str, &str)| json!({"key": key, "value": "v", "effect": effect});
+        slice["spec"]["devices"][0]["taints"] = taints.iter().map(taint).collect();
+        slice
+    };
+    let all = json!([{"operator": "Exists"}]);
+    let bears = |key: &str, effect: &str| json!({"key": key, "operator": "Exists", "effect": effect});
+    let both = json!([bears("k", "NoSchedule"), bears("l", "")]);
+    let named =
+        json!([{"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule", "tolerationSeconds": 5}]);
+    let none = || json!([]);
+    // Is the gate open, taints of d1, the device that a rule taints, what is borne, what is got.
+    type Row = (bool, &'static [(&'static str, &'static str)], &'static str, Value, &'static str);
+    let table: &[Row] = &[
+        (false, &[("k", "NoSchedule")], "", none(), "d1"),
+        (true, &[], "", none(), "d1"),
+        (true, &[("k", "NoSchedule")], "", none(), "d2"),
+        (true, &[("k", "NoExecute")], "", none(), "d2"),
+        (true, &[("k", "None")], "", none(), "d1"),
+        (true, &[("k", "NoSchedule")], "", named.clone(), "d1"),
+        (true, &[("k", "NoExecute")], "", named.clone(), "d2"),
+        (true, &[("k", "NoSchedule"), ("l", "NoExecute")], "", named.clone(), "d2"),
+        (true, &[("k", "NoSchedule"), ("l", "NoExecute")], "", both, "d1"),
+        (true, &[], "d1", none(), "d2"),
+        (true, &[], "d1", all.clone(), "d1"),
+        (true, &[("k", "NoSchedule")], "d2", none(), ""),
+        (true, &[("k", "NoSchedule")], "d2", named.clone(), "d1"),
+    ];
+    for (open, taints, ruled, tolerations, expect) in table {
+        let requests = json!({"requests": [exactly("r", json!({"tolerations": tolerations}))]});
+        let (rules, writer) = Store::new([]);
+        if !ruled.is_empty() {
+            writer.upsert(object::<kybern_api::resource::v1alpha3::DeviceTaintRule>(json!({
+                "metadata": {"name": "rule"},
+                "spec": {"deviceSelector": {"device": ruled}, "taint": {"key": "r", "effect": "NoSchedule"}},
+            })));
+        }
+        let cluster = cluster(vec![claim("c", requests, json!({}))], vec![tainted(taints)]);
+        let device_taints = open.then(|| DeviceTaints { rules: Some(rules) });
+        let (stores, pod) = (Stores { device_taints, ..cluster.stores().clone() }, user("p", &["c"]));
+        let claims = claims(&pod, &stores).unwrap();
+        let found = devices(&claims, &pod, &cluster.node("a").unwrap().node, &stores).unwrap();
+        let what = format!("{open} {taints:?} {ruled} {tolerations}");
+        let result = found.map(|found| found[0]["devices"]["results"][0].clone()).unwrap_or_default();
+        assert_eq!(result["device"].as_str().unwrap_or(""), *expect, "{what}");
+        let copied = if *open && !expect.is_empty() && *tolerations != none() { tolerations } else { &Value::Null };
+        assert_eq!(result["tolerations"], *copied, "{what}");
+    }
+}
+
 /// A claim that is written so that every choice is in vain ends all the same.
 #[test]
 fn a_search_ends() {
@@ -198,7 +252,7 @@ fn a_search_on_many_nodes_ends() {
             false
         };
         looked.set(0);
-        let found = allocate(&claims.wanted, &slices, node, &in_use, &stores.devices.programs, &claims.patience);
+        let found = allocate(&claims.wanted, &slices, node, &in_use, None, &stores.devices.programs, &claims.patience);
         assert_eq!(found, Err("timed out trying to allocate devices".to_owned()));
         looked.get()
     };
