@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kybern_api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kybern_apimachinery::{Value, json};
 use kybern_client::store::Cached;
+use kybern_client::{Store, StoreWriter};
 use kybern_scheduler::Profiles;
 use kybern_scheduler::core::{Core, Decision};
 use kybern_scheduler::node::Node;
 use kybern_scheduler::pod::PodInfo;
-use kybern_scheduler::stores::Stores;
+use kybern_scheduler::stores::{ON_OFFER, Stores, offer};
 
 const NODES: [usize; 2] = [1000, 5000];
 /// The budget is so many times upstream's floor.
@@ -32,6 +34,8 @@ struct Pods {
     per_node: usize,
     /// On 5,000 nodes, whatever `per_node` says.
     most: usize,
+    /// Each has a claim that is bound to a volume of its own.
+    claims: bool,
     labels: Value,
     spec: Value,
 }
@@ -44,7 +48,7 @@ fn pods(per_node: usize, most: usize, color: &str, mut spec: Value) -> Pods {
     if spec["containers"].is_null() {
         spec["containers"] = requests("100m");
     }
-    Pods { per_node, most, labels: json!({"color": color}), spec }
+    Pods { per_node, most, claims: false, labels: json!({"color": color}), spec }
 }
 
 /// Affinity of a kind to pods of a color within a domain.
@@ -108,6 +112,12 @@ fn shapes() -> Vec<Shape> {
             pods(10, 10_000, "none", json!({"schedulingGates": [{"name": "g"}]})),
             pods(10, 10_000, "none", plain()),
         ),
+        shape(
+            "volumes",
+            None,
+            some(plain(), "none"),
+            Pods { claims: true, ..pods(1, 5000, "none", json!({"volumes": [{"name": "data"}]})) },
+        ),
         shape("preemption", None, pods(4, 20_000, "none", large(0)), pods(1, 5000, "none", urgent)),
     ]
 }
@@ -115,6 +125,8 @@ fn shapes() -> Vec<Shape> {
 /// The state machine and its clock, which is moved on to the next deadline where there is nothing to do.
 struct Run {
     core: Core,
+    claims: StoreWriter<PersistentVolumeClaim>,
+    volumes: StoreWriter<PersistentVolume>,
     now: Duration,
     made: usize,
     placed: usize,
@@ -122,7 +134,9 @@ struct Run {
 
 impl Run {
     fn new(nodes: usize) -> Self {
-        let mut core = Core::new(Profiles::default(), Stores::default());
+        let (claims, claims_writer) = Store::new([]);
+        let (volumes, volumes_writer) = Store::new([(ON_OFFER, offer as fn(&PersistentVolume) -> Vec<String>)]);
+        let mut core = Core::new(Profiles::default(), Stores { claims, volumes, ..Stores::default() });
         for n in 0..nodes {
             let name = format!("node-{n}");
             let labels = json!({ZONE: format!("z{}", n % 3), HOSTNAME: name});
@@ -130,19 +144,35 @@ impl Run {
             let node = json!({"metadata": {"name": name, "labels": labels}, "status": {"allocatable": allocatable}});
             core.set_node(Arc::new(Node::decode(node.to_string().as_bytes()).expect("a node")), Duration::ZERO);
         }
-        Self { core, now: Duration::ZERO, made: 0, placed: 0 }
+        let (claims, volumes) = (claims_writer, volumes_writer);
+        Self { core, claims, volumes, now: Duration::ZERO, made: 0, placed: 0 }
     }
 
-    fn create(&mut self, pods: &Pods, nodes: usize) -> usize {
-        let count = (pods.per_node * nodes).min(pods.most);
+    fn create(&mut self, pods: &Pods, count: usize) -> usize {
         for _ in 0..count {
             self.made += 1;
             let name = format!("pod-{}", self.made);
             let metadata = json!({"name": name, "namespace": "default", "uid": name, "labels": pods.labels});
-            let pod = json!({"metadata": metadata, "spec": pods.spec, "status": {"phase": "Pending"}});
+            let mut pod = json!({"metadata": metadata, "spec": pods.spec, "status": {"phase": "Pending"}});
+            if pods.claims {
+                pod["spec"]["volumes"][0]["persistentVolumeClaim"] = json!({"claimName": name});
+                self.bind_volume(&name);
+            }
             self.core.set_pod(Arc::new(PodInfo::decode(pod.to_string().as_bytes()).expect("a pod")), self.now);
         }
         count
+    }
+
+    fn bind_volume(&self, name: &str) {
+        let claim = json!({"metadata": {"name": name, "namespace": "default", "uid": name,
+                "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": name}, "status": {"phase": "Bound"}});
+        let volume = json!({"metadata": {"name": name},
+            "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "csi": {"driver": "d", "volumeHandle": name},
+                "claimRef": {"namespace": "default", "name": name, "uid": name}},
+            "status": {"phase": "Bound"}});
+        self.claims.upsert(Cached::decode(claim.to_string().as_bytes()).expect("a claim"));
+        self.volumes.upsert(Cached::decode(volume.to_string().as_bytes()).expect("a volume"));
     }
 
     /// Schedules until so many more pods are bound, or none can be; answers how long each decision took.
@@ -191,9 +221,11 @@ fn main() {
         }
         for nodes in NODES {
             let mut run = Run::new(nodes);
-            let before = run.create(&shape.before, nodes);
+            // Beforehand so many fewer on fewer nodes: they must leave room of every kind.
+            let before = (shape.before.per_node * nodes).min(shape.before.most * nodes / NODES[1]);
+            let before = run.create(&shape.before, before);
             run.place(before);
-            let count = run.create(&shape.measured, nodes);
+            let count = run.create(&shape.measured, (shape.measured.per_node * nodes).min(shape.measured.most));
             let (start, placed) = (Instant::now(), run.placed);
             let mut took = run.place(count);
             let elapsed = start.elapsed();
