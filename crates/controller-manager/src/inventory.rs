@@ -46,6 +46,16 @@ struct State {
     unfollowed: Vec<ApiResource>,
     /// Versions that the server announces but cannot serve now.
     stale: Vec<String>,
+    /// Of each group the version that is preferred.
+    preferred: HashMap<String, String>,
+}
+
+fn preferred(resources: &[ApiResource]) -> HashMap<String, String> {
+    let mut preferred = HashMap::new();
+    for gvr in resources.iter().map(|resource| &resource.gvr) {
+        preferred.entry(gvr.group.clone()).or_insert_with(|| gvr.version.clone());
+    }
+    preferred
 }
 
 struct Entry {
@@ -108,6 +118,11 @@ impl Inventory {
         self.state.read().unfollowed.clone()
     }
 
+    /// The version of a group that its server prefers, if it serves anything.
+    pub fn preferred_version(&self, group: &str) -> Option<String> {
+        self.state.read().preferred.get(group).cloned()
+    }
+
     pub fn resource(&self, gvr: &Gvr) -> Option<Followed> {
         let state = self.state.read();
         state.resources.get(gvr).map(|e| Followed { resource: e.resource.clone(), store: e.store.clone() })
@@ -167,6 +182,7 @@ impl Inventory {
         tasks: &mut JoinSet<()>,
         rediscover: &Arc<Notify>,
     ) {
+        let preferred = preferred(&resources);
         let deletable = resources.into_iter().filter(|r| r.has_verbs(&["delete", "list"]));
         let (followed, unfollowed): (Vec<_>, Vec<_>) = deletable.partition(is_followed);
         let mut state = self.state.write();
@@ -191,6 +207,7 @@ impl Inventory {
             state.resources.insert(resource.gvr.clone(), Entry { resource, store });
         }
         (state.unfollowed, state.stale, state.discovered) = (unfollowed, stale, true);
+        state.preferred = preferred;
     }
 
     /// Passes the changes of one resource on.
@@ -226,6 +243,8 @@ impl Inventory {
         {
             let mut state = inventory.state.write();
             state.discovered = true;
+            let resources: Vec<ApiResource> = resources.into_iter().collect();
+            state.preferred = preferred(&resources);
             for resource in resources {
                 let (store, writer) = Store::new([(OWNERS, owner_uids as IndexFn<_>)]);
                 writer.replace([], "1");

@@ -52,6 +52,8 @@ metrics! {
         "Current number of unavailable pods in StatefulSet";
     MAX_UNAVAILABLE: "statefulset_controller_statefulset_max_unavailable" Kind::Gauge, ["statefulset_namespace", "statefulset_name", "pod_management_policy"],
         "Maximum number of unavailable pods allowed during StatefulSet rolling updates";
+    JOB_SKEW: "cronjob_controller_job_creation_skew_duration_seconds" Kind::Exponential(1.0, 2.0, 10), [],
+        "Time between when a cronjob is scheduled to be run, and when the corresponding job is created";
     FINISHED_JOB_DELETION: "ttl_after_finished_controller_job_deletion_duration_seconds" Kind::Exponential(0.1, 2.0, 14), [],
         "The time it took to delete the job since it became eligible for deletion";
 }

@@ -8,6 +8,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -17,18 +18,35 @@ use kybern_api::core::v1::ObjectReference;
 use kybern_api::meta::v1::{ObjectMeta, Time};
 use kybern_api::{Object, owner};
 use kybern_apimachinery::cron::{self, Schedule};
-use kybern_client::{DeleteOptions, Propagation};
+use kybern_client::{Change, DeleteOptions, Propagation};
+use parking_lot::Mutex;
 
 use self::schedule::Due;
 use crate::controller::{Context, Controller, Op, Plan, Verb};
 use crate::controllers::job::finished;
+use crate::metrics::JOB_SKEW;
 use crate::snapshot::{OWNER, Snapshot};
 use crate::watches::Watches;
 
 /// On a job: for when it was made.
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 
-pub struct CronJobController;
+#[derive(Default)]
+pub struct CronJobController {
+    /// The keys of those whose schedule was changed: they wait for its next time, whatever has passed.
+    rescheduled: Arc<Mutex<HashSet<String>>>,
+}
+
+impl CronJobController {
+    fn note(rescheduled: &Mutex<HashSet<String>>, change: &Change<CronJob>) {
+        if let (Some(old), Some(new)) = (&change.old, &change.new) {
+            let times = |cron: &CronJob| cron.spec.as_ref().map(|spec| (spec.schedule.clone(), spec.time_zone.clone()));
+            if old.uid() == new.uid() && times(old) != times(new) {
+                rescheduled.lock().insert(new.key());
+            }
+        }
+    }
+}
 
 impl Controller for CronJobController {
     fn name(&self) -> &'static str {
@@ -37,7 +55,12 @@ impl Controller for CronJobController {
 
     fn watches(&self, watches: &mut Watches<'_>) {
         let snapshot = watches.snapshot.clone();
-        watches.primary(&snapshot.cron_jobs);
+        watches.when_missed(&snapshot.cron_jobs);
+        let rescheduled = self.rescheduled.clone();
+        watches.on(&snapshot.cron_jobs, move |change, _| {
+            Self::note(&rescheduled, change);
+            vec![change.object().key()]
+        });
         watches.on(&snapshot.jobs, |change, _| {
             let both = [&change.old, &change.new].into_iter().flatten();
             let owners = both.filter_map(|job| Some((job.namespace(), owner::controller_of(&job.metadata)?)));
@@ -49,6 +72,7 @@ impl Controller for CronJobController {
     }
 
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
+        let is_rescheduled = self.rescheduled.lock().remove(key);
         let Some(cron) = snapshot.cron_jobs.get(key) else { return Plan::idle() };
         let Some(spec) = &cron.spec else { return Plan::idle() };
         let mut look = Look {
@@ -59,6 +83,10 @@ impl Controller for CronJobController {
             cron: &cron,
             spec,
         };
+        if is_rescheduled {
+            look.wait();
+            return look.plan;
+        }
         if let Some(failure) = context.failure.as_ref().filter(|failure| failure.verb == Verb::Create) {
             look.warn("FailedCreate", format!("Error creating job: {}", failure.message));
         }
@@ -250,6 +278,18 @@ impl Look<'_> {
         }
     }
 
+    /// Waits for the next time of a new schedule.
+    fn wait(&mut self) {
+        let zone = self.spec.time_zone.as_deref().and_then(|name| cron::zone(name).ok()).unwrap_or(TimeZone::UTC);
+        let text = &self.spec.schedule;
+        let Ok(schedule) = Schedule::parse(text, &zone) else {
+            return self.warn("UnParseableCronJobSchedule", format!("unparseable schedule for cronjob: {text}"));
+        };
+        if let Some(next) = schedule::next(self.cron, &self.status, &schedule, self.now) {
+            self.plan.requeue(next);
+        }
+    }
+
     fn serve(&mut self, due: &Due, zone: &TimeZone, snapshot: &Snapshot) {
         if due.too_many {
             let message =
@@ -279,6 +319,7 @@ impl Look<'_> {
         }
         let job = self.make(name, due.at, zone);
         self.plan.push(Op::create(&job));
+        self.plan.measure(&JOB_SKEW, [], self.now.duration_since(due.at).as_secs_f64());
         self.tell("SuccessfulCreate", format!("Created job {}", job.name()));
     }
 

@@ -10,6 +10,7 @@ use kybern_api::{Object, label_selector, owner};
 use kybern_apimachinery::selector::LabelSelector;
 use kybern_client::ObjectRef;
 
+use self::backoff::Backoff;
 use crate::claim::{claim, keys_of};
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::history::History;
@@ -17,6 +18,7 @@ use crate::pods::{self, Availability};
 use crate::snapshot::{Snapshot, node_of};
 use crate::watches::Watches;
 
+mod backoff;
 pub(crate) mod fit;
 mod update;
 
@@ -25,16 +27,16 @@ mod tests;
 
 /// The most pods that are made or removed in one go.
 const BURST: usize = 250;
-/// A failed pod is replaced at this age at the earliest: one that its node refuses would else be made again at once, for
-/// ever.
-const FAILED_POD_AGE: Duration = Duration::from_secs(10);
 pub(super) const HASH_LABEL: &str = "controller-revision-hash";
 pub(super) const GENERATION_LABEL: &str = "pod-template-generation";
 const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
 
 type Pods = Vec<Arc<Pod>>;
 
-pub struct DaemonSetController;
+#[derive(Default)]
+pub struct DaemonSetController {
+    backoff: Backoff,
+}
 
 impl Controller for DaemonSetController {
     fn name(&self) -> &'static str {
@@ -83,7 +85,14 @@ impl Controller for DaemonSetController {
         };
         let mut plan = Plan::of(history.ops.clone());
         let hash = hash_of(&history.present).cloned().unwrap_or_default();
-        let work = Work { set: &set, spec, hash, nodes: by_node(snapshot, spec, &claims.owned), context };
+        let work = Work {
+            set: &set,
+            spec,
+            hash,
+            nodes: by_node(snapshot, spec, &claims.owned),
+            context,
+            backoff: &self.backoff,
+        };
         let mut changes = work.manage();
         if changes.is_empty() && spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete") {
             // What waits for its time goes on waiting.
@@ -148,7 +157,7 @@ struct Changes {
     create_on: Vec<String>,
     delete: Pods,
     events: Vec<Op>,
-    /// Pods that failed lately wait a little.
+    /// Pods that failed again wait.
     requeue: Option<Duration>,
 }
 
@@ -164,6 +173,7 @@ struct Work<'a> {
     hash: String,
     nodes: Vec<OnNode>,
     context: &'a Context,
+    backoff: &'a Backoff,
 }
 
 impl Work<'_> {
@@ -211,9 +221,10 @@ impl Work<'_> {
     }
 
     fn replace_finished(&self, pod: &Arc<Pod>, phase: &str, node: &str, changes: &mut Changes) {
-        let age = self.context.now.duration_since(pods::created(&pod.metadata));
-        let left = FAILED_POD_AGE.saturating_sub(Duration::try_from(age).unwrap_or_default());
-        if phase == "Failed" && !left.is_zero() {
+        let key = || format!("{}/{}/{node}", self.set.uid(), self.set.metadata.generation.unwrap_or(0));
+        if phase == "Failed"
+            && let Some(left) = self.backoff.wait(key(), self.context.now)
+        {
             changes.requeue = Some(changes.requeue.map_or(left, |old| old.min(left)));
             return;
         }

@@ -35,7 +35,7 @@ fn world(cron: CronJob) -> World {
 }
 
 fn run(world: &World) -> Plan {
-    world.reconcile(&CronJobController, KEY)
+    world.reconcile(&CronJobController::default(), KEY)
 }
 
 /// Looks and does until there is nothing more to do; gives the last events and when the next look is.
@@ -215,10 +215,44 @@ fn a_failure_is_told_and_a_leaving_cron_job_begins_nothing() {
     let mut leaving = cron(|_| {});
     let world = world(leaving.clone());
     let failure = Failure { verb: Verb::Create, stale: false, message: "quota".into() };
-    let plan = world.reconcile_after(&CronJobController, KEY, failure);
+    let plan = world.reconcile_after(&CronJobController::default(), KEY, failure);
     assert_eq!(events(&plan)[0], "FailedCreate: Error creating job: quota");
     leaving.metadata.deletion_timestamp = Some(Time(at(MINUTE)));
     world.writers.cron_jobs.upsert(leaving);
     assert!(run(&world).ops.is_empty());
     assert!(status_of::<CronJob>(&run(&world)).is_none() && deleted(&run(&world)).is_empty());
+}
+
+#[test]
+fn a_changed_schedule_waits_for_its_next_time() {
+    let world = world(cron(|spec| spec.schedule = "0 0 1 1 *".into()));
+    let controller = CronJobController::default();
+    let old = world.snapshot.cron_jobs.get(KEY).unwrap();
+    for (schedule, zone, waits) in
+        [("* * * * *", None, true), ("0 0 1 1 *", Some("Asia/Tokyo"), true), ("0 0 1 1 *", None, false)]
+    {
+        let mut new = (*old).clone();
+        let spec = new.spec.as_mut().unwrap();
+        (spec.schedule, spec.time_zone) = (schedule.into(), zone.map(str::to_owned));
+        let change = Change { old: Some(old.clone()), new: Some(Arc::new(new.clone())) };
+        CronJobController::note(&controller.rescheduled, &change);
+        assert_eq!(controller.rescheduled.lock().remove(KEY), waits, "{schedule} {zone:?}");
+    }
+    let mut new = (*old).clone();
+    new.spec.as_mut().unwrap().schedule = "* * * * *".into();
+    world.writers.cron_jobs.upsert(new);
+    controller.rescheduled.lock().insert(KEY.to_owned());
+    // A time of the new schedule has passed since the cron job was made; it is not made up for.
+    let plan = world.reconcile(&controller, KEY);
+    assert!(plan.ops.is_empty(), "{plan:?}");
+    assert!(plan.requeue_after.is_some_and(|wait| wait <= Duration::from_millis(60_100)), "{plan:?}");
+    let plan = world.reconcile(&controller, KEY);
+    assert_eq!(created::<Job>(&plan).len(), 1, "any other look does");
+    assert_eq!(plan.measures[0].shown(), "cronjob_controller_job_creation_skew_duration_seconds{} 0");
+    world.writers.cron_jobs.upsert(cron(|spec| spec.schedule = "nonsense".into()));
+    controller.rescheduled.lock().insert(KEY.to_owned());
+    assert_eq!(
+        events(&world.reconcile(&controller, KEY)),
+        ["UnParseableCronJobSchedule: unparseable schedule for cronjob: nonsense"]
+    );
 }

@@ -29,7 +29,7 @@ fn world(nodes: &[&str]) -> World {
 }
 
 fn run(world: &World) -> Plan {
-    world.reconcile(&DaemonSetController, "default/agent")
+    world.reconcile(&DaemonSetController::default(), "default/agent")
 }
 
 /// Makes the planned pods running and ready, and stores revisions.
@@ -145,18 +145,21 @@ fn pods_go_with_their_node_and_when_they_failed() {
 }
 
 #[test]
-fn a_pod_that_failed_soon_waits_for_its_end() {
+fn a_pod_that_fails_again_waits() {
     let mut world = world(&["n1"]);
     settle(&world, &run(&world));
     let mut failed = (*world.snapshot.pods.list()[0]).clone();
     failed.status.as_mut().unwrap().phase = Some("Failed".into());
-    failed.metadata.creation_timestamp = Some(kybern_api::meta::v1::Time(testing::at(NOW - 4)));
     world.writers.pods.upsert(failed);
-    let plan = run(&world);
-    assert!(deleted(&plan).is_empty(), "{plan:?}");
-    assert_eq!(plan.requeue_after.map(|time| time.as_secs()), Some(6));
-    world.now = testing::at(NOW + 6);
-    let plan = run(&world);
+    let controller = DaemonSetController::default();
+    let look = |world: &World| world.reconcile(&controller, "default/agent");
+    let plan = look(&world);
     assert_eq!(deleted(&plan).len(), 1);
     assert!(testing::events(&plan)[0].ends_with(" on node n1, will try to kill it"));
+    let plan = look(&world);
+    assert!(deleted(&plan).is_empty(), "{plan:?}");
+    assert_eq!(plan.requeue_after.map(|time| time.as_secs()), Some(1));
+    world.now = testing::at(NOW + 1);
+    assert_eq!(deleted(&look(&world)).len(), 1);
+    assert_eq!(look(&world).requeue_after.map(|time| time.as_secs()), Some(2));
 }

@@ -23,6 +23,7 @@ use super::replicas::{Groups, Measured, Measurements, Proposal, Target, Toleranc
 use crate::ask::Ask;
 use crate::inventory::Inventory;
 
+const CUSTOM: &str = "custom.metrics.k8s.io";
 /// Over what custom metrics are taken to be measured.
 const WINDOW: i64 = 60;
 
@@ -81,7 +82,9 @@ pub(super) fn question(
         let selector = selector.map_or_else(String::new, |selector| encode(selector.to_string(), b""));
         Ok::<_, String>((encode(&metric.name, b""), selector))
     };
-    let custom = "/apis/custom.metrics.k8s.io/v1beta1/namespaces";
+    // Upstream's client knows two versions, and takes the one that the server prefers.
+    let version = inventory.preferred_version(CUSTOM).filter(|version| version == "v1beta2");
+    let custom = format!("/apis/{CUSTOM}/{}/namespaces", version.as_deref().unwrap_or("v1beta1"));
     let path = if spec.resource.is_some() || spec.container_resource.is_some() {
         format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods?labelSelector={pods}")
     } else if let Some(source) = &spec.pods {

@@ -114,6 +114,26 @@ fn every_kind_of_metric_is_asked_for_and_understood() {
 }
 
 #[test]
+fn custom_metrics_are_asked_for_in_the_preferred_version() {
+    let metric = json!({"metric": {"name": "qps"}, "target": {"type": "AverageValue", "averageValue": "2"}});
+    let metric: MetricSpec = serde_json::from_value(json!({"type": "Pods", "pods": metric})).unwrap();
+    for (served, expect) in
+        [(None, "v1beta1"), (Some("v1beta1"), "v1beta1"), (Some("v1beta2"), "v1beta2"), (Some("v9"), "v1beta1")]
+    {
+        let served = served.map(|version| {
+            let mut resource = resource(CUSTOM, "pods/qps", "MetricValueList", true);
+            resource.gvr.version = version.to_owned();
+            resource
+        });
+        let world = World::with_resources(served);
+        let path = format!(
+            "/apis/custom.metrics.k8s.io/{expect}/namespaces/n/pods/*/qps?labelSelector=a&metricLabelSelector="
+        );
+        assert_eq!(question(&metric, "n", "a", &world.snapshot.inventory), Ok(Ask::Get(path)), "{expect}");
+    }
+}
+
+#[test]
 fn tolerance_is_ten_percent_or_as_told() {
     let quantity = |text: &str| Some(kybern_api::Quantity(text.into()));
     let up = HPAScalingRules { tolerance: quantity("50m"), ..HPAScalingRules::default() };
