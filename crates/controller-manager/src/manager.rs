@@ -270,6 +270,7 @@ async fn work(config: &Config, client: &Client) {
     let mut tasks = JoinSet::new();
     let inventory = Arc::new(Inventory::default());
     let snapshot = Arc::new(Snapshot::spawn(client, inventory.clone()));
+    config.metrics.count_in(&snapshot);
     let environment = Arc::new(Environment {
         client_for: {
             let (own, others) = (client.clone(), config.client_for.clone());

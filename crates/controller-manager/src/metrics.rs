@@ -1,12 +1,16 @@
 //! Metrics of the controllers, under upstream's names. A decision says what is to be counted ([`Op::Measure`](crate::controller::Op)),
 //! and it is counted once all that comes before it in the plan was done.
 
+mod collected;
+mod table;
+
 use std::collections::HashMap;
 use std::fmt::Error;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 
 use kybern_client::queue::QueueMetrics;
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -14,6 +18,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
+
+use self::collected::Stores;
+use self::table::PLANNED;
+pub use self::table::*;
+use crate::snapshot::Snapshot;
 
 /// What is counted by one name.
 #[derive(Debug, PartialEq)]
@@ -31,31 +40,6 @@ enum Kind {
     Buckets(&'static [f64]),
     /// The first bucket, by what each is larger than the one before, how many there are.
     Exponential(f64, f64, u16),
-}
-
-const EVICTION_BUCKETS: Kind =
-    Kind::Buckets(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]);
-
-macro_rules! metrics {
-    ($($id:ident: $name:literal $kind:expr, [$($label:literal),*], $help:literal;)*) => {
-        $(pub static $id: Metric = Metric { name: $name, help: $help, kind: $kind, labels: &[$($label),*] };)*
-        static ALL: &[&Metric] = &[$(&$id),*];
-    };
-}
-
-metrics! {
-    DEVICE_EVICTIONS: "device_taint_eviction_controller_pod_deletions_total" Kind::Counter, [],
-        "Total number of Pods deleted by DeviceTaintEvictionController since its start";
-    DEVICE_EVICTION_DURATION: "device_taint_eviction_controller_pod_deletion_duration_seconds" EVICTION_BUCKETS, [],
-        "Latency, in seconds, between the time when a device taint effect has been activated and a Pod's deletion";
-    UNAVAILABLE: "statefulset_controller_statefulset_unavailable_replicas" Kind::Gauge, ["statefulset_namespace", "statefulset_name", "pod_management_policy"],
-        "Current number of unavailable pods in StatefulSet";
-    MAX_UNAVAILABLE: "statefulset_controller_statefulset_max_unavailable" Kind::Gauge, ["statefulset_namespace", "statefulset_name", "pod_management_policy"],
-        "Maximum number of unavailable pods allowed during StatefulSet rolling updates";
-    JOB_SKEW: "cronjob_controller_job_creation_skew_duration_seconds" Kind::Exponential(1.0, 2.0, 10), [],
-        "Time between when a cronjob is scheduled to be run, and when the corresponding job is created";
-    FINISHED_JOB_DELETION: "ttl_after_finished_controller_job_deletion_duration_seconds" Kind::Exponential(0.1, 2.0, 14), [],
-        "The time it took to delete the job since it became eligible for deletion";
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -114,19 +98,20 @@ impl Series {
 pub struct Metrics {
     pub queues: QueueMetrics,
     series: Arc<HashMap<&'static str, Series>>,
+    stores: Arc<Mutex<Weak<Snapshot>>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let series = ALL.iter().map(|metric| (metric.name, Series::of(metric))).collect();
-        Self { queues: QueueMetrics::default(), series: Arc::new(series) }
+        let series = PLANNED.iter().map(|metric| (metric.name, Series::of(metric))).collect();
+        Self { queues: QueueMetrics::default(), series: Arc::new(series), stores: Arc::default() }
     }
 }
 
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         self.queues.register(registry);
-        for metric in ALL {
+        for metric in PLANNED {
             // The encoder adds this itself.
             let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
             match &self.series[metric.name] {
@@ -136,6 +121,12 @@ impl Metrics {
                 Series::Histogram(family) => registry.register(metric.name, metric.help, family.clone()),
             }
         }
+        registry.register_collector(Box::new(Stores(self.stores.clone())));
+    }
+
+    /// Counts what these stores hold from now on.
+    pub(crate) fn count_in(&self, snapshot: &Arc<Snapshot>) {
+        *self.stores.lock() = Arc::downgrade(snapshot);
     }
 
     pub(crate) fn measure(&self, measure: &Measure) {
@@ -188,12 +179,12 @@ mod tests {
     #[test]
     fn every_metric_is_shown_by_its_name_with_its_labels() {
         let metrics = Metrics::default();
-        for metric in ALL {
+        for metric in PLANNED {
             let labels = metric.labels.iter().map(|label| format!("a {label}")).collect();
             metrics.measure(&Measure { metric, labels, value: 3.0 });
         }
         let text = text(&metrics);
-        for metric in ALL {
+        for metric in PLANNED {
             let labels: Vec<String> = metric.labels.iter().map(|label| format!("{label}=\"a {label}\"")).collect();
             let (end, value) = match metric.kind {
                 Kind::Counter => ("", "3"),
@@ -208,7 +199,7 @@ mod tests {
     #[test]
     fn a_gauge_that_is_not_a_number_is_gone() {
         let metrics = Metrics::default();
-        let gauge = ALL.iter().find(|metric| metric.kind == Kind::Gauge).unwrap();
+        let gauge = PLANNED.iter().find(|metric| metric.kind == Kind::Gauge).unwrap();
         let measure = |value| Measure { metric: gauge, labels: vec!["x".to_owned(); gauge.labels.len()], value };
         metrics.measure(&measure(2.0));
         assert!(text(&metrics).contains("=\"x\"} 2.0"));

@@ -50,6 +50,14 @@ pub(crate) fn service_key(slice: &EndpointSlice) -> Option<String> {
     Some(format!("{}/{name}", slice.namespace()))
 }
 
+/// The writes, and how many endpoints come and go with them.
+#[derive(Default)]
+pub(crate) struct Writes {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) added: usize,
+    pub(crate) removed: usize,
+}
+
 /// Plans the writes. Endpoints stay in the slice they are in; new ones fill slices that are written anyway, then slices
 /// with room, then new slices; slices of groups that are no more go.
 pub(crate) fn reconcile(
@@ -58,7 +66,7 @@ pub(crate) fn reconcile(
     make: &dyn Fn(&Group) -> EndpointSlice,
     labels: &BTreeMap<String, String>,
     most: usize,
-) -> Vec<Op> {
+) -> Writes {
     let mut by_group: BTreeMap<Group, Vec<&Arc<EndpointSlice>>> = BTreeMap::new();
     for slice in existing {
         by_group.entry(Group::of(slice)).or_default().push(slice);
@@ -76,15 +84,16 @@ pub(crate) fn reconcile(
             desired.entry(group).or_default();
         }
     }
-    let mut ops = Vec::new();
+    let mut writes = Writes::default();
     for (group, endpoints) in desired {
         let slices = by_group.remove(&group).unwrap_or_default();
-        reconcile_group(&group, &slices, endpoints, make, labels, most, &mut ops);
+        reconcile_group(&group, &slices, endpoints, make, labels, most, &mut writes);
     }
     for slice in by_group.into_values().flatten() {
-        ops.push(Op::delete(&**slice));
+        writes.removed += slice.endpoints.len();
+        writes.ops.push(Op::delete(&**slice));
     }
-    ops
+    writes
 }
 
 fn reconcile_group(
@@ -94,7 +103,7 @@ fn reconcile_group(
     make: &dyn Fn(&Group) -> EndpointSlice,
     labels: &BTreeMap<String, String>,
     most: usize,
-    ops: &mut Vec<Op>,
+    Writes { ops, added: all_added, removed }: &mut Writes,
 ) {
     let identity = |e: &Endpoint| (e.addresses.clone(), e.target_ref.as_ref().and_then(|r| r.uid.clone()));
     let mut wanted: HashMap<_, Endpoint> = HashMap::with_capacity(endpoints.len());
@@ -110,9 +119,11 @@ fn reconcile_group(
         let have = slice.endpoints.as_slice();
         let keep: Vec<Endpoint> = have.iter().filter_map(|e| wanted.remove(&identity(e))).collect();
         let changed = keep.as_slice() != have || slice.labels() != Some(labels);
+        *removed += have.len() - keep.len();
         kept.push((keep, changed));
     }
     let mut added: Vec<Endpoint> = order.iter().filter_map(|id| wanted.remove(id)).collect();
+    *all_added += added.len();
     added.reverse();
     let mut fill = |list: &mut Vec<Endpoint>| {
         let before = list.len();

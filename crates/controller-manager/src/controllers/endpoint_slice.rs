@@ -13,7 +13,8 @@ use kybern_api::meta::v1::ObjectMeta;
 use kybern_api::{IntOrString, Object, owner};
 use kybern_client::Change;
 
-use crate::controller::{Context, Controller, Plan};
+use crate::controller::{Context, Controller, Op, Plan};
+use crate::metrics::{ENDPOINTS_ADDED, ENDPOINTS_REMOVED, SLICE_CHANGES, SLICE_SYNCS, SLICES_CHANGED};
 use crate::pods;
 use crate::slices::{self, SERVICE_NAME};
 use crate::snapshot::{LABEL, SELECTOR, SERVICE, Snapshot, label_in};
@@ -88,8 +89,30 @@ impl Controller for EndpointSliceController {
             pods.iter().filter_map(|pod| pods::ready_since(pod)).chain([pods::created(&service.metadata)]).max();
         let make = |group: &slices::Group| new_slice(&service, group, trigger);
         let labels = slice_labels(&service);
-        Plan::of(slices::reconcile(&existing, desired, &make, &labels, self.max_endpoints))
+        measured(slices::reconcile(&existing, desired, &make, &labels, self.max_endpoints), &service)
     }
+}
+
+/// Counts what is written.
+fn measured(writes: slices::Writes, service: &Service) -> Plan {
+    let mut plan = Plan::of(writes.ops);
+    let operation = |op: &Op| match op {
+        Op::Create { .. } => "create",
+        Op::Delete { .. } => "delete",
+        _ => "update",
+    };
+    for operation in plan.ops.iter().map(operation).collect::<Vec<_>>() {
+        plan.count(&SLICE_CHANGES, [operation]);
+    }
+    let (topology, distribution) = match traffic(service) {
+        _ if is_auto(service) => ("Auto", ""),
+        wanted => ("Disabled", wanted.unwrap_or("")),
+    };
+    plan.count(&SLICE_SYNCS, ["success"]);
+    plan.measure(&SLICES_CHANGED, [topology, distribution], plan.ops.len() as f64);
+    plan.measure(&ENDPOINTS_ADDED, [], writes.added as f64);
+    plan.measure(&ENDPOINTS_REMOVED, [], writes.removed as f64);
+    plan
 }
 
 /// IPv4 or IPv6.
@@ -198,16 +221,22 @@ fn endpoint(service: &Service, pod: &Pod, address: String, snapshot: &Snapshot) 
     }
 }
 
+/// Its `trafficDistribution`, if that is a known one.
+fn traffic(service: &Service) -> Option<&str> {
+    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    matches!(wanted, "PreferClose" | "PreferSameNode" | "PreferSameZone").then_some(wanted)
+}
+
+fn is_auto(service: &Service) -> bool {
+    let annotations = service.metadata.annotations.as_ref();
+    let is = |key: &&str| annotations.and_then(|a| a.get(*key)).is_some_and(|v| matches!(&**v, "Auto" | "auto"));
+    TOPOLOGY.iter().any(is)
+}
+
 /// Where the Service's `trafficDistribution` wants an endpoint to be used. Its older annotation takes it over, and does nothing
 /// here: hints of processors are not made.
 fn hints(service: &Service, node: &Option<String>, zone: &Option<String>) -> Option<EndpointHints> {
-    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref()?;
-    let is_same_node = wanted == "PreferSameNode";
-    let annotations = service.metadata.annotations.as_ref();
-    let is_auto = |key: &&str| annotations.and_then(|a| a.get(*key)).is_some_and(|v| matches!(&**v, "Auto" | "auto"));
-    if !(is_same_node || matches!(wanted, "PreferClose" | "PreferSameZone")) || TOPOLOGY.iter().any(is_auto) {
-        return None;
-    }
+    let is_same_node = traffic(service).filter(|_| !is_auto(service))? == "PreferSameNode";
     let for_zones = zone.clone().map(|name| vec![ForZone { name }]);
     let for_nodes = node.clone().filter(|_| is_same_node).map(|name| vec![ForNode { name }]);
     (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
@@ -306,6 +335,35 @@ mod tests {
             (e.addresses[0].clone(), c.ready.unwrap(), c.serving.unwrap(), c.terminating.unwrap())
         };
         slice.endpoints.iter().map(of).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_counted() {
+        let world = World::new();
+        world.writers.services.upsert(service("web"));
+        world.writers.pods.upsert(ready("a", "10.0.0.1").build());
+        world.writers.pods.upsert(ready("b", "10.0.0.2").build());
+        let measured = || {
+            run(&world).measures.iter().map(|m| m.shown().replace("endpoint_slice_controller_", "")).collect::<Vec<_>>()
+        };
+        let expect = |changes: &[&str], slices: u8, added: u8, removed: u8| {
+            let mut lines: Vec<String> =
+                changes.iter().map(|change| format!("changes{{operation={change}}} 1")).collect();
+            lines.extend([
+                "syncs{result=success} 1".to_owned(),
+                format!("endpointslices_changed_per_sync{{topology=Disabled,traffic_distribution=}} {slices}"),
+                format!("endpoints_added_per_sync{{}} {added}"),
+                format!("endpoints_removed_per_sync{{}} {removed}"),
+            ]);
+            lines
+        };
+        assert_eq!(measured(), expect(&["create"], 1, 2, 0));
+        let mut slice = created::<EndpointSlice>(&run(&world)).remove(0);
+        (slice.metadata.name, slice.metadata.namespace) = (Some("web-1".into()), Some("default".into()));
+        world.writers.endpoint_slices.upsert(slice);
+        assert_eq!(measured(), expect(&[], 0, 0, 0));
+        world.writers.pods.remove("default/a", "9");
+        assert_eq!(measured(), expect(&["update"], 1, 0, 1));
     }
 
     #[test]

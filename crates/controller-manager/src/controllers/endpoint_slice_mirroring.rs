@@ -70,7 +70,7 @@ impl Controller for EndpointSliceMirroringController {
         let labels = labels(&endpoints);
         let make = |group: &slices::Group| new_slice(&endpoints, group, &labels);
         let (groups, told) = desired(&endpoints, self.max_per_subset);
-        let writes = slices::reconcile(&existing, groups, &make, &labels, slices::MAX_ENDPOINTS);
+        let writes = slices::reconcile(&existing, groups, &make, &labels, slices::MAX_ENDPOINTS).ops;
         Plan::of(told.into_iter().chain(writes).collect())
     }
 }

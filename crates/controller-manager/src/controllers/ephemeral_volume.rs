@@ -5,6 +5,7 @@ use kybern_api::meta::v1::ObjectMeta;
 use kybern_api::{Object, owner};
 
 use crate::controller::{Context, Controller, Op, Plan, Verb};
+use crate::metrics::{EPHEMERAL_CLAIMS, EPHEMERAL_FAILURES};
 use crate::pods;
 use crate::snapshot::{CLAIM, Snapshot};
 use crate::watches::Watches;
@@ -65,7 +66,10 @@ fn claim_all(pod: &Pod, snapshot: &Snapshot, context: &Context) -> Plan {
         }
         if let Some(failure) = failure.take() {
             plan.push(failed(format!("create PVC {name}: {}", failure.message)));
+            plan.count(&EPHEMERAL_CLAIMS, []);
+            plan.count(&EPHEMERAL_FAILURES, []);
         }
+        plan.count(&EPHEMERAL_CLAIMS, []);
         let template = ephemeral.volume_claim_template.clone().unwrap_or_default();
         let given = template.metadata.unwrap_or_default();
         plan.push(Op::create(&PersistentVolumeClaim {

@@ -29,11 +29,14 @@ use parking_lot::Mutex;
 use crate::ask::{Answer, Ask, Then};
 use crate::controller::{Context, Controller, Op, Plan};
 use crate::inventory::Inventory;
+use crate::metrics::{AUTOSCALINGS, DESIRED_REPLICAS, METRIC_COMPUTATIONS, Measure};
 use crate::snapshot::Snapshot;
 use crate::watches::Watches;
 use limits::{Memory, minimum};
 use metrics::{Bad, Found};
 
+const NONE: &str = "none";
+const INTERNAL: &str = "internal";
 /// How soon to look again where the server has not said yet what kinds it has.
 const DISCOVERING: Duration = Duration::from_secs(1);
 
@@ -103,7 +106,10 @@ impl Controller for HorizontalController {
     fn reconcile(&self, key: &str, snapshot: &Snapshot, context: &Context) -> Plan {
         let Some(hpa) = snapshot.autoscalers.get(key) else {
             self.memories.lock().remove(key);
-            return Plan::idle();
+            let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+            let mut plan = Plan::idle();
+            plan.measure(&DESIRED_REPLICAS, [namespace, name], f64::NAN);
+            return plan;
         };
         let Some(spec) = hpa.spec.clone() else { return Plan::idle() };
         if !snapshot.inventory.knows_kinds() {
@@ -119,6 +125,7 @@ impl Controller for HorizontalController {
             hpa,
             target: None,
             ops: Vec::new(),
+            outcome: [NONE, NONE],
             settings: self.settings,
             memories: self.memories.clone(),
             pods: snapshot.pods.clone(),
@@ -141,6 +148,8 @@ struct Look {
     status: HorizontalPodAutoscalerStatus,
     target: Option<Gvr>,
     ops: Vec<Op>,
+    /// What metrics say of the look: the action, and the error.
+    outcome: [&'static str; 2],
     settings: Settings,
     memories: Memories,
     pods: Store<Pod>,
@@ -165,6 +174,7 @@ impl Look {
     }
 
     fn without_scale(mut self, why: &str) -> Vec<Op> {
+        self.outcome[1] = INTERNAL;
         self.warn("FailedGetScale", why);
         let text = format!("the HPA controller was unable to get the target's current scale: {why}");
         self.condition("AbleToScale", false, "FailedGetScale", &text);
@@ -273,7 +283,14 @@ impl Look {
 
     fn decide(mut self, scale: Value, current: i32, found: Vec<Result<Found, Bad>>) -> Vec<Op> {
         let (all, mut statuses, mut best, mut first_bad, mut bad) = (found.len(), Vec::new(), None, None, 0);
-        for result in found {
+        let kinds = self.spec.metrics.clone().unwrap_or_default();
+        let before = self.hpa.status.as_ref().and_then(|status| status.current_replicas).unwrap_or(0);
+        for (result, kind) in found.into_iter().zip(kinds.iter().map(|spec| &*spec.type_)) {
+            let labels = match &result {
+                Ok(found) => [action(before, found.replicas), NONE, kind],
+                Err(_) => [NONE, INTERNAL, kind],
+            };
+            self.ops.push(Op::Measure(Measure::new(&METRIC_COMPUTATIONS, labels, 1.0)));
             match result {
                 Ok(Found { replicas, name, status }) => {
                     statuses.push(status);
@@ -314,9 +331,10 @@ impl Look {
         self.rescale(scale, current, limited.replicas, &why, statuses)
     }
 
-    fn rescale(self, mut scale: Value, current: i32, to: i32, why: &str, metrics: Vec<MetricStatus>) -> Vec<Op> {
+    fn rescale(mut self, mut scale: Value, current: i32, to: i32, why: &str, metrics: Vec<MetricStatus>) -> Vec<Op> {
         let Some(gvr) = self.target.clone() else { return self.leave() };
         object::set(&mut scale, &["spec", "replicas"], to);
+        self.outcome[0] = action(current, to);
         let (namespace, name) = (self.hpa.namespace().to_owned(), self.spec.scale_target_ref.name.clone());
         let body = scale.to_string().into_bytes();
         let why = why.to_owned();
@@ -333,6 +351,7 @@ impl Look {
                 self.warn("FailedRescale", &format!("New size: {to}; reason: {why}; error: {error}"));
                 let text = format!("the HPA controller was unable to update the target scale: {error}");
                 self.condition("AbleToScale", false, "FailedUpdateScale", &text);
+                self.outcome[1] = INTERNAL;
                 let desired = self.status.desired_replicas;
                 self.finish(current, desired, metrics, false)
             }
@@ -351,6 +370,7 @@ impl Look {
     /// No number can be calculated: the old one stays.
     fn fail(mut self, current: i32, metrics: Vec<MetricStatus>, why: &str) -> Vec<Op> {
         self.warn("FailedComputeMetricsReplicas", why);
+        self.outcome[1] = INTERNAL;
         let desired = self.status.desired_replicas;
         self.finish(current, desired, metrics, false)
     }
@@ -371,6 +391,9 @@ impl Look {
     /// Writes the status, if it is another.
     fn leave(self) -> Vec<Op> {
         let mut ops = self.ops;
+        ops.push(Op::Measure(Measure::new(&AUTOSCALINGS, self.outcome, 1.0)));
+        let (labels, desired) = ([self.hpa.namespace(), self.hpa.name()], self.status.desired_replicas);
+        ops.push(Op::Measure(Measure::new(&DESIRED_REPLICAS, labels, desired.into())));
         if self.hpa.status.as_ref() != Some(&self.status) {
             let written = HorizontalPodAutoscaler { status: Some(self.status), ..(*self.hpa).clone() };
             ops.push(Op::update_status(&written));
@@ -395,6 +418,14 @@ impl Look {
             last_transition_time: Some(Time(self.now)),
         };
         condition::set(&mut self.status.conditions, condition);
+    }
+}
+
+fn action(from: i32, to: i32) -> &'static str {
+    match to.cmp(&from) {
+        std::cmp::Ordering::Greater => "scale_up",
+        std::cmp::Ordering::Less => "scale_down",
+        std::cmp::Ordering::Equal => NONE,
     }
 }
 

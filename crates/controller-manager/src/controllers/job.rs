@@ -6,6 +6,7 @@
 //! indexed jobs are a set, and need no uids.
 
 mod backoff;
+mod counted;
 mod indexes;
 mod pods_of_job;
 mod policy;
@@ -25,6 +26,7 @@ use kybern_client::{Change, Patch};
 use self::sync::JobSync;
 use crate::claim::claim_with;
 use crate::controller::{Context, Controller, Op, Plan};
+use crate::metrics::JOB_SYNCS;
 use crate::snapshot::{OWNER, Snapshot};
 use crate::watches::Watches;
 
@@ -74,7 +76,12 @@ impl Controller for JobController {
             // Who is adopted counts: what is missing is seen after that.
             return Plan::of(claims.ops);
         }
-        JobSync::new(&job, spec, claims.owned, context).plan()
+        let mut plan = JobSync::new(&job, spec, claims.owned, context).plan();
+        if context.failure.is_some() {
+            let mode = spec.completion_mode.as_deref().unwrap_or("NonIndexed");
+            plan.count(&JOB_SYNCS, [mode, "error", "reconciling"]);
+        }
+        plan
     }
 }
 

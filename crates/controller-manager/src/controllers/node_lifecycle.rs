@@ -5,7 +5,7 @@
 mod tests;
 mod zones;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,13 +82,21 @@ pub struct NodeLifecycleController {
     heard: Arc<Mutex<HashMap<String, Instant>>>,
     /// Of each zone, which node last began to lose its pods, and when.
     tainted: Mutex<BTreeMap<String, (String, Timestamp)>>,
+    /// The zones that there were at the last look.
+    zones: Mutex<BTreeSet<String>>,
     /// The nodes that have been told of.
     known: Mutex<BTreeMap<String, ObjectRef>>,
 }
 
 impl NodeLifecycleController {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, heard: Arc::default(), tainted: Mutex::default(), known: Mutex::default() }
+        Self {
+            settings,
+            heard: Arc::default(),
+            tainted: Mutex::default(),
+            zones: Mutex::default(),
+            known: Mutex::default(),
+        }
     }
 }
 

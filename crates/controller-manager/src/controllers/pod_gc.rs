@@ -11,6 +11,7 @@ use kybern_apimachinery::json;
 use kybern_client::{DeleteOptions, Patch};
 
 use crate::controller::{Context, Controller, Op, Plan};
+use crate::metrics::FORCED_DELETIONS;
 use crate::pods;
 use crate::snapshot::{NODE, Snapshot};
 use crate::watches::Watches;
@@ -75,7 +76,13 @@ impl Controller for PodGarbageCollector {
             Some(("node", node)) => on_missing_node(node, snapshot, context),
             Some(("pod", pod)) => {
                 let pod = snapshot.pods.get(pod).filter(|pod| has_nobody_to_end_it(pod, snapshot));
-                Plan::of(pod.iter().flat_map(|pod| fail_and_delete(pod, None)).collect())
+                let mut plan = Plan::of(pod.iter().flat_map(|pod| fail_and_delete(pod, None)).collect());
+                if let Some(pod) = &pod {
+                    let is_bound = !pods::node_name(pod).is_empty();
+                    let reason = if is_bound { "out-of-service" } else { "unscheduled" };
+                    plan.count(&FORCED_DELETIONS, [pod.namespace(), reason]);
+                }
+                plan
             }
             _ => self.finished(snapshot),
         }
@@ -89,7 +96,9 @@ impl PodGarbageCollector {
         // Those that were evicted first: they say the least.
         let is_evicted = |pod: &Pod| pod.status.as_ref().is_some_and(|s| s.reason.as_deref() == Some("Evicted"));
         finished.sort_by_key(|pod| (!is_evicted(pod), pods::created(&pod.metadata), pod.name().to_owned()));
-        Plan::of(finished[..surplus].iter().map(|pod| force_delete(pod)).collect())
+        let mut plan = Plan::of(finished[..surplus].iter().map(|pod| force_delete(pod)).collect());
+        finished[..surplus].iter().for_each(|pod| plan.count(&FORCED_DELETIONS, [pod.namespace(), "terminated"]));
+        plan
     }
 }
 
@@ -110,6 +119,7 @@ fn on_missing_node(node: &str, snapshot: &Snapshot, context: &Context) -> Plan {
             &pod,
             Some(disruption("DeletionByPodGC", "PodGC: node no longer exists", context)),
         ));
+        plan.count(&FORCED_DELETIONS, [pod.namespace(), "orphaned"]);
     }
     plan
 }
@@ -184,6 +194,8 @@ mod tests {
         assert_eq!(patch["status"]["phase"], "Failed");
         assert_eq!(patch["status"]["conditions"][0]["type"], "DisruptionTarget");
         assert_eq!(deleted(&plan), ["a"]);
+        let measured = plan.measures[0].shown();
+        assert_eq!(measured, "pod_gc_collector_force_delete_pods_total{namespace=default,reason=orphaned} 1");
     }
 
     #[test]

@@ -6,12 +6,13 @@ mod tests;
 
 use kybern_api::core::v1::{Pod, PodResourceClaim};
 use kybern_api::meta::v1::ObjectMeta;
-use kybern_api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
+use kybern_api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference, ResourceClaimSpec};
 use kybern_api::{Object, owner};
 use kybern_apimachinery::{json, object};
 use kybern_client::Patch;
 
 use crate::controller::{Context, Controller, Op, Plan, Verb};
+use crate::metrics::DEVICE_CLAIM_CREATES;
 use crate::pods;
 use crate::snapshot::{CLAIM, OWNER, Snapshot};
 use crate::watches::Watches;
@@ -121,6 +122,13 @@ pub(super) fn consumers(claim: &ResourceClaim) -> &[ResourceClaimConsumerReferen
     claim.status.as_ref().and_then(|status| status.reserved_for.as_deref()).unwrap_or_default()
 }
 
+/// Whether a request is for administration, as metrics say it.
+pub(crate) fn admin_access(spec: &ResourceClaimSpec) -> &'static str {
+    let mut requests = spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    let is = requests.any(|request| request.exactly.as_ref().is_some_and(|exactly| exactly.admin_access == Some(true)));
+    if is { "true" } else { "false" }
+}
+
 /// Makes the claims of a pod that are to come of templates, and reserves those of a pod that no scheduler has placed.
 fn supply(pod: &Pod, snapshot: &Snapshot, context: &Context) -> Plan {
     let mut plan = Plan::idle();
@@ -163,7 +171,9 @@ fn supply(pod: &Pod, snapshot: &Snapshot, context: &Context) -> Plan {
         };
         if let Some(failure) = failure.take() {
             failed(&mut plan, format!("create ResourceClaim : {}", failure.message));
+            plan.count(&DEVICE_CLAIM_CREATES, ["failure", admin_access(&template.spec.spec)]);
         }
+        plan.count(&DEVICE_CLAIM_CREATES, ["success", admin_access(&template.spec.spec)]);
         let given = template.spec.metadata.clone().unwrap_or_default();
         let mut annotations = given.annotations.unwrap_or_default();
         annotations.insert(MADE_FOR.to_owned(), wish.name.clone());

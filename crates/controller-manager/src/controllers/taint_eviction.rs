@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::pod_gc::disruption;
 use crate::controller::{Context, Controller, Op, Plan};
+use crate::metrics::{EVICTION_DURATION, EVICTIONS};
 use crate::pods;
 use crate::snapshot::{NODE, Snapshot};
 use crate::watches::Watches;
@@ -76,7 +77,12 @@ impl Controller for TaintEvictionController {
                 plan.requeue_at(at, context.now);
                 plan
             }
-            Some(_) => evict(&pod, context),
+            Some(at) => {
+                let mut plan = evict(&pod, context);
+                plan.count(&EVICTIONS, []);
+                plan.measure(&EVICTION_DURATION, [], context.now.duration_since(at).as_secs_f64());
+                plan
+            }
         }
     }
 }
@@ -186,7 +192,11 @@ mod tests {
         let mut pod = (*world.snapshot.pods.get("default/a").unwrap()).clone();
         pod.spec.as_mut().unwrap().tolerations = None;
         world.writers.pods.upsert(pod);
-        assert_eq!(events(&run()), ["TaintManagerEviction: Marking for deletion Pod default/a"]);
+        let plan = run();
+        assert_eq!(events(&plan), ["TaintManagerEviction: Marking for deletion Pod default/a"]);
+        let measured: Vec<String> = plan.measures.iter().map(|measure| measure.shown()).collect();
+        let name = "taint_eviction_controller_pod_deletion";
+        assert_eq!(measured, [format!("{name}s_total{{}} 1"), format!("{name}_duration_seconds{{}} 0")]);
         world.writers.pods.remove("default/a", "99");
         assert!(run().ops.is_empty() && controller.leaving.lock().is_empty());
     }

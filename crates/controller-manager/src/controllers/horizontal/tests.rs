@@ -114,7 +114,14 @@ fn look(controller: &HorizontalController, world: &World, server: &Server) -> (V
         }
         ops = then.decide(asks.iter().map(|ask| server.answer(ask)).collect());
     }
-    (written, Plan::of(ops))
+    let mut done = Plan::idle();
+    for op in ops {
+        match op {
+            Op::Measure(measure) => done.measures.push(measure),
+            op => done.push(op),
+        }
+    }
+    (written, done)
 }
 
 fn conditions(plan: &Plan) -> Vec<String> {
@@ -129,6 +136,16 @@ fn load_makes_more_replicas_and_the_status_says_why() {
     let (world, controller) = (world(spec(1, 10, None), 2), HorizontalController::default());
     let (written, plan) = look(&controller, &world, &server(2, 900));
     assert_eq!(written, [4]);
+    let measured: Vec<String> = plan.measures.iter().map(|measure| measure.shown()).collect();
+    let name = "horizontal_pod_autoscaler_controller";
+    assert_eq!(
+        measured,
+        [
+            format!("{name}_metric_computation_total{{action=scale_up,error=none,metric_type=Resource}} 1"),
+            format!("{name}_reconciliations_total{{action=scale_up,error=none}} 1"),
+            format!("{name}_desired_replicas{{namespace=default,hpa_name=web}} 4"),
+        ]
+    );
     let why = "cpu resource utilization (percentage of request) above target";
     assert_eq!(events(&plan), [format!("SuccessfulRescale: New size: 4; reason: {why}")]);
     let expect = [

@@ -174,6 +174,7 @@ impl<'a> JobSync<'a> {
         }
         let mut events = Vec::new();
         let mut finish = self.finish(&mut plan);
+        let ends = finish.is_some();
         let (mut changes, mut removed) = (Vec::new(), HashSet::new());
         if let Some(finish) = &finish {
             let active: Vec<&Member> = self.members.iter().filter(|m| m.active).collect();
@@ -209,6 +210,7 @@ impl<'a> JobSync<'a> {
         }
         let mut old = self.job.status.clone().unwrap_or_default();
         old.uncounted_terminated_pods.get_or_insert_default();
+        self.measure(&mut plan, &old, &changes, ends);
         if old != self.status {
             let status = Some(mem::take(&mut self.status));
             plan.push(Op::update_status(&Job { status, ..(**self.job).clone() }));

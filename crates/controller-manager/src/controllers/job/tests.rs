@@ -172,6 +172,13 @@ fn pods_are_made_with_the_finalizer() {
     let status = status(&plan);
     assert_eq!((status.start_time, status.ready, status.active), (Some(Time(now())), Some(0), None));
     assert_eq!(status.uncounted_terminated_pods, Some(UncountedTerminatedPods::default()));
+    assert_eq!(
+        measured(&plan),
+        [
+            "job_syncs_total{completion_mode=NonIndexed,result=success,action=pods_created} 1",
+            "job_pods_creation_total{reason=new,status=succeeded} 2",
+        ]
+    );
 }
 
 #[test]
@@ -254,6 +261,19 @@ fn a_job_ends_when_all_is_counted() {
     let told = status(&plan);
     assert_eq!((told.succeeded, told.completion_time), (Some(3), Some(Time(now()))));
     assert_eq!(events(&plan), ["Completed: Job completed"]);
+    assert_eq!(
+        measured(&plan),
+        [
+            "job_syncs_total{completion_mode=NonIndexed,result=success,action=tracking} 1",
+            "job_pods_finished_total{completion_mode=NonIndexed,result=succeeded} 1",
+            "jobs_finished_total{completion_mode=NonIndexed,result=succeeded,reason=CompletionsReached} 1",
+        ]
+    );
+}
+
+/// Without the prefix of all.
+fn measured(plan: &Plan) -> Vec<String> {
+    plan.measures.iter().map(|measure| measure.shown().replace("job_controller_", "")).collect()
 }
 
 /// What ends a job, and by which condition.

@@ -251,6 +251,26 @@ fn the_health_of_a_zone_decides_how_fast_its_nodes_lose_pods() {
 }
 
 #[test]
+fn zones_are_counted_until_they_are_gone() {
+    let controller = NodeLifecycleController::new(Settings::default());
+    let shown = |nodes: &[Node]| {
+        let nodes: Vec<_> = nodes.iter().cloned().map(std::sync::Arc::new).collect();
+        let plan = controller.judge_zones(&nodes, at(NOW));
+        plan.measures.iter().map(|measure| measure.shown().replace("node_collector_", "")).collect::<Vec<_>>()
+    };
+    let zone = |size, health, unhealthy| {
+        let line = |name: &str, value: f64| format!("{name}{{zone=:z}} {value}");
+        [line("zone_size", size), line("zone_health", health), line("unhealthy_nodes_in_zone", unhealthy)]
+    };
+    let (up, down) = (zoned("up", "z", "True", 0), zoned("down", "z", "Unknown", 100));
+    let mut expect = zone(2.0, 50.0, 1.0).to_vec();
+    expect.push("evictions_total{zone=:z} 1".to_owned());
+    assert_eq!(shown(&[up, down]), expect);
+    assert_eq!(shown(&[]), zone(0.0, 100.0, 0.0));
+    assert!(shown(&[]).is_empty());
+}
+
+#[test]
 fn where_nothing_is_ready_nobody_loses_pods() {
     let controller = NodeLifecycleController::new(Settings::default());
     let taint = Taint { key: NOT_READY.into(), effect: "NoExecute".into(), ..Taint::default() };

@@ -10,6 +10,7 @@ use kybern_api::{Object, condition};
 
 use super::{NOT_READY, NodeLifecycleController, Settings, UNREACHABLE, status_of, taint};
 use crate::controller::Plan;
+use crate::metrics::{NODE_EVICTIONS, UNHEALTHY_NODES, ZONE_HEALTH, ZONE_SIZE};
 
 /// Nodes with this label say nothing about the health of their zone.
 const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
@@ -84,14 +85,27 @@ impl NodeLifecycleController {
                 zone.waiting.push(node.clone());
             }
         }
+        let mut measures = Plan::idle();
+        for (name, zone) in &zones {
+            let (ready, size) = (zone.ready as f64, (zone.ready + zone.unready) as f64);
+            measures.measure(&ZONE_SIZE, [name], size);
+            measures.measure(&ZONE_HEALTH, [name], if size > 0.0 { 100.0 * ready / size } else { 100.0 });
+            measures.measure(&UNHEALTHY_NODES, [name], zone.unready as f64);
+        }
+        for gone in std::mem::replace(&mut *self.zones.lock(), zones.keys().cloned().collect()) {
+            if !zones.contains_key(&gone) {
+                measures.measure(&ZONE_SIZE, [&gone], 0.0);
+                measures.measure(&ZONE_HEALTH, [&gone], 100.0);
+                measures.measure(&UNHEALTHY_NODES, [&gone], 0.0);
+            }
+        }
         let mut counted = zones.values().filter(|zone| zone.ready + zone.unready > 0).peekable();
         if counted.peek().is_some() && counted.all(Zone::is_lost) {
             // It is rather this side that is cut off. Nobody loses pods.
-            return Plan::of(
-                nodes.iter().filter(|node| loses_pods(node)).filter_map(|n| taint(n, false, now)).collect(),
-            );
+            let back = nodes.iter().filter(|node| loses_pods(node)).filter_map(|n| taint(n, false, now));
+            return Plan { ops: back.collect(), ..measures };
         }
-        let (mut plan, mut last) = (Plan::idle(), self.tainted.lock());
+        let (mut plan, mut last) = (measures, self.tainted.lock());
         last.retain(|name, _| zones.contains_key(name));
         for (name, mut zone) in zones {
             let rate = zone.rate(&self.settings);
@@ -112,6 +126,9 @@ impl NodeLifecycleController {
             let node = &zone.waiting[again.unwrap_or(0)];
             let began = began.filter(|_| again.is_some()).map_or(now, |(_, time)| time);
             plan.ops.extend(taint(node, true, now));
+            if again.is_none() {
+                plan.count(&NODE_EVICTIONS, [&name]);
+            }
             last.insert(name, (node.name().to_owned(), began));
             if zone.waiting.len() > 1 {
                 plan.requeue_at(after(began).max(now), now);
