@@ -62,14 +62,17 @@ impl Raw {
             .map_err(|e| ClientError::Decode(format!("cannot decode the answer about {}: {e}", self.gvr)))
     }
 
+    async fn identity(&self, call: Call) -> Result<PartialMetadata, ClientError> {
+        Ok(PartialMetadata::from_json(&self.client.call(call).await?)?)
+    }
+
     pub async fn get(&self, namespace: &str, name: &str) -> Result<Value, ClientError> {
         self.value(Call::new(Method::GET, self.path(namespace, name, None)).accept(self.accept())).await
     }
 
     /// Reads identity, finalizers and owners of one object.
     pub async fn get_metadata(&self, namespace: &str, name: &str) -> Result<PartialMetadata, ClientError> {
-        let call = Call::new(Method::GET, self.path(namespace, name, None)).accept(METADATA);
-        Ok(PartialMetadata::from_json(&self.client.call(call).await?)?)
+        self.identity(Call::new(Method::GET, self.path(namespace, name, None)).accept(METADATA)).await
     }
 
     pub async fn list(&self, namespace: &str, options: &ListOptions) -> Result<Vec<Value>, ClientError> {
@@ -110,6 +113,15 @@ impl Raw {
     /// Creates from an encoded object, in a namespace.
     pub async fn create_bytes(&self, namespace: &str, object: impl Into<bytes::Bytes>) -> Result<Value, ClientError> {
         self.value(Call::json(Method::POST, self.collection(namespace), object)).await
+    }
+
+    /// As [`Raw::create_bytes`]; of the answer only its identity is read.
+    pub async fn create_briefly(
+        &self,
+        namespace: &str,
+        object: impl Into<bytes::Bytes>,
+    ) -> Result<PartialMetadata, ClientError> {
+        self.identity(Call::json(Method::POST, self.collection(namespace), object)).await
     }
 
     /// Posts to a subresource such as `binding`, `eviction` or `token`.
@@ -157,6 +169,39 @@ impl Raw {
         subresource: Option<&str>,
     ) -> Result<Value, ClientError> {
         self.value(Call::patch(self.path(namespace, name, subresource), patch)).await
+    }
+
+    /// As [`Raw::put_bytes`]; of the answer only its identity is read.
+    pub async fn put_briefly(
+        &self,
+        namespace: &str,
+        name: &str,
+        subresource: Option<&str>,
+        object: impl Into<bytes::Bytes>,
+    ) -> Result<PartialMetadata, ClientError> {
+        self.identity(Call::json(Method::PUT, self.path(namespace, name, subresource), object)).await
+    }
+
+    /// As [`Raw::patch`]; of the answer only its identity is read.
+    pub async fn patch_briefly(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Patch,
+        subresource: Option<&str>,
+    ) -> Result<PartialMetadata, ClientError> {
+        self.identity(Call::patch(self.path(namespace, name, subresource), patch)).await
+    }
+
+    /// As [`Raw::delete`]; the answer is not read.
+    pub async fn delete_briefly(
+        &self,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<(), ClientError> {
+        let body = options.to_value().to_string();
+        self.client.call(Call::json(Method::DELETE, self.path(namespace, name, None), body)).await.map(drop)
     }
 
     /// Deletes one object. The answer is the object as it now waits for its end, or a `Status` when it is gone.

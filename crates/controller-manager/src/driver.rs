@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use kybern_api::Object;
 use kybern_api::core::v1::Pod;
 use kybern_apimachinery::time::Clock;
-use kybern_apimachinery::{Gvr, Value, json, object};
-use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, WorkQueue, body};
+use kybern_apimachinery::{Gvr, json, object};
+use kybern_client::{Client, ClientError, EventRecorder, EventType, ListOptions, PartialMetadata, WorkQueue, body};
 use kybern_quota::{Amounts, Evaluator, Found, used, with_status};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -202,34 +202,34 @@ impl Driver {
     async fn execute(&self, op: Op) -> Result<Option<Written>, Failure> {
         match op {
             Op::Create { gvr, namespace, body, announce } => {
-                let result = self.client.raw(&gvr).create_bytes(&namespace, body).await;
+                let result = self.client.raw(&gvr).create_briefly(&namespace, body).await;
                 // Its owner goes with the namespace; until then there is nothing to tell or to try again.
                 if result.as_ref().is_err_and(is_namespace_terminating) {
                     return Ok(None);
                 }
-                self.announce(announce.as_ref(), &gvr.resource, true, &result, "");
+                self.announce(announce.as_ref(), &gvr.resource, true, result.as_ref().map(|made| &*made.name));
                 let object = result.map_err(fail(Verb::Create))?;
                 Ok(Some(reflected(gvr, &object)))
             }
             Op::Put { gvr, namespace, name, subresource, body } => {
-                let result = self.client.raw(&gvr).put_bytes(&namespace, &name, subresource, body).await;
+                let result = self.client.raw(&gvr).put_briefly(&namespace, &name, subresource, body).await;
                 let object = result.map_err(fail(Verb::Update))?;
                 Ok(Some(reflected(gvr, &object)))
             }
             Op::Patch { gvr, namespace, name, subresource, patch } => {
-                let result = self.client.raw(&gvr).patch(&namespace, &name, &patch, subresource).await;
+                let result = self.client.raw(&gvr).patch_briefly(&namespace, &name, &patch, subresource).await;
                 let object = result.map_err(fail(Verb::Update))?;
                 Ok(Some(reflected(gvr, &object)))
             }
             Op::Delete { gvr, namespace, name, options, announce } => {
                 let uid = options.uid.clone().unwrap_or_default();
-                let result = self.client.raw(&gvr).delete(&namespace, &name, &options).await;
+                let result = self.client.raw(&gvr).delete_briefly(&namespace, &name, &options).await;
                 // One of the same name but another uid: the one that was meant is gone.
                 let replaced = |e: &ClientError| e.is_conflict() && options.resource_version.is_none();
                 if result.as_ref().is_err_and(|e| e.is_not_found() || replaced(e)) {
                     return Ok(None);
                 }
-                self.announce(announce.as_ref(), &gvr.resource, false, &result, &name);
+                self.announce(announce.as_ref(), &gvr.resource, false, result.as_ref().map(|()| &*name));
                 result.map_err(fail(Verb::Delete))?;
                 Ok(Some(Written { gvr, key: object::key_of(&namespace, &name), effect: Effect::Deleted(uid) }))
             }
@@ -353,30 +353,28 @@ impl Driver {
             });
         }
         let Some(quota) = with_status(&quota, all) else { return Ok(None) };
-        let written = self.client.raw(&gvr).update_status(&quota).await.map_err(fail(Verb::Update))?;
+        let written = self.client.raw(&gvr).put_briefly(namespace, name, Some("status"), quota.to_string()).await;
+        let written = written.map_err(fail(Verb::Update))?;
         Ok(Some(reflected(gvr, &written)))
     }
 
-    /// Upstream's events about made and removed pods (and what else is announced).
+    /// Upstream's events about made and removed pods (and what else is announced), with the name where it was done.
     fn announce(
         &self,
         announcement: Option<&Announcement>,
         resource: &str,
         create: bool,
-        result: &Result<Value, ClientError>,
-        name: &str,
+        result: Result<&str, &ClientError>,
     ) {
         let Some(Announcement { about, texts }) = announcement else { return };
-        if texts.is_some() && result.as_ref().is_err_and(ClientError::is_already_exists) {
+        if texts.is_some() && result.is_err_and(ClientError::is_already_exists) {
             return;
         }
         let noun = resource.strip_suffix('s').unwrap_or(resource);
         let (kind, reason, message) = match (create, result) {
-            (true, Ok(object)) => {
-                (EventType::Normal, "SuccessfulCreate", format!("Created {noun}: {}", object::name(object)))
-            }
+            (true, Ok(name)) => (EventType::Normal, "SuccessfulCreate", format!("Created {noun}: {name}")),
             (true, Err(error)) => (EventType::Warning, "FailedCreate", format!("Error creating: {error}")),
-            (false, Ok(_)) => (EventType::Normal, "SuccessfulDelete", format!("Deleted {noun}: {name}")),
+            (false, Ok(name)) => (EventType::Normal, "SuccessfulDelete", format!("Deleted {noun}: {name}")),
             (false, Err(error)) => (EventType::Warning, "FailedDelete", format!("Error deleting: {error}")),
         };
         let message = match (texts, result) {
@@ -401,9 +399,9 @@ fn is_namespace_terminating(error: &ClientError) -> bool {
     causes.into_iter().any(|cause| cause["reason"] == "NamespaceTerminating")
 }
 
-fn reflected(gvr: Gvr, object: &Value) -> Written {
-    let version = object::resource_version(object).parse().unwrap_or(0);
-    Written { gvr, key: object::key(object), effect: Effect::Version(version) }
+fn reflected(gvr: Gvr, object: &PartialMetadata) -> Written {
+    let version = object.resource_version.parse().unwrap_or(0);
+    Written { gvr, key: object.key(), effect: Effect::Version(version) }
 }
 
 #[cfg(test)]

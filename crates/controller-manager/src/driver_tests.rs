@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Method, Response};
 use kybern_api::core::v1::Pod;
 use kybern_apimachinery::time::SystemClock;
-use kybern_apimachinery::{ApiError, GroupResource, json};
+use kybern_apimachinery::{ApiError, GroupResource, Value, json};
 use kybern_client::{Body, BoxFuture, Transport, TransportError};
 
 use super::*;
