@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::process::{self, step};
-use crate::{deny, e2e, packages, tidy, vm};
+use crate::{deny, e2e, packages, sim, tidy, vm};
 
 /// Where tests leave why they did not run (`kybern_testbed::not_run`).
 const NOT_RUN_FILE: &str = "KYBERN_NOT_RUN_FILE";
@@ -28,6 +28,8 @@ pub(crate) fn run_everything() -> Result<()> {
         step("packages", packages::for_tests)?;
     }
     let mut not_run = checks()?;
+    // The end-to-end tests' build compiles nearly all of what this needs, too.
+    step("simulator", || sim::run(&[]))?;
     if !root {
         not_run.push("end-to-end tests: they make namespaces, cgroups and mounts: run this as root".to_owned());
     } else if let Some(lacking) = e2e::lacking()? {

@@ -20,11 +20,11 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
-  test    everything this machine can run: ci, e2e, vm; says what it could not run and why
-  ci      format, clippy, tidy, unit and property tests, codec fixtures, simulator (needs no root)
+  test    everything this machine can run: ci, sim, e2e, vm; says what it could not run and why
+  ci      format, clippy, tidy, unit and property tests, codec fixtures, a few seeds of the simulator (needs no root)
   schema  writes crates/schema's table from published API facts: --facts DIR --go DIR
   e2e     [NAME…]: the tutorial and the fault loop on a real cluster (needs root)
-  sim     [--seeds N] [--first N] [--minutes M] [--release]: the simulator over many seeds
+  sim     [--seeds N] [--first N] [--minutes M]: the simulator over many seeds
   vm      Kybern on a distribution's kernel in an emulator: missing features, cgroup v2
   bench   [PART…]: figures against the budgets (needs root)
   fuzz    [TARGET] [--seconds N]: libFuzzer on one parser, or on each in turn (needs cargo-fuzz)

@@ -80,6 +80,15 @@ impl Hub {
         }
     }
 
+    /// Ends every watch with an error.
+    pub(crate) fn end(&self, error: &StorageError) {
+        let mut state = self.0.lock();
+        state.lengths.clear();
+        for watcher in std::mem::take(&mut state.watchers).into_values().flatten() {
+            let _ = watcher.try_send(Err(error.clone()));
+        }
+    }
+
     /// Tells every watcher how far it is.
     pub(crate) fn report_progress(&self) {
         let mut state = self.0.lock();

@@ -142,6 +142,13 @@ impl State {
     }
 }
 
+impl Memory {
+    /// Ends all watches, as a store does that loses its leader, or forgets what they have not been told yet.
+    pub fn end_watches(&self, error: &StorageError) {
+        self.hub.end(error);
+    }
+}
+
 impl Storage for Memory {
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StorageError>> {
         Box::pin(async { Ok(self.state.lock().revision) })
@@ -208,5 +215,26 @@ impl Storage for Memory {
                 .sum::<usize>();
             Ok(Size { bytes: bytes as u64 })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_that_was_ended_goes_on_where_it_was() {
+        let memory = Memory::default();
+        let put = |key: &str| memory.txn(Txn::create(key.into(), Bytes::new()));
+        let mut watch = memory.watch("/", 1).await.unwrap();
+        put("/a").await.unwrap();
+        memory.end_watches(&StorageError::Unavailable("no leader".to_owned()));
+        put("/b").await.unwrap();
+        assert_eq!(watch.next().await.unwrap().revision, 2);
+        assert!(matches!(watch.next().await, Err(StorageError::Unavailable(_))));
+        let mut again = memory.watch("/", watch.reached()).await.unwrap();
+        assert_eq!(again.next().await.unwrap().events[0].key, "/b".into());
+        put("/c").await.unwrap();
+        assert_eq!(again.next().await.unwrap().revision, 4);
     }
 }

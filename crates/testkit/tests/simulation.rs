@@ -12,15 +12,23 @@ use kybern_testkit::sim;
 use kybern_testkit::sim::Without;
 use kybern_testkit::sim::faults::Faults;
 
-/// What takes four minutes of one core unoptimized.
-const SEEDS: u64 = 30;
+/// As the program's: a quarter of a seed's time is memory that is taken and given back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What takes half a minute of one core unoptimized: `cargo xtask sim` runs many.
+const SEEDS: u64 = 4;
 const ONE: &str = "KYBERN_SIM_SEED";
 const MANY: &str = "KYBERN_SIM_SEEDS";
 const FIRST: &str = "KYBERN_SIM_FIRST";
 const MINUTES: &str = "KYBERN_SIM_MINUTES";
 const WITHOUT: &str = "KYBERN_SIM_WITHOUT";
+/// What runs a seed again, as many did.
+const COMMAND: &str = "cargo xtask sim";
 /// Seeds that fail, of which a smaller scenario is looked for.
 const SHRUNK: usize = 2;
+/// After so many seeds one line says that they are done.
+const TOLD: u64 = 100;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -53,35 +61,44 @@ fn seeds() {
     }
     let first = number(FIRST).unwrap_or(1);
     let (next, end) = (AtomicU64::new(first), first + number(MANY).unwrap_or(SEEDS));
-    let until = number(MINUTES).map(|minutes| Instant::now() + Duration::from_mins(minutes));
+    let start = Instant::now();
+    let until = number(MINUTES).map(|minutes| start + Duration::from_mins(minutes));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let broken: Vec<u64> = std::thread::scope(|scope| {
         let work = || {
             let mut broken = Vec::new();
             loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= end || until.is_some_and(|until| Instant::now() >= until) {
+                if until.is_some_and(|until| Instant::now() >= until) {
                     return broken;
                 }
-                let start = Instant::now();
-                let result = simulate(seed, &Without::default());
-                let took = start.elapsed();
-                match result {
-                    Ok(report) => println!("seed {seed} in {took:.2?}:{report}"),
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= end {
+                    return broken;
+                }
+                match simulate(seed, &Without::default()) {
+                    Ok(report) if seed.is_multiple_of(TOLD) || end - first < TOLD => println!("seed {seed}:{report}"),
+                    Ok(_) => {}
                     Err(text) => {
-                        println!("seed {seed} in {took:.2?} fails: {text}");
+                        println!("seed {seed} fails: {text}");
                         broken.push(seed);
                     }
                 }
             }
         };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     });
+    let (took, ran) = (start.elapsed(), next.into_inner().min(end) - first);
     broken.iter().take(SHRUNK).for_each(|seed| shrink(*seed));
-    let ran = next.into_inner().min(end) - first;
-    assert!(broken.is_empty(), "of {ran} seeds {broken:?} broke a rule, see above; {ONE}=<seed> runs one again");
-    println!("{ran} seeds broke no rule");
+    assert!(
+        broken.is_empty(),
+        "of {ran} seeds {broken:?} broke a rule, see above; {ONE}=<seed> {COMMAND} runs one again"
+    );
+    let each = took.as_secs_f64() * cores as f64 / ran.max(1) as f64;
+    println!(
+        "{ran} seeds from {first} on broke no rule, in {:.0} s on {cores} cores, {each:.2} s each",
+        took.as_secs_f64()
+    );
 }
 
 /// Finds a smaller scenario that fails, too: without kinds of faults, and then without steps of the user, halves of them
@@ -110,7 +127,7 @@ fn shrink(seed: u64) {
         }
         size /= 2;
     }
-    println!("the smallest that fails: {ONE}={seed} {WITHOUT}={smallest}\n{failure}");
+    println!("{failure}\nthe smallest that fails: {ONE}={seed} {WITHOUT}={smallest} {COMMAND}");
 }
 
 #[test]
@@ -118,8 +135,10 @@ fn a_seed_decides_everything() {
     if number(ONE).is_some() {
         return;
     }
-    let [first, again, other] =
-        [7, 7, 8].map(|seed| simulate(seed, &Without::default()).unwrap_or_else(|text| panic!("{text}")));
+    let [first, again, other] = std::thread::scope(|scope| {
+        let started = [7, 7, 8].map(|seed| scope.spawn(move || simulate(seed, &Without::default())));
+        started.map(|one| one.join().expect("no panic").unwrap_or_else(|text| panic!("{text}")))
+    });
     assert_eq!(first, again);
     assert_ne!(first, other);
 }

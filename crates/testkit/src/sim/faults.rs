@@ -19,6 +19,12 @@ pub struct Faults {
     pub watch_lag: Duration,
     /// Of a commit to fail without having happened.
     pub failed_commit: f64,
+    /// Of a commit to happen, and to be answered as if nobody knew.
+    pub unanswered_commit: f64,
+    /// The store has no leader for a while, or one server does not reach it: it refuses all, and ends watches.
+    pub store_outages: bool,
+    /// The store forgets its history: a server that was told of less begins anew.
+    pub compactions: bool,
     /// Two API servers share the store.
     pub two_servers: bool,
     /// Of a request to go to the other server from now on, where there are two.
@@ -27,6 +33,8 @@ pub struct Faults {
     pub crashes: bool,
     /// Who leads stands still until another leads, and then goes on with what it had planned.
     pub pauses: bool,
+    /// API servers stand still for a while, and then go on with what they were doing.
+    pub server_pauses: bool,
     /// By which the clock of a machine may be wrong, before and after it.
     pub clock_skew: Duration,
     /// Nodes die, and some come back.
@@ -50,6 +58,9 @@ impl Faults {
             lost_response: some(0.03),
             broken_watch: some(0.5),
             failed_commit: some(0.02),
+            unanswered_commit: some(0.02),
+            store_outages: some(1.0) > 0.0,
+            compactions: some(1.0) > 0.0,
             network_delay: Duration::from_millis(some(1.0).mul_add(495.0, 5.0) as u64),
             disk_delay: Duration::from_millis(some(1.0).mul_add(195.0, 5.0) as u64),
             watch_lag: Duration::from_millis(some(300.0) as u64),
@@ -57,6 +68,7 @@ impl Faults {
             moves: some(0.02),
             crashes: some(1.0) > 0.0,
             pauses: some(1.0) > 0.0,
+            server_pauses: some(1.0) > 0.0,
             clock_skew: Duration::from_secs(if some(1.0) > 0.0 { skew } else { 0 }),
             node_deaths: some(1.0) > 0.0,
             overload: some(1.0) > 0.0,
@@ -66,18 +78,22 @@ impl Faults {
     }
 
     /// The kinds by name, so that a failure can be tried without them.
-    pub const KINDS: [&str; 15] = [
+    pub const KINDS: [&str; 19] = [
         "lost_request",
         "lost_response",
         "network_delay",
         "broken_watch",
         "disk_delay",
         "failed_commit",
+        "unanswered_commit",
+        "store_outages",
+        "compactions",
         "watch_lag",
         "two_servers",
         "moves",
         "crashes",
         "pauses",
+        "server_pauses",
         "clock_skew",
         "node_deaths",
         "overload",
@@ -93,11 +109,15 @@ impl Faults {
             "broken_watch" => self.broken_watch = 0.0,
             "disk_delay" => self.disk_delay = Duration::from_millis(5),
             "failed_commit" => self.failed_commit = 0.0,
+            "unanswered_commit" => self.unanswered_commit = 0.0,
+            "store_outages" => self.store_outages = false,
+            "compactions" => self.compactions = false,
             "watch_lag" => self.watch_lag = Duration::ZERO,
             "two_servers" => self.two_servers = false,
             "moves" => self.moves = 0.0,
             "crashes" => self.crashes = false,
             "pauses" => self.pauses = false,
+            "server_pauses" => self.server_pauses = false,
             "clock_skew" => self.clock_skew = Duration::ZERO,
             "node_deaths" => self.node_deaths = false,
             "overload" => self.overload = false,
@@ -112,9 +132,14 @@ impl Faults {
         self.node_deaths || self.overload || self.evictions
     }
 
+    /// Whether a write may happen at any time whose sender is not told that it did.
+    pub fn loses_answers(&self) -> bool {
+        self.lost_response > 0.0 || self.unanswered_commit > 0.0
+    }
+
     /// Whether a pod may be made that its maker does not know of, or leads no more to look after.
     pub fn make_too_many(&self) -> bool {
-        self.lost_response > 0.0 || self.crashes || self.pauses
+        self.loses_answers() || self.crashes || self.pauses || self.server_pauses || self.store_outages
     }
 
     /// Only the delays are left: what was disturbed can now settle.

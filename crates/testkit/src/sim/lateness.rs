@@ -12,8 +12,8 @@ const LATE: Duration = Duration::from_secs(30);
 pub(super) struct Unaware {
     /// When somebody last went on with what it had planned before it stood still.
     went_on: Option<Duration>,
-    /// When a server last died, or was there again.
-    crashed: Option<Duration>,
+    /// Until when a server, or the store, was last away.
+    away: Option<Duration>,
 }
 
 impl Model {
@@ -28,14 +28,14 @@ impl Model {
         self.unaware.went_on.is_some_and(|at| now.saturating_sub(at) <= LATE)
     }
 
-    /// A server has died, or is there again: who has no answer tries again before it sees what it did.
-    pub(super) fn server_changes(&mut self, now: Duration) {
-        self.unaware.crashed = Some(now);
+    /// A server or the store is away until then, or at all: who has no answer tries again before it sees what it did.
+    pub(super) fn is_away(&mut self, until: Duration) {
+        self.unaware.away = self.unaware.away.max(Some(until));
     }
 
-    /// A lost response to a creation leaves a pod that its maker does not know of until it sees it, and one to a binding a
+    /// A lost answer to a creation leaves a pod that its maker does not know of until it sees it, and one to a binding a
     /// place that the scheduler takes for free.
     pub(super) fn is_unanswered(&self, now: Duration) -> bool {
-        self.faults.lost_response > 0.0 || self.unaware.crashed.is_some_and(|at| now.saturating_sub(at) <= LATE)
+        self.faults.loses_answers() || self.unaware.away.is_some_and(|at| now.saturating_sub(at) <= LATE)
     }
 }

@@ -48,7 +48,7 @@ pub struct Report {
 
 /// A rule that was broken, and what had been done until then.
 #[derive(Debug, thiserror::Error)]
-#[error("{rule}\n{}\nreproduce with KYBERN_SIM_SEED={seed}", history.join("\n"))]
+#[error("{rule}\n{}\nreproduce with KYBERN_SIM_SEED={seed} cargo xtask sim", history.join("\n"))]
 pub struct Failure {
     pub seed: u64,
     pub rule: String,
@@ -90,6 +90,11 @@ impl std::fmt::Display for Without {
     }
 }
 
+/// The nodes of most seeds, and of one of so many.
+const FEW: usize = 4;
+const THOUSANDS: usize = 2000;
+const LARGE_EVERY: u64 = 150;
+
 /// Runs one seed on a thread of its own. The same seed makes the same simulation as the first one of a process: a process
 /// counts a few things, such as tokio's runtimes, for all its threads.
 pub fn run(seed: u64, without: Without) -> Result<Report, Failure> {
@@ -99,7 +104,8 @@ pub fn run(seed: u64, without: Without) -> Result<Report, Failure> {
         for kind in &without.kinds {
             faults.leave_out(kind);
         }
-        runtime().block_on(world::simulate(seed, random, faults, without.steps))
+        let nodes = if seed.is_multiple_of(LARGE_EVERY) { THOUSANDS } else { FEW };
+        runtime().block_on(world::simulate(seed, random, faults, without.steps, nodes))
     })
 }
 
@@ -108,7 +114,7 @@ pub fn run_with(seed: u64, faults: Faults) -> Result<Report, Failure> {
     on_own_thread(seed, move || {
         let mut random = Random::new(seed);
         Faults::drawn(&mut random);
-        runtime().block_on(world::simulate(seed, random, faults, BTreeSet::new()))
+        runtime().block_on(world::simulate(seed, random, faults, BTreeSet::new(), FEW))
     })
 }
 

@@ -194,6 +194,13 @@ impl Model {
                 self.check_order(new);
                 self.check_quotas(new, now);
             }
+        } else if let Some(old) = old
+            && self.has_node(was_on)
+            && !object::is_deleting(old)
+            && !has_ended(old)
+        {
+            // Its successor of the same name would run beside it.
+            self.violated(format!("pod {key} went while it ran on {was_on}, which was not asked to end it"));
         }
         self.check_ending(old, new);
         self.record_job_pod(old, new);

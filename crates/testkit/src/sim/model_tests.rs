@@ -1,14 +1,17 @@
-use bytes::Bytes;
 use kybern_apimachinery::json;
 
+use super::super::workloads::TRACKED;
 use super::*;
 
 /// Commits objects one by one and answers the first complaint.
 fn check(objects: &[(&str, Value)], expect: Option<&str>) {
     let mut model = Model::new(Faults::default());
     for (n, (key, object)) in objects.iter().enumerate() {
-        let value = Bytes::from(object.to_string());
-        model.commit(n as u64 + 2, &[Write::Put((*key).into(), value)], Duration::from_secs(n as u64));
+        let write = match object {
+            Value::Null => Write::Delete((*key).into()),
+            object => Write::Put((*key).into(), object.to_string().into()),
+        };
+        model.commit(n as u64 + 2, &[write], Duration::from_secs(n as u64));
     }
     assert_eq!(model.violation(), expect);
 }
@@ -33,6 +36,8 @@ fn bindings() {
         &[node(), (&a, small.clone()), (&a, elsewhere)],
         Some("pod /registry/pods/d/a was bound to n and then to \"m\""),
     );
+    let gone = format!("pod {a} went while it ran on n, which was not asked to end it");
+    check(&[node(), (&a, small.clone()), (&a, Value::Null)], Some(&gone));
     let text = "binding pod /registry/pods/d/b to n made it hold 2 pods with 1100m CPU; it has 2 and 1000m";
     check(&[node(), (&a, small), (&b, large)], Some(text));
 }
@@ -125,10 +130,15 @@ fn jobs() {
         let spec = json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed"});
         object("jobs/d/j", None, json!({"spec": spec, "status": status}))
     };
-    let pod = |name: &str, phase: &str| {
-        object(&format!("pods/d/{name}"), Some(("Job", "j")), json!({"status": {"phase": phase}}))
+    let pod = |name: &str, phase: &str, finalizers: &[&str]| {
+        let parts = json!({"metadata": {"finalizers": finalizers}, "status": {"phase": phase}});
+        object(&format!("pods/d/{name}"), Some(("Job", "j")), parts)
     };
-    let ended = || [pod("a", "Succeeded"), pod("b", "Failed"), pod("c", "Succeeded"), pod("e", "Succeeded")];
+    let tracked = |name, phase| pod(name, phase, &[TRACKED]);
+    let succeeds = |name| tracked(name, "Succeeded");
+    // The Job has let the last one go before.
+    let too_many = || pod("f", "Succeeded", &[]);
+    let ended = || [succeeds("a"), tracked("b", "Failed"), succeeds("c"), succeeds("e"), too_many()];
     let with = |statuses: &[Value]| [&ended()[..], &statuses.iter().cloned().map(job).collect::<Vec<_>>()].concat();
     let uncounted = json!({"succeeded": 1, "uncountedTerminatedPods": {"succeeded": ["c"]}, "failed": 1});
     check_all(&with(&[uncounted, json!({"succeeded": 2, "failed": 1})]), None);

@@ -25,7 +25,14 @@ use super::random::Random;
 use super::volumes::Folders;
 
 /// A server that is up, or none is; its changes break what goes on.
-type Place = Option<Arc<Server>>;
+type Place = Option<Up>;
+
+/// A server, and what its process does.
+#[derive(Clone)]
+pub(super) struct Up {
+    pub(super) server: Arc<Server>,
+    pub(super) host: Host,
+}
 
 /// API servers that there may be.
 pub(super) const SERVERS: usize = 2;
@@ -86,7 +93,7 @@ impl Network {
     }
 
     /// From now on this server answers in this place; `None`: nothing does. What went on with the last one breaks off.
-    pub(super) fn set_server(&self, place: usize, server: Option<Arc<Server>>) {
+    pub(super) fn set_server(&self, place: usize, server: Place) {
         self.servers[place].send_replace(server);
     }
 
@@ -122,12 +129,12 @@ impl Network {
 
     /// Those that are up.
     pub(super) fn servers(&self) -> Vec<Arc<Server>> {
-        self.servers.iter().filter_map(|server| server.borrow().clone()).collect()
+        self.servers.iter().filter_map(|place| place.borrow().as_ref().map(|up| up.server.clone())).collect()
     }
 
     /// A server that is up: the one that was talked to last, or else the other, as a balancer of load chooses, or as who has
     /// the addresses of both does.
-    fn reach(&self, home: &AtomicUsize) -> Option<(Arc<Server>, watch::Receiver<Place>)> {
+    fn reach(&self, home: &AtomicUsize) -> Option<(Up, watch::Receiver<Place>)> {
         let last = home.load(Ordering::Relaxed);
         (0..SERVERS).map(|n| (last + n) % SERVERS).find_map(|place| {
             let mut server = self.servers[place].subscribe();
@@ -135,6 +142,12 @@ impl Network {
             home.store(place, Ordering::Relaxed);
             Some((up, server))
         })
+    }
+
+    /// Whether whoever a client talks to stands still.
+    fn stands(&self, home: &AtomicUsize) -> bool {
+        let place = home.load(Ordering::Relaxed) % SERVERS;
+        self.servers[place].borrow().as_ref().is_some_and(|up| up.host.stands())
     }
 
     /// Every write that was acknowledged since this was last called.
@@ -191,10 +204,12 @@ impl Network {
         }
         let is_watch = path.query().is_some_and(|q| q.split('&').any(|p| p == "watch=true" || p == "watch=1"));
         let work = async {
+            up.host.runs().await;
             if let Some(response) = self.ask_node(path.path()).or_else(|| self.ask_metrics(path.path())) {
                 return Ok(response);
             }
-            let response = up.handle(request).await;
+            let response = up.server.handle(request).await;
+            up.host.runs().await;
             if is_watch {
                 return Ok(response);
             }
@@ -207,10 +222,12 @@ impl Network {
             _ = server.changed() => return Err(lost("the server crashed")),
             response = work => response?,
         };
+        let sender = up.host.clone();
+        // Nobody who waits keeps a server that is dead.
         drop(up);
         if is_watch {
             let end = fate.watch_life.map(|life| tokio::time::Instant::now() + life);
-            return Ok(response.map(|body| self.watched(body, end, server, host)));
+            return Ok(response.map(|body| self.watched(body, end, server, [sender, host])));
         }
         tokio::time::sleep(fate.after).await;
         if fate.response_lost {
@@ -225,7 +242,7 @@ impl Network {
         body: Body,
         end: Option<tokio::time::Instant>,
         mut server: watch::Receiver<Place>,
-        host: Host,
+        hosts: [Host; 2],
     ) -> Body {
         let network = self.clone();
         let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
@@ -241,7 +258,9 @@ impl Network {
             let carry = async {
                 while let Some(Ok(piece)) = pieces.next().await {
                     tokio::time::sleep(network.event_delay()).await;
-                    host.runs().await;
+                    for host in &hosts {
+                        host.runs().await;
+                    }
                     if sender.send(piece).await.is_err() {
                         return;
                     }
@@ -312,7 +331,7 @@ impl Transport for Link {
         request.extensions_mut().insert(self.user.clone());
         let (method, path) = (request.method().clone(), request.uri().clone());
         let carried = self.clone().carry(request);
-        if !self.host.stands() {
+        if !self.host.stands() && !self.network.stands(&self.home) {
             return Box::pin(carried);
         }
         // It is as good as sent: that its sender gives up does not call it back.

@@ -1,6 +1,7 @@
 //! A fake node: registers, renews its lease, says that its pods run, and ends those that are deleted.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use super::volumes::Folders;
 /// The cores, in thousandths, and pods that every node has.
 pub const NODE_MILLI_CPU: i64 = 3000;
 pub const NODE_PODS: i64 = 30;
+/// Addresses that a node has for its pods.
+const NODE_ADDRESSES: u32 = 4096;
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 /// The longest that a pod takes to start or to end.
 const POD_DELAY: Duration = Duration::from_secs(5);
@@ -28,8 +31,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Config {
     pub name: String,
-    /// Differs from node to node: the third part of its pods' addresses.
-    pub number: u8,
+    /// Differs from node to node, and so do its pods' addresses.
+    pub number: u32,
     pub(super) folders: Arc<Folders>,
 }
 
@@ -111,7 +114,8 @@ impl Node {
             self.config.folders.make(&self.config.name, &bound.unwrap_or_default());
         }
         self.addresses += 1;
-        let ip = format!("10.{}.{}.{}", self.config.number, self.addresses / 250, self.addresses % 250 + 1);
+        let ip =
+            Ipv4Addr::from_bits((10 << 24) + self.config.number * NODE_ADDRESSES + self.addresses % NODE_ADDRESSES);
         let now = to_rfc3339(self.client.clock().now());
         let condition = |kind| json!({"type": kind, "status": "True", "lastTransitionTime": now});
         let kinds = ["Initialized", "ContainersReady", "Ready"];

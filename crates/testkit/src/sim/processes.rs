@@ -33,6 +33,30 @@ impl Process {
         Self { task: tokio::spawn(body(host)), life }
     }
 
+    /// One that does nothing by itself.
+    pub(super) fn of(life: watch::Sender<Life>) -> Self {
+        Self { life, task: tokio::spawn(std::future::ready(())) }
+    }
+
+    /// Stands still for a while, and calls something when it goes on.
+    pub(super) fn stand_for(&self, time: Duration, goes_on: impl FnOnce() + Send + 'static) {
+        self.stand();
+        let life = self.life.clone();
+        tokio::spawn(async move {
+            sleep(time).await;
+            let is_on = life.send_if_modified(|life| {
+                let stood = *life == Life::Stands;
+                if stood {
+                    *life = Life::Runs;
+                }
+                stood
+            });
+            if is_on {
+                goes_on();
+            }
+        });
+    }
+
     /// What it has to send from now on is sent when it runs again, whether it still wants that or not.
     pub(super) fn stand(&self) {
         self.life.send_replace(Life::Stands);

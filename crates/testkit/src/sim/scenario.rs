@@ -23,6 +23,8 @@ pub struct User {
     images: u32,
     /// Whether to ask for more than there is.
     overloads: bool,
+    /// How many times as many pods of Deployments it asks for.
+    pub(super) scale: u64,
     load: Arc<Load>,
 }
 
@@ -67,7 +69,7 @@ fn core(resource: &str) -> Gvr {
 
 impl User {
     pub(super) fn new(client: Client, random: Random, overloads: bool, load: Arc<Load>) -> Self {
-        Self { client, random, images: 0, overloads, load }
+        Self { client, random, images: 0, overloads, scale: 1, load }
     }
 
     /// Makes what the steps act on.
@@ -160,12 +162,13 @@ impl User {
         let image = format!("registry.test/app:{}", self.images);
         let template = json!({"template": {"spec": {"containers": [{"name": "c", "image": image}]}}});
         let resized = Act::Patch(json!({"spec": {"replicas": replicas}}));
+        let many = replicas * self.scale;
         let updated = Act::Patch(json!({"spec": template}));
         let step = |resource, name, act| Step { resource, namespace, name, act };
         let one = |a: &'static str, b: &'static str| if coin { a } else { b };
         match self.random.below(60) {
-            0..=9 => step(apps("deployments"), name, Act::Create(make::deployment(namespace, name, replicas, &image))),
-            10..=11 => step(apps("deployments"), name, resized),
+            0..=9 => step(apps("deployments"), name, Act::Create(make::deployment(namespace, name, many, &image))),
+            10..=11 => step(apps("deployments"), name, Act::Patch(json!({"spec": {"replicas": many}}))),
             12..=14 => step(apps("deployments"), name, updated),
             15 => step(apps("deployments"), name, Act::Delete),
             16 => step(apps("daemonsets"), "agent", Act::Create(make::daemon_set(namespace, &image))),

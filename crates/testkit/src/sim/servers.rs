@@ -1,14 +1,13 @@
 //! The API servers of a simulation: how they start, and what their store must not lose.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use kybern_apimachinery::object;
-use kybern_apimachinery::time::Clock;
 use kybern_apiserver::Server;
 use tokio::time::sleep;
 
 use super::disk::{Disk, Mount};
+use super::host::Host;
 use super::network::Acknowledged;
 use super::processes::RESTART;
 use crate::api_server::ApiServer;
@@ -22,11 +21,11 @@ pub(super) struct Running {
 }
 
 /// Starts a server, as a service manager does: until it runs. The error names the rule that is broken.
-pub(super) async fn start(disk: Arc<Disk>, clock: Arc<dyn Clock>) -> Result<Running, String> {
+pub(super) async fn start(disk: Arc<Disk>, host: Host) -> Result<Running, String> {
     let mut failures = Vec::new();
     loop {
-        let mount = disk.mount().await.map_err(|e| format!("the store cannot be read: {e}"))?;
-        match ApiServer::start_on(mount.clone(), clock.clone()).await {
+        let mount = disk.mount(host.clone()).await.map_err(|e| format!("the store cannot be read: {e}"))?;
+        match ApiServer::start_on(mount.clone(), host.clock.clone()).await {
             Ok(started) => return Ok(Running { server: started.server().clone(), mount, failures }),
             Err(error) => {
                 failures.push(error.to_string());
@@ -38,16 +37,16 @@ pub(super) async fn start(disk: Arc<Disk>, clock: Arc<dyn Clock>) -> Result<Runn
 }
 
 /// What clients were told to be written is in the history of the store.
-pub(super) async fn check_acknowledged(acknowledged: Vec<Acknowledged>, store: &Mount) -> Result<(), String> {
-    let events = store.history().await.map_err(|e| format!("the store's history cannot be read: {e}"))?;
-    let mut history: HashMap<u64, Vec<String>> = HashMap::new();
-    for event in events {
-        let object = event.value.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default();
-        history.entry(event.revision).or_default().push(object::uid(&object).to_owned());
-    }
-    // An update that takes the last finalizer away is a deletion, which has no value.
-    let happened = |uids: &Vec<String>, uid: &str| uids.iter().any(|u| u == uid || u.is_empty());
-    match acknowledged.into_iter().find(|a| !history.get(&a.revision).is_some_and(|h| happened(h, &a.uid))) {
+pub(super) fn check_acknowledged(acknowledged: Vec<Acknowledged>, disk: &Disk) -> Result<(), String> {
+    let has_happened = |write: &Acknowledged| {
+        let values = disk.written(write.revision).unwrap_or_default();
+        values.into_iter().any(|value| match value {
+            Some(value) => serde_json::from_slice(&value).is_ok_and(|object| object::uid(&object) == write.uid),
+            // An update that takes the last finalizer away is a deletion.
+            None => true,
+        })
+    };
+    match acknowledged.into_iter().find(|write| !has_happened(write)) {
         Some(lost) => Err(format!("the store has lost an acknowledged write: {lost:?}")),
         None => Ok(()),
     }

@@ -23,6 +23,7 @@ pub(super) fn unsettled(model: &Model, servers: &[Arc<Server>], folders: &Folder
     pods(model, &mut complaints);
     owners(model, &mut complaints);
     endpoints(model, &mut complaints);
+    model.unsettled_addresses(&mut complaints);
     // To read them all costs the most.
     if complaints.is_empty() {
         for server in servers {
@@ -161,7 +162,10 @@ fn room_for(model: &Model, pod: &Value) -> Option<String> {
     })
 }
 
-/// What has owners has one that is there.
+/// Nobody makes these but for an owner.
+const OWNED: [&str; 4] = ["pods", "replicasets", "controllerrevisions", "endpointslices"];
+
+/// What has owners has one that is there, and what some controller makes has owners.
 fn owners(model: &Model, complaints: &mut Vec<String>) {
     let uids: BTreeSet<&str> = model.objects.values().map(object::uid).collect();
     for (key, object) in &model.objects {
@@ -169,6 +173,13 @@ fn owners(model: &Model, complaints: &mut Vec<String>) {
         let owners: Vec<&str> = owners.filter_map(|o| o["uid"].as_str()).collect();
         if !owners.is_empty() && !owners.iter().any(|uid| uids.contains(uid)) {
             complaints.push(format!("{key} is garbage"));
+        }
+    }
+    for object in OWNED.iter().flat_map(|kind| model.all(kind)) {
+        // The servers' own.
+        let is_own = object::label(object, "kubernetes.io/service-name") == Some("kubernetes");
+        if !is_own && object["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty) {
+            complaints.push(format!("{} is nobody's", object::key(object)));
         }
     }
 }

@@ -86,15 +86,16 @@ impl Model {
     pub(super) fn check_quotas(&mut self, new: &Value, now: Duration) {
         let namespace = object::namespace(new);
         let live = |p: &&Value| object::namespace(p) == namespace && !has_ended(p) && !object::is_deleting(p);
-        let count = self.all("pods").filter(live).count() as i64;
+        let count = || self.all("pods").filter(live).count() as i64;
         let limit = |quota: &Value| quota["status"]["hard"]["pods"].as_str().and_then(|n| n.parse::<i64>().ok());
         let quotas = self.all("resourcequotas").filter(|q| object::namespace(q) == namespace);
         let known = |quota: &&Value| {
             let since = self.quotas_since.get(object::uid(quota));
             since.is_some_and(|since| now.saturating_sub(*since) > RECOUNTED)
         };
-        let exceeded = quotas.filter(known).filter_map(limit).find(|limit| count > *limit);
-        if let Some(limit) = exceeded {
+        let Some(limit) = quotas.filter(known).filter_map(limit).min() else { return };
+        let count = count();
+        if count > limit {
             let name = object::name(new);
             self.violated(format!("pod {name} is number {count} in {namespace}, where a quota allows {limit}"));
         }
@@ -106,7 +107,8 @@ impl Model {
         let record = self.jobs.entry(owner_uid(pod).to_owned()).or_default();
         let uid = object::uid(pod).to_owned();
         match object::str_at(pod, &["status", "phase"]) {
-            "Succeeded" => {
+            // One that its Job has let go, because it was too many, is not counted, whatever becomes of it.
+            "Succeeded" if is_tracked(pod) || record.succeeded.contains(&uid) => {
                 record.succeeded.insert(uid);
             }
             "Failed" => {

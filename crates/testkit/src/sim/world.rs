@@ -16,14 +16,15 @@ use super::faults::Faults;
 use super::host::Host;
 use super::load::Load;
 use super::model::Model;
-use super::network::{Network, SERVERS};
+use super::network::{Network, SERVERS, Up};
 use super::processes::{MANAGERS_LEASE, Part, Process, SCHEDULERS_LEASE, manager, scheduler};
 use super::random::Random;
 use super::scenario::User;
 use super::settled::unsettled;
 use super::{Failure, Report, evictor, node, servers};
 
-const NODES: usize = 4;
+/// Nodes for which users ask for as much as for a few.
+const FEW_NODES: usize = 40;
 /// What the user does in one simulation.
 pub const STEPS: usize = 40;
 /// kube-controller-managers, and as many schedulers: one of each leads.
@@ -38,6 +39,8 @@ const NODE_DOWN: Duration = Duration::from_secs(600);
 const BUSY: Duration = Duration::from_secs(3);
 const LEAST_STILL: Duration = Duration::from_secs(8);
 const MOST_STILL: Duration = Duration::from_secs(60);
+/// The longest that an API server stands still, or is without the store. Less than what a node may be silent.
+const AWAY: Duration = Duration::from_secs(25);
 /// Within this all must be as wanted once nothing goes wrong any more. Evictions take 40 + 300 seconds, the retries of
 /// what failed often up to 1000.
 const SETTLING: Duration = Duration::from_secs(1800);
@@ -49,6 +52,7 @@ struct World {
     seed: u64,
     random: Random,
     faults: Faults,
+    nodes: usize,
     start: Instant,
     /// One that is right, and by part those of the machines.
     clock: SimClock,
@@ -75,6 +79,7 @@ pub(super) async fn simulate(
     mut random: Random,
     faults: Faults,
     left_out: BTreeSet<usize>,
+    nodes: usize,
 ) -> Result<Report, Failure> {
     let start = Instant::now();
     let clock = SimClock::start();
@@ -92,6 +97,7 @@ pub(super) async fn simulate(
         history: vec![format!("{faults:?}")],
         random,
         faults,
+        nodes,
         start,
         clock,
         clocks: BTreeMap::new(),
@@ -115,23 +121,25 @@ impl World {
         let deciders = (0..CANDIDATES).flat_map(|n| [Part::Manager(n), Part::Scheduler(n)]);
         // At once, on an empty store.
         self.start_servers(if self.faults.two_servers { 0..SERVERS } else { 0..1 }).await?;
-        for part in deciders.chain((0..NODES).map(Part::Node)) {
+        for part in deciders.chain((0..self.nodes).map(Part::Node)) {
             self.start_part(part).await?;
         }
         let (_life, host) = Host::start(Arc::new(self.clock));
         let client = self.network.client("admin", &["system:masters"], &host);
         let mut user = User::new(client, self.random.fork(), self.faults.overload, self.load.clone());
+        user.scale = (self.nodes / FEW_NODES).max(1) as u64;
         user.prepare().await;
         if self.faults.evictions {
-            let (network, random) = (self.network.clone(), self.random.fork());
+            let (network, random, nodes) = (self.network.clone(), self.random.fork(), self.node_names());
             self.evictor = Some(Process::start(Arc::new(self.clock), |host| {
-                evictor::run(network.client("admin", &["system:masters"], &host), node_names(), random)
+                evictor::run(network.client("admin", &["system:masters"], &host), nodes, random)
             }));
         }
         for n in 0..STEPS {
             let pause = self.random.delay(PAUSE);
             self.pass(pause).await?;
             self.disturb();
+            self.trouble_store().await?;
             let done = user.step(left_out.contains(&n)).await;
             if let Some(done) = done {
                 self.note(format!("[{n}] {done}"));
@@ -139,6 +147,10 @@ impl World {
             self.stall().await?;
         }
         self.settle(&user).await
+    }
+
+    fn node_names(&self) -> Vec<String> {
+        (0..self.nodes).map(node_name).collect()
     }
 
     fn note(&mut self, text: String) {
@@ -192,7 +204,7 @@ impl World {
             self.kill(part, DOWN);
         }
         if self.faults.node_deaths && self.random.chance(0.1) {
-            let node = self.random.below(NODES as u64) as usize;
+            let node = self.random.below(self.nodes as u64) as usize;
             self.kill(Part::Node(node), NODE_DOWN);
         }
     }
@@ -204,7 +216,7 @@ impl World {
         match part {
             Part::Server(n) => {
                 self.network.set_server(n, None);
-                self.model.lock().server_changes(self.start.elapsed());
+                self.model.lock().is_away(self.start.elapsed());
                 if let Some(mount) = self.mounts[n].take() {
                     mount.crash();
                 }
@@ -217,6 +229,35 @@ impl World {
         let down = self.random.delay(longest);
         self.note(format!("{part:?} dies for {:.3} s", down.as_secs_f64()));
         self.returns.push((Instant::now() + down, part));
+    }
+
+    /// Perhaps takes the store away from servers, or its history, and perhaps stops a server.
+    async fn trouble_store(&mut self) -> Result<(), Failure> {
+        if self.faults.compactions && self.random.chance(0.1) {
+            self.note("the store forgets its history".to_owned());
+            self.disk.compact().await.map_err(|e| self.fail(format!("the store cannot forget: {e}")))?;
+        }
+        let one = self.random.below(SERVERS as u64) as usize;
+        if self.faults.store_outages && self.random.chance(0.1) {
+            let away = self.random.delay(AWAY);
+            let all = self.random.chance(0.5);
+            let who = if all { "all servers".to_owned() } else { format!("server {one}") };
+            self.note(format!("the store is away from {who} for {:.3} s", away.as_secs_f64()));
+            self.model.lock().is_away(self.start.elapsed() + away);
+            let mounts = self.mounts.iter().enumerate().filter(|(n, _)| all || *n == one);
+            mounts.filter_map(|(_, mount)| mount.as_ref()).for_each(|mount| mount.lose(away));
+        }
+        if self.faults.server_pauses
+            && self.random.chance(0.1)
+            && let Some(process) = self.processes.get(&Part::Server(one))
+        {
+            let still = self.random.delay(AWAY);
+            let (model, start) = (self.model.clone(), self.start);
+            model.lock().is_away(start.elapsed() + still);
+            process.stand_for(still, move || model.lock().goes_on(start.elapsed()));
+            self.note(format!("server {one} stands still for {:.3} s", still.as_secs_f64()));
+        }
+        Ok(())
     }
 
     /// Perhaps stops who leads, amid what the last step has made it do.
@@ -280,7 +321,7 @@ impl World {
                     let name = node_name(n);
                     let client = network.client(&format!("system:node:{name}"), &["system:nodes"], &host);
                     let folders = network.folders.clone();
-                    node::run(node::Config { name, number: n as u8 + 1, folders }, client, random)
+                    node::run(node::Config { name, number: n as u32 + 1, folders }, client, random)
                 })
             }
         };
@@ -290,17 +331,20 @@ impl World {
 
     async fn start_servers(&mut self, places: Range<usize>) -> Result<(), Failure> {
         let clocks: Vec<_> = places.clone().map(|place| self.clock_of(Part::Server(place))).collect();
-        let starting = clocks.into_iter().map(|clock| servers::start(self.disk.clone(), clock));
-        for (place, started) in places.clone().zip(join_all(starting).await) {
+        let (lives, hosts): (Vec<_>, Vec<_>) = clocks.into_iter().map(Host::start).unzip();
+        let starting = hosts.iter().map(|host| servers::start(self.disk.clone(), host.clone()));
+        let started = join_all(starting).await;
+        for (place, ((life, host), started)) in places.zip(lives.into_iter().zip(hosts).zip(started)) {
             let servers::Running { server, mount, failures } = started.map_err(|rule| self.fail(rule))?;
             for error in failures {
                 self.note(format!("server {place} ends: {error}"));
             }
-            self.network.set_server(place, Some(server));
+            self.processes.insert(Part::Server(place), Process::of(life));
+            self.network.set_server(place, Some(Up { server, host }));
             self.mounts[place] = Some(mount);
         }
-        self.model.lock().server_changes(self.start.elapsed());
-        self.check_acknowledged().await
+        self.model.lock().is_away(self.start.elapsed());
+        self.check_acknowledged()
     }
 
     /// That of the machine, which outlives what runs there.
@@ -311,10 +355,9 @@ impl World {
         Arc::new(*clocks.entry(part).or_insert_with(|| clock.skewed(random, faults.clock_skew, is_set)))
     }
 
-    async fn check_acknowledged(&mut self) -> Result<(), Failure> {
+    fn check_acknowledged(&mut self) -> Result<(), Failure> {
         let acknowledged = self.network.take_acknowledged();
-        let store = self.mounts.iter().flatten().next().expect("a server is up").clone();
-        servers::check_acknowledged(acknowledged, &store).await.map_err(|rule| self.fail(rule))
+        servers::check_acknowledged(acknowledged, &self.disk).map_err(|rule| self.fail(rule))
     }
 
     /// Ends the faults, brings everything back, and waits until all is as wanted.
@@ -326,8 +369,12 @@ impl World {
         for (_, part) in std::mem::take(&mut self.returns) {
             self.bring_back(part).await?;
         }
+        for process in self.processes.values() {
+            process.go_on();
+        }
+        self.mounts.iter().flatten().for_each(|mount| mount.find());
         self.evictor = None;
-        user.end(&node_names()).await;
+        user.end(&self.node_names()).await;
         let end = Instant::now() + SETTLING;
         loop {
             self.pass(LOOK).await?;
@@ -342,7 +389,7 @@ impl World {
         }
         // Who starts anew decides about everything anew, and finds nothing to do.
         self.model.lock().changed.clear();
-        self.processes.retain(|part, _| matches!(part, Part::Node(_)));
+        self.processes.retain(|part, _| matches!(part, Part::Node(_) | Part::Server(_)));
         for n in 0..CANDIDATES {
             self.start_part(Part::Manager(n)).await?;
             self.start_part(Part::Scheduler(n)).await?;
@@ -353,7 +400,7 @@ impl World {
             let keys = changed.into_iter().collect::<Vec<_>>().join(", ");
             return Err(self.fail(format!("all was as wanted, and still these were written: {keys}")));
         }
-        self.check_acknowledged().await?;
+        self.check_acknowledged()?;
         let model = self.model.lock();
         Ok(Report {
             commits: model.revision,
@@ -367,8 +414,4 @@ impl World {
 
 fn node_name(number: usize) -> String {
     format!("node-{number}")
-}
-
-fn node_names() -> Vec<String> {
-    (0..NODES).map(node_name).collect()
 }
