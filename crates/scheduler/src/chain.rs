@@ -10,6 +10,7 @@ use crate::config::ConfigError;
 use crate::framework::{Bind, Filter, Permit, PostFilter, PreBind, PreEnqueue, QueueSort, Reserve, Score};
 use crate::plugins::default_binder::DefaultBinder;
 use crate::plugins::dynamic_resources::DynamicResources;
+use crate::plugins::gang_scheduling::{self, GangScheduling};
 use crate::plugins::image_locality::ImageLocality;
 use crate::plugins::node_name::NodeName;
 use crate::plugins::node_ports::NodePorts;
@@ -23,7 +24,7 @@ use crate::plugins::volume_restrictions::VolumeRestrictions;
 use crate::plugins::volume_zone::VolumeZone;
 
 /// Upstream's plugins, in its order, with the weights of their scores.
-const PLUGINS: [(&str, i64); 19] = [
+const PLUGINS: [(&str, i64); 20] = [
     ("SchedulingGates", 0),
     ("PrioritySort", 0),
     ("NodeUnschedulable", 0),
@@ -43,6 +44,8 @@ const PLUGINS: [(&str, i64); 19] = [
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
     ("DefaultBinder", 0),
+    // Behind its gate, without which it does nothing.
+    (gang_scheduling::NAME, 0),
 ];
 
 /// What runs at each extension point.
@@ -68,7 +71,11 @@ impl Default for Chain {
 }
 
 fn pre_enqueue(name: &str) -> Option<Box<dyn PreEnqueue>> {
-    (name == "SchedulingGates").then(|| Box::new(SchedulingGates) as Box<dyn PreEnqueue>)
+    Some(match name {
+        "SchedulingGates" => Box::new(SchedulingGates),
+        gang_scheduling::NAME => Box::new(GangScheduling),
+        _ => return None,
+    })
 }
 
 fn post_filter(name: &str, args: &Arguments) -> Option<Box<dyn PostFilter>> {
@@ -154,9 +161,10 @@ impl Chain {
         let reserve = sets.point("reserve", |name| match name {
             "VolumeBinding" => Some(None),
             "DynamicResources" => Some(Some(Box::new(DynamicResources) as Box<dyn Reserve>)),
+            gang_scheduling::NAME => Some(Some(Box::new(GangScheduling))),
             _ => None,
         })?;
-        sets.point("permit", |_| None::<()>)?;
+        let permit = |name: &str| (name == gang_scheduling::NAME).then(|| Box::new(GangScheduling) as Box<dyn Permit>);
         sets.point("postBind", |_| None::<()>)?;
         Ok(Self {
             queue_sort: Arc::new(PrioritySort),
@@ -165,7 +173,7 @@ impl Chain {
             post_filter: plain(sets.point("postFilter", |name| post_filter(name, args))?),
             score: scores,
             reserve: plain(reserve).into_iter().flatten().collect(),
-            permit: Vec::new(),
+            permit: plain(sets.point("permit", permit)?),
             pre_bind: plain(sets.point("preBind", pre_bind)?),
             bind: plain(bind),
         })

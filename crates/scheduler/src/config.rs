@@ -27,11 +27,12 @@ pub struct Config {
     pub features: Features,
 }
 
-/// Upstream's gates DRADeviceTaints and DRADeviceTaintRules, both closed by default.
+/// Upstream's gates DRADeviceTaints, DRADeviceTaintRules and GangScheduling, all closed by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     pub device_taints: bool,
     pub device_taint_rules: bool,
+    pub gangs: bool,
 }
 
 #[derive(Clone, Debug)]

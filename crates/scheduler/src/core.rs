@@ -75,6 +75,8 @@ pub struct Core {
     position: Position,
     /// Pods that hold their nodes until plugins let them be bound, by uid.
     waiting: BTreeMap<Box<str>, Waiting>,
+    /// How long pods were held, and whether they were let go, since this was last asked.
+    waits: Vec<(bool, Duration)>,
     /// Decisions that came of something else than a cycle.
     decided: VecDeque<Decision>,
     asking: Asking,
@@ -86,6 +88,7 @@ pub struct Core {
 struct Waiting {
     pod: Arc<PodInfo>,
     node: Box<str>,
+    since: Duration,
     /// Who holds it, since when, and until when at most.
     holders: BTreeMap<&'static str, (Duration, Duration)>,
 }
@@ -101,6 +104,7 @@ impl Core {
             queue,
             position: Position::default(),
             waiting: BTreeMap::new(),
+            waits: Vec::new(),
             decided: VecDeque::new(),
             asking: Asking::default(),
             explains: false,
@@ -140,6 +144,16 @@ impl Core {
         self.queue.fetch_incoming()
     }
 
+    /// How long pods were held, and whether they were let go, since this was last asked.
+    pub fn fetch_waits(&mut self) -> Vec<(bool, Duration)> {
+        std::mem::take(&mut self.waits)
+    }
+
+    /// How many pods that wait each filter has rejected, by scheduler, if that is news.
+    pub fn fetch_rejections(&mut self) -> Option<&BTreeMap<Box<str>, [usize; 32]>> {
+        self.queue.fetch_rejections()
+    }
+
     /// A node is new or has changed.
     pub fn set_node(&mut self, node: Arc<Node>, now: Duration) {
         let name = node.name.clone();
@@ -168,6 +182,32 @@ impl Core {
 
     /// A pod is new or has changed.
     pub fn set_pod(&mut self, pod: Arc<PodInfo>, now: Duration) {
+        let gangs = self.cluster.stores().gangs.as_ref().filter(|_| pod.membership.is_some());
+        let completes = gangs.is_some_and(|gangs| gangs.set(&pod)).then(|| pod.clone());
+        self.take_pod(pod, now);
+        if let Some(pod) = completes
+            && let Some(membership) = &pod.membership
+        {
+            self.workload_came(Some((&pod.namespace, &membership.workload)), now);
+        }
+    }
+
+    /// A workload is there, or a pod of one: others may have waited for it.
+    pub fn workload_came(&mut self, workload: Option<(&str, &str)>, now: Duration) {
+        let gangs = self.cluster.stores().gangs.as_ref();
+        for uid in gangs.map(|gangs| gangs.unscheduled(workload)).unwrap_or_default() {
+            if let Some(pod) = self.queue.get(&uid).cloned().filter(|_| self.queue.is_gated(&uid)) {
+                let ready = self.is_ready(&pod);
+                self.queue.set(pod, ready, now);
+            }
+        }
+    }
+
+    fn is_ready(&self, pod: &PodInfo) -> bool {
+        self.profiles.of(pod).chain.pre_enqueue.iter().all(|plugin| plugin.is_ready(pod, &self.cluster))
+    }
+
+    fn take_pod(&mut self, pod: Arc<PodInfo>, now: Duration) {
         if pod.is_bound() {
             self.queue.remove(&pod.uid);
             if self.waiting.remove(&pod.uid).is_some() {
@@ -190,7 +230,7 @@ impl Core {
             self.end_nomination(&pod.uid, now);
         } else if !self.cluster.has_pod(&pod.uid) || self.queue.contains(&pod.uid) {
             self.take_over_nomination(&pod, now);
-            let ready = self.profiles.of(&pod).chain.pre_enqueue.iter().all(|plugin| plugin.is_ready(&pod));
+            let ready = self.is_ready(&pod);
             self.queue.set(pod, ready, now);
         }
     }
@@ -211,6 +251,9 @@ impl Core {
 
     /// A pod is gone, or has ended.
     pub fn remove_pod(&mut self, uid: &str, now: Duration) {
+        if let Some(gangs) = &self.cluster.stores().gangs {
+            gangs.remove(uid);
+        }
         self.queue.remove(uid);
         self.end_nomination(uid, now);
         if let Some(waiting) = self.waiting.remove(uid) {
@@ -434,19 +477,25 @@ impl Core {
         let mut holders = BTreeMap::new();
         let chain = &self.profiles.of(&pod).chain;
         let meter = &mut self.position.meter;
+        let (mut gathered, mut released) = (Vec::new(), Vec::new());
         let mut permit = || -> Result<(), Reason> {
             let began = Instant::now();
-            let reserved = chain.reserve.iter().try_for_each(|plugin| plugin.reserve(&pod, info));
+            let reserved = chain.reserve.iter().try_for_each(|plugin| plugin.reserve(&pod, info, &self.cluster));
             meter.point("Reserve", if reserved.is_ok() { "Success" } else { "Unschedulable" }, began);
             reserved?;
             for plugin in &chain.permit {
-                match plugin.permit(&pod, info) {
-                    Permission::Allow => {}
-                    Permission::Wait(time) => {
-                        holders.insert(plugin.name(), (now, now + time.min(MAX_PERMIT_WAIT)));
+                let (time, others) = match plugin.permit(&pod, info, &self.cluster, now) {
+                    Permission::Allow => continue,
+                    Permission::AllowAll(others) => {
+                        released.extend(others.into_iter().map(|uid| (uid, plugin.name())));
+                        continue;
                     }
+                    Permission::Wait(time) => (time, Vec::new()),
+                    Permission::Gather(time, others) => (time, others),
                     Permission::Reject(reason) => return Err(reason),
-                }
+                };
+                holders.insert(plugin.name(), (now, now + time.min(MAX_PERMIT_WAIT)));
+                gathered.extend(others);
             }
             Ok(())
         };
@@ -460,10 +509,14 @@ impl Core {
             self.end_nomination(&pod.uid, now);
         }
         self.cluster.assume(pod.clone(), &node);
+        gathered.iter().for_each(|uid| self.queue.activate_waiting(uid, now));
+        for (uid, plugin) in released {
+            self.allow(&uid, plugin, now);
+        }
         if holders.is_empty() {
             return Some(self.bind(pod, node, now));
         }
-        self.waiting.insert(pod.uid.clone(), Waiting { pod, node, holders });
+        self.waiting.insert(pod.uid.clone(), Waiting { pod, node, since: now, holders });
         None
     }
 
@@ -513,8 +566,9 @@ impl Core {
         let Some(waiting) = self.waiting.get_mut(uid) else { return };
         waiting.holders.remove(plugin);
         if waiting.holders.is_empty()
-            && let Some(Waiting { pod, node, .. }) = self.waiting.remove(uid)
+            && let Some(Waiting { pod, node, since, .. }) = self.waiting.remove(uid)
         {
+            self.waits.push((true, now.saturating_sub(since)));
             let decision = self.bind(pod, node, now);
             self.decided.push_back(decision);
         }
@@ -522,7 +576,8 @@ impl Core {
 
     /// A pod that was held is not to be bound: it gives its node back and is tried again.
     pub fn reject(&mut self, uid: &str, reason: String, now: Duration) {
-        let Some(Waiting { pod, node, .. }) = self.waiting.remove(uid) else { return };
+        let Some(Waiting { pod, node, since, .. }) = self.waiting.remove(uid) else { return };
+        self.waits.push((false, now.saturating_sub(since)));
         self.asking.release(uid);
         self.unreserve(&pod, &node);
         if self.cluster.forget(uid) {

@@ -195,7 +195,7 @@ impl crate::framework::Plugin for Holder {
 }
 
 impl crate::framework::Permit for Holder {
-    fn permit(&self, pod: &PodInfo, _: &crate::node::NodeInfo) -> Permission {
+    fn permit(&self, pod: &PodInfo, _: &crate::node::NodeInfo, _: &crate::cache::Cluster, _: Duration) -> Permission {
         match pod.priority {
             0 => Permission::Wait(Duration::from_secs(60)),
             1.. => Permission::Allow,

@@ -8,6 +8,7 @@ use kybern_api::Object;
 use kybern_api::core::v1::{Node as ApiNode, PersistentVolume, PersistentVolumeClaim, Pod};
 use kybern_api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use kybern_api::resource::v1alpha3::DeviceTaintRule;
+use kybern_api::scheduling::v1alpha1::Workload;
 use kybern_api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kybern_apimachinery::time::to_rfc3339;
 use kybern_apimachinery::{Value, json};
@@ -116,6 +117,19 @@ struct Watches {
     resource_claims: Subscription<ResourceClaim>,
     slices: Subscription<ResourceSlice>,
     device_taint_rules: Option<Subscription<DeviceTaintRule>>,
+    workloads: Option<Subscription<Workload>>,
+}
+
+/// Upstream's label of what has become of a pod.
+fn event_of(change: &Change<PodInfo>) -> &'static str {
+    match (change.old.as_deref().map(PodInfo::is_bound), change.new.as_deref().map(PodInfo::is_bound)) {
+        (Some(true), Some(true)) => "AssignedPodUpdate",
+        (_, Some(true)) => "AssignedPodAdd",
+        (Some(_), Some(false)) => "UnschedulablePodUpdate",
+        (None, Some(false)) => "UnschedulablePodAdd",
+        (Some(true), None) => "AssignedPodDelete",
+        (_, None) => "UnschedulablePodDelete",
+    }
 }
 
 /// The next changes of what may not be watched at all.
@@ -147,6 +161,7 @@ impl Driver {
             device_classes: stores.device_classes.subscribe(),
             resource_claims: stores.resource_claims.subscribe(),
             slices: stores.slices.subscribe(),
+            workloads: stores.gangs.as_ref().map(|gangs| gangs.workloads.subscribe()),
             device_taint_rules: stores.device_taints.iter().find_map(|taints| Some(taints.rules.as_ref()?.subscribe())),
         };
         let mut driver = Self {
@@ -194,6 +209,7 @@ impl Driver {
             changes = watches.resource_claims.changed() => self.resource_claims_changed(&changes),
             _ = watches.slices.changed() => self.core.storage_changed(None, self.epoch.elapsed()),
             _ = changed(&mut watches.device_taint_rules) => self.core.storage_changed(None, self.epoch.elapsed()),
+            changes = changed(&mut watches.workloads) => self.workloads_changed(&changes),
             Some(finished) = self.calls.join_next() => self.finished(finished),
             Some(finished) = self.asks.join_next() => self.finished(finished),
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
@@ -234,10 +250,17 @@ impl Driver {
         match changes {
             Changes::Batch(changes) => {
                 for change in changes {
+                    let began = Instant::now();
+                    let event = match (&change.old, &change.new) {
+                        (None, _) => "NodeAdd",
+                        (Some(_), Some(_)) => "NodeUpdate",
+                        (Some(_), None) => "NodeDelete",
+                    };
                     match change.new {
                         Some(node) => self.core.set_node(node, now),
                         None => self.core.remove_node(&change.object().name, now),
                     }
+                    self.metrics.handled(event, began.elapsed());
                 }
             }
             Changes::Resync => {
@@ -296,11 +319,25 @@ impl Driver {
         self.core.storage_changed(keys.as_ref(), self.now());
     }
 
+    fn workloads_changed(&mut self, changes: &Changes<Workload>) {
+        let now = self.now();
+        match changes {
+            Changes::Batch(changes) => {
+                // Groups of one that is there do not change.
+                for workload in changes.iter().filter(|change| change.old.is_none()).map(Change::object) {
+                    self.core.workload_came(Some((workload.namespace(), workload.name())), now);
+                }
+            }
+            Changes::Resync => self.core.workload_came(None, now),
+        }
+    }
+
     fn pods_changed(&mut self, changes: Changes<PodInfo>, pods: &Subscription<PodInfo>) {
         let now = self.now();
         match changes {
             Changes::Batch(changes) => {
                 for change in changes {
+                    let (began, event) = (Instant::now(), event_of(&change));
                     // A pod that was deleted and made anew between two looks has another uid.
                     let replaced = change.old.filter(|old| change.new.as_ref().is_none_or(|new| new.uid != old.uid));
                     if let Some(old) = replaced {
@@ -309,6 +346,7 @@ impl Driver {
                     if let Some(new) = change.new {
                         self.core.set_pod(new, now);
                     }
+                    self.metrics.handled(event, began.elapsed());
                 }
             }
             Changes::Resync => {

@@ -118,7 +118,7 @@ pub trait Plugin: Send + Sync + 'static {
 
 /// Whether a pod may wait among those to be scheduled at all.
 pub trait PreEnqueue: Plugin {
-    fn is_ready(&self, pod: &PodInfo) -> bool;
+    fn is_ready(&self, pod: &PodInfo, cluster: &Cluster) -> bool;
 }
 
 /// In which order pods that wait go.
@@ -249,14 +249,14 @@ pub trait Score: Plugin {
 
 /// Claims what a pod will use on its node, beyond what the cache counts.
 pub trait Reserve: Plugin {
-    fn reserve(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Reason>;
+    fn reserve(&self, pod: &PodInfo, node: &NodeInfo, cluster: &Cluster) -> Result<(), Reason>;
     /// Undoes [`Reserve::reserve`]; also called for what was not reserved.
     fn unreserve(&self, pod: &PodInfo, node: &str, cluster: &Cluster);
 }
 
 /// The last word before a pod is bound.
 pub trait Permit: Plugin {
-    fn permit(&self, pod: &PodInfo, node: &NodeInfo) -> Permission;
+    fn permit(&self, pod: &PodInfo, node: &NodeInfo, cluster: &Cluster, now: Duration) -> Permission;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -264,6 +264,10 @@ pub enum Permission {
     Allow,
     /// The pod keeps its node until [`crate::core::Core::allow`], but at most so long.
     Wait(Duration),
+    /// The pod waits, and it is the turn of these, by their uids.
+    Gather(Duration, Vec<Box<str>>),
+    /// The pod may go, and with it these that the plugin holds.
+    AllowAll(Vec<Box<str>>),
     Reject(Reason),
 }
 

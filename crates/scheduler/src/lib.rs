@@ -17,6 +17,7 @@ pub mod filters;
 #[cfg(test)]
 mod fixture;
 pub mod framework;
+pub mod gangs;
 pub mod meter;
 mod metrics;
 pub mod node;

@@ -53,6 +53,9 @@ pub struct Metrics {
     incoming: Family<[(&'static str, &'static str); 2], Counter>,
     pending: Family<[(&'static str, &'static str); 1], Gauge>,
     cached: Family<[(&'static str, &'static str); 1], Gauge>,
+    unschedulable: Family<[(&'static str, String); 2], Gauge>,
+    permit_waits: Durations<[(&'static str, &'static str); 1]>,
+    handled: Durations<[(&'static str, &'static str); 1]>,
     preemption_victims: Histogram,
     preemption_attempts: Counter,
     extension_points: Durations<PointLabels>,
@@ -80,6 +83,9 @@ impl Default for Metrics {
             incoming: Family::default(),
             pending: Family::default(),
             cached: Family::default(),
+            unschedulable: Family::default(),
+            permit_waits: Family::new_with_constructor(attempt_buckets),
+            handled: Family::new_with_constructor(point_buckets),
             preemption_victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
             preemption_attempts: Counter::default(),
             extension_points: Family::new_with_constructor(point_buckets),
@@ -107,6 +113,12 @@ impl Metrics {
         registry.register("scheduler_pending_pods", "Number of pending pods, by the queue type", self.pending.clone());
         let help = "Number of nodes, pods, and assumed (bound) pods in the scheduler cache";
         registry.register("scheduler_cache_size", help, self.cached.clone());
+        let help = "The number of unschedulable pods broken down by plugin name";
+        registry.register("scheduler_unschedulable_pods", help, self.unschedulable.clone());
+        let help = "Duration of waiting on permit";
+        registry.register("scheduler_permit_wait_duration_seconds", help, self.permit_waits.clone());
+        let help = "Event handling latency in seconds";
+        registry.register("scheduler_event_handling_duration_seconds", help, self.handled.clone());
         let help = "Number of selected preemption victims";
         registry.register("scheduler_preemption_victims", help, self.preemption_victims.clone());
         let help = "Total preemption attempts in the cluster till now";
@@ -153,8 +165,31 @@ impl Metrics {
         self.extension_points.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
+    /// News of a node or a pod were taken in.
+    pub(crate) fn handled(&self, event: &'static str, took: Duration) {
+        self.handled.get_or_create(&[("event", event)]).observe(took.as_secs_f64());
+    }
+
+    fn show_rejections(&self, core: &mut Core) {
+        let Some(counts) = core.fetch_rejections().cloned() else { return };
+        let profiles = &core.profiles().list;
+        for (scheduler, counts) in counts {
+            let filters = profiles.iter().filter(|profile| profile.name == scheduler);
+            let filters = filters.flat_map(|profile| profile.chain.filter.iter());
+            for (plugin, count) in filters.zip(counts) {
+                let labels = [("plugin", plugin.name().to_owned()), ("profile", scheduler.to_string())];
+                self.unschedulable.get_or_create(&labels).set(count as i64);
+            }
+        }
+    }
+
     /// Takes what the core has measured.
     pub(crate) fn fetch(&self, core: &mut Core) {
+        self.show_rejections(core);
+        for (is_allowed, waited) in core.fetch_waits() {
+            let result = if is_allowed { "Success" } else { "Unschedulable" };
+            self.permit_waits.get_or_create(&[("result", result)]).observe(waited.as_secs_f64());
+        }
         for ((queue, event), count) in core.fetch_incoming() {
             self.incoming.get_or_create(&[("queue", queue), ("event", event)]).inc_by(count);
         }
@@ -203,5 +238,44 @@ impl Metrics {
         for (kind, count) in [("nodes", core.cluster().len()), ("pods", pods), ("assumed_pods", assumed)] {
             set(&self.cached, "type", kind, count);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kybern_apimachinery::json;
+
+    use super::*;
+    use crate::config::Profiles;
+    use crate::fixture;
+    use crate::stores::Stores;
+
+    #[test]
+    fn what_waits_for_which_plugin_is_shown_and_how_long_pods_were_held() {
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        let mut core = Core::new(Profiles::default(), Stores::default());
+        core.set_node(Arc::new(fixture::sized("n", "1", "1Gi")), Duration::ZERO);
+        let pod = fixture::pod_named("p", json!({"nodeSelector": {"a": "b"}}));
+        core.set_pod(Arc::new(pod), Duration::ZERO);
+        core.schedule_next(Duration::ZERO);
+        metrics.fetch(&mut core);
+        let text = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        let line = |plugin: &str, count: u8| {
+            format!("scheduler_unschedulable_pods{{plugin=\"{plugin}\",profile=\"default-scheduler\"}} {count}\n")
+        };
+        let shown = text();
+        assert!(shown.contains(&line("NodeAffinity", 1)) && shown.contains(&line("NodeName", 0)), "{shown}");
+        core.remove_pod("p", Duration::ZERO);
+        metrics.fetch(&mut core);
+        assert!(text().contains(&line("NodeAffinity", 0)));
+        metrics.handled("NodeAdd", Duration::from_millis(1));
+        assert!(text().contains("scheduler_event_handling_duration_seconds_count{event=\"NodeAdd\"} 1\n"));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kybern_api::core::v1::{Container, ContainerPort, NodeSelectorTerm, Pod, PodSpec, Toleration, Volume};
+use kybern_api::core::v1::{
+    Container, ContainerPort, NodeSelectorTerm, Pod, PodSpec, Toleration, Volume, WorkloadReference,
+};
 use kybern_api::node_affinity::{NodeTerm, PreferredTerm};
 use kybern_api::owner::controller_of;
 use kybern_api::{DecodeError, Object, condition};
@@ -40,8 +42,28 @@ pub struct PodInfo {
     /// The claims that it mounts: their names, and whether they are made for it (generic ephemeral volumes).
     pub claims: Box<[(Box<str>, bool)]>,
     pub disks: Box<[Disk]>,
+    /// The group that it is scheduled with, if any.
+    pub membership: Option<Box<Membership>>,
     /// What only matters until it is bound; `None` afterwards.
     pub wants: Option<Box<Wants>>,
+}
+
+/// A replica of a group of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Membership {
+    pub workload: Box<str>,
+    pub group: Box<str>,
+    pub replica: Box<str>,
+}
+
+impl Membership {
+    fn of(reference: &WorkloadReference) -> Self {
+        Self {
+            workload: reference.name.as_str().into(),
+            group: reference.pod_group.as_str().into(),
+            replica: reference.pod_group_replica_key.as_deref().unwrap_or("").into(),
+        }
+    }
 }
 
 pub type Labels = Arc<[(Box<str>, Box<str>)]>;
@@ -186,6 +208,7 @@ impl PodInfo {
             host_ports: host_ports(spec),
             claims: claims(pod, spec),
             disks: spec.volumes.iter().flatten().filter_map(Disk::of).collect(),
+            membership: spec.workload_ref.as_ref().map(|reference| Box::new(Membership::of(reference))),
             wants: node.is_empty().then(|| Box::new(Wants::of(pod, spec, &labels))),
             labels,
         }

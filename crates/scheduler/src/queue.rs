@@ -46,14 +46,34 @@ enum Place {
 /// Upstream's names of a queue and of an event.
 pub type Incoming = (&'static str, &'static str);
 
+/// How many pods that wait each filter has rejected, by the scheduler that they ask for.
+#[derive(Default)]
+struct Rejections {
+    counts: BTreeMap<Box<str>, [usize; 32]>,
+    changed: bool,
+}
+
+impl Rejections {
+    /// A pod begins to wait, or does no longer.
+    fn count(&mut self, pod: &PodInfo, rejected_by: u32, waits: bool) {
+        if rejected_by == 0 {
+            return;
+        }
+        self.changed = true;
+        let counts = self.counts.entry(pod.wants().scheduler.clone()).or_default();
+        for (_, count) in counts.iter_mut().enumerate().filter(|(bit, _)| rejected_by & 1 << bit != 0) {
+            *count = if waits { *count + 1 } else { count.saturating_sub(1) };
+        }
+    }
+}
+
 pub struct Queue {
     entries: HashMap<Box<str>, Entry>,
     active: BTreeMap<(SortKey, Box<str>), ()>,
     backoff: BTreeMap<(Duration, Box<str>), ()>,
     unschedulable: BTreeMap<(Duration, Box<str>), ()>,
     parked: BTreeMap<Parked, ()>,
-    /// How many of the unschedulable each filter rejected.
-    rejections: [usize; 32],
+    rejections: Rejections,
     gated: usize,
     /// Why pods move now, by upstream's labels, and how many have come into which queue for what reason.
     event: &'static str,
@@ -71,7 +91,7 @@ impl Queue {
             backoff: BTreeMap::new(),
             unschedulable: BTreeMap::new(),
             parked: BTreeMap::new(),
-            rejections: [0; 32],
+            rejections: Rejections::default(),
             gated: 0,
             event: "",
             incoming: BTreeMap::new(),
@@ -104,11 +124,23 @@ impl Queue {
 
     /// Whether a pod waits for the cluster to change that one of these filters rejected.
     pub fn waits_for_any(&self, filters: u32) -> bool {
-        self.rejections.iter().enumerate().any(|(bit, count)| *count > 0 && filters & 1 << bit != 0)
+        let is_any =
+            |counts: &[usize; 32]| counts.iter().enumerate().any(|(bit, count)| *count > 0 && filters & 1 << bit != 0);
+        self.rejections.counts.values().any(is_any)
+    }
+
+    /// How many pods that wait each filter has rejected, by scheduler, if that is news.
+    pub fn fetch_rejections(&mut self) -> Option<&BTreeMap<Box<str>, [usize; 32]>> {
+        std::mem::take(&mut self.rejections.changed).then_some(&self.rejections.counts)
     }
 
     pub fn uids(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(|uid| &**uid)
+    }
+
+    /// Whether a pod waits until plugins may see it.
+    pub fn is_gated(&self, uid: &str) -> bool {
+        self.entries.get(uid).is_some_and(|entry| entry.place == Place::Gated)
     }
 
     /// Adds a pod or takes over a changed one. `ready` says whether plugins may see it.
@@ -156,6 +188,7 @@ impl Queue {
     fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let entry = self.entries.get_mut(uid).expect("every place has its entry");
         entry.place = Place::InFlight;
+        self.rejections.count(&entry.pod, std::mem::take(&mut entry.rejected_by), false);
         entry.attempts = entry.attempts.saturating_add(1);
         Some(entry.pod.clone())
     }
@@ -223,6 +256,14 @@ impl Queue {
     pub fn again(&mut self, uid: &str, now: Duration) {
         self.event = "ForceActivate";
         self.activate(uid, now);
+    }
+
+    /// It is the turn of a pod that waits, whatever for.
+    pub fn activate_waiting(&mut self, uid: &str, now: Duration) {
+        let waits = |place| matches!(place, Place::Unschedulable(_) | Place::Backoff(_));
+        if self.entries.get(uid).is_some_and(|entry| waits(entry.place)) {
+            self.again(uid, now);
+        }
     }
 
     /// Moves the pods on that may fit now, after an event, as `may_fit` says of each and the filters that rejected it.
@@ -300,14 +341,9 @@ impl Queue {
 
     fn put(&mut self, uid: &str, place: Place) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let rejected_by = entry.rejected_by;
         let old = std::mem::replace(&mut entry.place, place);
-        for (bit, count) in self.rejections.iter_mut().enumerate() {
-            if rejected_by & 1 << bit == 0 {
-                continue;
-            }
-            *count -= usize::from(matches!(old, Place::Unschedulable(_)));
-            *count += usize::from(matches!(place, Place::Unschedulable(_)));
+        if (old == Place::InFlight) != (place == Place::InFlight) {
+            self.rejections.count(&entry.pod, entry.rejected_by, old == Place::InFlight);
         }
         self.gated -= usize::from(old == Place::Gated);
         self.gated += usize::from(place == Place::Gated);
@@ -426,6 +462,33 @@ mod tests {
         assert!(!queue.has_active());
         queue.flush(at(360));
         assert_eq!(popped(&mut queue), "p");
+    }
+
+    #[test]
+    fn rejections_count_while_their_pods_wait() {
+        let mut queue = queue();
+        let count = |queue: &mut Queue| {
+            let counts = queue.fetch_rejections()?.get("default-scheduler").copied().unwrap_or([0; 32]);
+            Some((counts[0], counts[2]))
+        };
+        assert_eq!(count(&mut queue), None);
+        queue.set(pod("a", 0), true, at(0));
+        queue.set(pod("b", 0), true, at(0));
+        for (name, bits) in [("a", 0b101), ("b", 0b100)] {
+            queue.pop();
+            queue.unschedulable(name, bits, at(0));
+        }
+        assert_eq!(count(&mut queue), Some((1, 2)));
+        queue.move_on("NodeAdd", at(60), |pod, _| &*pod.name == "a");
+        assert!(queue.waits_for_any(0b1), "its turn has come, but it waits for it");
+        queue.pop();
+        assert_eq!(count(&mut queue), Some((0, 1)));
+        assert!(!queue.waits_for_any(0b1) && queue.waits_for_any(0b100));
+        queue.remove("b");
+        assert_eq!(count(&mut queue), Some((0, 0)));
+        queue.failed("a", at(60));
+        queue.remove("a");
+        assert_eq!(count(&mut queue), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use kybern_client::store::Cached;
 use kybern_client::{Client, Informer, ListOptions, Store};
 
 use crate::config::Features;
+use crate::gangs::Gangs;
 use crate::plugins::dynamic_resources::{self, DEVICE, SLICE_NODE, devices_of, node_of_slice};
 
 /// Clones share the stores.
@@ -46,6 +47,8 @@ pub struct Stores {
     pub slices: Store<ResourceSlice>,
     /// `None` where taints of devices count for nothing.
     pub device_taints: Option<DeviceTaints>,
+    /// `None` where pods of a gang go one by one.
+    pub gangs: Option<Gangs>,
     /// Devices that are being given to claims.
     pub devices: Arc<dynamic_resources::Shared>,
 }
@@ -120,8 +123,12 @@ impl Stores {
             device_taints: features.device_taints.then(|| DeviceTaints {
                 rules: features.device_taint_rules.then(|| Informer::new(client.clone(), all()).spawn()),
             }),
+            gangs: features.gangs.then(|| Gangs::new(Informer::new(client.clone(), all()).spawn())),
             devices: Arc::default(),
         };
+        if let Some(gangs) = &stores.gangs {
+            gangs.workloads.synced().await;
+        }
         if let Some(DeviceTaints { rules: Some(rules) }) = &stores.device_taints {
             rules.synced().await;
         }
@@ -166,6 +173,7 @@ impl Default for Stores {
             resource_claims: Store::new([(DEVICE, devices_of as fn(&ResourceClaim) -> Vec<String>)]).0,
             slices: Store::new([(SLICE_NODE, node_of_slice as fn(&ResourceSlice) -> Vec<String>)]).0,
             device_taints: None,
+            gangs: None,
             devices: Arc::default(),
         }
     }

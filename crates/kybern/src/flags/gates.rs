@@ -11,12 +11,15 @@ const GATES: &str = include_str!("data/feature.gates");
 /// What a component switches by its gates.
 fn switched(component: &str) -> &'static [&'static str] {
     match component {
-        "kube-apiserver" => {
-            &["CoordinatedLeaderElection", "DRADeviceTaints", "MutatingAdmissionPolicy", "PodTopologyLabelsAdmission"]
-        }
-        "kube-controller-manager" | "kube-scheduler" => {
-            &["CoordinatedLeaderElection", "DRADeviceTaintRules", "DRADeviceTaints"]
-        }
+        "kube-apiserver" => &[
+            "CoordinatedLeaderElection",
+            "DRADeviceTaints",
+            "GenericWorkload",
+            "MutatingAdmissionPolicy",
+            "PodTopologyLabelsAdmission",
+        ],
+        "kube-controller-manager" => &["CoordinatedLeaderElection", "DRADeviceTaintRules", "DRADeviceTaints"],
+        "kube-scheduler" => &["CoordinatedLeaderElection", "DRADeviceTaintRules", "DRADeviceTaints", "GangScheduling"],
         _ => &[],
     }
 }
@@ -67,6 +70,7 @@ impl Gates {
         kybern_scheduler::Features {
             device_taints: self.enabled("DRADeviceTaints"),
             device_taint_rules: self.enabled("DRADeviceTaintRules"),
+            gangs: self.enabled("GangScheduling"),
         }
     }
 

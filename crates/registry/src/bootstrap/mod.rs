@@ -49,6 +49,9 @@ pub async fn run(objects: &dyn Objects, options: &BootstrapOptions) -> Result<()
     if options.features.has("DRADeviceTaints") {
         roles::add_device_taints(&mut entries);
     }
+    if options.features.has("GenericWorkload") {
+        roles::let_scheduler_read(&mut entries, "scheduling.k8s.io", "workloads");
+    }
     let is_served = |group: &str, kind: &str| objects.place(&Gvk::new(group, "v1beta1", kind)).is_some();
     if is_served("storagemigration.k8s.io", "StorageVersionMigration") {
         entries.extend(roles::of_migrations());

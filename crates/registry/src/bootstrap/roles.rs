@@ -39,11 +39,16 @@ pub(super) fn of_trust_bundles() -> Vec<Entry> {
     )
 }
 
-/// Who evicts from devices with taints, and what the scheduler reads of them.
-pub(super) fn add_device_taints(entries: &mut Vec<Entry>) {
+/// Adds to the scheduler's role.
+pub(super) fn let_scheduler_read(entries: &mut [Entry], group: &str, resource: &str) {
     let scheduler = entries.iter_mut().find(|entry| entry.object["metadata"]["name"] == "system:kube-scheduler");
     let rules = scheduler.and_then(|scheduler| scheduler.object["rules"].as_array_mut());
-    rules.expect("the scheduler has a role").push(rule(&["get,list,watch", "resource.k8s.io", "devicetaintrules"]));
+    rules.expect("the scheduler has a role").push(rule(&["get,list,watch", group, resource]));
+}
+
+/// Who evicts from devices with taints, and what the scheduler reads of them.
+pub(super) fn add_device_taints(entries: &mut Vec<Entry>) {
+    let_scheduler_read(entries, "resource.k8s.io", "devicetaintrules");
     entries.extend(parse(
         "controller device-taint-eviction-controller
   delete,get,list,watch - pods

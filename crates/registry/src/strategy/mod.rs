@@ -40,6 +40,7 @@ mod storage;
 mod storage_class;
 mod trust_bundle;
 mod webhooks;
+mod workload;
 
 pub(crate) use pick::{part, strategy};
 pub(crate) use service::ServiceStrategy;

@@ -10,7 +10,7 @@ use super::{
     certificate_status, certificates, config, csi, definitions, device_claims, device_slices, device_taint_rule,
     disruption, endpoint_slice, event, flow_control, ingress, limit_range, mutating_policy, namespace, network,
     network_policy, node, pod_template, rbac, resource_quota, runtime_class, scheduling, service, service_range,
-    storage, storage_class, trust_bundle, webhooks,
+    storage, storage_class, trust_bundle, webhooks, workload,
 };
 use crate::allocation::ServiceAllocators;
 
@@ -88,6 +88,7 @@ pub(crate) fn strategy(
         ("resource.k8s.io", "resourceclaimtemplates") => Arc::new(device_claims::ResourceClaimTemplate),
         ("resource.k8s.io", "resourceslices") => Arc::new(device_slices::ResourceSlice),
         ("scheduling.k8s.io", "priorityclasses") => Arc::new(scheduling::PriorityClass),
+        ("scheduling.k8s.io", "workloads") => Arc::new(workload::Workload),
         ("storage.k8s.io", "csidrivers") => Arc::new(csi::CsiDriver),
         ("storage.k8s.io", "csinodes") => Arc::new(csi::CsiNode),
         ("storage.k8s.io", "csistoragecapacities") => Arc::new(csi::CsiStorageCapacity),

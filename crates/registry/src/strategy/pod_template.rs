@@ -11,9 +11,9 @@ use crate::validation::{pod_spec, warnings};
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PodTemplate;
 
-fn drop_disabled(object: &mut Value) {
+fn drop_disabled(ctx: &StrategyContext<'_>, object: &mut Value, old: Option<&Value>) {
     if let Some(spec) = object.pointer_mut("/template/spec") {
-        prepare::drop_disabled(spec);
+        prepare::drop_disabled(ctx, spec, old.and_then(|old| old.pointer("/template/spec")));
     }
 }
 
@@ -26,12 +26,12 @@ impl Strategy for PodTemplate {
         }
     }
 
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, object: &mut Value) {
-        drop_disabled(object);
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, object: &mut Value) {
+        drop_disabled(ctx, object, None);
     }
 
-    fn prepare_for_update(&self, _: &StrategyContext<'_>, object: &mut Value, _: &Value) {
-        drop_disabled(object);
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, object: &mut Value, old: &Value) {
+        drop_disabled(ctx, object, Some(old));
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {

@@ -81,6 +81,19 @@ pub(crate) fn pod_spec(out: &mut Errors, path: &FieldPath, spec: &Value, meta: O
         resources::requirements(out, &path.child("overhead"), &limits, &BTreeSet::new());
     }
     windows::os(out, path, spec);
+    if has(spec, "workloadRef") {
+        workload(out, &path.child("workloadRef"), &spec["workloadRef"]);
+    }
+}
+
+/// To which replica of which group of which workload a pod belongs.
+fn workload(out: &mut Errors, path: &FieldPath, workload: &Value) {
+    let [name, group, replica] = ["name", "podGroup", "podGroupReplicaKey"].map(|field| text(workload, field));
+    format::invalid(out, &path.child("name"), name, dns1123_subdomain(name));
+    format::invalid(out, &path.child("podGroup"), group, dns1123_label(group));
+    if !replica.is_empty() {
+        format::invalid(out, &path.child("podGroupReplicaKey"), replica, dns1123_label(replica));
+    }
 }
 
 /// A pod's metadata and spec, on create and on update.

@@ -53,6 +53,7 @@ pub(crate) fn minimal(kind: &str) -> Value {
             json!({"spec": {"trustBundle": *CA}})
         }
         "DeviceTaintRule" => json!({"spec": {"taint": {"key": "k", "effect": "NoExecute"}}}),
+        "Workload" => json!({"spec": {"podGroups": [{"name": "g", "policy": {"gang": {"minCount": 1}}}]}}),
         "PriorityClass" => json!({"value": 1}),
         "CustomResourceDefinition" => json!({"spec": {
             "group": "example", "scope": "Namespaced", "names": {"plural": "x", "kind": "Foo"},

@@ -235,7 +235,7 @@ impl PostFilter for DynamicResources {
 }
 
 impl Reserve for DynamicResources {
-    fn reserve(&self, _: &PodInfo, _: &NodeInfo) -> Result<(), Reason> {
+    fn reserve(&self, _: &PodInfo, _: &NodeInfo, _: &Cluster) -> Result<(), Reason> {
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! A pod with scheduling gates waits until all are removed.
 
+use crate::cache::Cluster;
 use crate::framework::{Plugin, PreEnqueue};
 use crate::pod::PodInfo;
 
@@ -12,7 +13,7 @@ impl Plugin for SchedulingGates {
 }
 
 impl PreEnqueue for SchedulingGates {
-    fn is_ready(&self, pod: &PodInfo) -> bool {
+    fn is_ready(&self, pod: &PodInfo, _: &Cluster) -> bool {
         pod.wants().gates.is_empty()
     }
 }

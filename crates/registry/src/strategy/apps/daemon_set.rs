@@ -60,16 +60,16 @@ impl Strategy for DaemonSet {
         write_generation(object, generation);
     }
 
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, object: &mut Value) {
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, object: &mut Value) {
         let zero = serde_json::json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0});
         object["status"] = zero;
         let generation = generation(object).max(1);
         write_generation(object, generation);
-        drop_disabled(object);
+        drop_disabled(ctx, object, None);
     }
 
-    fn prepare_for_update(&self, _: &StrategyContext<'_>, object: &mut Value, old: &Value) {
-        drop_disabled(object);
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, object: &mut Value, old: &Value) {
+        drop_disabled(ctx, object, Some(old));
         let changed = object["spec"]["template"] != old["spec"]["template"];
         write_generation(object, generation(old) + i64::from(changed));
     }

@@ -9,7 +9,7 @@ pub(super) mod status;
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
-use kybern_apiserver::strategy::Strategy;
+use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 pub(super) use self::daemon_set::DaemonSet;
 pub(super) use self::deployment::{Deployment, ReplicaSet};
@@ -30,9 +30,9 @@ fn template(out: &mut Errors, spec: &Value, kind: &str) {
 }
 
 /// What is turned off does not get into a template either.
-pub(super) fn drop_disabled(object: &mut Value) {
+pub(super) fn drop_disabled(ctx: &StrategyContext<'_>, object: &mut Value, old: Option<&Value>) {
     if let Some(spec) = object.pointer_mut("/spec/template/spec") {
-        prepare::drop_disabled(spec);
+        prepare::drop_disabled(ctx, spec, old.and_then(|old| old.pointer("/spec/template/spec")));
     }
 }
 

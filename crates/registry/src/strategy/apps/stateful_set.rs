@@ -120,13 +120,13 @@ impl Strategy for StatefulSet {
         }
     }
 
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, object: &mut Value) {
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, object: &mut Value) {
         object["status"] = serde_json::json!({"replicas": 0, "availableReplicas": 0});
-        drop_disabled(object);
+        drop_disabled(ctx, object, None);
     }
 
-    fn prepare_for_update(&self, _: &StrategyContext<'_>, object: &mut Value, _: &Value) {
-        drop_disabled(object);
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, object: &mut Value, old: &Value) {
+        drop_disabled(ctx, object, Some(old));
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {

@@ -13,9 +13,9 @@ use crate::validation::{Errors, format, warnings};
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::strategy) struct CronJob;
 
-fn drop_disabled(object: &mut Value) {
+fn drop_disabled(ctx: &StrategyContext<'_>, object: &mut Value, old: Option<&Value>) {
     if let Some(spec) = object.pointer_mut("/spec/jobTemplate/spec/template/spec") {
-        prepare::drop_disabled(spec);
+        prepare::drop_disabled(ctx, spec, old.and_then(|old| old.pointer("/spec/jobTemplate/spec/template/spec")));
     }
 }
 
@@ -66,13 +66,13 @@ impl Strategy for CronJob {
         }
     }
 
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, object: &mut Value) {
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, object: &mut Value) {
         reset_status(object);
-        drop_disabled(object);
+        drop_disabled(ctx, object, None);
     }
 
-    fn prepare_for_update(&self, _: &StrategyContext<'_>, object: &mut Value, _: &Value) {
-        drop_disabled(object);
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, object: &mut Value, old: &Value) {
+        drop_disabled(ctx, object, Some(old));
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {

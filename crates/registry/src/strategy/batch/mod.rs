@@ -171,14 +171,14 @@ impl Strategy for Job {
         job_defaults(job);
     }
 
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, job: &mut Value) {
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, job: &mut Value) {
         reset_status(job);
         generate_selector(job);
-        drop_disabled(job);
+        drop_disabled(ctx, job, None);
     }
 
-    fn prepare_for_update(&self, _: &StrategyContext<'_>, job: &mut Value, _: &Value) {
-        drop_disabled(job);
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, job: &mut Value, old: &Value) {
+        drop_disabled(ctx, job, Some(old));
     }
 
     fn validate_create(&self, job: &Value) -> Vec<FieldError> {

@@ -21,13 +21,13 @@ impl Strategy for PodStrategy {
     }
 
     fn prepare_for_create(&self, ctx: &StrategyContext<'_>, pod: &mut Value) {
-        prepare::drop_disabled(&mut pod["spec"]);
+        prepare::drop_disabled(ctx, &mut pod["spec"], None);
         pod["status"] = prepare::status(pod, ctx.now);
         prepare::merge_label_keys(pod);
     }
 
-    fn prepare_for_update(&self, _: &StrategyContext<'_>, pod: &mut Value, _: &Value) {
-        prepare::drop_disabled(&mut pod["spec"]);
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, pod: &mut Value, old: &Value) {
+        prepare::drop_disabled(ctx, &mut pod["spec"], Some(&old["spec"]));
     }
 
     fn validate(&self, pod: &Value) -> Vec<FieldError> {

@@ -1,8 +1,9 @@
 //! What the server itself puts into a new pod, and what it leaves out.
 
 use kybern_apimachinery::{Value, json};
+use kybern_apiserver::strategy::StrategyContext;
 
-use crate::tree::{drop_field, list, list_mut, text};
+use crate::tree::{drop_field, has, list, list_mut, text};
 use crate::validation::scheduling::{PREFERRED, REQUIRED};
 use kybern_quota::qos;
 
@@ -10,7 +11,11 @@ use kybern_quota::qos;
 const OFF_IN_CONTAINERS: [&str; 1] = ["restartPolicyRules"];
 
 /// Drops what is turned off by default: it would be stored, and do nothing.
-pub(crate) fn drop_disabled(spec: &mut Value) {
+pub(crate) fn drop_disabled(ctx: &StrategyContext<'_>, spec: &mut Value, old: Option<&Value>) {
+    // Who is in a gang stays in it.
+    if !ctx.features.has("GenericWorkload") && !old.is_some_and(|old| has(old, "workloadRef")) {
+        drop_field(spec, "workloadRef");
+    }
     drop_field(spec, "hostnameOverride");
     let images: Vec<String> =
         list(spec, "volumes").iter().filter(|v| v.get("image").is_some()).map(|v| text(v, "name").to_owned()).collect();
@@ -111,6 +116,9 @@ fn merge(owner: &mut Value, labels: &Value) {
 
 #[cfg(test)]
 mod tests {
+    use kybern_apiserver::access::UserInfo;
+    use kybern_apiserver::strategy::Features;
+
     use super::*;
 
     #[test]
@@ -126,14 +134,33 @@ mod tests {
 
     #[test]
     fn what_is_turned_off_is_dropped_with_its_mounts() {
+        let (user, features) = (UserInfo::default(), Features::default());
+        let ctx =
+            StrategyContext { user: &user, now: jiff::Timestamp::UNIX_EPOCH, dry_run: false, features: &features };
         let mut spec =
             json!({"volumes": [{"name": "i", "image": {}}], "containers": [{"volumeMounts": [{"name": "i"}]}]});
-        drop_disabled(&mut spec);
+        drop_disabled(&ctx, &mut spec, None);
         assert_eq!(spec, json!({"containers": [{}]}));
         let container = |policy: &str| json!({"restartPolicy": policy});
         let mut spec =
             json!({"initContainers": [container("Always"), container("Never")], "containers": [container("Always")]});
-        drop_disabled(&mut spec);
+        drop_disabled(&ctx, &mut spec, None);
         assert_eq!(spec, json!({"initContainers": [container("Always"), {}], "containers": [{}]}));
+    }
+
+    #[test]
+    fn membership_of_gangs_is_behind_its_gate() {
+        let user = UserInfo::default();
+        let spec = || json!({"workloadRef": {"name": "w", "podGroup": "g"}});
+        for (open, old, kept) in
+            [(false, None, false), (false, Some(json!({})), false), (false, Some(spec()), true), (true, None, true)]
+        {
+            let features: Features = open.then_some("GenericWorkload").into_iter().collect();
+            let now = jiff::Timestamp::UNIX_EPOCH;
+            let ctx = StrategyContext { user: &user, now, dry_run: false, features: &features };
+            let mut new = spec();
+            drop_disabled(&ctx, &mut new, old.as_ref());
+            assert_eq!(has(&new, "workloadRef"), kept, "{open} {old:?}");
+        }
     }
 }
