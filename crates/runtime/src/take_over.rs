@@ -202,7 +202,9 @@ impl Engine {
         for container in self.containers_of(&sandbox.id) {
             self.lost(&container).await;
         }
-        if sandbox.is_ready() {
+        // Whoever stops a sandbox holds its gate, or has closed it.
+        let is_stopped = sandbox.gate.try_read().map_or(true, |closed| *closed);
+        if sandbox.is_ready() && !is_stopped {
             tracing::warn!(sandbox = sandbox.id, pod = sandbox.config.metadata.name, "the sandbox's shim has ended");
         }
         self.mark_not_ready(sandbox);
