@@ -10,6 +10,7 @@ use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apimachinery::{Gvr, Value, json, object};
 use kybern_apiserver::access::UserInfo;
 use kybern_apiserver::connect::ObjectsSlot;
+use kybern_apiserver::strategy::Features;
 use kybern_apiserver::{Options, Server};
 use kybern_auth::authn::{BearerTokens, LegacyTokens, ServiceAccountTokens};
 use kybern_auth::authz::Masters;
@@ -93,6 +94,11 @@ pub(crate) struct Cluster {
     _tasks: JoinSet<()>,
 }
 
+/// The gates that are open in these tests.
+fn features() -> Features {
+    ["DRADeviceTaints", "DRADeviceTaintRules"].into_iter().collect()
+}
+
 impl Cluster {
     pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -146,6 +152,7 @@ impl Cluster {
         options.authenticators = vec![tokens];
         options.observers = deps.observers();
         options.observers.push(rbac);
+        options.features = features();
         let server = Server::start(options).await.expect("an empty store loads");
         slot.fill(server.clone());
         deps.definitions.start(&server, deps.webhooks.clone()).await.unwrap();
@@ -155,7 +162,7 @@ impl Cluster {
             kubernetes_ip: [10, 96, 0, 1].into(),
             service_cidrs: vec!["10.96.0.0/12".to_owned()],
             kubelet_client: None,
-            features: Default::default(),
+            features: features(),
         };
         bootstrap::run(server.as_ref(), &bootstrap).await.expect("first objects");
         bootstrap::joining(server.as_ref(), "https://192.0.2.1:6443", pki.ca.certificate_pem())
@@ -183,6 +190,8 @@ impl Cluster {
             )))),
             token_key: Some(Arc::new(ArcSwap::from_pointee(token_key))),
             client_for: Some(Arc::new(client_for)),
+            device_taints: true,
+            device_taint_rules: true,
             ..Config::default()
         };
         let mut tasks = JoinSet::new();
@@ -298,7 +307,11 @@ async fn play_node(client: Client) {
             } else if pod.spec.as_ref().and_then(|s| s.node_name.as_ref()).is_none() {
                 let node = pinned_to(&pod).unwrap_or("n1");
                 let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
-                client.create_subresource::<Pod>(namespace, name, "binding", &binding).await.expect("bound");
+                match client.create_subresource::<Pod>(namespace, name, "binding", &binding).await {
+                    // It was deleted meanwhile.
+                    Err(error) if error.is_not_found() || error.is_conflict() => {}
+                    bound => drop(bound.expect("bound")),
+                }
             } else if pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).is_none() {
                 addresses += 1;
                 let ip = format!("10.244.{}.{}", addresses / 256, addresses % 256);

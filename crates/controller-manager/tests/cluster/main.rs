@@ -2,6 +2,7 @@
 //! test.
 
 mod certificates;
+mod devices;
 mod discovery;
 mod fixture;
 mod jobs;

@@ -203,7 +203,9 @@ mod tests {
 
     #[test]
     fn the_table_reads_whole_and_every_binding_has_its_role() {
-        let entries = entries();
+        let mut entries = entries();
+        add_device_taints(&mut entries);
+        let_scheduler_read(&mut entries, "scheduling.k8s.io", "workloads");
         let name = |e: &Entry| e.object["metadata"]["name"].as_str().unwrap().to_owned();
         for entry in entries.iter().filter(|e| e.resource.ends_with("bindings")) {
             let role = entry.object["roleRef"]["name"].as_str().unwrap();
@@ -217,6 +219,10 @@ mod tests {
                 .filter(|e| e.resource == entry.resource && e.object["metadata"] == entry.object["metadata"]);
             assert_eq!(same.count(), 1, "{} stands twice", name(entry));
         }
+        let scheduler = entries.iter().find(|e| name(e) == "system:kube-scheduler").unwrap();
+        let rules = scheduler.object["rules"].as_array().unwrap();
+        let added = rules[rules.len() - 2..].iter().map(|rule| rule["resources"][0].as_str().unwrap());
+        assert_eq!(added.collect::<Vec<_>>(), ["devicetaintrules", "workloads"]);
     }
 
     #[test]
