@@ -61,9 +61,9 @@ impl Gates {
         set(name).or(all).unwrap_or(default)
     }
 
-    /// Those that are open.
+    /// Those of the API server's that are open.
     pub(crate) fn features(&self) -> Features {
-        GATES.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| self.enabled(name)).collect()
+        switched("kube-apiserver").iter().copied().filter(|name| self.enabled(name)).collect()
     }
 
     pub(crate) fn of_scheduler(&self) -> kybern_scheduler::Features {
@@ -130,6 +130,20 @@ mod tests {
         let (name, rest) = locked.split_once(' ').unwrap();
         let other = !rest.starts_with("true");
         assert!(check(&format!("{name}={other}")).unwrap_err().contains("feature is locked to"), "{locked}");
+    }
+
+    #[test]
+    fn components_are_told_which_gates_are_open() {
+        let gates = Gates::parse(["AllAlpha=true,GangScheduling=false"]).unwrap();
+        let (features, scheduler) = (gates.features(), gates.of_scheduler());
+        assert!(features.has("DRADeviceTaints") && features.has("GenericWorkload"));
+        assert!(!features.has("DRAPartitionableDevices"), "it switches nothing");
+        assert!(scheduler.device_taints && scheduler.device_taint_rules && !scheduler.gangs);
+        let mut controllers = kybern_controller_manager::Config::default();
+        gates.put_into(&mut controllers);
+        assert!(controllers.device_taints && controllers.device_taint_rules);
+        Gates::default().put_into(&mut controllers);
+        assert!(!controllers.device_taints && Gates::default().of_scheduler() == kybern_scheduler::Features::default());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use kybern_apimachinery::validation::{dns1123_label, dns1123_subdomain, label_ke
 use kybern_apimachinery::{Value, json};
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
+use super::device_gates;
 use super::device_selectors;
 use super::status::reset_status;
 use crate::tree::{has, int, list, list_mut, text};
@@ -56,8 +57,13 @@ impl Strategy for ResourceClaim {
         }
     }
 
-    fn prepare_for_create(&self, _: &StrategyContext<'_>, claim: &mut Value) {
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, claim: &mut Value) {
         reset_status(claim);
+        device_gates::drop_disabled(ctx, device_gates::OF_CLAIMS, claim, None);
+    }
+
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, claim: &mut Value, old: &Value) {
+        device_gates::drop_disabled(ctx, device_gates::OF_CLAIMS, claim, Some(old));
     }
 
     fn validate(&self, claim: &Value) -> Vec<FieldError> {
@@ -83,6 +89,14 @@ impl Strategy for ResourceClaimTemplate {
         }
     }
 
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, template: &mut Value) {
+        device_gates::drop_disabled(ctx, device_gates::OF_TEMPLATES, template, None);
+    }
+
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, template: &mut Value, old: &Value) {
+        device_gates::drop_disabled(ctx, device_gates::OF_TEMPLATES, template, Some(old));
+    }
+
     fn validate(&self, template: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
         let metadata = &template["spec"]["metadata"];
@@ -104,6 +118,14 @@ impl Strategy for ResourceClaimTemplate {
 pub(super) struct DeviceClass;
 
 impl Strategy for DeviceClass {
+    fn prepare_for_create(&self, ctx: &StrategyContext<'_>, class: &mut Value) {
+        device_gates::drop_disabled(ctx, device_gates::OF_CLASSES, class, None);
+    }
+
+    fn prepare_for_update(&self, ctx: &StrategyContext<'_>, class: &mut Value, old: &Value) {
+        device_gates::drop_disabled(ctx, device_gates::OF_CLASSES, class, Some(old));
+    }
+
     fn validate(&self, class: &Value) -> Vec<FieldError> {
         let (mut out, spec, path) = (Vec::new(), &class["spec"], FieldPath::new("spec"));
         selectors(&mut out, &path, spec);

@@ -1,4 +1,4 @@
-//! ResourceSlice: the devices of a pool. Taints on devices are there behind a feature gate.
+//! ResourceSlice: the devices of a pool.
 
 use kybern_apimachinery::Value;
 use kybern_apimachinery::field::{FieldError, FieldPath};
@@ -6,7 +6,8 @@ use kybern_apimachinery::validation::{dns1123_label, dns1123_subdomain, label_ke
 use kybern_apiserver::strategy::{Strategy, StrategyContext};
 
 use super::device_claims::{TAINT_EFFECTS, at_most, unique};
-use crate::tree::{self, drop_field, flag, has, int, list, list_mut, map, text};
+use super::device_gates;
+use crate::tree::{self, flag, has, int, list, list_mut, map, text};
 use crate::validation::names::{attribute_name, driver_name};
 use crate::validation::update::immutable;
 use crate::validation::{Errors, format, scheduling};
@@ -24,12 +25,12 @@ pub(super) struct ResourceSlice;
 
 impl Strategy for ResourceSlice {
     fn prepare_for_create(&self, ctx: &StrategyContext<'_>, slice: &mut Value) {
-        drop_disabled(ctx, slice, None);
+        device_gates::drop_disabled(ctx, device_gates::OF_SLICES, slice, None);
         date_taints(ctx, slice);
     }
 
     fn prepare_for_update(&self, ctx: &StrategyContext<'_>, slice: &mut Value, old: &Value) {
-        drop_disabled(ctx, slice, Some(old));
+        device_gates::drop_disabled(ctx, device_gates::OF_SLICES, slice, Some(old));
         date_taints(ctx, slice);
     }
 
@@ -39,18 +40,6 @@ impl Strategy for ResourceSlice {
 
     fn validate_update(&self, slice: &Value, old: &Value) -> Vec<FieldError> {
         spec(&slice["spec"], Some(&old["spec"]))
-    }
-}
-
-/// Without the gate nobody begins to use taints; where they are used already they stay.
-fn drop_disabled(ctx: &StrategyContext<'_>, slice: &mut Value, old: Option<&Value>) {
-    let in_use =
-        |slice: &Value| list(&slice["spec"], "devices").iter().any(|device| !list(device, "taints").is_empty());
-    if ctx.features.has("DRADeviceTaints") || old.is_some_and(in_use) {
-        return;
-    }
-    for device in slice.get_mut("spec").into_iter().flat_map(|spec| list_mut(spec, "devices")) {
-        drop_field(device, "taints");
     }
 }
 

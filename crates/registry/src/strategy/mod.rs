@@ -12,6 +12,7 @@ mod config;
 mod csi;
 mod definitions;
 mod device_claims;
+mod device_gates;
 mod device_selectors;
 mod device_slices;
 mod device_taint_rule;
