@@ -6,6 +6,7 @@ use kybern_apimachinery::ApiError;
 use kybern_apimachinery::time::{Clock, SystemClock};
 use kybern_apiserver::access::{Authorizer, UserInfo};
 use kybern_apiserver::connect::{ObjectsSlot, Observer};
+use kybern_apiserver::strategy::Features;
 use kybern_apiserver::{Options, Server};
 use kybern_auth::authn::{BearerTokens, ServiceAccountTokens};
 use kybern_auth::authz::node::NodeAuthorizer;
@@ -58,12 +59,22 @@ pub struct ApiServer {
 impl ApiServer {
     /// A new cluster in memory.
     pub async fn start() -> Self {
-        let started = Self::start_on(Arc::new(Memory::default()), Arc::new(SystemClock)).await;
+        // With what is behind gates, too.
+        let features = ["DRADeviceTaints", "GenericWorkload"].into_iter().collect();
+        let started = Self::start_with(Arc::new(Memory::default()), Arc::new(SystemClock), features).await;
         started.expect("an empty store loads")
     }
 
     /// A server on a store that may hold a cluster already.
     pub async fn start_on(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        Self::start_with(storage, clock, Features::default()).await
+    }
+
+    async fn start_with(
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        features: Features,
+    ) -> Result<Self, StartError> {
         let pki = pki();
         let signer = SigningKey::from_pem(&pki.service_account_key_pem).expect("a key");
         let names = vec!["https://kubernetes.default.svc.cluster.local".to_owned()];
@@ -102,6 +113,7 @@ impl ApiServer {
         options.observers = deps.observers();
         options.observers.extend([rbac as Arc<dyn Observer>, nodes]);
         options.clock = clock;
+        options.features = features.clone();
         let server = Server::start(options).await?;
         slot.fill(server.clone());
         deps.definitions.start(&server, deps.webhooks.clone()).await?;
@@ -111,7 +123,7 @@ impl ApiServer {
             kubernetes_ip: KUBERNETES_IP.into(),
             service_cidrs: vec![SERVICE_CIDR.to_owned()],
             kubelet_client: None,
-            features: Default::default(),
+            features,
         };
         bootstrap::run(server.as_ref(), &options).await?;
         deps.elections.hold(&server);

@@ -2,6 +2,8 @@
 
 #[path = "scheduling/extenders.rs"]
 mod extenders;
+#[path = "scheduling/gangs.rs"]
+mod gangs;
 
 use std::time::{Duration, Instant};
 
