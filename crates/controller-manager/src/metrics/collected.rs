@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::Metric;
 use super::table::{
-    AUTOSCALERS, BOUND_CLAIMS, BOUND_VOLUMES, COLLECTED, DEVICE_CLAIMS, ENDPOINT_SLICES, UNBOUND_CLAIMS,
+    AUTOSCALERS, BOUND_CLAIMS, BOUND_VOLUMES, COLLECTED, DEVICE_CLAIMS, ENDPOINT_SLICES, SERVICES, UNBOUND_CLAIMS,
     UNBOUND_VOLUMES, VOLUMES,
 };
 use crate::controllers::resource_claim::admin_access;
@@ -82,6 +82,11 @@ fn count(snapshot: &Snapshot) -> Counts {
     snapshot.volumes.list().iter().for_each(|object| volume(&mut counts, object));
     snapshot.claims.list().iter().for_each(|object| claim(&mut counts, object));
     snapshot.resource_claims.list().iter().for_each(|object| devices(&mut counts, object));
+    for service in snapshot.services.list() {
+        if let Some(wanted) = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref()) {
+            add(&mut counts, &SERVICES, [wanted]);
+        }
+    }
     for (metric, number) in
         [(&AUTOSCALERS, snapshot.autoscalers.len()), (&ENDPOINT_SLICES, snapshot.endpoint_slices.len())]
     {
@@ -138,6 +143,10 @@ mod tests {
             "metadata": {"name": "c", "namespace": "n"}, "spec": {"devices": {"requests": [request]}},
             "status": {"allocation": {}},
         }))));
+        world.writers.services.upsert(object(read(json!({
+            "metadata": {"name": "s", "namespace": "n"}, "spec": {"trafficDistribution": "PreferClose"},
+        }))));
+        world.writers.services.upsert(object(read(json!({"metadata": {"name": "t", "namespace": "n"}, "spec": {}}))));
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         let text = || {
@@ -158,6 +167,7 @@ mod tests {
             "resourceclaim_controller_resource_claims{allocated=\"true\",admin_access=\"true\"} 1",
             "horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers{} 0",
             "endpoint_slice_controller_num_endpoint_slices{} 0",
+            "endpoint_slice_controller_services_count_by_traffic_distribution{traffic_distribution=\"PreferClose\"} 1",
         ] {
             assert!(shown.contains(line), "{line}\n{shown}");
         }

@@ -95,6 +95,8 @@ metrics! { COLLECTED:
         "Number of ResourceClaims, categorized by allocation status and admin access";
     AUTOSCALERS: "horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers" Gauge, [],
         "Current number of controlled HPA objects";
+    SERVICES: "endpoint_slice_controller_services_count_by_traffic_distribution" Gauge, ["traffic_distribution"],
+        "Number of Services using some specific trafficDistribution";
     ENDPOINT_SLICES: "endpoint_slice_controller_num_endpoint_slices" Gauge, [],
         "Number of EndpointSlices";
 }
