@@ -30,6 +30,9 @@ fn a_decision_is_explained_to_administrators() {
     });
     assert!(text.contains("found no node: 0/1 nodes are available: 1 Insufficient cpu"), "{text}");
     assert!(text.contains("NodeResourcesFit: Insufficient cpu"), "{text}");
+    let metrics = namespace.run(&["get", "--raw", "/metrics"]).ok();
+    let shown = |name: &str| metrics.lines().any(|line| line.starts_with(name) && !line.ends_with(" 0"));
+    assert!(shown("scheduler_schedule_attempts_total{") && shown("workqueue_adds_total{"), "{metrics}");
     let json = explain("huge", &["--all", "-o", "json"]).ok();
     assert!(json.contains("\"reasons\""), "{json}");
     assert!(explain("absent", &[]).fails().contains("remembers no decision about pod absent"));

@@ -162,6 +162,7 @@ fn start_controllers(server: &Arc<Server>, pki: &Pki, cluster: &Cluster, sources
         ..kybern_controller_manager::Config::default()
     };
     cluster.gates.put_into(&mut config);
+    server.metrics().register(|registry| config.metrics.register(registry));
     tokio::spawn(kybern_controller_manager::run(config, client, std::future::pending()));
 }
 
@@ -185,6 +186,7 @@ fn controllers_own_clients(server: Arc<Server>) -> kybern_controller_manager::Cl
 fn start_scheduler(server: &Arc<Server>, sources: &Sources, gates: &Gates) {
     let client = in_process::client(server, "system:kube-scheduler", &[]).with_sources(sources);
     let config = kybern_scheduler::Config { features: gates.of_scheduler(), ..kybern_scheduler::Config::default() };
+    server.metrics().register(|registry| config.metrics.register(registry));
     let pages = explanations::Pages(config.explanations.clone());
     server.prefixes().set(kybern_scheduler::explain::PREFIX, Some(Arc::new(pages)));
     tokio::spawn(kybern_scheduler::run(config, client, std::future::pending()));
