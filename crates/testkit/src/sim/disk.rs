@@ -335,3 +335,7 @@ impl Storage for Mount {
         Box::pin(async { self.reach().await?.store.size().await })
     }
 }
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;
