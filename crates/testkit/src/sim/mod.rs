@@ -93,7 +93,7 @@ impl std::fmt::Display for Without {
 /// The nodes of most seeds, and of one of so many.
 const FEW: usize = 4;
 const THOUSANDS: usize = 2000;
-const LARGE_EVERY: u64 = 150;
+const LARGE_EVERY: u64 = 300;
 
 /// Runs one seed on a thread of its own. The same seed makes the same simulation as the first one of a process: a process
 /// counts a few things, such as tokio's runtimes, for all its threads.
