@@ -69,6 +69,12 @@ fn deployments(model: &Model, complaints: &mut Vec<String>) {
                 let says = &deployment["status"];
                 complaints.push(format!("deployment {key} has {all} pods, of them {ready} ready, and says {says}"));
             }
+            // Then it says, after ten minutes, that it waits for too long; a larger one that was complete does not.
+            let conditions = deployment["status"]["conditions"].as_array().into_iter().flatten();
+            let progress = conditions.into_iter().find(|condition| condition["type"] == "Progressing");
+            if progress.is_some_and(|c| c["status"] == "True" && c["reason"] != "NewReplicaSetAvailable") {
+                complaints.push(format!("deployment {key} still believes that it progresses"));
+            }
             continue;
         }
         let good = pods.iter().filter(|p| is_serving(p) && p["spec"]["containers"][0]["image"] == *image).count();
@@ -194,8 +200,12 @@ fn endpoints(model: &Model, complaints: &mut Vec<String>) {
         let name = Some(object::name(service));
         let slices = model
             .all("endpointslices")
-            .filter(|s| object::namespace(s) == namespace && object::label(s, "kubernetes.io/service-name") == name);
-        let endpoints = slices.flat_map(|s| s["endpoints"].as_array().into_iter().flatten());
+            .filter(|s| object::namespace(s) == namespace && object::label(s, "kubernetes.io/service-name") == name)
+            .collect::<Vec<_>>();
+        if slices.is_empty() || !model.objects.contains_key(&format!("/registry/services/endpoints/{key}")) {
+            complaints.push(format!("service {key} has no endpoints, not even none"));
+        }
+        let endpoints = slices.into_iter().flat_map(|s| s["endpoints"].as_array().into_iter().flatten());
         let ready = endpoints.filter(|e| e["conditions"]["ready"] == true);
         let addresses = ready.flat_map(|e| e["addresses"].as_array().into_iter().flatten());
         let has: BTreeSet<String> = addresses.filter_map(|a| a.as_str().map(str::to_owned)).collect();
