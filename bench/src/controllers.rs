@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use kybern_api::core::v1::Node;
 use kybern_apimachinery::{Gvr, Value, json};
 use kybern_client::{Client, DeleteOptions, Informer, ListOptions, PartialMetadata, Patch, Store};
 
@@ -54,6 +55,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Report> {
         let added = some.iter().map(|number| async move { add_node(client, &format!("node-{number}"), "110").await });
         futures_util::future::try_join_all(added).await?;
     }
+    ready(client).await?;
     let elsewhere = watch(client, &format!("spec.nodeName!=,spec.nodeName!={LOST}")).await;
     let begun = Instant::now();
     let taint = json!({"spec": {"taints": [{"key": "bench", "effect": "NoExecute"}]}});
@@ -142,6 +144,20 @@ async fn add_node(client: &Client, name: &str, pods: &str) -> Result<()> {
             "type": "Ready", "status": "True", "reason": "Fake", "message": "fake",
             "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
     client.raw(&core("nodes")).create(&node).await?;
+    Ok(())
+}
+
+/// Waits until the controllers have taken from the nodes what keeps pods off new ones.
+async fn ready(client: &Client) -> Result<()> {
+    let nodes = Informer::<Node>::new(client.clone(), ListOptions::default()).spawn();
+    let is_open = |node: &Node| node.spec.as_ref().is_none_or(|spec| spec.taints.iter().flatten().next().is_none());
+    let begun = Instant::now();
+    while nodes.len() <= NODES as usize || !nodes.list().iter().all(|node| is_open(node)) {
+        if begun.elapsed() > PATIENCE {
+            bail!("some nodes still have taints after {} s", PATIENCE.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! Cuts a JSON document into slices without building a tree, so that a list or a watch event is parsed once, by the
 //! codec of its object. Only the structure is checked here; the codec checks the rest.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 /// The document is not the expected object or array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed JSON")]
@@ -37,6 +40,48 @@ pub(crate) fn elements(json: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
         scanner.separator(b']')?;
     }
     Ok(elements)
+}
+
+/// An object without `metadata.managedFields`: half of many an object, they cost more to read than all the rest. What is
+/// malformed stays as it is, for the codec to refuse.
+pub(crate) fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
+    match managed_fields(json) {
+        Ok(Some(range)) => Cow::Owned([&json[..range.start], &json[range.end..]].concat()),
+        _ => Cow::Borrowed(json),
+    }
+}
+
+/// Where they are, with the comma that separates them from other members.
+fn managed_fields(json: &[u8]) -> Result<Option<Range<usize>>, Malformed> {
+    let mut scanner = Scanner { json, at: 0 };
+    scanner.open(b'{')?;
+    while !scanner.close(b'}')? {
+        let key = scanner.value()?;
+        scanner.expect(b':')?;
+        if key != b"\"metadata\"" {
+            scanner.value()?;
+            scanner.separator(b'}')?;
+            continue;
+        }
+        scanner.open(b'{')?;
+        // The end of the member before, and so the place of the comma.
+        let mut before = None;
+        while !scanner.close(b'}')? {
+            let start = scanner.at;
+            let key = scanner.value()?;
+            scanner.expect(b':')?;
+            scanner.value()?;
+            let end = scanner.at;
+            scanner.separator(b'}')?;
+            if key == b"\"managedFields\"" {
+                let is_last = scanner.close(b'}')?;
+                return Ok(Some(if is_last { before.unwrap_or(start)..end } else { start..scanner.at }));
+            }
+            before = Some(end);
+        }
+        return Ok(None);
+    }
+    Ok(None)
 }
 
 struct Scanner<'a> {
@@ -151,6 +196,29 @@ mod tests {
         assert_eq!(elements(br#"[{"a":[1]}, "x",3]"#).unwrap(), [&br#"{"a":[1]}"#[..], b"\"x\"", b"3"]);
         assert_eq!(elements(b"[]").unwrap().len(), 0);
         assert_eq!(elements(b"null").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn managed_fields_are_left_out() {
+        let check = |json: &str, expect: &str| {
+            assert_eq!(std::str::from_utf8(&without_managed_fields(json.as_bytes())).unwrap(), expect, "{json}");
+        };
+        let fields = r#""managedFields":[{"fieldsV1":{"f:a":{"}":"]"}}}, 1]"#;
+        let with = |members: &str| format!(r#"{{"kind":"X","metadata":{{{members}}},"spec":{{{fields}}}}}"#);
+        for (before, after) in [("", ""), (r#""a":1"#, ""), ("", r#""z":{"b":2}"#), (r#""a":1"#, r#""z":{"b":2}"#)] {
+            let join =
+                |parts: &[&str]| parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(",");
+            check(&with(&join(&[before, fields, after])), &with(&join(&[before, after])));
+        }
+        for same in [with(""), with(r#""a":"managedFields""#), "{}".into(), "[1]".into(), r#"{"metadata":7}"#.into()] {
+            check(&same, &same);
+        }
+        let whole = with(fields);
+        for end in 0..whole.find("spec").unwrap() - 3 {
+            assert!(
+                serde_json::from_slice::<serde_json::Value>(&without_managed_fields(&whole.as_bytes()[..end])).is_err()
+            );
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use crate::PartialMetadata;
+use crate::split::without_managed_fields;
 
 /// What a store can hold: every typed object, and [`PartialMetadata`].
 pub trait Cached: Send + Sync + 'static {
@@ -24,7 +25,8 @@ pub trait Cached: Send + Sync + 'static {
 impl<K: Object> Cached for K {
     /// Without `managedFields`: no component reads them, and they are half of many an object.
     fn decode(json: &[u8]) -> Result<Self, DecodeError> {
-        let mut object = K::from_json(json)?;
+        let mut object = K::from_json(&without_managed_fields(json))?;
+        // Where an odd object has them in another place.
         object.drop_managed_fields();
         Ok(object)
     }

@@ -74,7 +74,7 @@ impl Lines {
 
     fn next(&mut self) -> Option<Bytes> {
         loop {
-            let Some(end) = self.chunk.iter().position(|b| *b == b'\n') else {
+            let Some(end) = memchr::memchr(b'\n', &self.chunk) else {
                 self.partial.extend_from_slice(&self.chunk);
                 self.chunk.clear();
                 return None;

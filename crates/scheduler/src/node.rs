@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kybern_api::core::v1::{Node as ApiNode, Taint};
-use kybern_api::{DecodeError, Object};
+use kybern_api::DecodeError;
 use kybern_client::store::Cached;
 
 use crate::pod::{Guessed, HostPort, PodInfo};
@@ -67,7 +67,7 @@ impl Node {
 
 impl Cached for Node {
     fn decode(json: &[u8]) -> Result<Self, DecodeError> {
-        ApiNode::from_json(json).map(Self::of)
+        <ApiNode as Cached>::decode(json).map(Self::of)
     }
     fn key(&self) -> String {
         self.name.to_string()

@@ -250,7 +250,7 @@ impl PodInfo {
 
 impl Cached for PodInfo {
     fn decode(json: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self::of(&Pod::from_json(json)?))
+        Ok(Self::of(&Pod::decode(json)?))
     }
     fn key(&self) -> String {
         object::key_of(&self.namespace, &self.name)

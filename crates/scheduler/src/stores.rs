@@ -207,7 +207,7 @@ impl<K: Object, T: Of<K>> Kept<K, T> {
 
 impl<K: Object, T: Of<K>> Cached for Kept<K, T> {
     fn decode(json: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self::of(&K::from_json(json)?))
+        Ok(Self::of(&K::decode(json)?))
     }
     fn key(&self) -> String {
         match self.namespace.is_empty() {
