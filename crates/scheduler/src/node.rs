@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kybern_api::core::v1::{Node as ApiNode, Taint};
 use kybern_api::DecodeError;
+use kybern_api::core::v1::{Node as ApiNode, Taint};
 use kybern_client::store::Cached;
 
 use crate::pod::{Guessed, HostPort, PodInfo};

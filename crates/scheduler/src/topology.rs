@@ -233,10 +233,7 @@ impl<'a> Tally<'a> {
 
     /// `None` where the node does not have the key.
     pub fn on(&self, node: &Node) -> Option<i64> {
-        match self.slot {
-            Some(slot) => node.domains[slot].as_deref().map(|value| self.at(value)),
-            None => node.labels.get(&*self.key).map(|value| self.at(value)),
-        }
+        domain(node, self.slot, &self.key).map(|value| self.at(value))
     }
 
     /// All together.
@@ -250,6 +247,14 @@ impl<'a> Tally<'a> {
 }
 
 /// A node's value of a key whose slot is known, if it has one.
+pub fn domain<'a>(node: &'a Node, slot: Option<usize>, key: &str) -> Option<&'a str> {
+    match slot {
+        Some(slot) => node.domains[slot].as_deref(),
+        None => node.labels.get(key).map(String::as_str),
+    }
+}
+
+/// As [`domain`], to be kept.
 pub fn value(node: &Node, slot: Option<usize>, key: &str) -> Option<Arc<str>> {
     match slot {
         Some(slot) => node.domains[slot].clone(),

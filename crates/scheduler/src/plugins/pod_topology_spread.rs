@@ -68,6 +68,11 @@ impl Constraint {
         }
     }
 
+    /// A node's value of its key.
+    fn domain<'a>(&self, node: &'a Node) -> Option<&'a str> {
+        topology::domain(node, self.slot, &self.key)
+    }
+
     fn selects(&self, labels: &[(Box<str>, Box<str>)]) -> bool {
         // An empty selector counts nobody.
         !self.selector.is_everything() && self.selector.matches(|key| label(labels, key))
@@ -97,10 +102,7 @@ impl Constraint {
 }
 
 fn has_all_keys(node: &Node, constraints: &[Constraint]) -> bool {
-    constraints.iter().all(|c| match c.slot {
-        Some(slot) => node.domains[slot].is_some(),
-        None => node.labels.contains_key(&*c.key),
-    })
+    constraints.iter().all(|constraint| constraint.domain(node).is_some())
 }
 
 /// How many pods a constraint counts in each domain that has a node which it includes; only nodes with all keys are looked
@@ -145,13 +147,13 @@ impl NodeFilter for Skews<'_> {
     fn check(&self, info: &NodeInfo) -> Verdict {
         for (at, constraint) in self.constraints.iter().enumerate() {
             let counts = &self.counts[at];
-            let Some(value) = info.node.labels.get(&*constraint.key) else {
+            let Some(value) = constraint.domain(&info.node) else {
                 return Verdict::unresolvable(
                     "node(s) didn't match pod topology spread constraints (missing required label)",
                 );
             };
             let least = if counts.len() < constraint.min_domains { 0 } else { self.least[at] };
-            let here = counts.get(value.as_str()).copied().unwrap_or(0);
+            let here = counts.get(value).copied().unwrap_or(0);
             if here + i64::from(self.selects_pod[at]) - least > constraint.max_skew {
                 return Verdict::unschedulable("node(s) didn't match pod topology spread constraints");
             }
@@ -329,7 +331,7 @@ impl Score for PodTopologySpread {
                 let size = match by_node {
                     true => counted.count(),
                     false => {
-                        let value = |info: &&'a NodeInfo| info.node.labels.get(&*constraint.key);
+                        let value = |info: &&'a NodeInfo| constraint.domain(&info.node);
                         counted.map(value).collect::<std::collections::HashSet<_>>().len()
                     }
                 };
@@ -350,10 +352,10 @@ impl Score for PodTopologySpread {
                 return OUT_OF_PLACE;
             }
             let of = |crowd: &Crowd<'_>| {
-                let value = info.node.labels.get(&*crowd.constraint.key)?;
+                let value = crowd.constraint.domain(&info.node)?;
                 let count = match &crowd.on_node {
                     Some(tally) => tally.at(&info.node.name),
-                    None => crowd.in_domain.get(value.as_str()).copied().unwrap_or(0),
+                    None => crowd.in_domain.get(value).copied().unwrap_or(0),
                 };
                 Some(count as f64 * crowd.weight + (crowd.constraint.max_skew - 1) as f64)
             };
