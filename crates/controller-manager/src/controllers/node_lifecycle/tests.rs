@@ -259,12 +259,12 @@ fn zones_are_counted_until_they_are_gone() {
         plan.measures.iter().map(|measure| measure.shown().replace("node_collector_", "")).collect::<Vec<_>>()
     };
     let zone = |size, health, unhealthy| {
-        let line = |name: &str, value: f64| format!("{name}{{zone=:z}} {value}");
+        let line = |name: &str, value: f64| format!("{name}{{zone=:\0:z}} {value}");
         [line("zone_size", size), line("zone_health", health), line("unhealthy_nodes_in_zone", unhealthy)]
     };
     let (up, down) = (zoned("up", "z", "True", 0), zoned("down", "z", "Unknown", 100));
     let mut expect = zone(2.0, 50.0, 1.0).to_vec();
-    expect.push("evictions_total{zone=:z} 1".to_owned());
+    expect.push("evictions_total{zone=:\0:z} 1".to_owned());
     assert_eq!(shown(&[up, down]), expect);
     assert_eq!(shown(&[]), zone(0.0, 100.0, 0.0));
     assert!(shown(&[]).is_empty());

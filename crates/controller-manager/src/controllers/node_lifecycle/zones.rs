@@ -36,7 +36,8 @@ fn zone_of(node: &Node) -> String {
     let either = |old: &str, new: &str| label(old).or_else(|| label(new)).cloned().unwrap_or_default();
     let zone = either("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
     let region = either("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region");
-    format!("{region}:{zone}")
+    // Upstream's form, which its metrics show: neither name holds a NUL.
+    if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
 }
 
 fn is_excluded(node: &Node) -> bool {
