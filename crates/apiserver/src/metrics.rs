@@ -22,25 +22,49 @@ use crate::request_info::RequestInfo;
 use crate::resources::ResourceTable;
 use crate::{Body, body};
 
+/// Of one program there is one component.
+const COMPONENT: &str = "apiserver";
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     verb: &'static str,
+    dry_run: &'static str,
     group: String,
     version: String,
     resource: String,
     subresource: String,
     scope: &'static str,
+    component: &'static str,
     code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
     verb: &'static str,
+    dry_run: &'static str,
     group: String,
     version: String,
     resource: String,
     subresource: String,
     scope: &'static str,
+    component: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LongRunningLabels {
+    verb: &'static str,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+    component: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GroupResourceLabels {
+    group: String,
+    resource: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,12 +94,76 @@ pub struct Metrics {
     counted: RwLock<HashMap<u64, Counted>>,
     hasher: RandomState,
     objects: Family<ResourceLabels, Gauge>,
-    watchers: Family<ResourceLabels, Gauge>,
+    objects_by_group: Family<GroupResourceLabels, Gauge>,
+    long_running: Family<LongRunningLabels, Gauge>,
     storage_bytes: Gauge,
     in_flight: Family<InFlightLabels, Gauge>,
 }
 
-const BUCKETS: [f64; 12] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 10.0, 60.0];
+const BUCKETS: [f64; 23] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    45.0, 60.0,
+];
+
+/// A request that lasts, counted as long as this is held.
+pub(crate) struct LongRunning(Gauge);
+
+impl Drop for LongRunning {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What a request is of, as labels say it.
+struct Of<'a> {
+    verb: &'static str,
+    group: &'a str,
+    version: &'a str,
+    resource: &'a str,
+    subresource: &'a str,
+    scope: &'static str,
+}
+
+impl<'a> Of<'a> {
+    fn new(table: &ResourceTable, info: &'a RequestInfo) -> Self {
+        let verb = match info.verb {
+            _ if info.resource_request && connects(&info.subresource) => "CONNECT",
+            "get" => "GET",
+            "list" => "LIST",
+            "watch" => "WATCH",
+            "create" | "post" => "POST",
+            "update" | "put" => "PUT",
+            "patch" => "PATCH",
+            "delete" => "DELETE",
+            "deletecollection" => "DELETECOLLECTION",
+            _ => "other",
+        };
+        // What nobody serves must not make labels without bound.
+        let row = table.get(&info.group, &info.version, &info.resource);
+        let text = |text: &'a str, known| if known { text } else { "" };
+        let served = row.is_some();
+        let subresource = row.is_some_and(|row| row.subresource(&info.subresource).is_some());
+        let scope = match (info.resource_request, info.name.is_empty(), info.namespace.is_empty()) {
+            (false, ..) => "",
+            (true, false, _) => "resource",
+            (true, true, false) => "namespace",
+            (true, true, true) => "cluster",
+        };
+        Self {
+            verb,
+            group: text(&info.group, served),
+            version: text(&info.version, served),
+            resource: text(&info.resource, served),
+            subresource: text(&info.subresource, subresource),
+            scope,
+        }
+    }
+}
+
+/// Whether a subresource is a connection to a pod, a Service or a node.
+fn connects(subresource: &str) -> bool {
+    matches!(subresource, "exec" | "attach" | "portforward" | "proxy")
+}
 
 impl Counted {
     fn count(&self, lasted: Option<Duration>) {
@@ -91,13 +179,19 @@ impl Default for Metrics {
         let mut registry = Registry::default();
         let requests = Family::default();
         let durations = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
-        let (objects, watchers) = (Family::default(), Family::default());
+        let (objects, objects_by_group, long_running) = (Family::default(), Family::default(), Family::default());
         let (storage_bytes, in_flight) = (Gauge::default(), Family::default());
         // The encoder adds `_total` itself.
         registry.register("apiserver_request", "Requests by verb, resource and code", requests.clone());
         registry.register("apiserver_request_duration_seconds", "Response latency in seconds", durations.clone());
         registry.register("apiserver_storage_objects", "Stored objects by resource", objects.clone());
-        registry.register("apiserver_longrunning_requests", "Watchers by resource", watchers.clone());
+        registry.register(
+            "apiserver_resource_objects",
+            "Stored objects by group and resource",
+            objects_by_group.clone(),
+        );
+        let help = "Watches, logs, exec and other requests that last, under way";
+        registry.register("apiserver_longrunning_requests", help, long_running.clone());
         registry.register("apiserver_storage_size_bytes", "Size of the store in bytes", storage_bytes.clone());
         registry.register("apiserver_current_inflight_requests", "Requests being served", in_flight.clone());
         kybern_component_base::listener::register(&mut registry);
@@ -108,7 +202,8 @@ impl Default for Metrics {
             counted: RwLock::default(),
             hasher: RandomState::new(),
             objects,
-            watchers,
+            objects_by_group,
+            long_running,
             storage_bytes,
             in_flight,
         }
@@ -121,45 +216,42 @@ impl Metrics {
         add(&mut self.registry.write());
     }
 
-    pub(crate) fn request(&self, table: &ResourceTable, info: &RequestInfo, code: StatusCode, duration: Duration) {
-        let verb = match info.verb {
-            "get" => "GET",
-            "list" => "LIST",
-            "watch" => "WATCH",
-            "create" | "post" => "POST",
-            "update" | "put" => "PUT",
-            "patch" => "PATCH",
-            "delete" => "DELETE",
-            "deletecollection" => "DELETECOLLECTION",
-            _ => "other",
-        };
-        // What nobody serves must not make labels without bound.
-        let row = table.get(&info.group, &info.version, &info.resource);
-        let text = |text, known| if known { text } else { "" };
-        let served = row.is_some();
-        let subresource = row.is_some_and(|row| row.subresource(&info.subresource).is_some());
-        let scope = match (info.resource_request, info.name.is_empty(), info.namespace.is_empty()) {
-            (false, ..) => "",
-            (true, false, _) => "resource",
-            (true, true, false) => "namespace",
-            (true, true, true) => "cluster",
-        };
+    /// Counts a request that lasts.
+    pub(crate) fn long_running(&self, table: &ResourceTable, info: &RequestInfo) -> LongRunning {
+        let Of { verb, group, version, resource, subresource, scope } = Of::new(table, info);
+        let [group, version, resource, subresource] = [group, version, resource, subresource].map(str::to_owned);
+        let labels = LongRunningLabels { verb, group, version, resource, subresource, scope, component: COMPONENT };
+        let gauge = self.long_running.get_or_create_owned(&labels);
+        gauge.inc();
+        LongRunning(gauge)
+    }
+
+    pub(crate) fn request(
+        &self,
+        table: &ResourceTable,
+        info: &RequestInfo,
+        is_dry: bool,
+        code: StatusCode,
+        duration: Duration,
+    ) {
+        let Of { verb, group, version, resource, subresource, scope } = Of::new(table, info);
+        let dry_run = if is_dry { "All" } else { "" };
         let code = code.as_u16();
-        let (group, version) = (text(info.group.as_str(), served), text(info.version.as_str(), served));
-        let (resource, subresource) = (text(&info.resource, served), text(&info.subresource, subresource));
         let lasted = (!info.is_long_running()).then_some(duration);
-        let hash = self.hasher.hash_one((verb, group, version, resource, subresource, scope, code, lasted.is_some()));
+        let key = (verb, dry_run, group, version, resource, subresource, scope, code);
+        let hash = self.hasher.hash_one((key, lasted.is_some()));
         if let Some(known) = self.counted.read().get(&hash) {
-            let RequestLabels { verb: v, group: g, version: n, resource: r, subresource: s, scope: at, code: c } =
-                &known.labels;
-            if (*v, &**g, &**n, &**r, &**s, *at, *c) == (verb, group, version, resource, subresource, scope, code) {
+            let l = &known.labels;
+            let of = (l.verb, l.dry_run, &*l.group, &*l.version, &*l.resource, &*l.subresource, l.scope, l.code);
+            if of == key {
                 return known.count(lasted);
             }
         }
+        let component = COMPONENT;
         let [group, version, resource, subresource] = [group, version, resource, subresource].map(str::to_owned);
-        let labels = RequestLabels { verb, group, version, resource, subresource, scope, code };
+        let labels = RequestLabels { verb, dry_run, group, version, resource, subresource, scope, component, code };
         let RequestLabels { group, version, resource, subresource, .. } = labels.clone();
-        let of_durations = DurationLabels { verb, group, version, resource, subresource, scope };
+        let of_durations = DurationLabels { verb, dry_run, group, version, resource, subresource, scope, component };
         let requests = self.requests.get_or_create_owned(&labels);
         let durations = lasted.map(|_| self.durations.get_or_create_owned(&of_durations));
         let counted = Counted { labels, requests, durations };
@@ -175,9 +267,9 @@ impl Metrics {
     ) -> Response<Body> {
         for cache in cache.kinds() {
             let resource = GroupResource::new(&cache.kind.gvk.group, &cache.kind.resource).to_string();
-            let labels = ResourceLabels { resource };
-            self.objects.get_or_create(&labels).set(cache.len() as i64);
-            self.watchers.get_or_create(&labels).set(cache.watchers() as i64);
+            self.objects.get_or_create(&ResourceLabels { resource }).set(cache.len() as i64);
+            let (group, resource) = (cache.kind.gvk.group.clone(), cache.kind.resource.clone());
+            self.objects_by_group.get_or_create(&GroupResourceLabels { group, resource }).set(cache.len() as i64);
         }
         if let Some(size) = size {
             self.storage_bytes.set(size.bytes as i64);

@@ -14,24 +14,29 @@ use crate::server::Server;
 struct Timer {
     server: Arc<Server>,
     info: Arc<RequestInfo>,
+    is_dry: bool,
     received: Instant,
     code: StatusCode,
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        let Self { server, info, received, code } = self;
-        server.metrics.request(&server.served.load().table, info, *code, received.elapsed());
+        let Self { server, info, is_dry, received, code } = self;
+        server.metrics.request(&server.served.load().table, info, *is_dry, *code, received.elapsed());
     }
 }
 
 pub(super) fn stage(context: Box<Context>, next: Next) -> BoxFuture<'static, Outcome> {
     let Context { server, info, received, held, .. } = &*context;
     let (server, info, received, held) = (server.clone(), info.clone(), *received, held.clone());
+    let is_dry = context.query.has("dryRun");
+    if info.is_long_running() {
+        held.keep(server.metrics.long_running(&server.served.load().table, &info));
+    }
     Box::pin(async move {
         let outcome = next.run(context).await;
         let code = outcome.as_ref().map_or(StatusCode::INTERNAL_SERVER_ERROR, |response| response.status());
-        held.keep(Timer { server, info, received, code });
+        held.keep(Timer { server, info, is_dry, received, code });
         outcome
     })
 }

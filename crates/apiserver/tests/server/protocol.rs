@@ -3,6 +3,7 @@
 use kybern_apimachinery::{Gvk, Map, Value, json};
 
 use crate::fixture::*;
+use crate::watches::Watch;
 
 #[tokio::test]
 async fn who_may_not_is_told_so() {
@@ -204,8 +205,28 @@ async fn health_version_and_metrics() {
     client.get(PODS).await.ok();
     client.get("/apis/made.up/v1/namespaces/ns/inventions/x").await;
     let metrics = String::from_utf8(client.get("/metrics").await.bytes.to_vec()).unwrap();
-    let line = "apiserver_request_total{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\",code=\"200\"} 1";
-    assert!(metrics.contains(line), "{metrics}");
+    let of = |verb: &str, dry_run: &str| {
+        format!(
+            r#"{{verb="{verb}",{dry_run}group="",version="v1",resource="pods",subresource="",scope="namespace",component="apiserver""#
+        )
+    };
+    let line = format!("apiserver_request_total{},code=\"200\"}} 1", of("LIST", "dry_run=\"\","));
+    assert!(metrics.contains(&line), "{metrics}");
+    let watches = || async {
+        let metrics = String::from_utf8(client.get("/metrics").await.bytes.to_vec()).unwrap();
+        let name = format!("apiserver_longrunning_requests{}\"}} ", of("WATCH", "").trim_end_matches('"'));
+        metrics.lines().find_map(|line| line.strip_prefix(&*name).map(str::to_owned))
+    };
+    let watch = Watch::open(&client, &format!("{PODS}?watch=true")).await;
+    assert_eq!(watches().await.as_deref(), Some("1"));
+    drop(watch);
+    tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        while watches().await.as_deref() != Some("0") {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("a watch that has ended is not counted");
     assert!(!metrics.contains("inventions"), "labels come from what is served only");
 }
 
