@@ -318,7 +318,8 @@ impl<'a> JobSync<'a> {
         for member in noted.into_iter().chain(new) {
             let waits = delayed.get(&member.index).is_some_and(|pod| pod.uid() == member.pod.uid());
             let may_go = self.job.is_deleting() || finish.is_some() || member.succeeded || (member.failed && !waits);
-            if !may_go {
+            // One that is only now stopped may have succeeded before that: what comes of it is seen first.
+            if !may_go || (fails && member.active) {
                 continue;
             }
             if !self.is_uncounted(member) {

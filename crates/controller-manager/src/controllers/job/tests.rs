@@ -327,7 +327,8 @@ fn what_runs_when_a_job_fails_is_stopped_and_counts_as_failed() {
     let failing = job(|spec| spec.backoff_limit = Some(0));
     let world = world(failing, [of_job("a", "Failed"), of_job("b", "Running")]);
     let plan = run(&world);
-    assert_eq!((deleted(&plan), released(&plan)), (vec!["b".into()], vec!["a".into(), "b".into()]));
+    // It may have succeeded before it is stopped: it is counted once its end is seen.
+    assert_eq!((deleted(&plan), released(&plan)), (vec!["b".into()], vec!["a".into()]));
     // Who stops it dies: nothing has been counted yet.
     carry_out(&world, &plan.ops, &mut 1, &mut |_, _| panic!("what may still succeed is counted")).unwrap_err();
     let plan = run(&world);
