@@ -305,3 +305,23 @@ async fn stores_of_one_kind_share_a_watch_and_keep_what_each_wants() {
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(script_len(), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn stores_that_come_at_once_share_one_watch() {
+    let list = event("ADDED", "a", 1) + &initial_end(5);
+    let (client, script) = script(&[(SILENCE, ""), (200, &list)]);
+    let client = client.with_sources(&Sources::default());
+    let nodes = || Informer::<kybern_api::core::v1::Node>::new(client.clone(), ListOptions::default()).shared().spawn();
+    let first = nodes();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    // None of these but the last gets a turn.
+    let others = [nodes(), nodes(), nodes()];
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(first.len() == 1 && others.iter().all(|store| store.len() == 1));
+    // The silent list, the one for all, and the watch that it goes on as: nobody else asks.
+    assert_eq!(script.requests.lock().len(), 3);
+    // Nor does one that comes and goes before it has a turn leave a watch behind.
+    drop((nodes(), first, others));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(Arc::strong_count(&script), 2, "besides this test and its client nobody could ask");
+}

@@ -64,10 +64,13 @@ impl<K: Object> Source<K> {
         state.views.push(view);
         let views = state.views.iter().map(Arc::downgrade).collect();
         let before = state.reflector.take();
+        // At once: whoever comes next may end the task below before it has begun.
+        if let Some(before) = &before {
+            before.abort();
+        }
         let reflector = Reflector::new(client.raw(&K::gvr()), String::new(), ListOptions::default(), Views(views));
         state.reflector = Some(tokio::spawn(async move {
             if let Some(before) = before {
-                before.abort();
                 // What it was about to tell is older than the list.
                 let _ = before.await;
             }
