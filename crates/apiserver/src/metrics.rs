@@ -25,40 +25,30 @@ use crate::{Body, body};
 /// Of one program there is one component.
 const COMPONENT: &str = "apiserver";
 
+/// What a request is of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLabels {
+    verb: &'static str,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+    component: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    #[prometheus(flatten)]
+    of: OfLabels,
+    dry_run: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    verb: &'static str,
-    dry_run: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
+    #[prometheus(flatten)]
+    of: DurationLabels,
     code: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    verb: &'static str,
-    dry_run: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LongRunningLabels {
-    verb: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,7 +85,7 @@ pub struct Metrics {
     hasher: RandomState,
     objects: Family<ResourceLabels, Gauge>,
     objects_by_group: Family<GroupResourceLabels, Gauge>,
-    long_running: Family<LongRunningLabels, Gauge>,
+    long_running: Family<OfLabels, Gauge>,
     storage_bytes: Gauge,
     in_flight: Family<InFlightLabels, Gauge>,
 }
@@ -104,6 +94,13 @@ const BUCKETS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
     45.0, 60.0,
 ];
+
+impl OfLabels {
+    fn is(&self, of: &Of<'_>) -> bool {
+        let Self { verb, group, version, resource, subresource, scope, component: _ } = self;
+        *of == Of { verb, group, version, resource, subresource, scope }
+    }
+}
 
 /// A request that lasts, counted as long as this is held.
 pub(crate) struct LongRunning(Gauge);
@@ -114,7 +111,8 @@ impl Drop for LongRunning {
     }
 }
 
-/// What a request is of, as labels say it.
+/// [`OfLabels`] before they are made.
+#[derive(PartialEq, Eq, Hash)]
 struct Of<'a> {
     verb: &'static str,
     group: &'a str,
@@ -156,6 +154,18 @@ impl<'a> Of<'a> {
             resource: text(&info.resource, served),
             subresource: text(&info.subresource, subresource),
             scope,
+        }
+    }
+
+    fn labels(&self) -> OfLabels {
+        OfLabels {
+            verb: self.verb,
+            group: self.group.to_owned(),
+            version: self.version.to_owned(),
+            resource: self.resource.to_owned(),
+            subresource: self.subresource.to_owned(),
+            scope: self.scope,
+            component: COMPONENT,
         }
     }
 }
@@ -218,10 +228,7 @@ impl Metrics {
 
     /// Counts a request that lasts.
     pub(crate) fn long_running(&self, table: &ResourceTable, info: &RequestInfo) -> LongRunning {
-        let Of { verb, group, version, resource, subresource, scope } = Of::new(table, info);
-        let [group, version, resource, subresource] = [group, version, resource, subresource].map(str::to_owned);
-        let labels = LongRunningLabels { verb, group, version, resource, subresource, scope, component: COMPONENT };
-        let gauge = self.long_running.get_or_create_owned(&labels);
+        let gauge = self.long_running.get_or_create_owned(&Of::new(table, info).labels());
         gauge.inc();
         LongRunning(gauge)
     }
@@ -234,26 +241,20 @@ impl Metrics {
         code: StatusCode,
         duration: Duration,
     ) {
-        let Of { verb, group, version, resource, subresource, scope } = Of::new(table, info);
+        let of = Of::new(table, info);
         let dry_run = if is_dry { "All" } else { "" };
         let code = code.as_u16();
         let lasted = (!info.is_long_running()).then_some(duration);
-        let key = (verb, dry_run, group, version, resource, subresource, scope, code);
-        let hash = self.hasher.hash_one((key, lasted.is_some()));
-        if let Some(known) = self.counted.read().get(&hash) {
-            let l = &known.labels;
-            let of = (l.verb, l.dry_run, &*l.group, &*l.version, &*l.resource, &*l.subresource, l.scope, l.code);
-            if of == key {
-                return known.count(lasted);
-            }
+        let hash = self.hasher.hash_one((&of, dry_run, code, lasted.is_some()));
+        if let Some(known) = self.counted.read().get(&hash)
+            && known.labels.of.of.is(&of)
+            && (known.labels.of.dry_run, known.labels.code) == (dry_run, code)
+        {
+            return known.count(lasted);
         }
-        let component = COMPONENT;
-        let [group, version, resource, subresource] = [group, version, resource, subresource].map(str::to_owned);
-        let labels = RequestLabels { verb, dry_run, group, version, resource, subresource, scope, component, code };
-        let RequestLabels { group, version, resource, subresource, .. } = labels.clone();
-        let of_durations = DurationLabels { verb, dry_run, group, version, resource, subresource, scope, component };
+        let labels = RequestLabels { of: DurationLabels { of: of.labels(), dry_run }, code };
         let requests = self.requests.get_or_create_owned(&labels);
-        let durations = lasted.map(|_| self.durations.get_or_create_owned(&of_durations));
+        let durations = lasted.map(|_| self.durations.get_or_create_owned(&labels.of));
         let counted = Counted { labels, requests, durations };
         counted.count(lasted);
         self.counted.write().insert(hash, counted);

@@ -27,7 +27,13 @@ fn count(number: u64, one: &str, many: &str) -> String {
 impl DeviceTaintEvictionController {
     /// Writes the condition of a rule, if it says something new.
     pub(super) fn tell(&self, name: &str, snapshot: &Snapshot, context: &Context) -> Plan {
-        let Some(rule) = self.devices.rules.as_ref().and_then(|rules| rules.get(name)) else { return Plan::idle() };
+        let Some(rules) = &self.devices.rules else { return Plan::idle() };
+        let Some(rule) = rules.get(name) else {
+            // Of what has gone nobody is told any more.
+            let there: BTreeSet<String> = rules.list().iter().map(|rule| rule.uid().to_owned()).collect();
+            self.memory.lock().evicted.retain(|uid, _| there.contains(uid));
+            return Plan::idle();
+        };
         let conditions = rule.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let old = conditions.into_iter().find(|condition| condition.type_ == IN_PROGRESS);
         let generation = rule.metadata.generation;
